@@ -1,0 +1,139 @@
+"""The acquisition after each round: collect scores, select, ask the oracle, make the new pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch.distributed
+
+from alseg.data.oracle import Oracle
+from alseg.errors import ScoringError
+from alseg.pool import Pool
+from alseg.seeding import seed_for
+from alseg.strategies.selectors import Candidates
+from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
+
+
+@dataclass(frozen=True)
+class Acquired:
+    """What an acquisition led to.
+
+    Attributes:
+        pool: the new pool.
+        queries: one row an acquired case, in the order of acquisition: round, case_id, score, rank.
+        labels: the label files that the oracle revealed.
+        scores: the scores of all candidates, by case id; empty if the strategy needs none.
+    """
+
+    pool: Pool
+    queries: tuple[dict[str, Any], ...]
+    labels: Mapping[str, Path]
+    scores: Mapping[str, float]
+
+
+class Acquisition(pl.Callback):
+    """Collects the scores of a prediction run over the pool and acquires the query at its end.
+
+    It is the only place that makes a new pool. A strategy that needs no scores calls ``acquire``
+    without a prediction run.
+    """
+
+    def __init__(self, strategy: Strategy, oracle: Oracle, query_size: int, base_seed: int) -> None:
+        self.strategy = strategy
+        self.oracle = oracle
+        self.query_size = query_size
+        self.base_seed = base_seed
+        self.acquired: Acquired | None = None
+        self._pool: Pool | None = None
+        self._round_number = 0
+        self._scores: list[CaseScore] = []
+
+    def start_round(self, pool: Pool, round_number: int) -> None:
+        """Acquire from this pool from now on."""
+        self._pool, self._round_number = pool, round_number
+        self._scores, self.acquired = [], None
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the score of one case."""
+        self._scores.append(outputs)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Acquire from all ranks' scores."""
+        self.acquire(gather(self._scores))
+
+    def acquire(self, scores: list[CaseScore] | None = None) -> None:
+        """Select the query, ask the oracle and make the new pool.
+
+        Args:
+            scores: one score for each unlabelled case; None for a strategy that needs none.
+
+        Raises:
+            ScoringError: if the scored cases are not exactly the pool's unlabelled ones.
+        """
+        if self._pool is None:
+            raise RuntimeError("start_round has not been called")
+        pool = self._pool
+        if scores is None:
+            candidates = Candidates(ids=tuple(sorted(pool.unlabelled)))
+            by_case: dict[str, float] = {}
+        else:
+            candidates = candidates_from(scores)
+            by_case = {s.case_id: s.score for s in scores}
+            if candidates.ids != tuple(sorted(pool.unlabelled)):
+                difference = sorted(set(candidates.ids) ^ set(pool.unlabelled))
+                raise ScoringError(
+                    "the scored cases are not the unlabelled ones, they differ in (or repeat): "
+                    f"{', '.join(difference) or 'repeated cases'}"
+                )
+        rng = np.random.default_rng(seed_for(self.base_seed, self._round_number, "selection"))
+        chosen = self.strategy.select(candidates, self.query_size, rng)
+        labels = self.oracle.annotate(chosen)
+        self.acquired = Acquired(
+            pool=pool.acquire(chosen),
+            queries=query_rows(self._round_number, chosen, by_case),
+            labels=labels,
+            scores=by_case,
+        )
+
+    def result(self) -> Acquired:
+        """What the acquisition of this round led to."""
+        if self.acquired is None:
+            raise RuntimeError("nothing has been acquired in this round")
+        return self.acquired
+
+
+def query_rows(
+    round_number: int, case_ids: list[str], scores: Mapping[str, float]
+) -> tuple[dict[str, Any], ...]:
+    """Rows of queries.csv: rank 1 is acquired first; the score is None where there is none."""
+    return tuple(
+        {"round": round_number, "case_id": case_id, "score": scores.get(case_id), "rank": rank}
+        for rank, case_id in enumerate(case_ids, start=1)
+    )
+
+
+def gather(scores: list[CaseScore]) -> list[CaseScore]:
+    """All ranks' scores, each case once.
+
+    Distributed samplers fill up uneven parts by repeating cases. A case's masks depend on its name
+    alone, so the repetitions are equal and the first is kept.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, scores)
+        scores = [score for part in parts for score in part]
+        scores = list({score.case_id: score for score in reversed(scores)}.values())
+    return scores

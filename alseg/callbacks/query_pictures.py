@@ -1,0 +1,95 @@
+"""Pictures and NIfTI maps of the volumes that a round acquired."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from monai.data import MetaTensor
+from monai.transforms import SpatialResample
+from torch import Tensor
+
+from alseg.callbacks.acquisition import Acquisition
+from alseg.data.preprocess import VolumeCache, write_nifti
+from alseg.evaluation import hard_labels
+from alseg.models.segmentation import SegmentationModule
+from alseg.pictures import draw_query
+
+
+class QueryPictures(pl.Callback):
+    """Draws the top queries of a round after the acquisition; must come behind it.
+
+    The statistics of the few chosen volumes are computed again rather than kept for the whole pool;
+    the masks depend on names, so they are the ones that were scored.
+
+    Args:
+        acquisition: tells which cases were acquired.
+        cache: gives the volumes.
+        classes: the foreground class names.
+        n_pictures: how many queries of a round to draw, from rank 1.
+        save_maps: also write the prediction and the uncertainty of every query as NIfTI.
+        folder: the round's folder; pictures go to ``pictures/``, maps to ``maps/``.
+    """
+
+    def __init__(
+        self,
+        acquisition: Acquisition,
+        cache: VolumeCache,
+        classes: tuple[str, ...],
+        n_pictures: int,
+        save_maps: bool,
+        folder: Path,
+    ) -> None:
+        self.acquisition = acquisition
+        self.cache = cache
+        self.classes = classes
+        self.n_pictures = n_pictures
+        self.save_maps = save_maps
+        self.folder = folder
+
+    @torch.no_grad()
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the top queries on the first rank."""
+        acquired = self.acquisition.acquired
+        if acquired is None or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, SegmentationModule) and pl_module.scoring is not None
+        for row in acquired.queries:
+            if row["rank"] > self.n_pictures and not self.save_maps:
+                continue
+            case_id = row["case_id"]
+            entry = self.cache.image(case_id)
+            image = entry["image"].unsqueeze(0).to(pl_module.device)  # [1, channels, D, H, W]
+            scoring = pl_module.scoring
+            statistics = scoring.statistics(pl_module.network, image, case_id, pl_module.inferer)
+            prediction = hard_labels(statistics.mean.unsqueeze(0))[0, 0].cpu()  # [D, H, W]
+            uncertainty = scoring.strategy.uncertainty_map(statistics).float().cpu()
+            if row["rank"] <= self.n_pictures:
+                draw_query(
+                    self.folder / "pictures" / f"{row['rank']:02d}_{case_id}.png",
+                    image=entry["image"][0],
+                    prediction=prediction,
+                    uncertainty=uncertainty,
+                    spacing_mm=entry["affine"][:3, :3].norm(dim=0).tolist(),
+                    classes=self.classes,
+                    title=f"{case_id}: query {row['rank']} of round {row['round']}, "
+                    f"{scoring.strategy.name} {row['score']:.3g}",
+                )
+            if self.save_maps:
+                to_source = {"prediction": prediction.to(torch.uint8), "uncertainty": uncertainty}
+                for kind, volume in to_source.items():
+                    native = in_source_space(volume, entry, nearest=kind == "prediction")
+                    path = self.folder / "maps" / f"{case_id}_{kind}.nii.gz"
+                    write_nifti(path, native.to(volume.dtype), entry["source_affine"])
+
+
+def in_source_space(volume: Tensor, entry: dict[str, Tensor], *, nearest: bool) -> Tensor:
+    """Resample a volume [D, H, W] from the preprocessed grid onto the source image's; 0 outside."""
+    resample = SpatialResample(mode="nearest" if nearest else "bilinear", padding_mode="zeros")
+    source = resample(
+        MetaTensor(volume.float().unsqueeze(0), affine=entry["affine"]),
+        dst_affine=entry["source_affine"],
+        spatial_size=entry["source_shape"].tolist(),
+    )
+    return source.as_tensor()[0]

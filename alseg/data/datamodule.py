@@ -1,0 +1,219 @@
+"""Loaders for one round: training draws, fixed evaluation volumes, the pool to score."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from monai.data.utils import list_data_collate
+from monai.transforms import Compose
+from monai.utils import convert_to_tensor
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from alseg.data.cases import Splits
+from alseg.data.preprocess import VolumeCache
+from alseg.pool import Pool
+from alseg.seeding import seed_for
+
+log = logging.getLogger(__name__)
+
+
+class TrainingDraws(Dataset):
+    """The training samples of a round, in the order in which they are used.
+
+    Draw i is a function of (seed, round, i): its case comes from a shuffled pass over the labelled
+    cases, and its augmentation has a seed of its own. So the number of workers changes nothing, and
+    a round can start again at any draw.
+    """
+
+    def __init__(
+        self,
+        cache: VolumeCache,
+        labels: Mapping[str, Path],
+        case_ids: Sequence[str],
+        augment: Sequence[Callable[[Any], Any]],
+        n_draws: int,
+        base_seed: int,
+        round_number: int,
+    ) -> None:
+        self.cache = cache
+        self.labels = labels
+        self.augment = Compose(list(augment))
+        self.base_seed = base_seed
+        self.round_number = round_number
+        rng = np.random.default_rng(seed_for(base_seed, round_number, "batches"))
+        # Sorted first: the order in which cases were acquired must not steer training.
+        ids = sorted(case_ids)
+        n_passes = -(-n_draws // len(ids))
+        order = np.concatenate([rng.permutation(len(ids)) for _ in range(n_passes)])
+        self.case_ids = [ids[i] for i in order[:n_draws]]
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
+
+    def __getitem__(self, index: int) -> Any:
+        """A dict of ``image`` [channels, d, h, w] and ``label`` [1, d, h, w], or a list of them."""
+        case_id = self.case_ids[index]
+        sample = {
+            "image": self.cache.image(case_id)["image"],
+            "label": self.cache.label(case_id, self.labels[case_id]),
+        }
+        self.augment.set_random_state(
+            seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
+        )
+        return convert_to_tensor(self.augment(sample), track_meta=False)
+
+
+class WholeVolumes(Dataset):
+    """Whole preprocessed volumes; with labels for evaluation, without for scoring."""
+
+    def __init__(
+        self,
+        cache: VolumeCache,
+        case_ids: Sequence[str],
+        labels: Mapping[str, Path] | None = None,
+    ) -> None:
+        self.cache = cache
+        self.case_ids = list(case_ids)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        case_id = self.case_ids[index]
+        sample: dict[str, Any] = {"case_id": case_id, "image": self.cache.image(case_id)["image"]}
+        if self.labels is not None:
+            sample["label"] = self.cache.label(case_id, self.labels[case_id])
+        return sample
+
+
+class PoolDataModule(pl.LightningDataModule):
+    """Serves the loaders of the current round.
+
+    It knows the labels that were revealed and no others.
+
+    Args:
+        cache: the preprocessed volumes.
+        splits: the fixed split.
+        augment: random transforms on ``image`` and ``label``, ending in patches of one size.
+        batch_size: volumes a step; times the crops a volume, where ``augment`` makes several.
+        num_workers: loader processes; 0 loads in the main process.
+        base_seed: the run's seed.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: VolumeCache,
+        splits: Splits,
+        augment: Sequence[Callable[[Any], Any]],
+        batch_size: int,
+        num_workers: int,
+        base_seed: int,
+    ) -> None:
+        super().__init__()
+        self.cache = cache
+        self.splits = splits
+        self.augment = augment
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.base_seed = base_seed
+        self.labels: dict[str, Path] = {}
+        self._round: tuple[Pool, int, int] | None = None
+        self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
+        self._preprocessing = (0.0, 0)  # seconds, images
+
+    def reveal(self, labels: Mapping[str, Path]) -> None:
+        """Take in labels that the oracle has revealed."""
+        self.labels |= labels
+
+    def start_round(self, pool: Pool, round_number: int, n_steps: int) -> None:
+        """Serve the given round from now on."""
+        self._round = (pool, round_number, n_steps)
+
+    def prepare(self, case_ids: Iterable[str]) -> None:
+        """Fill the cache, with a progress bar: images of all cases, labels where revealed.
+
+        Raises:
+            DataError: naming the first file that cannot be used.
+        """
+
+        def fill(case_id: str) -> None:
+            self.cache.image(case_id)
+            if case_id in self.labels:
+                self.cache.label(case_id, self.labels[case_id])
+
+        wanted = {(case_id, case_id in self.labels) for case_id in case_ids}
+        ids = sorted(case_id for case_id, _ in wanted - self._prepared)
+        before, started = len(self.cache.preprocessed), time.monotonic()
+        # Threads: reading, resampling and compression all release the interpreter lock.
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
+            filled = threads.map(fill, ids)
+            for _ in track(filled, "Preprocessing", len(ids), transient=True, disable=not ids):
+                pass
+        self._prepared |= wanted
+        seconds = time.monotonic() - started
+        n_computed = len(self.cache.preprocessed) - before
+        self._preprocessing = (self._preprocessing[0] + seconds, self._preprocessing[1] + n_computed)
+        if n_computed:
+            log.info(
+                f"preprocessed {n_computed} volumes in {seconds:.1f} s; {len(ids) - n_computed} "
+                f"were in the cache {self.cache.folder}"
+            )
+
+    def take_preprocessing(self) -> tuple[float, int]:
+        """Seconds of preprocessing and number of images computed since the last call."""
+        taken, self._preprocessing = self._preprocessing, (0.0, 0)
+        return taken
+
+    def train_dataloader(self) -> DataLoader:
+        """Exactly the batches of one round."""
+        pool, round_number, n_steps = self._current_round()
+        draws = TrainingDraws(
+            self.cache,
+            self.labels,
+            pool.labelled,
+            self.augment,
+            n_steps * self.batch_size,
+            self.base_seed,
+            round_number,
+        )
+        return DataLoader(
+            draws,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=list_data_collate,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """The validation volumes, one at a time."""
+        return self._volumes(self.splits.validation, self.labels)
+
+    def test_dataloader(self) -> DataLoader:
+        """The test volumes, one at a time."""
+        return self._volumes(self.splits.test, self.labels)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The unlabelled volumes, one at a time, without labels."""
+        pool, _, _ = self._current_round()
+        return self._volumes(pool.unlabelled, None)
+
+    def _volumes(
+        self, case_ids: Sequence[str], labels: Mapping[str, Path] | None
+    ) -> DataLoader:
+        volumes = WholeVolumes(self.cache, case_ids, labels)
+        return DataLoader(volumes, batch_size=1, num_workers=self.num_workers)
+
+    def _current_round(self) -> tuple[Pool, int, int]:
+        if self._round is None:
+            raise RuntimeError("start_round has not been called")
+        return self._round

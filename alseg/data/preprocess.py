@@ -1,0 +1,189 @@
+"""The one deterministic preprocessing, cached on disk and shared by all rounds, runs and jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from filelock import FileLock
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImage, ResampleToMatch
+from torch import Tensor
+
+from alseg.data.cases import Case, Task
+from alseg.errors import DataError
+
+CACHE_FORMAT = 1
+
+
+class VolumeCache:
+    """Preprocessed images and labels, each computed once per volume and transform.
+
+    Training, evaluation and scoring read the same entries, so they cannot differ in preprocessing.
+    Images and labels are separate entries: an image never needs its label, and a label is brought
+    onto the grid of its preprocessed image (nearest neighbour), whatever the transforms did to it.
+
+    Entries are plain tensors, read back with ``weights_only=True``. An entry's name hashes the
+    source files (path, size, time of change) and the transforms, so a changed file or setting makes
+    a new entry. A file lock an entry lets parallel jobs fill the cache without working twice.
+
+    Rejected: MONAI's PersistentDataset. Its transform hash falls back to class names, it moves
+    files across file systems (not atomic), and two jobs that start together compute everything
+    twice.
+
+    Args:
+        task: the data set.
+        transforms: deterministic image transforms, [channels, D, H, W] MetaTensor to the same.
+        fingerprint: text that changes whenever ``transforms`` change, such as their YAML.
+        folder: where the entries lie.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        transforms: Sequence[Callable[[Any], Any]],
+        fingerprint: str,
+        folder: str | Path,
+    ) -> None:
+        self.task = task
+        self.transform = Compose(list(transforms))
+        self.fingerprint = fingerprint
+        self.folder = Path(folder)
+        self.preprocessed: list[str] = []  # the images that this process computed
+
+    def image(self, case_id: str) -> dict[str, Tensor]:
+        """The preprocessed image of a case.
+
+        Returns:
+            ``image`` [channels, D, H, W] float32; ``affine`` [4, 4], its voxel-to-world matrix in
+            mm; ``source_affine`` [4, 4] and ``source_shape`` [3] of the file it came from.
+
+        Raises:
+            DataError: if the file cannot be read or holds non-finite voxels.
+        """
+        case = self.task.cases[case_id]
+
+        def compute() -> dict[str, Tensor]:
+            entry = self._preprocess_image(case)
+            self.preprocessed.append(case.id)
+            return entry
+
+        return self._entry("image", case.images, compute)
+
+    def label(self, case_id: str, path: Path) -> Tensor:
+        """A case's label on the grid of its preprocessed image: [1, D, H, W] uint8 class indices.
+
+        Args:
+            case_id: the case.
+            path: the label file, as the oracle handed it out.
+
+        Raises:
+            DataError: if the file cannot be read, does not fit its image, or holds a value that is
+                no class.
+        """
+        case = self.task.cases[case_id]
+        entry = self._entry(
+            "label", (path, *case.images), lambda: {"label": self._preprocess_label(case, path)}
+        )
+        return entry["label"]
+
+    def _entry(
+        self, kind: str, sources: Sequence[Path], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        path = self.folder / f"{kind}-{self._key(sources)}.pt"
+        entry = _read_entry(path)
+        if entry is not None:
+            return entry
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            entry = _read_entry(path)  # another job may have been faster
+            if entry is None:
+                entry = compute()
+                temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+                torch.save(entry, temporary)
+                os.replace(temporary, path)
+        return entry
+
+    def _key(self, sources: Sequence[Path]) -> str:
+        parts: list[object] = [CACHE_FORMAT, self.fingerprint]
+        for source in sources:
+            stat = source.stat()
+            parts.append((str(source), stat.st_size, stat.st_mtime_ns))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def _preprocess_image(self, case: Case) -> dict[str, Tensor]:
+        source = _load(case.images)
+        if not torch.isfinite(source).all():
+            raise DataError(f"{case.images[0]} holds voxels that are NaN or infinite")
+        source_affine, source_shape = source.affine.clone(), torch.tensor(source.shape[1:])
+        try:
+            image = self.transform(source)
+        except Exception as error:
+            raise DataError(f"preprocessing {case.images[0]} failed: {error}") from error
+        if not torch.isfinite(image).all() or image.numel() == 0:
+            raise DataError(f"preprocessing {case.images[0]} left no voxels, or non-finite ones")
+        return {
+            "image": image.as_tensor().float().contiguous(),
+            "affine": image.affine.double(),
+            "source_affine": source_affine.double(),
+            "source_shape": source_shape,
+        }
+
+    def _preprocess_label(self, case: Case, path: Path) -> Tensor:
+        label = _load((path,))
+        n_classes = len(self.task.classes)
+        values = np.unique(label.numpy())
+        wrong = [float(v) for v in values if v not in range(n_classes)]
+        if wrong:
+            raise DataError(
+                f"label {path} holds the value(s) {wrong[:5]}; allowed are 0 to {n_classes - 1} "
+                f"({', '.join(self.task.classes)})"
+            )
+        entry = self.image(case.id)
+        same_shape = tuple(label.shape[1:]) == tuple(entry["source_shape"].tolist())
+        # 1e-3 mm: headers store the affine in float32
+        if not same_shape or not torch.allclose(label.affine, entry["source_affine"], atol=1e-3):
+            raise DataError(
+                f"label {path} has another shape, spacing or orientation than its image "
+                f"{case.images[0]}"
+            )
+        image = MetaTensor(entry["image"], affine=entry["affine"])
+        on_grid = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
+        return on_grid.as_tensor().round().to(torch.uint8).contiguous()
+
+
+def _read_entry(path: Path) -> dict[str, Tensor] | None:
+    """Read a cache entry; None if there is none or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return dict(torch.load(path, weights_only=True))
+    except Exception as error:  # torch.load lets pickle, zip and runtime errors through
+        warnings.warn(f"cache entry {path} is damaged and is computed again: {error}", stacklevel=2)
+        return None
+
+
+def _load(paths: Sequence[Path]) -> MetaTensor:
+    """Load one file, or several as channels: float32 [channels, D, H, W] with its affine."""
+    try:
+        loader = LoadImage(
+            reader="NibabelReader", image_only=True, ensure_channel_first=True, dtype=np.float32
+        )
+        image = loader([str(path) for path in paths] if len(paths) > 1 else str(paths[0]))
+    except Exception as error:  # the reader lets errors of gzip, zlib, struct and nibabel through
+        raise DataError(f"{paths[0]} is not a readable NIfTI file: {error}") from error
+    return image
+
+
+def write_nifti(path: Path, volume: Tensor, affine: Tensor) -> None:
+    """Write a volume [D, H, W] with its voxel-to-world matrix in mm."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(volume.cpu().numpy(), affine.cpu().numpy())  # type: ignore[attr-defined]
+    nibabel.save(image, path)  # type: ignore[attr-defined]

@@ -1,0 +1,91 @@
+"""Evaluation: Dice per case and class, and the area under the budget curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.metrics import compute_dice
+from monai.networks.utils import one_hot
+from torch import Tensor
+
+
+class CaseDice:
+    """Collects the Dice of each case and foreground class.
+
+    Dice = 2|P∩L| / (|P|+|L|) on hard labels. A class that is absent from a case's label gives NaN
+    for that case and is left out of the means (MONAI's convention, as in the tutorial).
+
+    Args:
+        classes: the foreground class names.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self.rows: dict[str, list[float]] = {}
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        self.rows = {}
+
+    def update(self, case_id: str, prediction: Tensor, label: Tensor) -> None:
+        """Add one case.
+
+        Args:
+            case_id: the case.
+            prediction: class indices, shape [1, 1, D, H, W].
+            label: class indices, the same shape.
+        """
+        n_classes = len(self.classes) + 1
+        dice = compute_dice(
+            one_hot(prediction, n_classes), one_hot(label, n_classes), include_background=False
+        )
+        self.rows[case_id] = [float(value) for value in dice[0]]
+
+    def table(self) -> pd.DataFrame:
+        """One row a case: ``case_id`` and ``dice_CLASS`` for each foreground class."""
+        columns = [f"dice_{name}" for name in self.classes]
+        table = pd.DataFrame.from_dict(self.rows, orient="index", columns=columns)
+        return table.rename_axis("case_id").reset_index()
+
+    def by_class(self) -> dict[str, float]:
+        """Mean over cases for each class; NaN for a class that no case has."""
+        table = np.array(list(self.rows.values()), dtype=np.float64)  # [cases, classes]
+        return {name: _nanmean(table[:, i]) for i, name in enumerate(self.classes)}
+
+    def mean(self) -> float:
+        """Mean over foreground classes of the class means; classes that no case has are left out."""
+        return _nanmean(np.array(list(self.by_class().values())))
+
+
+def _nanmean(values: np.ndarray) -> float:
+    finite = values[~np.isnan(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def area_under_budget_curve(labelled: Sequence[float], dice: Sequence[float]) -> float:
+    """Area under Dice against the number of labelled volumes, divided by the range of the budget.
+
+    The trapezoidal rule; a mean Dice over the budget, in [0, 1]. A single point is its own mean.
+
+    Args:
+        labelled: increasing numbers of labelled volumes (or annotation costs).
+        dice: the Dice at each of them.
+
+    Raises:
+        ValueError: if the lengths differ, there is no point, or the numbers do not increase.
+    """
+    if len(labelled) != len(dice) or not len(labelled):
+        raise ValueError(f"got {len(labelled)} budgets and {len(dice)} Dice values")
+    if np.any(np.diff(labelled) <= 0):
+        raise ValueError(f"the budgets must increase, got {list(labelled)}")
+    if len(labelled) == 1:
+        return float(dice[0])
+    return float(np.trapezoid(dice, labelled) / (labelled[-1] - labelled[0]))
+
+
+def hard_labels(logits: Tensor) -> Tensor:
+    """The most likely class of each voxel: [B, C, D, H, W] -> [B, 1, D, H, W]."""
+    return torch.argmax(logits, dim=1, keepdim=True)

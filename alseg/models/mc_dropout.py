@@ -1,0 +1,127 @@
+"""Monte-Carlo dropout: stochastic passes whose masks depend on names, not on the batch.
+
+Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from alseg.errors import ConfigError
+from alseg.strategies.statistics import VoxelStatistics
+
+# (pass, window, layer) -> seed of one dropout mask
+MaskSeed = Callable[[int, int, int], int]
+
+
+def active_dropout_layers(network: nn.Module) -> list[_DropoutNd]:
+    """The dropout layers with a positive rate, in the order in which the network holds them."""
+    return [m for m in network.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+
+
+def check_dropout(network: nn.Module) -> None:
+    """Check that a network can make stochastic passes.
+
+    Raises:
+        ConfigError: if it has no active dropout, or a kind whose masks alseg does not draw.
+    """
+    layers = active_dropout_layers(network)
+    if not layers:
+        raise ConfigError(
+            "the strategy scores with Monte-Carlo dropout, but the network has no active dropout: "
+            "set model.dropout above 0 (at most 1), or take a strategy that needs no scores, such "
+            "as strategy=random"
+        )
+    for layer in layers:
+        if not isinstance(layer, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):
+            raise ConfigError(f"Monte-Carlo dropout does not support {type(layer).__name__}")
+
+
+class MaskedDropout:
+    """Draws the dropout masks of a network that is otherwise in eval mode.
+
+    No layer is switched to train mode, so no buffer can change, batch norm's included. A mask is a
+    function of (pass, window, layer) alone: batching the windows in another way, scoring the pool
+    in another order or on several processes gives the same masks.
+
+    Rejected: ``layer.train()`` under one seed a case. The global generator then hands out masks in
+    the order of the forward calls, and the scores depend on the window batch size.
+    """
+
+    def __init__(self, mask_seed: MaskSeed) -> None:
+        self.mask_seed = mask_seed
+        self.samples: list[tuple[int, int]] = []  # (pass, window) of each sample in the batch
+
+    @contextmanager
+    def attached_to(self, network: nn.Module) -> Iterator[None]:
+        """Mask the output of the network's dropout layers within the context."""
+        handles = [
+            layer.register_forward_hook(self._hook(index))
+            for index, layer in enumerate(active_dropout_layers(network))
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output * self._scaled_mask(layer, index, output)
+
+        return hook
+
+    def _scaled_mask(self, layer: nn.Module, index: int, output: Tensor) -> Tensor:
+        """Masks of 0 or 1/(1-p), one for each sample; Dropout1d to 3d drop whole channels."""
+        if len(self.samples) != len(output):
+            raise RuntimeError(f"{len(self.samples)} samples announced, {len(output)} arrived")
+        shape = output.shape[1:]
+        if not isinstance(layer, nn.Dropout):
+            shape = torch.Size([shape[0], *[1] * (len(shape) - 1)])
+        keep = 1.0 - float(layer.p)  # type: ignore[arg-type]
+        generator = torch.Generator(device=output.device)
+        masks = torch.empty((len(output), *shape), dtype=output.dtype, device=output.device)
+        for mask, (pass_index, window) in zip(masks, self.samples, strict=True):
+            generator.manual_seed(self.mask_seed(pass_index, window, index))
+            mask.bernoulli_(keep, generator=generator)
+        # p = 1 drops everything; dividing by keep = 0 would make NaN of it
+        return masks / keep if keep > 0 else masks
+
+
+@torch.no_grad()
+def stochastic_statistics(
+    network: nn.Module, image: Tensor, inferer: Inferer, n_passes: int, mask_seed: MaskSeed
+) -> VoxelStatistics:
+    """Run T stochastic sliding-window passes over one volume and stream their statistics.
+
+    Within a pass, logits are averaged over overlapping windows, then softmax is taken, then the
+    statistics are updated, as in the MONAI tutorial.
+
+    Args:
+        network: in eval mode; weights and buffers are left bit-identical.
+        image: one preprocessed volume, shape [1, channels, D, H, W].
+        inferer: runs a callable over windows.
+        n_passes: T, at least 1.
+        mask_seed: gives the seed of each dropout mask.
+    """
+    statistics = VoxelStatistics()
+    masks = MaskedDropout(mask_seed)
+    with masks.attached_to(network):
+        for pass_index in range(n_passes):
+            windows_seen = 0
+
+            def predict(windows: Tensor, pass_index: int = pass_index) -> Tensor:
+                nonlocal windows_seen
+                masks.samples = [(pass_index, windows_seen + i) for i in range(len(windows))]
+                windows_seen += len(windows)
+                return network(windows)
+
+            logits = inferer(image, predict)
+            statistics.update(torch.softmax(logits[0].float(), dim=0))  # [C, D, H, W]
+    return statistics

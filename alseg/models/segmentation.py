@@ -1,0 +1,134 @@
+"""The LightningModule around a 3D segmentation network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from alseg.evaluation import CaseDice, hard_labels
+from alseg.models.mc_dropout import stochastic_statistics
+from alseg.seeding import seed_for
+from alseg.strategies.statistics import VoxelStatistics
+from alseg.strategies.strategy import CaseScore, Strategy
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the pool is scored in a round.
+
+    Attributes:
+        strategy: turns statistics into a score.
+        n_passes: T, the number of stochastic passes.
+        base_seed: the run's seed.
+        round_number: the round, which the masks depend on.
+    """
+
+    strategy: Strategy
+    n_passes: int
+    base_seed: int
+    round_number: int
+
+    def statistics(self, network: nn.Module, image: Tensor, case_id: str, inferer: Inferer) -> VoxelStatistics:
+        """Statistics of T passes over one volume [1, channels, D, H, W]."""
+
+        def mask_seed(pass_index: int, window: int, layer: int) -> int:
+            purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
+            return seed_for(self.base_seed, self.round_number, purpose, case_id)
+
+        return stochastic_statistics(network, image, inferer, self.n_passes, mask_seed)
+
+
+class SegmentationModule(pl.LightningModule):
+    """Trains, evaluates and scores with one network.
+
+    Args:
+        network: maps [B, channels, d, h, w] to logits [B, C, d, h, w].
+        loss: maps (logits, labels [B, 1, d, h, w]) to a scalar.
+        optimizer: makes the optimiser from the parameters.
+        schedule: makes the learning-rate schedule, stepped once a training step, from the optimiser.
+        inferer: runs the network over the windows of a whole volume.
+        classes: the foreground class names.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[..., Any] | None,
+        inferer: Inferer,
+        classes: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        self.inferer = inferer
+        self.dice = CaseDice(classes)
+        self.scoring: Scoring | None = None
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and its schedule if there is one."""
+        optimizer = self.make_optimizer(self.network.parameters())
+        if self.make_schedule is None:
+            return optimizer
+        schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""
+        loss = self.loss(self.network(batch["image"]), batch["label"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start a fresh collection of Dice values."""
+        self.dice.reset()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Sliding-window prediction of one whole volume [1, channels, D, H, W]."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean foreground Dice and each class's."""
+        self._log_dice("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start a fresh collection of Dice values."""
+        self.dice.reset()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """As ``validation_step``, on a test volume."""
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the mean foreground Dice and each class's."""
+        self._log_dice("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> CaseScore:
+        """Score one unlabelled volume; returns a number, never a volume."""
+        if self.scoring is None:
+            raise RuntimeError("scoring has not been set")
+        (case_id,) = batch["case_id"]
+        statistics = self.scoring.statistics(self.network, batch["image"], case_id, self.inferer)
+        return self.scoring.strategy.score(case_id, statistics)
+
+    @torch.no_grad()
+    def predict_labels(self, image: Tensor) -> Tensor:
+        """Deterministic prediction: [1, channels, D, H, W] -> class indices [1, 1, D, H, W]."""
+        return hard_labels(self.inferer(image, self.network))
+
+    def _evaluate(self, batch: dict[str, Any]) -> None:
+        (case_id,) = batch["case_id"]
+        self.dice.update(case_id, self.predict_labels(batch["image"]), batch["label"])
+
+    def _log_dice(self, part: str) -> None:
+        self.log(f"{part}/dice", self.dice.mean(), prog_bar=True)
+        self.log_dict({f"{part}/dice_{name}": value for name, value in self.dice.by_class().items()})

@@ -1,0 +1,57 @@
+"""The pool: which cases are labelled and which are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pool:
+    """An immutable split of the training cases into labelled and unlabelled ones.
+
+    Attributes:
+        labelled: case ids in the order in which they were acquired.
+        unlabelled: the remaining case ids, sorted.
+
+    Raises:
+        ValueError: if an id appears twice.
+    """
+
+    labelled: tuple[str, ...]
+    unlabelled: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        ids = self.labelled + self.unlabelled
+        if len(set(ids)) != len(ids):
+            twice = sorted({i for i in ids if ids.count(i) > 1})
+            raise ValueError(f"case ids appear twice in the pool: {', '.join(twice)}")
+
+    @classmethod
+    def start(cls, case_ids: Iterable[str], initial: Sequence[str]) -> Pool:
+        """The pool before the first round: ``initial`` is labelled, the other cases are not."""
+        return cls(labelled=(), unlabelled=tuple(sorted(case_ids))).acquire(initial)
+
+    def acquire(self, case_ids: Sequence[str]) -> Pool:
+        """Return the pool after ``case_ids`` have been labelled, in that order.
+
+        Raises:
+            ValueError: if an id is not an unlabelled one.
+        """
+        missing = sorted(set(case_ids) - set(self.unlabelled))
+        if missing:
+            raise ValueError(f"cannot acquire cases that are not unlabelled: {', '.join(missing)}")
+        taken = set(case_ids)
+        return Pool(
+            labelled=self.labelled + tuple(case_ids),
+            unlabelled=tuple(i for i in self.unlabelled if i not in taken),
+        )
+
+
+def random_start(case_ids: Iterable[str], size: int, seed: int) -> tuple[str, ...]:
+    """Draw the initial pool: ``size`` cases, a function of the seed and the set of ids alone."""
+    ids = sorted(case_ids)
+    order = np.random.default_rng(seed).permutation(len(ids))
+    return tuple(ids[i] for i in order[:size])

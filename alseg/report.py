@@ -1,0 +1,39 @@
+"""What a finished run tells on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from alseg.evaluation import area_under_budget_curve
+from alseg.rounds import Experiment
+from alseg.state import RunState
+
+
+def print_summary(experiment: Experiment, state: RunState) -> None:
+    """Print Dice by labelled count, the area under the budget curve, and where the files lie."""
+    classes = experiment.data.cache.task.foreground
+    title = f"{experiment.tags['data']}, strategy {experiment.strategy.name}"
+    if experiment.strategy.reads_labels:
+        title += " (reads hidden labels)"
+    table = Table(title=f"{title}, seed {experiment.plan.seed}: mean Dice, test Dice by class")
+    for heading in ("round", "labelled", "val", "test", *classes, "train s", "score s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row, seconds in zip(state.history, state.timings, strict=True):
+        dice = [row["val_dice"], row["test_dice"], *(row[f"test_dice_{name}"] for name in classes)]
+        table.add_row(
+            str(row["round"]),
+            str(row["labelled"]),
+            *(f"{value:.3f}" for value in dice),
+            f"{seconds['training_seconds']:.0f}",
+            f"{seconds['scoring_seconds']:.1f}",
+        )
+    labelled = [row["labelled"] for row in state.history]
+    area = area_under_budget_curve(labelled, [row["test_dice"] for row in state.history])
+    console = Console()
+    console.print(table)
+    # soft_wrap: paths and commands stay in one piece, to be copied
+    console.print(f"area under the budget curve (test Dice): {area:.4f}", soft_wrap=True)
+    console.print(f"learning curve:  {experiment.folder / 'learning_curve.png'}", soft_wrap=True)
+    if experiment.tracker.ui_command:
+        console.print(f"MLflow UI:       {experiment.tracker.ui_command}", soft_wrap=True)

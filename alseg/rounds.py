@@ -1,0 +1,332 @@
+"""The round loop: train, test, score, acquire, repeat."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from alseg.callbacks.acquisition import Acquisition
+from alseg.callbacks.progress import duration, progress_callbacks
+from alseg.callbacks.query_pictures import QueryPictures
+from alseg.data.datamodule import PoolDataModule
+from alseg.data.oracle import Oracle
+from alseg.errors import ConfigError, DataError
+from alseg.evaluation import CaseDice
+from alseg.models.segmentation import Scoring, SegmentationModule
+from alseg.pictures import draw_learning_curve
+from alseg.seeding import seed_for
+from alseg.state import RunState, write_atomically
+from alseg.strategies.strategy import Strategy
+from alseg.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+ROUND_STARTS = ("scratch", "continue", "continue_last")
+INTERVAL_UNITS = ("steps", "epochs")
+BEST, LAST = "best", "last"  # names of a round's checkpoints
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of an experiment.
+
+    Attributes:
+        initial: labelled volumes in the first round.
+        query_size: volumes acquired after each round but the last.
+        rounds: number of rounds.
+        steps_per_round: optimiser steps in each round.
+        val_interval: steps, or passes over the labelled volumes, between two validations.
+        val_interval_unit: ``steps`` or ``epochs``.
+        round_start: the weights a round starts from: ``scratch`` (a new network), ``continue``
+            (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
+            previous round's last). The optimiser starts anew in each round.
+        n_passes: T, the stochastic passes that score a volume.
+        seed: the run's seed.
+
+    Raises:
+        ConfigError: if a number is out of range.
+    """
+
+    initial: int
+    query_size: int
+    rounds: int
+    steps_per_round: int
+    val_interval: int
+    val_interval_unit: str
+    round_start: str
+    n_passes: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        settings = {
+            "pool.initial": self.initial,
+            "pool.query_size": self.query_size,
+            "pool.rounds": self.rounds,
+            "steps_per_round": self.steps_per_round,
+            "val_interval": self.val_interval,
+            "scoring.n_passes": self.n_passes,
+        }
+        for name, value in settings.items():
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if type(self.seed) is not int or self.seed < 0:
+            raise ConfigError(f"seed is {self.seed!r}; it must be a whole number of at least 0")
+        for name, value, allowed in (
+            ("round_start", self.round_start, ROUND_STARTS),
+            ("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+
+    def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
+        """Steps between two validations, at most the steps of a round."""
+        interval = self.val_interval
+        if self.val_interval_unit == "epochs":
+            interval *= -(-n_labelled // batch_size)
+        return min(interval, self.steps_per_round)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts that the rounds work with.
+
+    Attributes:
+        plan: the numbers.
+        folder: the run folder; it exists.
+        strategy: chooses the queries.
+        data: serves the loaders.
+        oracle: reveals labels.
+        make_network: builds an untrained network.
+        make_module: wraps a network into a LightningModule.
+        make_trainer: builds a Lightning trainer from its per-round settings.
+        tracker: records the run.
+        settings: the run's settings, flat, for the record.
+        tags: what runs are grouped by, for the record.
+        n_pictures: queries to draw a round.
+        save_maps: whether to write NIfTI maps of the queries.
+    """
+
+    plan: Plan
+    folder: Path
+    strategy: Strategy
+    data: PoolDataModule
+    oracle: Oracle
+    make_network: Callable[[], torch.nn.Module]
+    make_module: Callable[[torch.nn.Module], SegmentationModule]
+    make_trainer: Callable[..., pl.Trainer]
+    tracker: Tracker
+    settings: Mapping[str, Any]
+    tags: Mapping[str, str]
+    n_pictures: int
+    save_maps: bool
+
+
+def run_rounds(experiment: Experiment, state: RunState) -> RunState:
+    """Run the rounds that are left, saving the state after each one.
+
+    Ends early, with a line that says so, when the pool has run dry.
+
+    Args:
+        experiment: the parts.
+        state: where to start, as ``RunState.load`` gives it or with no finished round.
+
+    Returns:
+        The state after the last round.
+    """
+    plan, data, tracker = experiment.plan, experiment.data, experiment.tracker
+    fixed = (*data.splits.validation, *data.splits.test)
+    reveal(experiment, (*fixed, *state.pool.labelled))
+    scored = state.pool.unlabelled if experiment.strategy.needs_scores else ()
+    data.prepare((*fixed, *state.pool.labelled, *scored))
+    state = replace(state, tracking_run_id=tracker.open(state.tracking_run_id, experiment.settings, experiment.tags))
+    state.save(experiment.folder)
+    status = "FAILED"
+    try:
+        state = remaining_rounds(experiment, state)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.log_files(experiment.folder)
+        tracker.close(status)
+    return state
+
+
+def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
+    """Run rounds until the plan is fulfilled or the pool has run dry."""
+    plan = experiment.plan
+    while state.finished_rounds < plan.rounds:
+        n_volumes = len(state.pool.labelled) + len(state.pool.unlabelled)
+        if state.history and state.history[-1]["labelled"] == n_volumes:
+            log.info(
+                f"the pool has run dry: all {n_volumes} volumes were labelled in round "
+                f"{state.finished_rounds} of {plan.rounds}"
+            )
+            break
+        started = time.monotonic()
+        state = run_round(experiment, state)
+        left = (plan.rounds - state.finished_rounds) * (time.monotonic() - started)
+        row = state.history[-1]
+        log.info(
+            f"round {state.finished_rounds}/{plan.rounds} done · {row['labelled']} labelled · "
+            f"test Dice {row['test_dice']:.3f} · about {duration(left)} left"
+        )
+    return state
+
+
+def run_round(experiment: Experiment, state: RunState) -> RunState:
+    """Run one round: fit, test the best weights, score the pool and acquire; save the state."""
+    plan, data, strategy = experiment.plan, experiment.data, experiment.strategy
+    pool, round_number = state.pool, state.finished_rounds + 1
+    folder = round_folder(experiment.folder, round_number)
+    title = f"round {round_number}/{plan.rounds} · {len(pool.labelled)} labelled"
+    timings: dict[str, Any] = {"round": round_number}
+
+    data.prepare(pool.labelled)
+    module = experiment.make_module(start_network(experiment, round_number))
+    data.start_round(pool, round_number, plan.steps_per_round)
+    acquisition = Acquisition(strategy, experiment.oracle, plan.query_size, plan.seed)
+    acquisition.start_round(pool, round_number)
+    best = ModelCheckpoint(
+        folder,
+        BEST,
+        monitor="val/dice",
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,
+    )
+    pictures = QueryPictures(
+        acquisition, data.cache, module.dice.classes, experiment.n_pictures, experiment.save_maps, folder
+    )
+    trainer = experiment.make_trainer(
+        max_steps=plan.steps_per_round,
+        val_check_interval=plan.val_interval_steps(len(pool.labelled), data.batch_size),
+        logger=experiment.tracker.round_logger(round_number, len(pool.labelled)),
+        callbacks=[best, acquisition, pictures, *progress_callbacks(title)],
+    )
+    # Dropout in training draws from the global generator; all else has generators of its own.
+    torch.manual_seed(seed_for(plan.seed, round_number, "training"))
+    with timed(timings, "training"):
+        trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
+    load_weights(module.network, folder / f"{BEST}.ckpt")
+
+    metrics: dict[str, Any] = {"round": round_number, "labelled": len(pool.labelled)}
+    with timed(timings, "evaluation"):
+        cases = []
+        for part, evaluate in (("val", trainer.validate), ("test", trainer.test)):
+            evaluate(module, datamodule=data, verbose=False)
+            metrics |= dice_columns(part, module.dice)
+            cases.append(module.dice.table().assign(part=part))
+    write_atomically(folder / "cases.csv", pd.concat(cases).to_csv(index=False))
+
+    queries: tuple[dict[str, Any], ...] = ()
+    with timed(timings, "scoring"):
+        if round_number < plan.rounds and pool.unlabelled:
+            if strategy.needs_scores:
+                module.scoring = Scoring(strategy, plan.n_passes, plan.seed, round_number)
+                trainer.predict(module, datamodule=data, return_predictions=False)
+            else:
+                acquisition.acquire()
+            acquired = acquisition.result()
+            pool, queries = acquired.pool, acquired.queries
+            data.reveal(acquired.labels)
+            if acquired.scores:
+                scores = pd.DataFrame(sorted(acquired.scores.items()), columns=["case_id", "score"])
+                write_atomically(folder / "scores.csv", scores.to_csv(index=False))
+    seconds, timings["preprocessed_volumes"] = data.take_preprocessing()
+    timings["preprocessing_seconds"] = round(seconds, 3)
+
+    state = state.after_round(pool, metrics, queries, timings)
+    state.save(experiment.folder)
+    write_reports(experiment, state)
+    experiment.tracker.log_round(
+        {name: value for name, value in (metrics | timings).items() if name != "round"},
+        metrics["labelled"],
+    )
+    return state
+
+
+def start_network(experiment: Experiment, round_number: int) -> torch.nn.Module:
+    """The network that a round starts from, by the plan's ``round_start``."""
+    plan = experiment.plan
+    # The same first weights in every round from scratch: rounds then differ by their data alone.
+    torch.manual_seed(seed_for(plan.seed, 0, "network"))
+    network = experiment.make_network()
+    if plan.round_start != "scratch" and round_number > 1:
+        name = BEST if plan.round_start == "continue" else LAST
+        load_weights(network, round_folder(experiment.folder, round_number - 1) / f"{name}.ckpt")
+    return network
+
+
+def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:
+    """Load the network's weights from a checkpoint of its LightningModule, without unpickling.
+
+    Raises:
+        DataError: if the checkpoint is missing, damaged or of another network.
+    """
+    try:
+        weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+        network.load_state_dict(
+            {k.removeprefix("network."): v for k, v in weights.items() if k.startswith("network.")}
+        )
+    except Exception as error:  # torch.load lets pickle, zip and runtime errors through
+        raise DataError(f"cannot load the weights in {checkpoint}: {error}") from error
+
+
+def reveal(experiment: Experiment, case_ids: Sequence[str]) -> None:
+    """Give the data module the labels of annotated cases."""
+    experiment.data.reveal(experiment.oracle.annotate(case_ids))
+
+
+def round_folder(run_folder: Path, round_number: int) -> Path:
+    """Where a round leaves its files; made if it is not there."""
+    folder = run_folder / "rounds" / f"round_{round_number:02d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def dice_columns(part: str, dice: CaseDice) -> dict[str, float]:
+    """``val_dice``, ``val_dice_liver``, ...: the columns of metrics.csv."""
+    return {f"{part}_dice": dice.mean()} | {
+        f"{part}_dice_{name}": value for name, value in dice.by_class().items()
+    }
+
+
+def metrics_table(state: RunState) -> pd.DataFrame:
+    """metrics.csv: one row a round, Dice and seconds."""
+    return pd.DataFrame(
+        [row | seconds for row, seconds in zip(state.history, state.timings, strict=True)]
+    )
+
+
+def write_reports(experiment: Experiment, state: RunState) -> None:
+    """Write metrics.csv, queries.csv and learning_curve.png from the state."""
+    folder, name = experiment.folder, experiment.strategy.name
+    write_atomically(folder / "metrics.csv", metrics_table(state).to_csv(index=False))
+    write_atomically(folder / "queries.csv", pd.DataFrame(state.queries).to_csv(index=False))
+    draw_learning_curve(
+        folder / "learning_curve.png",
+        state.history,
+        experiment.data.cache.task.foreground,
+        f"{experiment.data.cache.task.name}: {name}, seed {experiment.plan.seed}",
+    )
+
+
+@contextmanager
+def timed(timings: dict[str, Any], name: str) -> Iterator[None]:
+    """Add the seconds of the block to ``timings`` as ``NAME_seconds``."""
+    started = time.monotonic()
+    yield
+    timings[f"{name}_seconds"] = round(time.monotonic() - started, 3)

@@ -1,0 +1,73 @@
+"""Streaming statistics of stochastic predictions: memory does not depend on the pass count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class VoxelStatistics:
+    """Running per-voxel statistics over T stochastic passes of one volume.
+
+    Notation: T passes, C classes, a volume of D x H x W voxels; p_t[c] is the softmax of pass t and
+    H[p] = -sum_c p_c log p_c in nats. The mean and the sum of squared deviations are updated with
+    Welford's recurrence (Technometrics 4, 1962), which does not cancel as E[p^2] - E[p]^2 does.
+
+    Rejected: keeping the T probability volumes and reducing them at the end. A CT of 3 classes
+    takes about 100 MB a pass.
+    """
+
+    def __init__(self) -> None:
+        self.n_passes = 0
+        self._mean: Tensor | None = None
+        self._squared_deviations: Tensor | None = None
+        self._entropy_sum: Tensor | None = None
+
+    def update(self, probabilities: Tensor) -> None:
+        """Add one pass.
+
+        Args:
+            probabilities: softmax output, shape [C, D, H, W], summing to 1 over C.
+
+        Raises:
+            ValueError: if the shape differs from that of earlier passes.
+        """
+        if self._mean is None or self._squared_deviations is None or self._entropy_sum is None:
+            self._mean = torch.zeros_like(probabilities)
+            self._squared_deviations = torch.zeros_like(probabilities)
+            self._entropy_sum = torch.zeros_like(probabilities[0])
+        if probabilities.shape != self._mean.shape:
+            raise ValueError(
+                f"pass has shape {tuple(probabilities.shape)}, earlier ones "
+                f"{tuple(self._mean.shape)}"
+            )
+        self.n_passes += 1
+        deviation = probabilities - self._mean
+        self._mean += deviation / self.n_passes
+        self._squared_deviations += deviation * (probabilities - self._mean)
+        self._entropy_sum += entropy_of(probabilities)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean probability p̄, shape [C, D, H, W]."""
+        return self._require(self._mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance over passes of each class probability, shape [C, D, H, W]."""
+        return self._require(self._squared_deviations) / self.n_passes
+
+    @property
+    def expected_entropy(self) -> Tensor:
+        """Mean over passes of H[p_t], shape [D, H, W], in nats."""
+        return self._require(self._entropy_sum) / self.n_passes
+
+    def _require(self, tensor: Tensor | None) -> Tensor:
+        if tensor is None:
+            raise ValueError("no pass has been added yet")
+        return tensor
+
+
+def entropy_of(probabilities: Tensor) -> Tensor:
+    """Shannon entropy over the first axis: [C, ...] -> [...], in nats; 0 log 0 is 0."""
+    return torch.special.entr(probabilities).sum(dim=0)

@@ -1,0 +1,258 @@
+"""Run an active-learning experiment: ``python -m alseg.train strategy=variance``.
+
+This is the only module that composes: it reads the configuration, instantiates the parts and hands
+them to ``run_rounds``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from alseg import __version__
+from alseg.callbacks.acquisition import query_rows
+from alseg.cli import conf_folder, run_entry_point
+from alseg.data.cases import Splits, Task, check_headers
+from alseg.data.datamodule import PoolDataModule
+from alseg.data.oracle import SimulatedOracle
+from alseg.data.preprocess import VolumeCache
+from alseg.errors import ConfigError, DataError
+from alseg.evaluation import area_under_budget_curve
+from alseg.models.mc_dropout import check_dropout
+from alseg.models.segmentation import SegmentationModule
+from alseg.pool import Pool, random_start
+from alseg.report import print_summary
+from alseg.rounds import Experiment, Plan, run_rounds
+from alseg.seeding import seed_for
+from alseg.state import STATE_FILE, RunState, write_atomically
+from alseg.strategies.strategy import Strategy
+from alseg.trainers import check_accelerator, workers_for
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+
+
+def train(config: DictConfig) -> float:
+    """Run the experiment that a composed configuration describes.
+
+    Returns:
+        The area under the budget curve of the *validation* Dice, for hyper-parameter sweepers: test
+        data must not steer a search.
+
+    Raises:
+        AlsegError: with one clear sentence, if the data or the settings cannot be used.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if config.resume:
+        folder = Path(config.resume)
+        state = RunState.load(folder)
+        config = load_config(folder)
+        if state.config_hash != config_hash(config):
+            raise ConfigError(f"{folder / CONFIG_FILE} was changed after the run had started")
+    elif (folder / STATE_FILE).exists():
+        raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
+    else:
+        state = None
+    experiment, pool = build(config, folder)
+    if state is None:
+        state = RunState(
+            pool=pool,
+            config_hash=config_hash(config),
+            queries=query_rows(0, list(pool.labelled), {}),
+        )
+        write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+    state = run_rounds(experiment, state)
+    print_summary(experiment, state)
+    labelled = [row["labelled"] for row in state.history]
+    return area_under_budget_curve(labelled, [row["val_dice"] for row in state.history])
+
+
+def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
+    """Instantiate the parts of an experiment and its initial pool; check what can be checked.
+
+    Args:
+        config: the composed configuration.
+        folder: the run folder.
+
+    Raises:
+        AlsegError: naming the file or the setting that cannot be used.
+    """
+    plan = Plan(
+        **config.pool,
+        steps_per_round=config.steps_per_round,
+        val_interval=config.val_interval,
+        val_interval_unit=config.val_interval_unit,
+        round_start=config.round_start,
+        n_passes=config.scoring.n_passes,
+        seed=config.seed,
+    )
+    strategy: Strategy = instantiate(config.strategy)
+    make_trainer = instantiate(config.trainer)
+    check_accelerator(config.trainer.accelerator)
+    task: Task = instantiate(config.data.task)
+    splits: Splits = instantiate(config.data.splits, case_ids=list(task.cases))
+    pool = initial_pool(splits, plan, strategy)
+    check_headers(task, (*splits.validation, *splits.test, *pool.labelled), labels=True)
+    check_headers(task, pool.unlabelled, labels=False)
+
+    make_network = partial(
+        instantiate,
+        config.model.network,
+        in_channels=len(task.channels),
+        out_channels=len(task.classes),
+    )
+    inferer = instantiate(config.data.inferer)
+    check_network(make_network(), len(task.channels), config.data.patch_size, strategy)
+    return (
+        Experiment(
+            plan=plan,
+            folder=folder,
+            strategy=strategy,
+            data=PoolDataModule(
+                cache=VolumeCache(
+                    task,
+                    instantiate(config.data.preprocess),
+                    fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
+                    folder=config.cache_dir,
+                ),
+                splits=splits,
+                augment=instantiate(config.data.augment),
+                batch_size=config.data.batch_size,
+                num_workers=workers_for(config.data.num_workers),
+                base_seed=plan.seed,
+            ),
+            oracle=SimulatedOracle(task),
+            make_network=make_network,
+            make_module=partial(
+                SegmentationModule,
+                loss=instantiate(config.training.loss),
+                optimizer=instantiate(config.training.optimizer),
+                schedule=instantiate(config.training.schedule),
+                inferer=inferer,
+                classes=task.foreground,
+            ),
+            make_trainer=make_trainer,
+            tracker=instantiate(config.tracking),
+            settings=flat(OmegaConf.to_container(config, resolve=True)),
+            tags=run_tags(config, task, strategy),
+            n_pictures=config.pictures,
+            save_maps=config.save_maps,
+        ),
+        pool,
+    )
+
+
+def initial_pool(splits: Splits, plan: Plan, strategy: Strategy) -> Pool:
+    """The pool before the first round; it depends on the seed and the split, not on the strategy.
+
+    Raises:
+        ConfigError: if the initial pool is larger than the training set.
+    """
+    if strategy.full_data:
+        return Pool.start(splits.training, sorted(splits.training))
+    if plan.initial > len(splits.training):
+        raise ConfigError(
+            f"pool.initial is {plan.initial}, but the training split has {len(splits.training)} "
+            "volumes"
+        )
+    seed = seed_for(plan.seed, 0, "initial_pool")
+    return Pool.start(splits.training, random_start(splits.training, plan.initial, seed))
+
+
+def check_network(
+    network: torch.nn.Module, n_channels: int, patch_size: Sequence[int], strategy: Strategy
+) -> None:
+    """Check that the network takes the training patches and can make the passes it needs.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if strategy.needs_scores:
+        check_dropout(network)
+    patch = torch.empty(1, n_channels, *patch_size, device="meta")
+    try:
+        network.to("meta").eval()(patch)  # shapes only: no memory, no arithmetic
+    except Exception as error:  # networks let errors of all kinds through
+        raise ConfigError(
+            f"the network does not take patches of data.patch_size={list(patch_size)}: {error}"
+        ) from error
+
+
+def load_config(folder: Path) -> DictConfig:
+    """Read the resolved configuration of a run folder.
+
+    Raises:
+        DataError: if it is missing or broken.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise DataError(f"{path} does not hold a configuration")
+    return config
+
+
+def config_hash(config: DictConfig) -> str:
+    """A hash of the resolved configuration."""
+    content = OmegaConf.to_container(config, resolve=True)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_tags(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, str]:
+    """What runs are filtered and grouped by in the tracking store."""
+    return {
+        "data": task.name,
+        "strategy": strategy.name,
+        "seed": str(config.seed),
+        "reads_labels": str(strategy.reads_labels).lower(),
+        "alseg_version": __version__,
+    }
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names."""
+    if isinstance(content, Mapping):
+        items = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list) and any(isinstance(c, (Mapping, list)) for c in content):
+        items = [(str(index), value) for index, value in enumerate(content)]
+    else:
+        return {prefix: content}
+    merged: dict[str, Any] = {}
+    for key, value in items:
+        merged |= flat(value, f"{prefix}.{key}" if prefix else key)
+    return merged
+
+
+@hydra.main(version_base="1.3", config_path=conf_folder(), config_name="config")
+def _hydra_main(config: DictConfig) -> float:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        return train(config)
+    finally:
+        # Hydra makes the folder before the settings are checked: leave no empty ones behind.
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def main() -> None:
+    """The entry point of ``python -m alseg.train``."""
+    run_entry_point(_hydra_main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Lightning trainers whose precision follows the accelerator."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from alseg.errors import ConfigError
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Check that the accelerator is there.
+
+    Raises:
+        ConfigError: if a GPU is asked for where there is none.
+    """
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"trainer.accelerator is {accelerator}, but torch {torch.__version__} sees no CUDA "
+            "device here; use trainer=auto or trainer=cpu"
+        )
+
+
+def precision_for(accelerator: str) -> str:
+    """The precision that suits an accelerator.
+
+    bfloat16 mixed precision on a GPU that computes in it (compute capability 8.0 and later), and
+    float32 elsewhere: bfloat16 convolutions on a CPU without matrix units are 10 to 100 times
+    slower than float32.
+    """
+    wants_gpu = accelerator in ("auto", "gpu", "cuda")
+    if wants_gpu and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says on every call and no user of alseg can act on."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.13, harmless
+        r".*does not have many workers.*",  # data.num_workers: 0 on purpose on a CPU
+        r".*smaller than the logging interval.*",  # short rounds are fine
+        r".*Checkpoint directory .* exists.*",  # a round that is run again after an interruption
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def make_trainer(*, accelerator: str, precision: str = "auto", **settings: Any) -> pl.Trainer:
+    """A ``pytorch_lightning.Trainer``; ``precision="auto"`` follows the accelerator.
+
+    Raises:
+        ConfigError: if the accelerator is not there, or Lightning refuses a setting.
+    """
+    check_accelerator(accelerator)
+    quiet_lightning()
+    if precision == "auto":
+        precision = precision_for(accelerator)
+    try:
+        return pl.Trainer(accelerator=accelerator, precision=precision, **settings)  # type: ignore[arg-type]
+    except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def workers_for(setting: int | str) -> int:
+    """The number of loader processes: the setting, or for ``auto`` what suits the machine.
+
+    Loading keeps a GPU waiting, so there each core but one helps, up to 8; on a CPU it competes
+    with training and stays in the main process.
+
+    Raises:
+        ConfigError: if the setting is neither ``auto`` nor a number of at least 0.
+    """
+    if setting == "auto":
+        return min(8, max(1, (os.cpu_count() or 1) - 1)) if torch.cuda.is_available() else 0
+    if type(setting) is not int or setting < 0:
+        raise ConfigError(
+            f"data.num_workers is {setting!r}; it must be auto or a whole number of at least 0"
+        )
+    return setting
