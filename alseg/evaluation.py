@@ -56,7 +56,7 @@ class CaseDice:
         return {name: _nanmean(table[:, i]) for i, name in enumerate(self.classes)}
 
     def mean(self) -> float:
-        """Mean over foreground classes of the class means; classes that no case has are left out."""
+        """Mean over foreground classes of the class means; classes no case has are left out."""
         return _nanmean(np.array(list(self.by_class().values())))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -89,19 +90,25 @@ def draw_query(
     shown = np.ma.masked_equal(classes_map, 0)
     limits = {"vmin": 0.5, "vmax": len(classes) + 0.5}
     panels[1].imshow(
-        shown, cmap=colours, alpha=0.55, origin="lower", aspect=aspect, interpolation="none", **limits
+        shown,
+        cmap=colours,
+        alpha=0.55,
+        origin="lower",
+        aspect=aspect,
+        interpolation="none",
+        **limits,
     )
     for index, name in enumerate(classes):
         panels[1].plot([], [], "s", color=colours(index), label=name)
     panels[1].legend(loc="lower right", fontsize="x-small", framealpha=0.7)
     top = max(float(uncertainty.max()), 1e-12)
     # faint where certain, so that the image shows through
-    overlay = panels[2].imshow(
+    panels[2].imshow(
         heat, cmap="inferno", vmin=0, vmax=top, alpha=np.clip(heat / top * 2, 0, 0.85),
         origin="lower", aspect=aspect,
     )  # fmt: skip
-    overlay_bar = figure.colorbar(overlay, ax=panels[2], fraction=0.046)
-    overlay_bar.solids.set_alpha(1.0)
+    scale = ScalarMappable(Normalize(0, top), "inferno")  # opaque, unlike the overlay
+    figure.colorbar(scale, ax=panels[2], fraction=0.046)
     figure.suptitle(f"{title} (axial slice {slice_index})", fontsize="medium")
     _save(figure, path)
 

@@ -76,9 +76,9 @@ class Plan:
             "val_interval": self.val_interval,
             "scoring.n_passes": self.n_passes,
         }
-        for name, value in settings.items():
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        for name, number in settings.items():
+            if type(number) is not int or number < 1:
+                raise ConfigError(f"{name} is {number!r}; it must be a whole number of at least 1")
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f"seed is {self.seed!r}; it must be a whole number of at least 0")
         for name, value, allowed in (
@@ -143,12 +143,15 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     Returns:
         The state after the last round.
     """
-    plan, data, tracker = experiment.plan, experiment.data, experiment.tracker
+    data, tracker = experiment.data, experiment.tracker
     fixed = (*data.splits.validation, *data.splits.test)
     reveal(experiment, (*fixed, *state.pool.labelled))
     scored = state.pool.unlabelled if experiment.strategy.needs_scores else ()
     data.prepare((*fixed, *state.pool.labelled, *scored))
-    state = replace(state, tracking_run_id=tracker.open(state.tracking_run_id, experiment.settings, experiment.tags))
+    state = replace(
+        state,
+        tracking_run_id=tracker.open(state.tracking_run_id, experiment.settings, experiment.tags),
+    )
     state.save(experiment.folder)
     status = "FAILED"
     try:
@@ -207,7 +210,12 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         enable_version_counter=False,
     )
     pictures = QueryPictures(
-        acquisition, data.cache, module.dice.classes, experiment.n_pictures, experiment.save_maps, folder
+        acquisition,
+        data.cache,
+        module.dice.classes,
+        experiment.n_pictures,
+        experiment.save_maps,
+        folder,
     )
     trainer = experiment.make_trainer(
         max_steps=plan.steps_per_round,

@@ -79,7 +79,9 @@ class RunState:
                     f"{path} has format version {version}, this alseg reads {FORMAT_VERSION}"
                 )
             pool = content.pop("pool")
-            rows = {key: tuple(content.pop(key)) for key in ("history", "queries", "timings")}
+            rows: dict[str, Any] = {
+                name: tuple(content.pop(name)) for name in ("history", "queries", "timings")
+            }
             return cls(
                 pool=Pool(tuple(pool["labelled"]), tuple(pool["unlabelled"])), **rows, **content
             )

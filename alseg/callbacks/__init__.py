@@ -1,0 +1,1 @@
+"""Callbacks: acquisition, pictures of the queries, progress."""

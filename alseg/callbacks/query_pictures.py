@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SpatialResample
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from alseg.callbacks.acquisition import Acquisition
@@ -92,4 +93,4 @@ def in_source_space(volume: Tensor, entry: dict[str, Tensor], *, nearest: bool) 
         dst_affine=entry["source_affine"],
         spatial_size=entry["source_shape"].tolist(),
     )
-    return source.as_tensor()[0]
+    return convert_to_tensor(source, track_meta=False)[0]

@@ -1,0 +1,1 @@
+"""Data: what a data set holds, its preprocessing, the loaders and the oracle."""

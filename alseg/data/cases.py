@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import nibabel
@@ -117,7 +117,9 @@ def read_nnunet(root: str | Path) -> Task:
         case_id = label.name.removesuffix(ending)
         names = [f"imagesTr/{case_id}_{index:04d}{ending}" for index in range(len(channels))]
         images = tuple(_inside(folder, name, path) for name in names)
-        _add_case(cases, Case(case_id, images, _inside(folder, f"labelsTr/{label.name}", path)), path)
+        _add_case(
+            cases, Case(case_id, images, _inside(folder, f"labelsTr/{label.name}", path)), path
+        )
     if not cases:
         raise DataError(f"{folder / 'labelsTr'} holds no label files ending in {ending}")
     return Task(
@@ -225,7 +227,7 @@ def check_headers(task: Task, case_ids: Iterable[str], *, labels: bool) -> None:
             )
 
 
-def case_id_of(path: PurePosixPath) -> str:
+def case_id_of(path: PurePath) -> str:
     """The case id of an image path: its file name without ``.nii`` or ``.nii.gz``."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
@@ -252,14 +254,13 @@ def _read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _names_by_index(
-    mapping: Any, key: str, path: Path, at_least: int = 1
-) -> tuple[str, ...]:
+def _names_by_index(mapping: Any, key: str, path: Path, at_least: int = 1) -> tuple[str, ...]:
     """Turn ``{"0": "background", "1": "liver"}`` into a tuple; the indices must be 0, 1, 2, ..."""
     expected = [str(index) for index in range(len(mapping))] if isinstance(mapping, dict) else []
     if len(expected) < at_least or sorted(mapping, key=_as_index) != expected:
         raise DataError(
-            f"{path}: '{key}' must number at least {at_least} name(s) as 0, 1, 2, ..., got {mapping}"
+            f"{path}: '{key}' must number at least {at_least} name(s) as 0, 1, 2, ..., "
+            f"got {mapping}"
         )
     return tuple(str(mapping[index]) for index in expected)
 

@@ -163,7 +163,10 @@ class PoolDataModule(pl.LightningDataModule):
         self._prepared |= wanted
         seconds = time.monotonic() - started
         n_computed = len(self.cache.preprocessed) - before
-        self._preprocessing = (self._preprocessing[0] + seconds, self._preprocessing[1] + n_computed)
+        self._preprocessing = (
+            self._preprocessing[0] + seconds,
+            self._preprocessing[1] + n_computed,
+        )
         if n_computed:
             log.info(
                 f"preprocessed {n_computed} volumes in {seconds:.1f} s; {len(ids) - n_computed} "
@@ -207,9 +210,7 @@ class PoolDataModule(pl.LightningDataModule):
         pool, _, _ = self._current_round()
         return self._volumes(pool.unlabelled, None)
 
-    def _volumes(
-        self, case_ids: Sequence[str], labels: Mapping[str, Path] | None
-    ) -> DataLoader:
+    def _volumes(self, case_ids: Sequence[str], labels: Mapping[str, Path] | None) -> DataLoader:
         volumes = WholeVolumes(self.cache, case_ids, labels)
         return DataLoader(volumes, batch_size=1, num_workers=self.num_workers)
 

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, ResampleToMatch
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from alseg.data.cases import Case, Task
@@ -156,7 +157,7 @@ class VolumeCache:
             )
         image = MetaTensor(entry["image"], affine=entry["affine"])
         on_grid = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
-        return on_grid.as_tensor().round().to(torch.uint8).contiguous()
+        return convert_to_tensor(on_grid, track_meta=False).round().to(torch.uint8).contiguous()
 
 
 def _read_entry(path: Path) -> dict[str, Tensor] | None:

@@ -1,0 +1,1 @@
+"""Models: the LightningModule and Monte-Carlo dropout."""

@@ -34,7 +34,9 @@ class Scoring:
     base_seed: int
     round_number: int
 
-    def statistics(self, network: nn.Module, image: Tensor, case_id: str, inferer: Inferer) -> VoxelStatistics:
+    def statistics(
+        self, network: nn.Module, image: Tensor, case_id: str, inferer: Inferer
+    ) -> VoxelStatistics:
         """Statistics of T passes over one volume [1, channels, D, H, W]."""
 
         def mask_seed(pass_index: int, window: int, layer: int) -> int:
@@ -51,7 +53,7 @@ class SegmentationModule(pl.LightningModule):
         network: maps [B, channels, d, h, w] to logits [B, C, d, h, w].
         loss: maps (logits, labels [B, 1, d, h, w]) to a scalar.
         optimizer: makes the optimiser from the parameters.
-        schedule: makes the learning-rate schedule, stepped once a training step, from the optimiser.
+        schedule: makes the learning-rate schedule from the optimiser; one step a training step.
         inferer: runs the network over the windows of a whole volume.
         classes: the foreground class names.
     """
@@ -131,4 +133,6 @@ class SegmentationModule(pl.LightningModule):
 
     def _log_dice(self, part: str) -> None:
         self.log(f"{part}/dice", self.dice.mean(), prog_bar=True)
-        self.log_dict({f"{part}/dice_{name}": value for name, value in self.dice.by_class().items()})
+        self.log_dict(
+            {f"{part}/dice_{name}": value for name, value in self.dice.by_class().items()}
+        )

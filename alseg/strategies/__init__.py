@@ -1,0 +1,1 @@
+"""Strategies: measure x aggregation x selector; only torch and NumPy."""

@@ -1,0 +1,42 @@
+# `make demo` and `make test` set up everything they need in .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UI_STORE ?= sqlite:///runs/mlflow.db
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types ui wheel clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# pip, not uv or poetry: pip takes the CPU build of torch where one is offered.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/installed ## create .venv with the pinned versions
+
+demo: install ## run an experiment on generated CT phantoms (5 minutes on 2 cores)
+	$(BIN)/python -m alseg.train strategy=variance
+
+test: install ## run the tests
+	$(BIN)/python -m pytest
+
+lint: install ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## check types
+	$(BIN)/mypy
+
+ui: install ## open the MLflow UI on the runs made here
+	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri $(UI_STORE)
+
+wheel: install ## build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## remove .venv and build outputs; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
