@@ -15,7 +15,7 @@ from alseg.errors import AlsegError
 
 
 def conf_folder() -> str:
-    """The configuration folder: in the package when installed from a wheel, else in the checkout."""
+    """The configuration folder: in the package if installed from a wheel, else in the checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "conf"
     return str(installed if installed.is_dir() else package.parent / "conf")

@@ -55,7 +55,8 @@ class QueryPictures(pl.Callback):
         acquired = self.acquisition.acquired
         if acquired is None or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, SegmentationModule) and pl_module.scoring is not None
+        assert isinstance(pl_module, SegmentationModule)
+        assert pl_module.scoring is not None
         for row in acquired.queries:
             if row["rank"] > self.n_pictures and not self.save_maps:
                 continue
