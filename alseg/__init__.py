@@ -1,3 +1,8 @@
 """alseg: simulate pool-based active learning for 3D medical image segmentation."""
 
+import os
+
 __version__ = "0.1.0"
+
+# Before anything imports MLflow, as Lightning does: it would call home otherwise.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

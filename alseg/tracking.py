@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,13 +10,12 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.errors import ConfigError
-
-# Before MLflow is imported: it would call home otherwise.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 FLUSH_SECONDS = 10.0
 
@@ -94,8 +92,6 @@ class MLflowTracker:
         run_name: str,
         skip: Sequence[str] = (),
     ) -> None:
-        from mlflow import MlflowClient  # importing takes seconds: not for tracking=none
-
         self.run_name, self.skip = run_name, skip
         self.run_id: str | None = None
         self.tags: dict[str, str] = {}
@@ -170,8 +166,6 @@ class MLflowTracker:
         metrics: list[tuple[dict[str, float], int]] | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> None:
-        from mlflow.entities import Metric, Param
-
         now = int(time.time() * 1000)
         rows = [
             Metric(name, float(value), now, step)

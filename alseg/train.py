@@ -99,22 +99,22 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         n_passes=config.scoring.n_passes,
         seed=config.seed,
     )
-    strategy: Strategy = instantiate(config.strategy)
-    make_trainer = instantiate(config.trainer)
+    strategy: Strategy = part(config.strategy)
+    make_trainer = part(config.trainer)
     check_accelerator(config.trainer.accelerator)
-    task: Task = instantiate(config.data.task)
-    splits: Splits = instantiate(config.data.splits, case_ids=list(task.cases))
+    task: Task = part(config.data.task)
+    splits: Splits = part(config.data.splits, case_ids=list(task.cases))
     pool = initial_pool(splits, plan, strategy)
     check_headers(task, (*splits.validation, *splits.test, *pool.labelled), labels=True)
     check_headers(task, pool.unlabelled, labels=False)
 
     make_network = partial(
-        instantiate,
+        part,
         config.model.network,
         in_channels=len(task.channels),
         out_channels=len(task.classes),
     )
-    inferer = instantiate(config.data.inferer)
+    inferer = part(config.data.inferer)
     check_network(make_network(), len(task.channels), config.data.patch_size, strategy)
     return (
         Experiment(
@@ -124,12 +124,12 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             data=PoolDataModule(
                 cache=VolumeCache(
                     task,
-                    instantiate(config.data.preprocess),
+                    part(config.data.preprocess),
                     fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
                     folder=config.cache_dir,
                 ),
                 splits=splits,
-                augment=instantiate(config.data.augment),
+                augment=part(config.data.augment),
                 batch_size=config.data.batch_size,
                 num_workers=workers_for(config.data.num_workers),
                 base_seed=plan.seed,
@@ -138,14 +138,14 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             make_network=make_network,
             make_module=partial(
                 SegmentationModule,
-                loss=instantiate(config.training.loss),
-                optimizer=instantiate(config.training.optimizer),
-                schedule=instantiate(config.training.schedule),
+                loss=part(config.training.loss),
+                optimizer=part(config.training.optimizer),
+                schedule=part(config.training.schedule),
                 inferer=inferer,
                 classes=task.foreground,
             ),
             make_trainer=make_trainer,
-            tracker=instantiate(config.tracking),
+            tracker=part(config.tracking),
             settings=flat(OmegaConf.to_container(config, resolve=True)),
             tags=run_tags(config, task, strategy),
             n_pictures=config.pictures,
@@ -153,6 +153,11 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         ),
         pool,
     )
+
+
+def part(node: Any, **arguments: Any) -> Any:
+    """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
+    return instantiate(node, _convert_="all", **arguments)
 
 
 def initial_pool(splits: Splits, plan: Plan, strategy: Strategy) -> Pool:

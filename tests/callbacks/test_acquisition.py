@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from alseg.callbacks.acquisition import Acquisition
+from alseg.data.cases import read_msd
+from alseg.data.oracle import SimulatedOracle
+from alseg.errors import ScoringError
+from alseg.pool import Pool
+from alseg.strategies import selectors
+from alseg.strategies.strategy import CaseScore, Strategy
+
+TOP_K = Strategy(
+    name="top", selector=selectors.top_k, measure=lambda s: s.mean, aggregation=lambda m, s: 0.0
+)
+RANDOM = Strategy(name="random", selector=selectors.random)
+
+
+@pytest.fixture
+def pool(phantoms: Path) -> Pool:
+    return Pool.start(read_msd(phantoms).cases, ["phantom_000"])
+
+
+def make(phantoms: Path, pool: Pool, strategy: Strategy, seed: int = 1) -> Acquisition:
+    acquisition = Acquisition(strategy, SimulatedOracle(read_msd(phantoms)), 3, seed)
+    acquisition.start_round(pool, 2)
+    return acquisition
+
+
+def scores(pool: Pool) -> list[CaseScore]:
+    return [CaseScore(case_id, float(int(case_id[-3:]) % 4)) for case_id in pool.unlabelled]
+
+
+def test_the_highest_scores_are_acquired_and_ties_go_by_id(phantoms: Path, pool: Pool) -> None:
+    acquisition = make(phantoms, pool, TOP_K)
+    acquisition.acquire(scores(pool)[::-1])
+    acquired = acquisition.result()
+    chosen = ["phantom_003", "phantom_007", "phantom_011"]
+    assert [row["case_id"] for row in acquired.queries] == chosen
+    assert acquired.queries[0] == {"round": 2, "case_id": chosen[0], "score": 3.0, "rank": 1}
+    assert acquired.pool == pool.acquire(chosen)
+    assert set(acquired.labels) == set(chosen)
+    assert len(acquired.scores) == 11
+
+
+def test_random_draws_differ_by_seed_and_need_no_scores(phantoms: Path, pool: Pool) -> None:
+    def draw(seed: int) -> list[str]:
+        acquisition = make(phantoms, pool, RANDOM, seed)
+        acquisition.acquire()
+        assert all(row["score"] is None for row in acquisition.result().queries)
+        return [row["case_id"] for row in acquisition.result().queries]
+
+    assert draw(1) == draw(1)
+    assert len({tuple(draw(seed)) for seed in range(5)}) > 1
+
+
+def test_the_scored_cases_must_be_the_pools(phantoms: Path, pool: Pool) -> None:
+    acquisition = make(phantoms, pool, TOP_K)
+    with pytest.raises(ScoringError, match="phantom_011"):
+        acquisition.acquire(scores(pool)[:-1])
+    with pytest.raises(ScoringError, match="phantom_000"):
+        acquisition.acquire([*scores(pool), CaseScore("phantom_000", 1.0)])
+    with pytest.raises(ScoringError, match="repeated"):
+        acquisition.acquire([*scores(pool), scores(pool)[0]])
+
+
+def test_a_pool_smaller_than_the_query_is_taken_whole(phantoms: Path) -> None:
+    ids = list(read_msd(phantoms).cases)
+    pool = Pool.start(ids, ids[:-2])
+    acquisition = make(phantoms, pool, TOP_K)
+    acquisition.acquire(scores(pool))
+    assert acquisition.result().pool.unlabelled == ()
+
+
+def test_a_selector_that_breaks_its_promise_is_refused(phantoms: Path, pool: Pool) -> None:
+    for answer in (["phantom_001"], ["phantom_001"] * 3, ["a", "b", "c"]):
+        strategy = Strategy(name="bad", selector=lambda c, k, rng, answer=answer: answer)
+        with pytest.raises(ScoringError, match="must select 3 distinct candidates"):
+            make(phantoms, pool, strategy).acquire()

@@ -1,0 +1,107 @@
+"""What all tests share: tiny real data sets and the front door."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from alseg.data.phantom import write_phantom_dataset
+
+HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Task04_Hippocampus"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve CT phantoms of about 32 voxels a side, as an MSD data set."""
+    return write_phantom_dataset(tmp_path_factory.mktemp("phantoms"), n_volumes=12, size=32)
+
+
+@pytest.fixture(scope="session")
+def hippocampus() -> Path:
+    """The real MSD Task04, where it is at hand."""
+    if not (HIPPOCAMPUS / "dataset.json").is_file():
+        pytest.skip(f"the real data set is not at {HIPPOCAMPUS}")
+    return HIPPOCAMPUS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of an entry point left."""
+
+    exit_code: int
+    out: str
+    err: str
+    folder: Path
+
+
+@pytest.fixture
+def train(
+    tmp_path: Path,
+    phantoms: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., Outcome]:
+    """Call ``python -m alseg.train experiment=smoke`` in this process, in a folder of its own."""
+    from alseg.train import main
+
+    monkeypatch.chdir(tmp_path)
+    calls = iter(range(1000))
+
+    def call(*overrides: str, smoke: bool = True, tracking: str = "none") -> Outcome:
+        folder = tmp_path / f"run_{next(calls)}"
+        settings = [f"hydra.run.dir={folder}", "trainer=cpu", f"tracking={tracking}"]
+        if smoke:
+            settings += ["experiment=smoke", f"data.task.root={phantoms}", "data.num_workers=0"]
+        monkeypatch.setattr(sys, "argv", ["alseg.train", *settings, *overrides])
+        capfd.readouterr()
+        exit_code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            exit_code = stop.code if isinstance(stop.code, int) else 1
+        captured = capfd.readouterr()
+        return Outcome(exit_code, captured.out, captured.err, folder)
+
+    return call
+
+
+def write_msd(
+    root: Path,
+    images: list[np.ndarray],
+    labels: list[np.ndarray],
+    *,
+    affines: list[np.ndarray] | None = None,
+    classes: tuple[str, ...] = ("background", "blob"),
+    channels: tuple[str, ...] = ("MRI",),
+) -> Path:
+    """Write arrays [D, H, W] (images of several channels [D, H, W, channels]) as an MSD data set."""
+    entries = []
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        affine = affines[index] if affines else np.eye(4)
+        name = f"case_{index:02d}.nii.gz"
+        for folder, volume in (("imagesTr", image), ("labelsTr", label)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(volume, affine), root / folder / name)
+        entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    content = {
+        "name": "Blobs",
+        "modality": {str(i): name for i, name in enumerate(channels)},
+        "labels": {str(i): name for i, name in enumerate(classes)},
+        "training": entries,
+    }
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root

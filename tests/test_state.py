@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from alseg.errors import DataError
+from alseg.pool import Pool
+from alseg.state import RunState
+
+
+@pytest.fixture
+def state() -> RunState:
+    start = RunState(pool=Pool.start("abcd", "b"), config_hash="h", tracking_run_id="r")
+    return start.after_round(
+        start.pool.acquire(["d"]),
+        metrics={"round": 1, "labelled": 1, "val_dice": 0.5, "test_dice": float("nan")},
+        queries=[{"round": 1, "case_id": "d", "score": 0.1, "rank": 1}],
+        timings={"round": 1, "training_seconds": 2.0},
+    )
+
+
+def test_a_state_survives_the_disk(state: RunState, tmp_path: Path) -> None:
+    state.save(tmp_path)
+    loaded = RunState.load(tmp_path)
+    assert loaded.pool == state.pool
+    assert repr(loaded) == repr(state)  # repr, because NaN is not equal to itself
+    assert loaded.finished_rounds == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_an_interrupted_write_leaves_the_old_state(
+    state: RunState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.save(tmp_path)
+    before = (tmp_path / "state.json").read_bytes()
+
+    def fail(*args: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        RunState(pool=Pool((), ()), config_hash="other").save(tmp_path)
+    assert (tmp_path / "state.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "nothing to resume"),
+        ("{", "not a valid run state"),
+        ("[]", "not a valid run state"),
+        ('{"version": 1}', "not a valid run state"),
+        ('{"version": 99, "pool": {}}', "format version 99"),
+        ('{"version": 1, "pool": {"labelled": ["a"], "unlabelled": ["a"]}, "history": [], '
+         '"queries": [], "timings": [], "config_hash": "h"}', "twice in the pool"),
+    ],
+)  # fmt: skip
+def test_a_broken_state_is_told_by_name(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "state.json").write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        RunState.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_no_field_is_lost(state: RunState, tmp_path: Path) -> None:
+    state.save(tmp_path)
+    content = json.loads((tmp_path / "state.json").read_text())
+    assert content["tracking_run_id"] == "r"
+    assert content["history"][0]["labelled"] == 1
+    assert content["timings"][0]["training_seconds"] == 2.0
