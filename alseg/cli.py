@@ -49,5 +49,5 @@ def run_entry_point(main: Callable[[], None]) -> None:
         print(f"alseg: error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("alseg: interrupted; continue with resume=RUN_FOLDER", file=sys.stderr)
+        print("alseg: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -20,3 +20,13 @@ class ConfigError(AlsegError):
 
 class ScoringError(AlsegError):
     """A case got no usable acquisition score."""
+
+
+def check_whole_number(name: str, value: object, at_least: int) -> None:
+    """Check a setting that counts something.
+
+    Raises:
+        ConfigError: if it is no whole number, or too small.
+    """
+    if type(value) is not int or value < at_least:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")

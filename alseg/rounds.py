@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,11 @@ from alseg.callbacks.progress import duration, progress_callbacks
 from alseg.callbacks.query_pictures import QueryPictures
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import Oracle
-from alseg.errors import ConfigError, DataError
+from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import CaseDice
 from alseg.models.segmentation import Scoring, SegmentationModule
 from alseg.pictures import draw_learning_curve
+from alseg.pool import Pool
 from alseg.seeding import seed_for
 from alseg.state import RunState, write_atomically
 from alseg.strategies.strategy import Strategy
@@ -68,19 +69,16 @@ class Plan:
     seed: int
 
     def __post_init__(self) -> None:
-        settings = {
-            "pool.initial": self.initial,
-            "pool.query_size": self.query_size,
-            "pool.rounds": self.rounds,
-            "steps_per_round": self.steps_per_round,
-            "val_interval": self.val_interval,
-            "scoring.n_passes": self.n_passes,
-        }
-        for name, number in settings.items():
-            if type(number) is not int or number < 1:
-                raise ConfigError(f"{name} is {number!r}; it must be a whole number of at least 1")
-        if type(self.seed) is not int or self.seed < 0:
-            raise ConfigError(f"seed is {self.seed!r}; it must be a whole number of at least 0")
+        for name, number in (
+            ("pool.initial", self.initial),
+            ("pool.query_size", self.query_size),
+            ("pool.rounds", self.rounds),
+            ("steps_per_round", self.steps_per_round),
+            ("val_interval", self.val_interval),
+            ("scoring.n_passes", self.n_passes),
+        ):
+            check_whole_number(name, number, at_least=1)
+        check_whole_number("seed", self.seed, at_least=0)
         for name, value, allowed in (
             ("round_start", self.round_start, ROUND_STARTS),
             ("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS),
@@ -131,6 +129,19 @@ class Experiment:
     save_maps: bool
 
 
+def prepare(experiment: Experiment, pool: Pool) -> None:
+    """Reveal the labels that may be read and preprocess what the first rounds need.
+
+    Raises:
+        DataError: naming the first file that cannot be used.
+    """
+    data = experiment.data
+    annotated = (*data.splits.validation, *data.splits.test, *pool.labelled)
+    data.reveal(experiment.oracle.annotate(annotated))
+    scored = pool.unlabelled if experiment.strategy.needs_scores else ()
+    data.prepare((*annotated, *scored))
+
+
 def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     """Run the rounds that are left, saving the state after each one.
 
@@ -138,16 +149,13 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
 
     Args:
         experiment: the parts.
-        state: where to start, as ``RunState.load`` gives it or with no finished round.
+        state: where to start, as ``RunState.load`` gives it or with no finished round; its pool
+            has been prepared.
 
     Returns:
         The state after the last round.
     """
-    data, tracker = experiment.data, experiment.tracker
-    fixed = (*data.splits.validation, *data.splits.test)
-    reveal(experiment, (*fixed, *state.pool.labelled))
-    scored = state.pool.unlabelled if experiment.strategy.needs_scores else ()
-    data.prepare((*fixed, *state.pool.labelled, *scored))
+    tracker = experiment.tracker
     state = replace(
         state,
         tracking_run_id=tracker.open(state.tracking_run_id, experiment.settings, experiment.tags),
@@ -157,9 +165,10 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     try:
         state = remaining_rounds(experiment, state)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into SystemExit
         status = "KILLED"
-        raise
+        log.info(f"interrupted; continue with resume={experiment.folder}")
+        raise KeyboardInterrupt from stop
     finally:
         tracker.log_files(experiment.folder)
         tracker.close(status)
@@ -291,11 +300,6 @@ def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:
         )
     except Exception as error:  # torch.load lets pickle, zip and runtime errors through
         raise DataError(f"cannot load the weights in {checkpoint}: {error}") from error
-
-
-def reveal(experiment: Experiment, case_ids: Sequence[str]) -> None:
-    """Give the data module the labels of annotated cases."""
-    experiment.data.reveal(experiment.oracle.annotate(case_ids))
 
 
 def round_folder(run_folder: Path, round_number: int) -> Path:

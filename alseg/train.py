@@ -28,13 +28,13 @@ from alseg.data.cases import Splits, Task, check_headers
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
-from alseg.errors import ConfigError, DataError
+from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.models.mc_dropout import check_dropout
 from alseg.models.segmentation import SegmentationModule
 from alseg.pool import Pool, random_start
 from alseg.report import print_summary
-from alseg.rounds import Experiment, Plan, run_rounds
+from alseg.rounds import Experiment, Plan, prepare, run_rounds
 from alseg.seeding import seed_for
 from alseg.state import STATE_FILE, RunState, write_atomically
 from alseg.strategies.strategy import Strategy
@@ -73,6 +73,8 @@ def train(config: DictConfig) -> float:
             config_hash=config_hash(config),
             queries=query_rows(0, list(pool.labelled), {}),
         )
+    prepare(experiment, state.pool)
+    if not state.finished_rounds:
         write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
     state = run_rounds(experiment, state)
     print_summary(experiment, state)
@@ -102,6 +104,8 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     strategy: Strategy = part(config.strategy)
     make_trainer = part(config.trainer)
     check_accelerator(config.trainer.accelerator)
+    check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
+    check_whole_number("pictures", config.pictures, at_least=0)
     task: Task = part(config.data.task)
     splits: Splits = part(config.data.splits, case_ids=list(task.cases))
     pool = initial_pool(splits, plan, strategy)

@@ -88,7 +88,7 @@ def write_msd(
     classes: tuple[str, ...] = ("background", "blob"),
     channels: tuple[str, ...] = ("MRI",),
 ) -> Path:
-    """Write arrays [D, H, W] (images of several channels [D, H, W, channels]) as an MSD data set."""
+    """Write arrays [D, H, W], or images [D, H, W, channels], as an MSD data set."""
     entries = []
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         affine = affines[index] if affines else np.eye(4)

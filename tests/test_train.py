@@ -177,7 +177,7 @@ def test_resuming_ends_as_the_uninterrupted_run(
     monkeypatch.setattr(alseg.rounds, "run_round", stop_before_round_3)
     cut = train("pool.rounds=3", "pool.query_size=1", tracking="mlflow")
     assert cut.exit_code == 130
-    assert "resume=" in cut.err
+    assert f"continue with resume={cut.folder}" in cut.out
     assert RunState.load(cut.folder).finished_rounds == 2
     monkeypatch.setattr(alseg.rounds, "run_round", run_round)
     resumed = train(f"resume={cut.folder}", smoke=False)

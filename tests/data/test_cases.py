@@ -127,7 +127,7 @@ def test_headers_are_checked(root: Path) -> None:
         check_headers(task, task.cases, labels=True)
     check_headers(task, task.cases, labels=False)  # hidden labels are not opened
     task.cases["case_02"].images[0].write_bytes(b"no NIfTI")
-    with pytest.raises(DataError, match="case_02.nii.gz is not a readable NIfTI"):
+    with pytest.raises(DataError, match=r"case_02\.nii\.gz is not a readable NIfTI"):
         check_headers(task, task.cases, labels=False)
 
 
