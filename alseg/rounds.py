@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from alseg.callbacks.acquisition import Acquisition
 from alseg.callbacks.progress import duration, progress_callbacks
 from alseg.callbacks.query_pictures import QueryPictures
+from alseg.cold_start import STARTS
+from alseg.costs import AnnotationCost
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import Oracle
 from alseg.errors import ConfigError, DataError
 from alseg.evaluation import CaseDice
 from alseg.models.segmentation import Scoring, SegmentationModule
+from alseg.models.uncertainty import UncertaintySource
 from alseg.pictures import draw_learning_curve
 from alseg.seeding import seed_for
 from alseg.state import RunState, write_atomically
@@ -50,8 +54,10 @@ class Plan:
         round_start: the weights a round starts from: ``scratch`` (a new network), ``continue``
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
             previous round's last). The optimiser starts anew in each round.
-        n_passes: T, the stochastic passes that score a volume.
         seed: the run's seed.
+        start: how the initial volumes are chosen, ``random`` or ``diverse``.
+        budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
+            last query may exceed it, as a cost is known after annotation. None for no limit.
 
     Raises:
         ConfigError: if a number is out of range.
@@ -64,8 +70,9 @@ class Plan:
     val_interval: int
     val_interval_unit: str
     round_start: str
-    n_passes: int
     seed: int
+    start: str = "random"
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         settings = {
@@ -74,7 +81,6 @@ class Plan:
             "pool.rounds": self.rounds,
             "steps_per_round": self.steps_per_round,
             "val_interval": self.val_interval,
-            "scoring.n_passes": self.n_passes,
         }
         for name, number in settings.items():
             if type(number) is not int or number < 1:
@@ -84,9 +90,12 @@ class Plan:
         for name, value, allowed in (
             ("round_start", self.round_start, ROUND_STARTS),
             ("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS),
+            ("pool.start", self.start, STARTS),
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+        if self.budget is not None and not 0 < self.budget < math.inf:
+            raise ConfigError(f"pool.budget is {self.budget}; it must be null or a number above 0")
 
     def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""
@@ -104,6 +113,8 @@ class Experiment:
         plan: the numbers.
         folder: the run folder; it exists.
         strategy: chooses the queries.
+        source: makes the passes that the strategy's statistics are taken from.
+        cost: of annotating a case.
         data: serves the loaders.
         oracle: reveals labels.
         make_network: builds an untrained network.
@@ -119,6 +130,8 @@ class Experiment:
     plan: Plan
     folder: Path
     strategy: Strategy
+    source: UncertaintySource
+    cost: AnnotationCost
     data: PoolDataModule
     oracle: Oracle
     make_network: Callable[[], torch.nn.Module]
@@ -146,7 +159,7 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     data, tracker = experiment.data, experiment.tracker
     fixed = (*data.splits.validation, *data.splits.test)
     reveal(experiment, (*fixed, *state.pool.labelled))
-    scored = state.pool.unlabelled if experiment.strategy.needs_scores else ()
+    scored = state.pool.unlabelled if experiment.strategy.needs_prediction else ()
     data.prepare((*fixed, *state.pool.labelled, *scored))
     state = replace(
         state,
@@ -177,6 +190,12 @@ def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
                 f"{state.finished_rounds} of {plan.rounds}"
             )
             break
+        if state.history and budget_is_spent(plan, state.history[-1]["cost"]):
+            log.info(
+                f"the budget is spent: {state.history[-1]['cost']:g} of {plan.budget:g} after "
+                f"round {state.finished_rounds} of {plan.rounds}"
+            )
+            break
         started = time.monotonic()
         state = run_round(experiment, state)
         left = (plan.rounds - state.finished_rounds) * (time.monotonic() - started)
@@ -199,7 +218,9 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     data.prepare(pool.labelled)
     module = experiment.make_module(start_network(experiment, round_number))
     data.start_round(pool, round_number, plan.steps_per_round)
-    acquisition = Acquisition(strategy, experiment.oracle, plan.query_size, plan.seed)
+    acquisition = Acquisition(
+        strategy, experiment.oracle, plan.query_size, plan.seed, plan.rounds, experiment.cost
+    )
     acquisition.start_round(pool, round_number)
     best = ModelCheckpoint(
         folder,
@@ -230,7 +251,12 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
     load_weights(module.network, folder / f"{BEST}.ckpt")
 
-    metrics: dict[str, Any] = {"round": round_number, "labelled": len(pool.labelled)}
+    cost = math.fsum(row["cost"] for row in state.queries)
+    metrics: dict[str, Any] = {
+        "round": round_number,
+        "labelled": len(pool.labelled),
+        "cost": cost,
+    }
     with timed(timings, "evaluation"):
         cases = []
         for part, evaluate in (("val", trainer.validate), ("test", trainer.test)):
@@ -241,9 +267,14 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 
     queries: tuple[dict[str, Any], ...] = ()
     with timed(timings, "scoring"):
-        if round_number < plan.rounds and pool.unlabelled:
-            if strategy.needs_scores:
-                module.scoring = Scoring(strategy, plan.n_passes, plan.seed, round_number)
+        is_last = round_number == plan.rounds or budget_is_spent(plan, cost)
+        if pool.unlabelled and not is_last:
+            if strategy.needs_prediction:
+                data.start_scoring(
+                    reference=pool.labelled if strategy.features else (),
+                    hidden_labels=hidden_labels(experiment, pool.unlabelled),
+                )
+                module.scoring = Scoring(strategy, experiment.source, plan.seed, round_number)
                 trainer.predict(module, datamodule=data, return_predictions=False)
             else:
                 acquisition.acquire()
@@ -253,6 +284,10 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
             if acquired.scores:
                 scores = pd.DataFrame(sorted(acquired.scores.items()), columns=["case_id", "score"])
                 write_atomically(folder / "scores.csv", scores.to_csv(index=False))
+            if acquired.features:
+                features = pd.DataFrame.from_dict(dict(acquired.features), orient="index")
+                table = features.rename_axis("case_id").sort_index().to_csv(float_format="%.6g")
+                write_atomically(folder / "features.csv", table)
     seconds, timings["preprocessed_volumes"] = data.take_preprocessing()
     timings["preprocessing_seconds"] = round(seconds, 3)
 
@@ -296,6 +331,16 @@ def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:
 def reveal(experiment: Experiment, case_ids: Sequence[str]) -> None:
     """Give the data module the labels of annotated cases."""
     experiment.data.reveal(experiment.oracle.annotate(case_ids))
+
+
+def hidden_labels(experiment: Experiment, case_ids: Sequence[str]) -> Mapping[str, Path]:
+    """Labels that nobody has annotated yet, for a strategy flagged with ``reads_labels`` alone."""
+    return experiment.oracle.peek(case_ids) if experiment.strategy.reads_labels else {}
+
+
+def budget_is_spent(plan: Plan, cost: float) -> bool:
+    """Whether labelled volumes of this cost leave nothing for another query."""
+    return plan.budget is not None and cost >= plan.budget
 
 
 def round_folder(run_folder: Path, round_number: int) -> Path:
