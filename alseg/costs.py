@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -26,12 +27,12 @@ def volume(label: Path) -> float:
 
 def voxels(label: Path) -> float:
     """The number of voxels of the scan: all of it has to be looked at."""
-    return float(math.prod(nibabel.load(label).shape))  # type: ignore[attr-defined]
+    return float(math.prod(_load(label).shape))
 
 
 def foreground_voxels(label: Path) -> float:
     """The number of foreground voxels: all of them have to be painted."""
-    return float((_classes(label) > 0).sum())
+    return float((_classes(_load(label)) > 0).sum())
 
 
 def slices(label: Path) -> float:
@@ -41,13 +42,13 @@ def slices(label: Path) -> float:
     sampled and in whose planes people draw; where spacings agree within 1%, across the axis nearest
     to foot-head.
     """
-    image = nibabel.load(label)  # type: ignore[attr-defined]
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)  # type: ignore[attr-defined]
-    upwards = np.abs(image.affine[2, :3]) / spacing  # type: ignore[attr-defined]
+    image = _load(label)
+    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+    upwards = np.abs(image.affine[2, :3]) / spacing
     coarsest = spacing >= 0.99 * spacing.max()
     axis = int(np.argmax(np.where(coarsest, upwards, -1)))
     others = tuple(i for i in range(3) if i != axis)
-    return float((_classes(label) > 0).any(axis=others).sum())
+    return float((_classes(image) > 0).any(axis=others).sum())
 
 
 COSTS: dict[str, AnnotationCost] = {
@@ -69,9 +70,15 @@ def cost_named(name: str) -> AnnotationCost:
     return COSTS[name]
 
 
-def _classes(label: Path) -> np.ndarray:
+def _load(label: Path) -> Any:
     try:
-        classes = np.asarray(nibabel.load(label).dataobj)  # type: ignore[attr-defined]
-        return classes.reshape(classes.shape[:3])  # some files end in an axis of one
+        image = nibabel.load(label)  # type: ignore[attr-defined]
+        image.get_fdata(dtype=np.float32)  # kept by the image; broken files show here
     except Exception as error:  # nibabel lets errors of gzip, zlib, struct and its own through
         raise DataError(f"{label} is not a readable NIfTI file: {error}") from error
+    return image
+
+
+def _classes(image: Any) -> np.ndarray:
+    classes = image.get_fdata(dtype=np.float32)
+    return classes.reshape(classes.shape[:3])  # some files end in an axis of one

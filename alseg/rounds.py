@@ -28,6 +28,7 @@ from alseg.evaluation import CaseDice
 from alseg.models.segmentation import Scoring, SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.pictures import draw_learning_curve
+from alseg.pool import Pool
 from alseg.seeding import seed_for
 from alseg.state import RunState, write_atomically
 from alseg.strategies.strategy import Strategy
@@ -94,8 +95,12 @@ class Plan:
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
-        if self.budget is not None and not 0 < self.budget < math.inf:
-            raise ConfigError(f"pool.budget is {self.budget}; it must be null or a number above 0")
+        if self.budget is not None and not (
+            type(self.budget) in (int, float) and 0 < self.budget < math.inf
+        ):
+            raise ConfigError(
+                f"pool.budget is {self.budget!r}; it must be null or a number above 0"
+            )
 
     def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""
@@ -213,6 +218,8 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     pool, round_number = state.pool, state.finished_rounds + 1
     folder = round_folder(experiment.folder, round_number)
     title = f"round {round_number}/{plan.rounds} · {len(pool.labelled)} labelled"
+    cost = math.fsum(row["cost"] for row in state.queries)
+    is_last = round_number == plan.rounds or budget_is_spent(plan, cost) or not pool.unlabelled
     timings: dict[str, Any] = {"round": round_number}
 
     data.prepare(pool.labelled)
@@ -222,14 +229,6 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         strategy, experiment.oracle, plan.query_size, plan.seed, plan.rounds, experiment.cost
     )
     acquisition.start_round(pool, round_number)
-    best = ModelCheckpoint(
-        folder,
-        BEST,
-        monitor="val/dice",
-        mode="max",
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
     pictures = QueryPictures(
         acquisition,
         data.cache,
@@ -242,21 +241,27 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         max_steps=plan.steps_per_round,
         val_check_interval=plan.val_interval_steps(len(pool.labelled), data.batch_size),
         logger=experiment.tracker.round_logger(round_number, len(pool.labelled)),
-        callbacks=[best, acquisition, pictures, *progress_callbacks(title)],
+        callbacks=[
+            best_checkpoint(folder, BEST),
+            acquisition,
+            pictures,
+            *progress_callbacks(title),
+        ],
     )
     # Dropout in training draws from the global generator; all else has generators of its own.
     torch.manual_seed(seed_for(plan.seed, round_number, "training"))
+    members: tuple[torch.nn.Module, ...] = ()
     with timed(timings, "training"):
         trainer.fit(module, datamodule=data)
-    trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
+        trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
+        if strategy.needs_passes and not is_last:
+            members = tuple(
+                train_member(experiment, pool, round_number, member)
+                for member in range(2, experiment.source.n_members + 1)
+            )
     load_weights(module.network, folder / f"{BEST}.ckpt")
 
-    cost = math.fsum(row["cost"] for row in state.queries)
-    metrics: dict[str, Any] = {
-        "round": round_number,
-        "labelled": len(pool.labelled),
-        "cost": cost,
-    }
+    metrics: dict[str, Any] = {"round": round_number, "labelled": len(pool.labelled), "cost": cost}
     with timed(timings, "evaluation"):
         cases = []
         for part, evaluate in (("val", trainer.validate), ("test", trainer.test)):
@@ -267,14 +272,15 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 
     queries: tuple[dict[str, Any], ...] = ()
     with timed(timings, "scoring"):
-        is_last = round_number == plan.rounds or budget_is_spent(plan, cost)
-        if pool.unlabelled and not is_last:
+        if not is_last:
             if strategy.needs_prediction:
                 data.start_scoring(
                     reference=pool.labelled if strategy.features else (),
                     hidden_labels=hidden_labels(experiment, pool.unlabelled),
                 )
-                module.scoring = Scoring(strategy, experiment.source, plan.seed, round_number)
+                module.scoring = Scoring(
+                    strategy, experiment.source, plan.seed, round_number, members
+                )
                 trainer.predict(module, datamodule=data, return_predictions=False)
             else:
                 acquisition.acquire()
@@ -299,6 +305,52 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         metrics["labelled"],
     )
     return state
+
+
+def train_member(
+    experiment: Experiment, pool: Pool, round_number: int, member: int
+) -> torch.nn.Module:
+    """Train one more member of an ensemble, which only scores; its weights come in eval mode.
+
+    Its first weights, batches, augmentation and dropout have seeds of their own; all else is as for
+    the round's first network. It starts from scratch whatever the plan's ``round_start``: members
+    that go on from each other's past would agree more than they should.
+
+    Args:
+        experiment: the parts.
+        pool: the round's pool.
+        round_number: the round.
+        member: from 2 on; the first member is the round's own network.
+    """
+    plan, data = experiment.plan, experiment.data
+    folder, name = round_folder(experiment.folder, round_number), f"{BEST}_member_{member}"
+    torch.manual_seed(seed_for(plan.seed, 0, f"network/{member}"))
+    module = experiment.make_module(experiment.make_network())
+    draw_seed = seed_for(plan.seed, round_number, f"member/{member}")
+    data.start_round(pool, round_number, plan.steps_per_round, draw_seed)
+    title = f"round {round_number}/{plan.rounds} · member {member}/{experiment.source.n_members}"
+    trainer = experiment.make_trainer(
+        max_steps=plan.steps_per_round,
+        val_check_interval=plan.val_interval_steps(len(pool.labelled), data.batch_size),
+        logger=False,
+        callbacks=[best_checkpoint(folder, name), *progress_callbacks(title)],
+    )
+    torch.manual_seed(seed_for(plan.seed, round_number, f"training/{member}"))
+    trainer.fit(module, datamodule=data)
+    load_weights(module.network, folder / f"{name}.ckpt")
+    return module.network.eval()
+
+
+def best_checkpoint(folder: Path, name: str) -> ModelCheckpoint:
+    """Keeps the weights of the best validation Dice as ``NAME.ckpt``."""
+    return ModelCheckpoint(
+        folder,
+        name,
+        monitor="val/dice",
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,
+    )
 
 
 def start_network(experiment: Experiment, round_number: int) -> torch.nn.Module:

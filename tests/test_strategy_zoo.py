@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 from alseg.cli import conf_folder
+from alseg.data.oracle import SimulatedOracle
 from alseg.strategies.strategy import Strategy
-from alseg.train import train
+from tests.front_door import run_smoke, smoke_config
 
 STRATEGIES = sorted(path.stem for path in Path(conf_folder(), "strategy").glob("*.yaml"))
 READ_LABELS = {"foreground_aware_random", "oracle_dice"}
 
 
-def run(folder: Path, shared: Path, *overrides: str) -> Path:
-    """Run the smoke experiment in this process; returns the run folder."""
-    with initialize_config_dir(conf_folder(), version_base="1.3"):
-        config = compose(
-            "config",
-            [
-                "experiment=smoke",
-                "trainer=cpu",
-                "tracking=none",
-                "pictures=0",  # a second each
-                f"output_dir={shared}",
-                f"hydra.runtime.output_dir={folder}",
-                "hydra.job.num=0",
-                *overrides,
-            ],
-            return_hydra_config=True,
-        )
-    HydraConfig.instance().set_config(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    train(config)
-    return folder
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all runs keep phantoms and preprocessed volumes."""
     return tmp_path_factory.mktemp("zoo")
@@ -53,27 +29,31 @@ def test_the_zoo_is_complete() -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_strategy_runs_for_two_rounds(name: str, shared: Path, tmp_path: Path) -> None:
-    folder = run(tmp_path / "run", shared, f"strategy={name}")
-    state = json.loads((folder / "state.json").read_text())
-    rounds = 1 if name == "full" else 2
-    assert state["finished_rounds"] == rounds
-    acquired = [row for row in state["queries"] if row["round"] == 1]
-    assert len({row["case_id"] for row in acquired}) == (0 if name == "full" else 2)
-    history = pd.read_csv(folder / "metrics.csv")
+def test_strategy_runs_for_two_rounds(
+    name: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peeked: list[str] = []
+    peek = SimulatedOracle.peek
+
+    def recorded(self: SimulatedOracle, case_ids: Iterable[str]) -> dict[str, Path]:
+        peeked.extend(case_ids)
+        return peek(self, case_ids)
+
+    monkeypatch.setattr(SimulatedOracle, "peek", recorded)
+    state = run_smoke(tmp_path, shared, f"strategy={name}")
+    assert state["finished_rounds"] == (1 if name == "full" else 2)
+    acquired = [row["case_id"] for row in state["queries"] if row["round"] == 1]
+    assert len(set(acquired)) == (0 if name == "full" else 2)
+    history = pd.read_csv(tmp_path / "metrics.csv")
     assert history["cost"].tolist() == history["labelled"].tolist()  # cost=volume
-
-
-def compose_strategy(name: str) -> Strategy:
-    with initialize_config_dir(conf_folder(), version_base="1.3"):
-        config = compose("config", [f"strategy={name}"])
-    strategy: Strategy = instantiate(config.strategy)
-    return strategy
+    # Hidden labels are for those that say so, and for them the candidates' alone.
+    candidates = sorted([*state["pool"]["unlabelled"], *acquired])
+    assert sorted(peeked) == (candidates if name in READ_LABELS else [])
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_strategy_is_called_as_its_file_and_flagged(name: str) -> None:
-    strategy = compose_strategy(name)
+def test_strategy_is_called_as_its_file_and_flagged(name: str, tmp_path: Path) -> None:
+    strategy: Strategy = instantiate(smoke_config(tmp_path, f"strategy={name}").strategy)
     assert strategy.name == name
     assert strategy.reads_labels == (name in READ_LABELS)
     assert strategy.full_data == (name == "full")
@@ -81,8 +61,7 @@ def test_strategy_is_called_as_its_file_and_flagged(name: str) -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_yaml_says_what_it_is_for(name: str) -> None:
-    comment = Path(conf_folder(), "strategy", f"{name}.yaml").read_text().split("\n", 1)[0]
-    assert comment.startswith("# ")
     text = Path(conf_folder(), "strategy", f"{name}.yaml").read_text()
-    assert {"For:", "Bias:", "Cost:"} <= {word.strip("#") for word in text.split()}
-    assert ("READS HIDDEN LABELS" in text) == (name in READ_LABELS)
+    comment = [line.removeprefix("# ") for line in text.split("\n") if line.startswith("# ")]
+    assert {"For:", "Bias:", "Cost:"} <= set(" ".join(comment).split())
+    assert comment[0].startswith("READS HIDDEN LABELS.") == (name in READ_LABELS)

@@ -164,6 +164,7 @@ class PoolDataModule(pl.LightningDataModule):
         self.base_seed = base_seed
         self.labels: dict[str, Path] = {}
         self._round: tuple[Pool, int, int] | None = None
+        self._draw_seed = base_seed
         self._reference: tuple[str, ...] = ()
         self._hidden_labels: Mapping[str, Path] = {}
         self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
@@ -173,9 +174,19 @@ class PoolDataModule(pl.LightningDataModule):
         """Take in labels that the oracle has revealed."""
         self.labels |= labels
 
-    def start_round(self, pool: Pool, round_number: int, n_steps: int) -> None:
-        """Serve the given round from now on."""
+    def start_round(
+        self, pool: Pool, round_number: int, n_steps: int, draw_seed: int | None = None
+    ) -> None:
+        """Serve the given round from now on.
+
+        Args:
+            pool: the round's pool.
+            round_number: the round.
+            n_steps: optimiser steps.
+            draw_seed: of the training draws, where it is not the run's: for ensemble members.
+        """
         self._round = (pool, round_number, n_steps)
+        self._draw_seed = self.base_seed if draw_seed is None else draw_seed
         self._reference, self._hidden_labels = (), {}
 
     def start_scoring(self, reference: Sequence[str], hidden_labels: Mapping[str, Path]) -> None:
@@ -234,7 +245,7 @@ class PoolDataModule(pl.LightningDataModule):
             pool.labelled,
             self.augment,
             n_steps * self.batch_size,
-            self.base_seed,
+            self._draw_seed,
             round_number,
         )
         return DataLoader(

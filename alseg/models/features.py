@@ -17,9 +17,10 @@ from torch import Tensor, nn
 class BottleneckFeatures:
     """Pools the deepest activations of all windows and passes of one volume.
 
-    The bottleneck is the last leaf module of a forward pass with the smallest spatial output (of
-    more than one voxel, as squeeze-and-excitation blocks pool to one). That rule needs no name and
-    holds for every encoder-decoder; for MONAI's UNet it is the activation of the bottom layer.
+    The bottleneck is the leaf module with the smallest spatial output (of more than one voxel, as
+    squeeze-and-excitation blocks pool to one); of several the one with the most channels, as the
+    decoder begins by reducing them; of several still the last. That rule needs no name and holds
+    for every encoder-decoder; for MONAI's UNet it is the activation of the bottom layer.
 
     For a window with activations a [K, d, h, w], the vector is sum_v w_v a_v over sum_v w_v, all
     windows and passes together, where w is 1, or on request the predicted foreground probability
@@ -81,8 +82,9 @@ class BottleneckFeatures:
     def _see(self, leaf: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or output.ndim != 5:
             return
-        size = output.shape[2:].numel()
-        if size > 1 and (self._deepest is None or size <= self._deepest.shape[2:].numel()):
+        if output.shape[2:].numel() > 1 and (
+            self._deepest is None or _depth(output) >= _depth(self._deepest)
+        ):
             self._deepest = output
 
     def _finish(self, network: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -90,3 +92,8 @@ class BottleneckFeatures:
             raise RuntimeError("the network has no layer with a spatial output to take features of")
         self.add(self._deepest, output)
         self._deepest = None
+
+
+def _depth(activation: Tensor) -> tuple[int, int]:
+    """Grows with fewer voxels, then with more channels, of [B, K, d, h, w]."""
+    return -activation.shape[2:].numel(), activation.shape[1]

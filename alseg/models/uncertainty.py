@@ -102,7 +102,8 @@ class Ensemble:
         """One pass of each member; statistics stream over members."""
         statistics = VoxelStatistics()
         for network in networks:
-            statistics.update(plain_pass(network, image, inferer))
+            # Lightning moves its own module to the device, not the other members.
+            statistics.update(plain_pass(network.to(image.device), image, inferer))
         return statistics
 
 
