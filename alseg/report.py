@@ -17,13 +17,14 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
     if experiment.strategy.reads_labels:
         title += " (reads hidden labels)"
     table = Table(title=f"{title}, seed {experiment.plan.seed}: mean Dice, test Dice by class")
-    for heading in ("round", "labelled", "val", "test", *classes, "train s", "score s"):
+    for heading in ("round", "labelled", "cost", "val", "test", *classes, "train s", "score s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row, seconds in zip(state.history, state.timings, strict=True):
         dice = [row["val_dice"], row["test_dice"], *(row[f"test_dice_{name}"] for name in classes)]
         table.add_row(
             str(row["round"]),
             str(row["labelled"]),
+            f"{row['cost']:g}",
             *(f"{value:.3f}" for value in dice),
             f"{seconds['training_seconds']:.0f}",
             f"{seconds['scoring_seconds']:.1f}",

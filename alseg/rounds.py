@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from alseg.callbacks.acquisition import Acquisition
 from alseg.callbacks.progress import duration, progress_callbacks
 from alseg.callbacks.query_pictures import QueryPictures
+from alseg.cold_start import STARTS
+from alseg.costs import AnnotationCost
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import Oracle
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import CaseDice
 from alseg.models.segmentation import Scoring, SegmentationModule
+from alseg.models.uncertainty import UncertaintySource
 from alseg.pictures import draw_learning_curve
 from alseg.pool import Pool
 from alseg.seeding import seed_for
@@ -51,8 +55,10 @@ class Plan:
         round_start: the weights a round starts from: ``scratch`` (a new network), ``continue``
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
             previous round's last). The optimiser starts anew in each round.
-        n_passes: T, the stochastic passes that score a volume.
         seed: the run's seed.
+        start: how the initial volumes are chosen, ``random`` or ``diverse``.
+        budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
+            last query may exceed it, as a cost is known after annotation. None for no limit.
 
     Raises:
         ConfigError: if a number is out of range.
@@ -65,8 +71,9 @@ class Plan:
     val_interval: int
     val_interval_unit: str
     round_start: str
-    n_passes: int
     seed: int
+    start: str = "random"
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         for name, number in (
@@ -75,16 +82,22 @@ class Plan:
             ("pool.rounds", self.rounds),
             ("steps_per_round", self.steps_per_round),
             ("val_interval", self.val_interval),
-            ("scoring.n_passes", self.n_passes),
         ):
             check_whole_number(name, number, at_least=1)
         check_whole_number("seed", self.seed, at_least=0)
         for name, value, allowed in (
             ("round_start", self.round_start, ROUND_STARTS),
             ("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS),
+            ("pool.start", self.start, STARTS),
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+        if self.budget is not None and not (
+            type(self.budget) in (int, float) and 0 < self.budget < math.inf
+        ):
+            raise ConfigError(
+                f"pool.budget is {self.budget!r}; it must be null or a number above 0"
+            )
 
     def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""
@@ -102,6 +115,8 @@ class Experiment:
         plan: the numbers.
         folder: the run folder; it exists.
         strategy: chooses the queries.
+        source: makes the passes that the strategy's statistics are taken from.
+        cost: of annotating a case.
         data: serves the loaders.
         oracle: reveals labels.
         make_network: builds an untrained network.
@@ -117,6 +132,8 @@ class Experiment:
     plan: Plan
     folder: Path
     strategy: Strategy
+    source: UncertaintySource
+    cost: AnnotationCost
     data: PoolDataModule
     oracle: Oracle
     make_network: Callable[[], torch.nn.Module]
@@ -138,7 +155,7 @@ def prepare(experiment: Experiment, pool: Pool) -> None:
     data = experiment.data
     annotated = (*data.splits.validation, *data.splits.test, *pool.labelled)
     data.reveal(experiment.oracle.annotate(annotated))
-    scored = pool.unlabelled if experiment.strategy.needs_scores else ()
+    scored = pool.unlabelled if experiment.strategy.needs_prediction else ()
     data.prepare((*annotated, *scored))
 
 
@@ -186,6 +203,12 @@ def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
                 f"{state.finished_rounds} of {plan.rounds}"
             )
             break
+        if state.history and budget_is_spent(plan, state.history[-1]["cost"]):
+            log.info(
+                f"the budget is spent: {state.history[-1]['cost']:g} of {plan.budget:g} after "
+                f"round {state.finished_rounds} of {plan.rounds}"
+            )
+            break
         started = time.monotonic()
         state = run_round(experiment, state)
         left = (plan.rounds - state.finished_rounds) * (time.monotonic() - started)
@@ -203,21 +226,17 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     pool, round_number = state.pool, state.finished_rounds + 1
     folder = round_folder(experiment.folder, round_number)
     title = f"round {round_number}/{plan.rounds} · {len(pool.labelled)} labelled"
+    cost = math.fsum(row["cost"] for row in state.queries)
+    is_last = round_number == plan.rounds or budget_is_spent(plan, cost) or not pool.unlabelled
     timings: dict[str, Any] = {"round": round_number}
 
     data.prepare(pool.labelled)
     module = experiment.make_module(start_network(experiment, round_number))
     data.start_round(pool, round_number, plan.steps_per_round)
-    acquisition = Acquisition(strategy, experiment.oracle, plan.query_size, plan.seed)
-    acquisition.start_round(pool, round_number)
-    best = ModelCheckpoint(
-        folder,
-        BEST,
-        monitor="val/dice",
-        mode="max",
-        save_weights_only=True,
-        enable_version_counter=False,
+    acquisition = Acquisition(
+        strategy, experiment.oracle, plan.query_size, plan.seed, plan.rounds, experiment.cost
     )
+    acquisition.start_round(pool, round_number)
     pictures = QueryPictures(
         acquisition,
         data.cache,
@@ -230,16 +249,27 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         max_steps=plan.steps_per_round,
         val_check_interval=plan.val_interval_steps(len(pool.labelled), data.batch_size),
         logger=experiment.tracker.round_logger(round_number, len(pool.labelled)),
-        callbacks=[best, acquisition, pictures, *progress_callbacks(title)],
+        callbacks=[
+            best_checkpoint(folder, BEST),
+            acquisition,
+            pictures,
+            *progress_callbacks(title),
+        ],
     )
     # Dropout in training draws from the global generator; all else has generators of its own.
     torch.manual_seed(seed_for(plan.seed, round_number, "training"))
+    members: tuple[torch.nn.Module, ...] = ()
     with timed(timings, "training"):
         trainer.fit(module, datamodule=data)
-    trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
+        trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
+        if strategy.needs_passes and not is_last:
+            members = tuple(
+                train_member(experiment, pool, round_number, member)
+                for member in range(2, experiment.source.n_members + 1)
+            )
     load_weights(module.network, folder / f"{BEST}.ckpt")
 
-    metrics: dict[str, Any] = {"round": round_number, "labelled": len(pool.labelled)}
+    metrics: dict[str, Any] = {"round": round_number, "labelled": len(pool.labelled), "cost": cost}
     with timed(timings, "evaluation"):
         cases = []
         for part, evaluate in (("val", trainer.validate), ("test", trainer.test)):
@@ -250,9 +280,15 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 
     queries: tuple[dict[str, Any], ...] = ()
     with timed(timings, "scoring"):
-        if round_number < plan.rounds and pool.unlabelled:
-            if strategy.needs_scores:
-                module.scoring = Scoring(strategy, plan.n_passes, plan.seed, round_number)
+        if not is_last:
+            if strategy.needs_prediction:
+                data.start_scoring(
+                    reference=pool.labelled if strategy.features else (),
+                    hidden_labels=hidden_labels(experiment, pool.unlabelled),
+                )
+                module.scoring = Scoring(
+                    strategy, experiment.source, plan.seed, round_number, members
+                )
                 trainer.predict(module, datamodule=data, return_predictions=False)
             else:
                 acquisition.acquire()
@@ -262,6 +298,10 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
             if acquired.scores:
                 scores = pd.DataFrame(sorted(acquired.scores.items()), columns=["case_id", "score"])
                 write_atomically(folder / "scores.csv", scores.to_csv(index=False))
+            if acquired.features:
+                features = pd.DataFrame.from_dict(dict(acquired.features), orient="index")
+                table = features.rename_axis("case_id").sort_index().to_csv(float_format="%.6g")
+                write_atomically(folder / "features.csv", table)
     seconds, timings["preprocessed_volumes"] = data.take_preprocessing()
     timings["preprocessing_seconds"] = round(seconds, 3)
 
@@ -273,6 +313,52 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         metrics["labelled"],
     )
     return state
+
+
+def train_member(
+    experiment: Experiment, pool: Pool, round_number: int, member: int
+) -> torch.nn.Module:
+    """Train one more member of an ensemble, which only scores; its weights come in eval mode.
+
+    Its first weights, batches, augmentation and dropout have seeds of their own; all else is as for
+    the round's first network. It starts from scratch whatever the plan's ``round_start``: members
+    that go on from each other's past would agree more than they should.
+
+    Args:
+        experiment: the parts.
+        pool: the round's pool.
+        round_number: the round.
+        member: from 2 on; the first member is the round's own network.
+    """
+    plan, data = experiment.plan, experiment.data
+    folder, name = round_folder(experiment.folder, round_number), f"{BEST}_member_{member}"
+    torch.manual_seed(seed_for(plan.seed, 0, f"network/{member}"))
+    module = experiment.make_module(experiment.make_network())
+    draw_seed = seed_for(plan.seed, round_number, f"member/{member}")
+    data.start_round(pool, round_number, plan.steps_per_round, draw_seed)
+    title = f"round {round_number}/{plan.rounds} · member {member}/{experiment.source.n_members}"
+    trainer = experiment.make_trainer(
+        max_steps=plan.steps_per_round,
+        val_check_interval=plan.val_interval_steps(len(pool.labelled), data.batch_size),
+        logger=False,
+        callbacks=[best_checkpoint(folder, name), *progress_callbacks(title)],
+    )
+    torch.manual_seed(seed_for(plan.seed, round_number, f"training/{member}"))
+    trainer.fit(module, datamodule=data)
+    load_weights(module.network, folder / f"{name}.ckpt")
+    return module.network.eval()
+
+
+def best_checkpoint(folder: Path, name: str) -> ModelCheckpoint:
+    """Keeps the weights of the best validation Dice as ``NAME.ckpt``."""
+    return ModelCheckpoint(
+        folder,
+        name,
+        monitor="val/dice",
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,
+    )
 
 
 def start_network(experiment: Experiment, round_number: int) -> torch.nn.Module:
@@ -300,6 +386,16 @@ def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:
         )
     except Exception as error:  # torch.load lets pickle, zip and runtime errors through
         raise DataError(f"cannot load the weights in {checkpoint}: {error}") from error
+
+
+def hidden_labels(experiment: Experiment, case_ids: Sequence[str]) -> Mapping[str, Path]:
+    """Labels that nobody has annotated yet, for a strategy flagged with ``reads_labels`` alone."""
+    return experiment.oracle.peek(case_ids) if experiment.strategy.reads_labels else {}
+
+
+def budget_is_spent(plan: Plan, cost: float) -> bool:
+    """Whether labelled volumes of this cost leave nothing for another query."""
+    return plan.budget is not None and cost >= plan.budget
 
 
 def round_folder(run_folder: Path, round_number: int) -> Path:

@@ -24,15 +24,17 @@ from omegaconf import DictConfig, OmegaConf
 from alseg import __version__
 from alseg.callbacks.acquisition import query_rows
 from alseg.cli import conf_folder, run_entry_point
+from alseg.cold_start import initial_cases
+from alseg.costs import cost_named
 from alseg.data.cases import Splits, Task, check_headers
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
-from alseg.models.mc_dropout import check_dropout
 from alseg.models.segmentation import SegmentationModule
-from alseg.pool import Pool, random_start
+from alseg.models.uncertainty import UncertaintySource
+from alseg.pool import Pool
 from alseg.report import print_summary
 from alseg.rounds import Experiment, Plan, prepare, run_rounds
 from alseg.seeding import seed_for
@@ -68,10 +70,12 @@ def train(config: DictConfig) -> float:
         state = None
     experiment, pool = build(config, folder)
     if state is None:
+        labels = experiment.oracle.annotate(pool.labelled)
+        costs = {case_id: experiment.cost(path) for case_id, path in labels.items()}
         state = RunState(
             pool=pool,
             config_hash=config_hash(config),
-            queries=query_rows(0, list(pool.labelled), {}),
+            queries=query_rows(0, pool.labelled, {}, costs),
         )
     prepare(experiment, state.pool)
     if not state.finished_rounds:
@@ -98,19 +102,19 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         val_interval=config.val_interval,
         val_interval_unit=config.val_interval_unit,
         round_start=config.round_start,
-        n_passes=config.scoring.n_passes,
         seed=config.seed,
     )
     strategy: Strategy = part(config.strategy)
+    source: UncertaintySource = part(config.uncertainty)
+    cost = cost_named(config.cost)
     make_trainer = part(config.trainer)
     check_accelerator(config.trainer.accelerator)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)
     task: Task = part(config.data.task)
     splits: Splits = part(config.data.splits, case_ids=list(task.cases))
-    pool = initial_pool(splits, plan, strategy)
-    check_headers(task, (*splits.validation, *splits.test, *pool.labelled), labels=True)
-    check_headers(task, pool.unlabelled, labels=False)
+    check_headers(task, (*splits.validation, *splits.test), labels=True)
+    check_headers(task, splits.training, labels=False)
 
     make_network = partial(
         part,
@@ -119,25 +123,33 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         out_channels=len(task.classes),
     )
     inferer = part(config.data.inferer)
-    check_network(make_network(), len(task.channels), config.data.patch_size, strategy)
+    network = make_network()
+    check_network(network, len(task.channels), config.data.patch_size)
+    if strategy.needs_passes:
+        source.check(network)
+    data = PoolDataModule(
+        cache=VolumeCache(
+            task,
+            part(config.data.preprocess),
+            fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
+            folder=config.cache_dir,
+        ),
+        splits=splits,
+        augment=part(config.data.augment),
+        batch_size=config.data.batch_size,
+        num_workers=workers_for(config.data.num_workers),
+        base_seed=plan.seed,
+    )
+    pool = initial_pool(data, plan, strategy)
+    check_headers(task, pool.labelled, labels=True)
     return (
         Experiment(
             plan=plan,
             folder=folder,
             strategy=strategy,
-            data=PoolDataModule(
-                cache=VolumeCache(
-                    task,
-                    part(config.data.preprocess),
-                    fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
-                    folder=config.cache_dir,
-                ),
-                splits=splits,
-                augment=part(config.data.augment),
-                batch_size=config.data.batch_size,
-                num_workers=workers_for(config.data.num_workers),
-                base_seed=plan.seed,
-            ),
+            source=source,
+            cost=cost,
+            data=data,
             oracle=SimulatedOracle(task),
             make_network=make_network,
             make_module=partial(
@@ -164,12 +176,13 @@ def part(node: Any, **arguments: Any) -> Any:
     return instantiate(node, _convert_="all", **arguments)
 
 
-def initial_pool(splits: Splits, plan: Plan, strategy: Strategy) -> Pool:
-    """The pool before the first round; it depends on the seed and the split, not on the strategy.
+def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:
+    """The pool before the first round; it depends on the seed and the images, not on the strategy.
 
     Raises:
         ConfigError: if the initial pool is larger than the training set.
     """
+    splits = data.splits
     if strategy.full_data:
         return Pool.start(splits.training, sorted(splits.training))
     if plan.initial > len(splits.training):
@@ -178,19 +191,18 @@ def initial_pool(splits: Splits, plan: Plan, strategy: Strategy) -> Pool:
             "volumes"
         )
     seed = seed_for(plan.seed, 0, "initial_pool")
-    return Pool.start(splits.training, random_start(splits.training, plan.initial, seed))
+    if plan.start != "random":
+        data.prepare(splits.training)
+    initial = initial_cases(plan.start, data.cache, splits.training, plan.initial, seed)
+    return Pool.start(splits.training, initial)
 
 
-def check_network(
-    network: torch.nn.Module, n_channels: int, patch_size: Sequence[int], strategy: Strategy
-) -> None:
-    """Check that the network takes the training patches and can make the passes it needs.
+def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequence[int]) -> None:
+    """Check that the network takes the training patches.
 
     Raises:
         ConfigError: if it does not.
     """
-    if strategy.needs_scores:
-        check_dropout(network)
     patch = torch.empty(1, n_channels, *patch_size, device="meta")
     try:
         network.to("meta").eval()(patch)  # shapes only: no memory, no arithmetic

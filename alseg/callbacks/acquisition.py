@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch.distributed
 
+from alseg.costs import AnnotationCost
 from alseg.data.oracle import Oracle
 from alseg.errors import ScoringError
 from alseg.pool import Pool
@@ -25,29 +26,42 @@ class Acquired:
 
     Attributes:
         pool: the new pool.
-        queries: one row an acquired case, in the order of acquisition: round, case_id, score, rank.
+        queries: one row an acquired case, in the order of acquisition: round, case_id, score, rank,
+            cost.
         labels: the label files that the oracle revealed.
-        scores: the scores of all candidates, by case id; empty if the strategy needs none.
+        scores: the scores of all candidates, by case id; empty if the strategy has none.
+        features: the feature vectors of candidates and labelled cases, by case id; empty likewise.
     """
 
     pool: Pool
     queries: tuple[dict[str, Any], ...]
     labels: Mapping[str, Path]
     scores: Mapping[str, float]
+    features: Mapping[str, tuple[float, ...]]
 
 
 class Acquisition(pl.Callback):
     """Collects the scores of a prediction run over the pool and acquires the query at its end.
 
-    It is the only place that makes a new pool. A strategy that needs no scores calls ``acquire``
-    without a prediction run.
+    It is the only place that makes a new pool. For a strategy that needs no prediction ``acquire``
+    is called without a prediction run.
     """
 
-    def __init__(self, strategy: Strategy, oracle: Oracle, query_size: int, base_seed: int) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        oracle: Oracle,
+        query_size: int,
+        base_seed: int,
+        n_rounds: int,
+        cost: AnnotationCost,
+    ) -> None:
         self.strategy = strategy
         self.oracle = oracle
         self.query_size = query_size
         self.base_seed = base_seed
+        self.n_rounds = n_rounds
+        self.cost = cost
         self.acquired: Acquired | None = None
         self._pool: Pool | None = None
         self._round_number = 0
@@ -78,7 +92,8 @@ class Acquisition(pl.Callback):
         """Select the query, ask the oracle and make the new pool.
 
         Args:
-            scores: one score for each unlabelled case; None for a strategy that needs none.
+            scores: one for each unlabelled case, and for labelled ones that serve as a reference;
+                None for a strategy that needs no prediction.
 
         Raises:
             ScoringError: if the scored cases are not exactly the pool's unlabelled ones.
@@ -87,11 +102,15 @@ class Acquisition(pl.Callback):
             raise RuntimeError("start_round has not been called")
         pool = self._pool
         if scores is None:
-            candidates = Candidates(ids=tuple(sorted(pool.unlabelled)))
-            by_case: dict[str, float] = {}
+            candidates = Candidates(
+                ids=tuple(sorted(pool.unlabelled)),
+                round_number=self._round_number,
+                n_rounds=self.n_rounds,
+            )
         else:
-            candidates = candidates_from(scores)
-            by_case = {s.case_id: s.score for s in scores}
+            candidates = candidates_from(
+                scores, round_number=self._round_number, n_rounds=self.n_rounds
+            )
             if candidates.ids != tuple(sorted(pool.unlabelled)):
                 difference = sorted(set(candidates.ids) ^ set(pool.unlabelled))
                 raise ScoringError(
@@ -101,11 +120,14 @@ class Acquisition(pl.Callback):
         rng = np.random.default_rng(seed_for(self.base_seed, self._round_number, "selection"))
         chosen = self.strategy.select(candidates, self.query_size, rng)
         labels = self.oracle.annotate(chosen)
+        costs = {case_id: self.cost(path) for case_id, path in labels.items()}
+        by_case = {s.case_id: s.score for s in scores or () if s.score is not None}
         self.acquired = Acquired(
             pool=pool.acquire(chosen),
-            queries=query_rows(self._round_number, chosen, by_case),
+            queries=query_rows(self._round_number, chosen, by_case, costs),
             labels=labels,
             scores=by_case,
+            features={s.case_id: s.features for s in scores or () if s.features is not None},
         )
 
     def result(self) -> Acquired:
@@ -116,11 +138,20 @@ class Acquisition(pl.Callback):
 
 
 def query_rows(
-    round_number: int, case_ids: list[str], scores: Mapping[str, float]
+    round_number: int,
+    case_ids: Sequence[str],
+    scores: Mapping[str, float],
+    costs: Mapping[str, float],
 ) -> tuple[dict[str, Any], ...]:
     """Rows of queries.csv: rank 1 is acquired first; the score is None where there is none."""
     return tuple(
-        {"round": round_number, "case_id": case_id, "score": scores.get(case_id), "rank": rank}
+        {
+            "round": round_number,
+            "case_id": case_id,
+            "score": scores.get(case_id),
+            "rank": rank,
+            "cost": costs[case_id],
+        }
         for rank, case_id in enumerate(case_ids, start=1)
     )
 

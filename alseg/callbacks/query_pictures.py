@@ -60,11 +60,16 @@ class QueryPictures(pl.Callback):
         for row in acquired.queries:
             if row["rank"] > self.n_pictures and not self.save_maps:
                 continue
-            case_id = row["case_id"]
+            case_id, score = row["case_id"], row["score"]
             entry = self.cache.image(case_id)
             image = entry["image"].unsqueeze(0).to(pl_module.device)  # [1, channels, D, H, W]
             scoring = pl_module.scoring
-            statistics = scoring.statistics(pl_module.network, image, case_id, pl_module.inferer)
+            label = None
+            if scoring.strategy.reads_labels:  # no longer hidden: the case has been acquired
+                label = self.cache.label(case_id, acquired.labels[case_id])[0].to(image.device)
+            statistics = scoring.statistics(
+                pl_module.network, image, case_id, pl_module.inferer, label
+            )
             prediction = hard_labels(statistics.mean.unsqueeze(0))[0, 0].cpu()  # [D, H, W]
             uncertainty = scoring.strategy.uncertainty_map(statistics).float().cpu()
             if row["rank"] <= self.n_pictures:
@@ -76,7 +81,7 @@ class QueryPictures(pl.Callback):
                     spacing_mm=entry["affine"][:3, :3].norm(dim=0).tolist(),
                     classes=self.classes,
                     title=f"{case_id}: query {row['rank']} of round {row['round']}, "
-                    f"{scoring.strategy.name} {row['score']:.3g}",
+                    f"{scoring.strategy.name}" + ("" if score is None else f" {score:.3g}"),
                 )
             if self.save_maps:
                 to_source = {"prediction": prediction.to(torch.uint8), "uncertainty": uncertainty}

@@ -73,13 +73,10 @@ class TrainingDraws(Dataset):
 
 
 class WholeVolumes(Dataset):
-    """Whole preprocessed volumes; with labels for evaluation, without for scoring."""
+    """Whole preprocessed volumes with their labels, for evaluation."""
 
     def __init__(
-        self,
-        cache: VolumeCache,
-        case_ids: Sequence[str],
-        labels: Mapping[str, Path] | None = None,
+        self, cache: VolumeCache, case_ids: Sequence[str], labels: Mapping[str, Path]
     ) -> None:
         self.cache = cache
         self.case_ids = list(case_ids)
@@ -90,9 +87,47 @@ class WholeVolumes(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         case_id = self.case_ids[index]
-        sample: dict[str, Any] = {"case_id": case_id, "image": self.cache.image(case_id)["image"]}
-        if self.labels is not None:
-            sample["label"] = self.cache.label(case_id, self.labels[case_id])
+        return {
+            "case_id": case_id,
+            "image": self.cache.image(case_id)["image"],
+            "label": self.cache.label(case_id, self.labels[case_id]),
+        }
+
+
+class PoolVolumes(Dataset):
+    """The volumes that a strategy looks at: unlabelled ones and, for reference, labelled ones.
+
+    Args:
+        cache: the preprocessed volumes.
+        unlabelled: the candidates.
+        reference: labelled cases, flagged so; their labels are not served.
+        hidden_labels: label files of the candidates, for a strategy that reads labels; else empty.
+    """
+
+    def __init__(
+        self,
+        cache: VolumeCache,
+        unlabelled: Sequence[str],
+        reference: Sequence[str],
+        hidden_labels: Mapping[str, Path],
+    ) -> None:
+        self.cache = cache
+        self.case_ids = [*unlabelled, *reference]
+        self.n_unlabelled = len(unlabelled)
+        self.hidden_labels = hidden_labels
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        case_id = self.case_ids[index]
+        sample: dict[str, Any] = {
+            "case_id": case_id,
+            "image": self.cache.image(case_id)["image"],
+            "labelled": index >= self.n_unlabelled,
+        }
+        if case_id in self.hidden_labels:
+            sample["hidden_label"] = self.cache.label(case_id, self.hidden_labels[case_id])
         return sample
 
 
@@ -129,6 +164,9 @@ class PoolDataModule(pl.LightningDataModule):
         self.base_seed = base_seed
         self.labels: dict[str, Path] = {}
         self._round: tuple[Pool, int, int] | None = None
+        self._draw_seed = base_seed
+        self._reference: tuple[str, ...] = ()
+        self._hidden_labels: Mapping[str, Path] = {}
         self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
         self._preprocessing = (0.0, 0)  # seconds, images
 
@@ -136,9 +174,29 @@ class PoolDataModule(pl.LightningDataModule):
         """Take in labels that the oracle has revealed."""
         self.labels |= labels
 
-    def start_round(self, pool: Pool, round_number: int, n_steps: int) -> None:
-        """Serve the given round from now on."""
+    def start_round(
+        self, pool: Pool, round_number: int, n_steps: int, draw_seed: int | None = None
+    ) -> None:
+        """Serve the given round from now on.
+
+        Args:
+            pool: the round's pool.
+            round_number: the round.
+            n_steps: optimiser steps.
+            draw_seed: of the training draws, where it is not the run's: for ensemble members.
+        """
         self._round = (pool, round_number, n_steps)
+        self._draw_seed = self.base_seed if draw_seed is None else draw_seed
+        self._reference, self._hidden_labels = (), {}
+
+    def start_scoring(self, reference: Sequence[str], hidden_labels: Mapping[str, Path]) -> None:
+        """What ``predict_dataloader`` serves in this round besides the images of the candidates.
+
+        Args:
+            reference: labelled cases whose images a strategy compares the candidates with.
+            hidden_labels: labels of the candidates, for a strategy flagged with ``reads_labels``.
+        """
+        self._reference, self._hidden_labels = tuple(reference), hidden_labels
 
     def prepare(self, case_ids: Iterable[str]) -> None:
         """Fill the cache, with a progress bar: images of all cases, labels where revealed.
@@ -187,7 +245,7 @@ class PoolDataModule(pl.LightningDataModule):
             pool.labelled,
             self.augment,
             n_steps * self.batch_size,
-            self.base_seed,
+            self._draw_seed,
             round_number,
         )
         return DataLoader(
@@ -199,19 +257,20 @@ class PoolDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """The validation volumes, one at a time."""
-        return self._volumes(self.splits.validation, self.labels)
+        return self._one_by_one(WholeVolumes(self.cache, self.splits.validation, self.labels))
 
     def test_dataloader(self) -> DataLoader:
         """The test volumes, one at a time."""
-        return self._volumes(self.splits.test, self.labels)
+        return self._one_by_one(WholeVolumes(self.cache, self.splits.test, self.labels))
 
     def predict_dataloader(self) -> DataLoader:
-        """The unlabelled volumes, one at a time, without labels."""
+        """The unlabelled volumes, one at a time, and what ``start_scoring`` added."""
         pool, _, _ = self._current_round()
-        return self._volumes(pool.unlabelled, None)
+        return self._one_by_one(
+            PoolVolumes(self.cache, pool.unlabelled, self._reference, self._hidden_labels)
+        )
 
-    def _volumes(self, case_ids: Sequence[str], labels: Mapping[str, Path] | None) -> DataLoader:
-        volumes = WholeVolumes(self.cache, case_ids, labels)
+    def _one_by_one(self, volumes: Dataset) -> DataLoader:
         return DataLoader(volumes, batch_size=1, num_workers=self.num_workers)
 
     def _current_round(self) -> tuple[Pool, int, int]:

@@ -15,6 +15,12 @@ class Oracle(Protocol):
     def annotate(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Return the label file of each case that has been annotated."""
 
+    def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
+        """Return the hidden label file of each case, annotated or not.
+
+        For strategies that are flagged with ``reads_labels`` alone, which no person can serve.
+        """
+
 
 class SimulatedOracle:
     """Reveals labels that the data set already holds, at once.
@@ -27,4 +33,8 @@ class SimulatedOracle:
 
     def annotate(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Return the label file of each case."""
+        return {case_id: self._labels[case_id] for case_id in case_ids}
+
+    def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
+        """Return the hidden label file of each case."""
         return {case_id: self._labels[case_id] for case_id in case_ids}

@@ -35,8 +35,8 @@ def check_dropout(network: nn.Module) -> None:
     if not layers:
         raise ConfigError(
             "the strategy scores with Monte-Carlo dropout, but the network has no active dropout: "
-            "set model.dropout above 0 (at most 1), or take a strategy that needs no scores, such "
-            "as strategy=random"
+            "set model.dropout above 0 (at most 1), or take another source, such as "
+            "uncertainty=ensemble, or a strategy that needs no passes, such as strategy=random"
         )
     for layer in layers:
         if not isinstance(layer, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):

@@ -12,7 +12,8 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from alseg.evaluation import CaseDice, hard_labels
-from alseg.models.mc_dropout import stochastic_statistics
+from alseg.models.features import BottleneckFeatures
+from alseg.models.uncertainty import UncertaintySource, plain_pass
 from alseg.seeding import seed_for
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import CaseScore, Strategy
@@ -24,26 +25,71 @@ class Scoring:
 
     Attributes:
         strategy: turns statistics into a score.
-        n_passes: T, the number of stochastic passes.
+        source: makes the passes.
+        members: the networks of an ensemble after the first one, which the module holds.
         base_seed: the run's seed.
         round_number: the round, which the masks depend on.
     """
 
     strategy: Strategy
-    n_passes: int
+    source: UncertaintySource
     base_seed: int
     round_number: int
+    members: tuple[nn.Module, ...] = ()
 
     def statistics(
-        self, network: nn.Module, image: Tensor, case_id: str, inferer: Inferer
+        self,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        inferer: Inferer,
+        hidden_label: Tensor | None = None,
     ) -> VoxelStatistics:
-        """Statistics of T passes over one volume [1, channels, D, H, W]."""
+        """Statistics of the source's passes, or of a single plain one, over a volume.
+
+        Args:
+            network: the round's network, in eval mode.
+            image: shape [1, channels, D, H, W].
+            case_id: the case, which random masks depend on.
+            inferer: runs a callable over windows.
+            hidden_label: class indices [D, H, W], for strategies that read labels.
+        """
 
         def mask_seed(pass_index: int, window: int, layer: int) -> int:
             purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
             return seed_for(self.base_seed, self.round_number, purpose, case_id)
 
-        return stochastic_statistics(network, image, inferer, self.n_passes, mask_seed)
+        if self.strategy.deterministic:
+            statistics = VoxelStatistics()
+            statistics.update(plain_pass(network, image, inferer))
+        else:
+            networks = (network, *self.members)
+            statistics = self.source.statistics(networks, image, inferer, mask_seed)
+        if hidden_label is not None and self.strategy.reads_labels:
+            statistics.attach_hidden_label(hidden_label)
+        return statistics
+
+    def score(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        inferer: Inferer,
+        hidden_label: Tensor | None = None,
+        labelled: bool = False,
+    ) -> CaseScore:
+        """The score of one volume, with features where the strategy asks for them.
+
+        As ``statistics``; ``labelled`` says that the case is a labelled one, of which only the
+        features are kept. An ensemble's features are those of its first member.
+        """
+        if self.strategy.features is None:
+            statistics = self.statistics(network, image, case_id, inferer, hidden_label)
+            return self.strategy.score(case_id, statistics)
+        features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
+        with features.watching(network):
+            statistics = self.statistics(network, image, case_id, inferer, hidden_label)
+        return self.strategy.score(case_id, statistics, features.vector(), labelled)
 
 
 class SegmentationModule(pl.LightningModule):
@@ -115,12 +161,19 @@ class SegmentationModule(pl.LightningModule):
         self._log_dice("test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> CaseScore:
-        """Score one unlabelled volume; returns a number, never a volume."""
+        """Look at one volume of the pool; returns a few numbers, never a volume."""
         if self.scoring is None:
             raise RuntimeError("scoring has not been set")
         (case_id,) = batch["case_id"]
-        statistics = self.scoring.statistics(self.network, batch["image"], case_id, self.inferer)
-        return self.scoring.strategy.score(case_id, statistics)
+        hidden_label = batch["hidden_label"][0, 0] if "hidden_label" in batch else None  # [D, H, W]
+        return self.scoring.score(
+            self.network,
+            batch["image"],
+            case_id,
+            self.inferer,
+            hidden_label,
+            labelled=bool(batch["labelled"]),
+        )
 
     @torch.no_grad()
     def predict_labels(self, image: Tensor) -> Tensor:

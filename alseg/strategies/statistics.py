@@ -19,9 +19,11 @@ class VoxelStatistics:
 
     def __init__(self) -> None:
         self.n_passes = 0
+        self._hidden_label: Tensor | None = None
         self._mean: Tensor | None = None
         self._squared_deviations: Tensor | None = None
         self._entropy_sum: Tensor | None = None
+        self._votes: Tensor | None = None
 
     def update(self, probabilities: Tensor) -> None:
         """Add one pass.
@@ -32,10 +34,17 @@ class VoxelStatistics:
         Raises:
             ValueError: if the shape differs from that of earlier passes.
         """
-        if self._mean is None or self._squared_deviations is None or self._entropy_sum is None:
+        if (
+            self._mean is None
+            or self._squared_deviations is None
+            or self._entropy_sum is None
+            or self._votes is None
+        ):
             self._mean = torch.zeros_like(probabilities)
             self._squared_deviations = torch.zeros_like(probabilities)
             self._entropy_sum = torch.zeros_like(probabilities[0])
+            # 16 bits: half of what another float map takes, and enough for 32767 passes
+            self._votes = torch.zeros_like(probabilities, dtype=torch.int16)
         if probabilities.shape != self._mean.shape:
             raise ValueError(
                 f"pass has shape {tuple(probabilities.shape)}, earlier ones "
@@ -46,6 +55,15 @@ class VoxelStatistics:
         self._mean += deviation / self.n_passes
         self._squared_deviations += deviation * (probabilities - self._mean)
         self._entropy_sum += entropy_of(probabilities)
+        winner = probabilities.argmax(dim=0, keepdim=True)  # [1, D, H, W]
+        self._votes.scatter_add_(0, winner, torch.ones_like(winner, dtype=torch.int16))
+
+    def attach_hidden_label(self, label: Tensor) -> None:
+        """Let measures read the case's true class indices, shape [D, H, W].
+
+        For strategies that are flagged with ``reads_labels`` and for no others.
+        """
+        self._hidden_label = label
 
     @property
     def mean(self) -> Tensor:
@@ -61,6 +79,27 @@ class VoxelStatistics:
     def expected_entropy(self) -> Tensor:
         """Mean over passes of H[p_t], shape [D, H, W], in nats."""
         return self._require(self._entropy_sum) / self.n_passes
+
+    @property
+    def votes(self) -> Tensor:
+        """How many passes found each class the most likely one, shape [C, D, H, W], int16."""
+        return self._require(self._votes)
+
+    @property
+    def prediction(self) -> Tensor:
+        """The most likely class of the mean prediction, argmax_c p̄[c], shape [D, H, W]."""
+        return self.mean.argmax(dim=0)
+
+    @property
+    def hidden_label(self) -> Tensor:
+        """The true class indices [D, H, W].
+
+        Raises:
+            ValueError: if the strategy is not flagged with ``reads_labels``.
+        """
+        if self._hidden_label is None:
+            raise ValueError("hidden labels are for strategies with reads_labels=true alone")
+        return self._hidden_label
 
     def _require(self, tensor: Tensor | None) -> Tensor:
         if tensor is None:

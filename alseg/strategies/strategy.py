@@ -9,21 +9,35 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from alseg.errors import ScoringError
-from alseg.strategies.selectors import Candidates
+from alseg.errors import ConfigError, ScoringError
+from alseg.strategies.measures import entropy
+from alseg.strategies.selectors import Candidates, Selector
 from alseg.strategies.statistics import VoxelStatistics
 
-Measure = Callable[[VoxelStatistics], Tensor]
+Measure = Callable[[VoxelStatistics], Tensor]  # -> [D, H, W]
 Aggregation = Callable[[Tensor, VoxelStatistics], float]
-Selector = Callable[[Candidates, int, np.random.Generator], list[str]]
+ClassScores = Callable[[VoxelStatistics], Tensor]  # -> [C - 1]
+
+FEATURES = ("mean", "foreground")
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """The acquisition score of one case; higher means acquire first."""
+    """What a strategy keeps of one case: a few numbers, never a volume.
+
+    Attributes:
+        case_id: the case.
+        score: higher means acquire first; None if the strategy has no measure.
+        class_scores: one number a foreground class, where the strategy asks for them.
+        features: a feature vector, where the strategy asks for one.
+        labelled: whether the case is labelled already and serves as a reference alone.
+    """
 
     case_id: str
-    score: float
+    score: float | None = None
+    class_scores: tuple[float, ...] | None = None
+    features: tuple[float, ...] | None = None
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,47 +47,92 @@ class Strategy:
     Attributes:
         name: how tables, plots and the tracking store call it.
         selector: from candidates to a query.
-        measure: from statistics to a voxel map; None for a strategy that looks at no prediction.
+        measure: from statistics to a voxel map; None for a strategy without scores.
         aggregation: from a voxel map to a score; needed if there is a measure.
+        class_scores: from statistics to one score a foreground class, for selectors by class.
+        features: pool the activations of the network's bottleneck, for selectors by diversity:
+            their ``mean`` over the volume, or over the predicted ``foreground``.
+        deterministic: look at one pass of the plain network instead of the uncertainty source's
+            many; needs no dropout.
         full_data: label the whole pool before the first round, the upper reference.
         reads_labels: whether it sees hidden labels, which no honest strategy does; shown wherever
             the strategy is reported.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
     """
 
     name: str
     selector: Selector
     measure: Measure | None = None
     aggregation: Aggregation | None = None
+    class_scores: ClassScores | None = None
+    features: str | None = None
+    deterministic: bool = False
     full_data: bool = False
     reads_labels: bool = False
 
     def __post_init__(self) -> None:
         if (self.measure is None) != (self.aggregation is None):
-            raise ValueError(f"strategy {self.name}: measure and aggregation come together or not")
+            raise ConfigError(f"strategy {self.name}: measure and aggregation come together or not")
+        if self.features is not None and self.features not in FEATURES:
+            raise ConfigError(
+                f"strategy {self.name}: features is {self.features!r}; allowed are "
+                f"{', '.join(FEATURES)}"
+            )
+        # A part that the selector misses should not come to light after hours of training.
+        try:
+            self.select(self._rehearsal(), 2, np.random.default_rng(0))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"strategy {self.name}: {error}") from error
 
     @property
-    def needs_scores(self) -> bool:
-        """Whether the pool has to be scored before a selection."""
-        return self.measure is not None
+    def needs_prediction(self) -> bool:
+        """Whether the network has to see the pool before a selection."""
+        return not (self.measure is None and self.class_scores is None and self.features is None)
+
+    @property
+    def needs_passes(self) -> bool:
+        """Whether it needs the many passes of the uncertainty source."""
+        return self.needs_prediction and not self.deterministic
 
     def uncertainty_map(self, statistics: VoxelStatistics) -> Tensor:
-        """The voxel map [D, H, W] of a strategy that needs scores."""
-        if self.measure is None:
-            raise ValueError(f"strategy {self.name} has no measure")
-        return self.measure(statistics)
+        """The voxel map [D, H, W]; for pictures, the entropy where there is no measure."""
+        return (self.measure or entropy)(statistics)
 
-    def score(self, case_id: str, statistics: VoxelStatistics) -> CaseScore:
+    def score(
+        self,
+        case_id: str,
+        statistics: VoxelStatistics,
+        features: Tensor | None = None,
+        labelled: bool = False,
+    ) -> CaseScore:
         """Score one case from the statistics of its passes.
 
+        Args:
+            case_id: the case.
+            statistics: of its passes.
+            features: its feature vector [d].
+            labelled: whether it is labelled already; then only its features are kept.
+
         Raises:
-            ScoringError: if the score is not finite.
+            ScoringError: if a score or a feature is not finite.
         """
-        if self.aggregation is None:
-            raise ValueError(f"strategy {self.name} has no aggregation")
-        score = float(self.aggregation(self.uncertainty_map(statistics), statistics))
-        if not math.isfinite(score):
-            raise ScoringError(f"strategy {self.name} gave {case_id} the score {score}")
-        return CaseScore(case_id, score)
+        score, class_scores = None, None
+        if self.aggregation is not None and not labelled:
+            score = float(self.aggregation(self.uncertainty_map(statistics), statistics))
+        if self.class_scores is not None and not labelled:
+            class_scores = tuple(self.class_scores(statistics).tolist())
+        vector = None if features is None else tuple(features.tolist())
+        for kind, values in (
+            ("score", (score,)),
+            ("class score", class_scores),
+            ("feature", vector),
+        ):
+            for value in values or ():
+                if value is not None and not math.isfinite(value):
+                    raise ScoringError(f"strategy {self.name} gave {case_id} the {kind} {value}")
+        return CaseScore(case_id, score, class_scores, vector, labelled)
 
     def select(
         self, candidates: Candidates, query_size: int, rng: np.random.Generator
@@ -84,18 +143,51 @@ class Strategy:
             ScoringError: if the selector returns anything else.
         """
         expected = min(query_size, len(candidates.ids))
-        chosen = self.selector(candidates, expected, rng)
-        if len(set(chosen)) != expected or not set(chosen) <= set(candidates.ids):
+        chosen = self.selector(candidates, expected, rng) if expected else []
+        if len(chosen) != expected or not set(chosen) <= set(candidates.ids):
             raise ScoringError(
                 f"strategy {self.name} must select {expected} distinct candidates, got {chosen}"
             )
+        if len(set(chosen)) != expected:
+            raise ScoringError(f"strategy {self.name} selected a candidate twice: {chosen}")
         return chosen
 
+    def _rehearsal(self) -> Candidates:
+        """Three invented candidates with what this strategy knows of a case."""
+        numbers = np.array([[3.0, 1.0], [1.0, 2.0], [2.0, 5.0]])
+        return Candidates(
+            ids=("rehearsal_1", "rehearsal_2", "rehearsal_3"),
+            scores=numbers[:, 0] if self.measure else None,
+            class_scores=numbers if self.class_scores else None,
+            features=numbers if self.features else None,
+        )
 
-def candidates_from(scores: Iterable[CaseScore]) -> Candidates:
-    """Sort scored cases by id into candidates."""
+
+def candidates_from(
+    scores: Iterable[CaseScore], *, round_number: int = 1, n_rounds: int = 2
+) -> Candidates:
+    """Sort scored cases by id into candidates, the labelled ones' features apart.
+
+    Args:
+        scores: of unlabelled cases, and of labelled ones where features are compared with theirs.
+        round_number: the round that acquires, from 1.
+        n_rounds: rounds of the run.
+    """
     ordered = sorted(scores, key=lambda s: s.case_id)
+    waiting = [s for s in ordered if not s.labelled]
     return Candidates(
-        ids=tuple(s.case_id for s in ordered),
-        scores=np.array([s.score for s in ordered], dtype=np.float64),
+        ids=tuple(s.case_id for s in waiting),
+        scores=_rows([s.score for s in waiting]),
+        class_scores=_rows([s.class_scores for s in waiting]),
+        features=_rows([s.features for s in waiting]),
+        labelled_features=_rows([s.features for s in ordered if s.labelled]),
+        round_number=round_number,
+        n_rounds=n_rounds,
     )
+
+
+def _rows(values: list[float | None] | list[tuple[float, ...] | None]) -> np.ndarray | None:
+    """One row a case; None where the strategy keeps no such value."""
+    if not values or values[0] is None:
+        return None
+    return np.array(values, dtype=np.float64)

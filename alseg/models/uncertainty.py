@@ -1,0 +1,159 @@
+"""Uncertainty sources: where the several predictions of one volume come from.
+
+A source turns the networks of a round and a volume into ``VoxelStatistics``; the strategies never
+learn which one it was. ``uncertainty=`` chooses; a new one is a class here and one YAML under
+conf/uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Protocol
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from alseg.errors import ConfigError, check_whole_number
+from alseg.models.mc_dropout import MaskSeed, check_dropout, stochastic_statistics
+from alseg.strategies.statistics import VoxelStatistics
+
+
+class UncertaintySource(Protocol):
+    """Makes the passes over a volume that a strategy's statistics are taken from."""
+
+    n_members: int  # networks that a round trains, one after another
+
+    def check(self, network: nn.Module) -> None:
+        """Raise a ConfigError if the network cannot make the passes."""
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """Statistics of the passes over one volume.
+
+        Args:
+            networks: ``n_members`` networks in eval mode; they are left bit-identical.
+            image: one preprocessed volume, shape [1, channels, D, H, W].
+            inferer: runs a callable over windows.
+            mask_seed: gives the seed of each random mask.
+        """
+
+
+@dataclass(frozen=True)
+class MCDropout:
+    """T passes of one network with random dropout masks (Gal and Ghahramani, ICML 2016).
+
+    Args:
+        n_passes: T, at least 1.
+
+    Raises:
+        ConfigError: if T is not a whole number of at least 1.
+    """
+
+    n_passes: int
+    n_members = 1
+
+    def __post_init__(self) -> None:
+        check_whole_number("scoring.n_passes", self.n_passes, at_least=1)
+
+    def check(self, network: nn.Module) -> None:
+        """The network needs active dropout."""
+        check_dropout(network)
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """T passes of the one network."""
+        (network,) = networks
+        return stochastic_statistics(network, image, inferer, self.n_passes, mask_seed)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One plain pass of each of M networks, trained from seeds of their own.
+
+    The first member is the network that the round reports; the others only score. A round's
+    training takes M times as long, scoring M passes.
+
+    Source: Lakshminarayanan, Pritzel, Blundell, "Simple and scalable predictive uncertainty
+    estimation using deep ensembles" (NeurIPS 2017), without adversarial training.
+
+    Args:
+        n_members: M, at least 1.
+
+    Raises:
+        ConfigError: if M is not a whole number of at least 1.
+    """
+
+    n_members: int
+
+    def __post_init__(self) -> None:
+        check_whole_number("uncertainty.n_members", self.n_members, at_least=1)
+
+    def check(self, network: nn.Module) -> None:
+        """Any network will do."""
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """One pass of each member; statistics stream over members."""
+        statistics = VoxelStatistics()
+        for network in networks:
+            # Lightning moves its own module to the device, not the other members.
+            statistics.update(plain_pass(network.to(image.device), image, inferer))
+        return statistics
+
+
+@dataclass(frozen=True)
+class FlipAugmentation:
+    """Test-time augmentation: one plain pass of each combination of flips, 2^len(axes) passes.
+
+    The softmax is flipped back before the statistics take it in. What it measures is how much the
+    prediction depends on a side: choose axes along which anatomy may be mirrored, or which training
+    flips as well.
+
+    Source: Wang et al., "Aleatoric uncertainty estimation with test-time augmentation"
+    (Neurocomputing 2019).
+
+    Args:
+        axes: axes of the preprocessed volume, of 0, 1 and 2.
+
+    Raises:
+        ConfigError: if an axis is given twice or is none of the three.
+    """
+
+    axes: Sequence[int]
+    n_members = 1
+
+    def __post_init__(self) -> None:
+        if not set(self.axes) <= {0, 1, 2} or len(set(self.axes)) != len(self.axes):
+            raise ConfigError(
+                f"uncertainty.axes is {list(self.axes)}; it must hold distinct axes of 0, 1, 2"
+            )
+
+    def check(self, network: nn.Module) -> None:
+        """Any network will do."""
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """One pass of each combination of flips, the unflipped volume first."""
+        (network,) = networks
+        statistics = VoxelStatistics()
+        subsets = chain.from_iterable(
+            combinations(sorted(self.axes), size) for size in range(len(self.axes) + 1)
+        )
+        for flipped in subsets:
+            spatial = [axis - 3 for axis in flipped]  # from the end: D, H, W are the last three
+            probabilities = plain_pass(network, image.flip(spatial), inferer)
+            statistics.update(probabilities.flip(spatial))
+        return statistics
+
+
+@torch.no_grad()
+def plain_pass(network: nn.Module, image: Tensor, inferer: Inferer) -> Tensor:
+    """Softmax of one deterministic pass: [1, channels, D, H, W] -> [C, D, H, W], float32."""
+    return torch.softmax(inferer(image, network)[0].float(), dim=0)

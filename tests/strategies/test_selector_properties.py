@@ -1,0 +1,101 @@
+"""What holds for every selector, whatever the scores and features."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alseg.strategies import selectors as sel
+from alseg.strategies.selectors import Selector
+from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
+
+SELECTORS: dict[str, Selector] = {
+    "top_k": sel.top_k,
+    "random": sel.random,
+    "power": sel.power,
+    "power_scheduled": partial(sel.power, beta=sel.geometric),
+    "softrank": sel.softrank,
+    "gibbs": partial(sel.gibbs, temperature=0.1),
+    "class_stratified": partial(sel.class_stratified, rank=sel.power),
+    "class_balanced_random": sel.class_balanced_random,
+    "stochastic_batch": sel.stochastic_batch,
+    "k_center": sel.k_center,
+    "kmeans_plus_plus": sel.kmeans_plus_plus,
+    "kmeans": sel.kmeans,
+    "typiclust": sel.typiclust,
+    "density_weighted": sel.density_weighted,
+    "prefilter": partial(sel.prefilter, multiple=2, then=sel.k_center),
+}
+
+numbers = st.one_of(
+    st.sampled_from([0.0, 1.0, -1.0, 0.5]),  # ties are likely
+    st.floats(-1e6, 1e6, allow_subnormal=False),
+)
+
+
+@st.composite
+def scored_pools(draw: st.DrawFn) -> tuple[list[CaseScore], int]:
+    """Scored cases in any order, some of them labelled, and a query size."""
+    n, n_labelled = draw(st.integers(1, 12)), draw(st.integers(0, 4))
+    vectors = st.tuples(numbers, numbers, numbers)
+    pool = [
+        CaseScore(
+            f"case_{i:02d}",
+            score=None if i >= n else draw(numbers),
+            class_scores=None if i >= n else draw(st.tuples(numbers, numbers)),
+            features=draw(vectors),
+            labelled=i >= n,
+        )
+        for i in range(n + n_labelled)
+    ]
+    return draw(st.permutations(pool)), draw(st.integers(1, 15))
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@settings(max_examples=25, deadline=None)
+@given(case=scored_pools(), seed=st.integers(0, 2**32 - 1))
+def test_every_selector(name: str, case: tuple[list[CaseScore], int], seed: int) -> None:
+    pool, query_size = case
+    strategy = Strategy(
+        name,
+        SELECTORS[name],
+        measure=lambda statistics: statistics.mean[0],
+        aggregation=lambda uncertainty, statistics: 0.0,
+        class_scores=lambda statistics: statistics.mean[1:, 0, 0, 0],
+        features="mean",
+    )
+
+    def chosen(scores: list[CaseScore]) -> list[str]:
+        candidates = candidates_from(scores, round_number=2, n_rounds=6)
+        return strategy.select(candidates, query_size, np.random.default_rng(seed))
+
+    query = chosen(pool)
+    unlabelled = {score.case_id for score in pool if not score.labelled}
+    assert len(query) == min(query_size, len(unlabelled))
+    assert len(set(query)) == len(query)  # distinct
+    assert set(query) <= unlabelled
+    assert chosen(pool) == query  # a function of the seed
+    assert chosen(sorted(pool, key=lambda s: s.case_id)) == query  # whatever the pool's order
+
+
+@pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"top_k", "density_weighted", "kmeans"}))
+def test_stochastic_selectors_differ_between_seeds(name: str) -> None:
+    generator = np.random.default_rng(1)
+    pool = [
+        CaseScore(
+            f"case_{i:02d}",
+            float(generator.random()),
+            tuple(generator.random(2)),
+            tuple(generator.normal(size=3)),
+        )
+        for i in range(40)
+    ]
+    candidates = candidates_from(pool)
+    queries = {
+        tuple(SELECTORS[name](candidates, 5, np.random.default_rng(seed))) for seed in range(8)
+    }
+    assert len(queries) > 1

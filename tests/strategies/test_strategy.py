@@ -1,0 +1,116 @@
+"""How a strategy composes its parts, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from alseg.errors import ConfigError, ScoringError
+from alseg.strategies import aggregations, measures, selectors
+from alseg.strategies.statistics import VoxelStatistics
+from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
+from tests.strategies.builders import candidates_of, statistics_of
+
+
+@pytest.fixture
+def statistics() -> VoxelStatistics:
+    return statistics_of([torch.full((3, 2, 2, 2), 1 / 3)])
+
+
+def test_what_a_strategy_needs() -> None:
+    random = Strategy("random", selectors.random)
+    assert not random.needs_prediction
+    assert not random.needs_passes
+    core_set = Strategy("core_set", selectors.k_center, features="mean", deterministic=True)
+    assert core_set.needs_prediction
+    assert not core_set.needs_passes
+    entropy = Strategy("entropy", selectors.top_k, measures.entropy, aggregations.mean)
+    assert entropy.needs_passes
+
+
+def test_score_keeps_what_the_parts_give(statistics: VoxelStatistics) -> None:
+    strategy = Strategy(
+        "all",
+        selectors.class_stratified,
+        measures.entropy,
+        aggregations.sum,
+        class_scores=measures.class_entropy,
+        features="mean",
+    )
+    vector = torch.tensor([1.0, 2.0])
+    case = strategy.score("case_1", statistics, vector)
+    assert case.score == pytest.approx(8 * math.log(3), rel=1e-5)
+    assert case.class_scores == pytest.approx([math.log(3) / 3] * 2, rel=1e-5)
+    assert case.features == (1.0, 2.0)
+    # of a labelled case only the features are kept
+    reference = strategy.score("case_2", statistics, vector, labelled=True)
+    assert reference == CaseScore("case_2", features=(1.0, 2.0), labelled=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_non_finite_values_raise_with_the_name_of_the_case(
+    statistics: VoxelStatistics, value: float
+) -> None:
+    scored = Strategy("s", selectors.top_k, measures.entropy, lambda u, s: value)
+    with pytest.raises(ScoringError, match=r"s gave case_7 the score"):
+        scored.score("case_7", statistics)
+    by_class = Strategy(
+        "c", selectors.class_balanced_random, class_scores=lambda s: torch.tensor([0.0, value])
+    )
+    with pytest.raises(ScoringError, match=r"case_7 the class score"):
+        by_class.score("case_7", statistics)
+    featured = Strategy("f", selectors.k_center, features="mean")
+    with pytest.raises(ScoringError, match=r"case_7 the feature"):
+        featured.score("case_7", statistics, torch.tensor([value]))
+
+
+def test_candidates_keep_labelled_cases_apart() -> None:
+    candidates = candidates_from(
+        [
+            CaseScore("c", 3.0, features=(3.0, 0.0)),
+            CaseScore("b", features=(9.0, 9.0), labelled=True),
+            CaseScore("a", 1.0, features=(1.0, 0.0)),
+        ],
+        round_number=2,
+        n_rounds=4,
+    )
+    assert candidates.ids == ("a", "c")
+    assert candidates.require_scores().tolist() == [1, 3]
+    assert candidates.features is not None
+    assert candidates.features.tolist() == [[1, 0], [3, 0]]
+    assert candidates.labelled_features is not None
+    assert candidates.labelled_features.tolist() == [[9, 9]]
+    assert candidates.class_scores is None
+    assert candidates.progress == 0.5
+
+
+def test_parts_that_do_not_fit_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="come together"):
+        Strategy("s", selectors.top_k, measures.entropy)
+    with pytest.raises(ConfigError, match="give the strategy a measure"):
+        Strategy("s", selectors.top_k)
+    with pytest.raises(ConfigError, match="give the strategy features"):
+        Strategy("s", selectors.k_center)
+    with pytest.raises(ConfigError, match="allowed are mean, foreground"):
+        Strategy("s", selectors.k_center, features="deep")
+
+
+@pytest.mark.parametrize("answer", [[], ["case_000"], ["case_000"] * 2, ["case_000", "case_9"]])
+def test_selectors_that_break_the_contract_are_caught(answer: list[str]) -> None:
+    def selector(
+        candidates: selectors.Candidates, query_size: int, rng: np.random.Generator
+    ) -> list[str]:
+        rehearsal = candidates.ids[0].startswith("rehearsal")
+        return list(candidates.ids[:query_size]) if rehearsal else answer
+
+    with pytest.raises(ScoringError):
+        Strategy("s", selector).select(candidates_of([1, 2, 3]), 2, np.random.default_rng(0))
+
+
+def test_no_candidates_give_an_empty_query() -> None:
+    strategy = Strategy("random", selectors.random)
+    nobody = selectors.Candidates(ids=())
+    assert strategy.select(nobody, 5, np.random.default_rng(0)) == []
