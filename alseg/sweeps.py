@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -312,6 +313,7 @@ def main() -> None:
     from alseg import train  # here: it imports this module
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    print(f"job on {torch.get_num_threads()} thread(s)")
     folder = quoted(Path(sys.argv[1]))
     sys.argv = ["alseg.train", f"resume={folder}", f"hydra.run.dir={folder}"]
     train.main()
