@@ -33,6 +33,11 @@ def sentence(error: Exception) -> str:
     return str(error)
 
 
+def print_error(error: Exception) -> None:
+    """Tell the user what went wrong, in one sentence."""
+    print(f"alseg: error: {sentence(error)}", file=sys.stderr)
+
+
 def run_entry_point(main: Callable[[], None]) -> None:
     """Run an entry point; tell errors that the user can act on in one sentence, with exit code 2.
 
@@ -46,8 +51,8 @@ def run_entry_point(main: Callable[[], None]) -> None:
     except (AlsegError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        print(f"alseg: error: {sentence(error)}", file=sys.stderr)
+        print_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("alseg: interrupted", file=sys.stderr)
+        print("alseg: interrupted; a sweep goes on with sweep.resume=true", file=sys.stderr)
         sys.exit(130)

@@ -11,6 +11,8 @@ from monai.metrics import compute_dice
 from monai.networks.utils import one_hot
 from torch import Tensor
 
+from alseg.distributed import gathered
+
 
 class CaseDice:
     """Collects the Dice of each case and foreground class.
@@ -43,6 +45,11 @@ class CaseDice:
             one_hot(prediction, n_classes), one_hot(label, n_classes), include_background=False
         )
         self.rows[case_id] = [float(value) for value in dice[0]]
+
+    def take_all(self) -> None:
+        """Take in the cases of all devices; a case that several of them had counts once."""
+        merged = {case_id: row for rows in gathered(self.rows) for case_id, row in rows.items()}
+        self.rows = dict(sorted(merged.items()))
 
     def table(self) -> pd.DataFrame:
         """One row a case: ``case_id`` and ``dice_CLASS`` for each foreground class."""

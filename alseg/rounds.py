@@ -23,6 +23,7 @@ from alseg.cold_start import STARTS
 from alseg.costs import AnnotationCost
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import Oracle
+from alseg.distributed import rank
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import CaseDice
 from alseg.models.segmentation import Scoring, SegmentationModule
@@ -175,10 +176,12 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     tracker = experiment.tracker
     state = replace(
         state,
-        tracking_run_id=tracker.open(state.tracking_run_id, experiment.settings, experiment.tags),
+        tracking_run_id=tracker.open(
+            experiment.folder, state.tracking_run_id, experiment.settings, experiment.tags
+        ),
     )
     state.save(experiment.folder)
-    status = "FAILED"
+    status, reason = "FAILED", ""
     try:
         state = remaining_rounds(experiment, state)
         status = "FINISHED"
@@ -186,9 +189,11 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
         status = "KILLED"
         log.info(f"interrupted; continue with resume={experiment.folder}")
         raise KeyboardInterrupt from stop
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise
     finally:
-        tracker.log_files(experiment.folder)
-        tracker.close(status)
+        tracker.close(status, reason)
     return state
 
 
@@ -257,7 +262,9 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         ],
     )
     # Dropout in training draws from the global generator; all else has generators of its own.
-    torch.manual_seed(seed_for(plan.seed, round_number, "training"))
+    # Devices see different draws, and drop different units.
+    purpose = f"training/{rank()}" if rank() else "training"
+    torch.manual_seed(seed_for(plan.seed, round_number, purpose))
     members: tuple[torch.nn.Module, ...] = ()
     with timed(timings, "training"):
         trainer.fit(module, datamodule=data)
@@ -424,6 +431,8 @@ def write_reports(experiment: Experiment, state: RunState) -> None:
     folder, name = experiment.folder, experiment.strategy.name
     write_atomically(folder / "metrics.csv", metrics_table(state).to_csv(index=False))
     write_atomically(folder / "queries.csv", pd.DataFrame(state.queries).to_csv(index=False))
+    if rank() > 0:
+        return
     draw_learning_curve(
         folder / "learning_curve.png",
         state.history,

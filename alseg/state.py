@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alseg.errors import DataError
+from filelock import FileLock, Timeout
+
+from alseg.distributed import rank
+from alseg.errors import ConfigError, DataError
 from alseg.pool import Pool
 
 STATE_FILE = "state.json"
@@ -89,8 +93,34 @@ class RunState:
             raise DataError(f"{path} is not a valid run state: {error}") from error
 
 
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a run folder; the lock goes with the process, however it ends.
+
+    Raises:
+        ConfigError: if another process holds it.
+    """
+    if rank() > 0:
+        yield
+        return
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(f"{folder} is in use by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file through a temporary sibling: write, fsync, rename."""
+    """Write a text file through a temporary sibling: write, fsync, rename.
+
+    Under torchrun only the first process writes.
+    """
+    if rank() > 0:
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w") as file:
         file.write(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +17,18 @@ from mlflow.entities import Metric, Param
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from alseg.errors import ConfigError
+from alseg.errors import AlsegError, ConfigError
+from alseg.outbox import JOURNAL_FILE, Operation, Outbox
+
+log = logging.getLogger(__name__)
+
+# MLflow's own retries would hold up training for minutes; the outbox tries again.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 FLUSH_SECONDS = 10.0
+BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
+FAILURE_TAG = "failure"
 
 
 class Tracker(Protocol):
@@ -26,9 +37,17 @@ class Tracker(Protocol):
     ui_command: str | None  # opens the tracking store's pages
 
     def open(
-        self, run_id: str | None, settings: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        folder: Path,
+        run_id: str | None,
+        settings: Mapping[str, Any],
+        tags: Mapping[str, str],
     ) -> str | None:
-        """Start a run, or continue the one with this id; returns its id, None if untracked."""
+        """Start the run in ``folder``, or continue the one with this id.
+
+        Returns:
+            Its id; None if it is untracked.
+        """
 
     def round_logger(self, round_number: int, n_labelled: int) -> Logger | bool:
         """A Lightning logger for a round's training curves; False for none."""
@@ -36,20 +55,21 @@ class Tracker(Protocol):
     def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
         """Record the metrics of a round at step ``n_labelled``."""
 
-    def log_files(self, folder: Path) -> None:
-        """Record the run folder's files."""
-
-    def close(self, status: str) -> None:
-        """End the run: FINISHED, FAILED or KILLED."""
+    def close(self, status: str, reason: str = "") -> None:
+        """End the run: FINISHED, FAILED (with the reason) or KILLED; record its files."""
 
 
 class NoTracker:
     """Records nothing (``tracking=none``); the run folder holds everything all the same."""
 
-    ui_command = None
+    ui_command: str | None = None
 
     def open(
-        self, run_id: str | None, settings: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        folder: Path,
+        run_id: str | None,
+        settings: Mapping[str, Any],
+        tags: Mapping[str, str],
     ) -> str | None:
         """There is no run."""
         return None
@@ -61,10 +81,7 @@ class NoTracker:
     def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
         """Nothing is recorded."""
 
-    def log_files(self, folder: Path) -> None:
-        """Nothing is recorded."""
-
-    def close(self, status: str) -> None:
+    def close(self, status: str, reason: str = "") -> None:
         """There is nothing to end."""
 
 
@@ -73,6 +90,10 @@ class MLflowTracker:
 
     The parent's metrics have the number of labelled volumes as their step, so that the chart of
     several runs in the MLflow UI is the learning curve.
+
+    The store has to be there when the run starts. One that goes away later does not end the run:
+    what it misses waits in the run folder, and is sent when the store is back or by
+    ``python -m alseg.sync RUN_FOLDER``.
 
     Args:
         uri: the tracking store, such as ``sqlite:////home/me/runs/mlflow.db`` or
@@ -96,34 +117,62 @@ class MLflowTracker:
         self.run_id: str | None = None
         self.tags: dict[str, str] = {}
         self.ui_command = f"mlflow ui --backend-store-uri {_without_secrets(uri)}"
-        try:
-            with _store_lock(uri) as folder:
-                # The first call on a fresh sqlite file migrates its schema; processes that do so
-                # at the same moment fail, hence the lock.
-                self.client = MlflowClient(uri)
-                found = self.client.get_experiment_by_name(experiment)
-                location = (folder / "mlartifacts").absolute().as_uri() if folder else None
-                self.experiment_id = (
-                    found.experiment_id
-                    if found
-                    else self.client.create_experiment(experiment, artifact_location=location)
-                )
-        except Exception as error:  # each kind of store raises errors of its own
-            raise ConfigError(f"tracking.uri {_without_secrets(uri)}: {error}") from error
+        with _needed(uri), _store_lock(uri) as folder:
+            # The first call on a fresh sqlite file migrates its schema; processes that do so at
+            # the same moment fail, hence the lock.
+            self.client = MlflowClient(uri)
+            found = self.client.get_experiment_by_name(experiment)
+            location = (folder / "mlartifacts").absolute().as_uri() if folder else None
+            self.experiment_id = (
+                found.experiment_id
+                if found
+                else self.client.create_experiment(experiment, artifact_location=location)
+            )
+        self._uri = uri
 
     def open(
-        self, run_id: str | None, settings: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        folder: Path,
+        run_id: str | None,
+        settings: Mapping[str, Any],
+        tags: Mapping[str, str],
     ) -> str | None:
-        """Start a run, or continue the one with this id."""
-        self.tags = dict(tags)
-        if run_id is None:
-            run = self.client.create_run(self.experiment_id, tags=self.tags, run_name=self.run_name)
-            run_id = str(run.info.run_id)
-            self._log_batch(run_id, params=settings)
-        else:
-            self.client.update_run(run_id, status="RUNNING")
+        """Start a run, or continue the one with this id.
+
+        Raises:
+            ConfigError: if the store does not answer, or does not know the run.
+            DataError: if the journal of what waits is damaged.
+        """
+        self.folder, self.tags = folder, dict(tags)
+        self.outbox = outbox = outbox_for(self.client, folder)
+        with _needed(self._uri):
+            if not outbox.flush():
+                raise outbox.error or RuntimeError(f"{outbox.journal} cannot be sent")
+            if run_id is None:
+                run_id = _perform(
+                    self.client,
+                    {"do": "create", "name": self.run_name, "tags": self.tags, "time": _now()}
+                    | {"experiment": self.experiment_id},
+                )
+            else:
+                self._reopen(run_id)
+        assert run_id is not None
         self.run_id = run_id
+        params = [(name, str(value)[:6000]) for name, value in settings.items()]
+        for start in range(0, len(params), BATCH_PARAMS):
+            batch = dict(params[start : start + BATCH_PARAMS])
+            outbox.send(do="log", run=run_id, params=batch, metrics=[])
         return run_id
+
+    def _reopen(self, run_id: str) -> None:
+        """Continue a run; end the nested runs that a killed process has left open."""
+        run = self.client.get_run(run_id)
+        self.client.update_run(run_id, status="RUNNING")
+        if FAILURE_TAG in run.data.tags:
+            self.client.delete_tag(run_id, FAILURE_TAG)
+        nested = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+        for left in self.client.search_runs([run.info.experiment_id], nested):
+            self.client.set_terminated(left.info.run_id, status="KILLED")
 
     def round_logger(self, round_number: int, n_labelled: int) -> Logger | bool:
         """A logger that writes to a nested run of its own."""
@@ -132,79 +181,65 @@ class MLflowTracker:
             "round": str(round_number),
             "labelled": str(n_labelled),
         }
-        run = self.client.create_run(
-            self.experiment_id, tags=tags, run_name=f"{self.run_name} round {round_number}"
+        name = f"{self.run_name} round {round_number}"
+        key = self.outbox.create_run(
+            name=name, tags=tags, time=_now(), experiment=self.experiment_id
         )
-        return _RoundLogger(self, str(run.info.run_id))
+        return _RoundLogger(self.outbox, name, key)
 
     def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
         """Record the metrics of a round at step ``n_labelled``."""
-        self._log_batch(self._open_run(), metrics=[(dict(metrics), n_labelled)])
+        _send_metrics(self.outbox, self._open_run(), _rows(metrics, n_labelled))
 
-    def log_files(self, folder: Path) -> None:
-        """Upload the run folder's files, but for those in ``skip``."""
-        for path in sorted(folder.iterdir()):
-            if path.name in self.skip or path.name.startswith("."):
-                continue
-            if path.is_dir():
-                self.client.log_artifacts(self._open_run(), str(path), artifact_path=path.name)
-            else:
-                self.client.log_artifact(self._open_run(), str(path))
-
-    def close(self, status: str) -> None:
-        """End the run."""
-        self.client.set_terminated(self._open_run(), status=status)
+    def close(self, status: str, reason: str = "") -> None:
+        """End the run and upload its folder, but for the names in ``skip``."""
+        run_id = self._open_run()
+        if reason:
+            self.outbox.send(do="tag", run=run_id, name=FAILURE_TAG, value=reason[:5000])
+        self.outbox.send(do="end", run=run_id, status=status, time=_now())
+        # Last: files that cannot be uploaded hold up nothing else.
+        for path in sorted(self.folder.iterdir()):
+            if path.name not in (*self.skip, JOURNAL_FILE) and not path.name.startswith("."):
+                self.outbox.send(do="upload", run=run_id, path=path.name)
+        if not self.outbox.flush():
+            log.warning(
+                f"{self.outbox.n_waiting} operations could not be sent to the tracking store; send "
+                f"them with: python -m alseg.sync {self.folder}"
+            )
 
     def _open_run(self) -> str:
         if self.run_id is None:
             raise RuntimeError("the tracker has not been opened")
         return self.run_id
 
-    def _log_batch(
-        self,
-        run_id: str,
-        metrics: list[tuple[dict[str, float], int]] | None = None,
-        params: Mapping[str, Any] | None = None,
-    ) -> None:
-        now = int(time.time() * 1000)
-        rows = [
-            Metric(name, float(value), now, step)
-            for values, step in metrics or []
-            for name, value in values.items()
-        ]
-        pairs = [Param(name, str(value)[:6000]) for name, value in (params or {}).items()]
-        for start in range(0, max(len(rows), len(pairs)), 100):  # 100 params a batch at most
-            part = slice(start, start + 100)
-            self.client.log_batch(run_id, metrics=rows[part], params=pairs[part])
-
 
 class _RoundLogger(Logger):
     """A Lightning logger that sends its metrics in batches: a call to the store costs 26-57 ms."""
 
-    def __init__(self, tracker: MLflowTracker, run_id: str) -> None:
+    def __init__(self, outbox: Outbox, name: str, run: str) -> None:
         super().__init__()
-        self._tracker, self._run_id = tracker, run_id
-        self._waiting: list[tuple[dict[str, float], int]] = []
+        self._outbox, self._name, self._run = outbox, name, run
+        self._waiting: list[MetricRow] = []
         self._sent_at = time.monotonic()
 
     @property
     def name(self) -> str:
-        """The experiment."""
-        return self._tracker.run_name
+        """How the UI calls the nested run."""
+        return self._name
 
     @property
     def version(self) -> str:
-        """The nested run."""
-        return self._run_id
+        """The nested run's key."""
+        return self._run
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The settings stand in the parent run."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep metrics and send them now and then."""
-        self._waiting.append((dict(metrics), step or 0))
+        self._waiting += _rows(metrics, step or 0)
         if time.monotonic() - self._sent_at > FLUSH_SECONDS:
             self.save()
 
@@ -212,16 +247,108 @@ class _RoundLogger(Logger):
     def save(self) -> None:
         """Send what is waiting."""
         waiting, self._waiting = self._waiting, []
-        self._tracker._log_batch(self._run_id, metrics=waiting)
+        _send_metrics(self._outbox, self._run, waiting)
         self._sent_at = time.monotonic()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Send what is waiting; end the nested run."""
         self.save()
-        self._tracker.client.set_terminated(
-            self._run_id, status="FINISHED" if status == "success" else "FAILED"
-        )
+        ended = "FINISHED" if status == "success" else "FAILED"
+        self._outbox.send(do="end", run=self._run, status=ended, time=_now())
+
+
+def sync(uri: str, folder: Path) -> Outbox:
+    """Send what waits in a run folder.
+
+    Returns:
+        The outbox, with what could not be sent, and its error.
+
+    Raises:
+        ConfigError: if the store cannot be opened.
+        DataError: if the journal is damaged.
+    """
+    from mlflow import MlflowClient
+
+    with _needed(uri), _store_lock(uri):
+        outbox = outbox_for(MlflowClient(uri), folder)
+    outbox.flush()
+    return outbox
+
+
+def outbox_for(client: Any, folder: Path) -> Outbox:
+    """The outbox of a run folder, with what waits in its journal.
+
+    Args:
+        client: an ``mlflow.MlflowClient``.
+        folder: the run folder.
+    """
+
+    def perform(operation: Operation) -> str | None:
+        return _perform(client, operation, folder)
+
+    return Outbox(perform, folder / JOURNAL_FILE)
+
+
+def _perform(client: Any, operation: Operation, folder: Path | None = None) -> str | None:
+    """Do one operation of an outbox; returns the id of the run if it creates one."""
+
+    run = operation.get("run")
+    match operation["do"]:
+        case "create":
+            created = client.create_run(
+                operation["experiment"],
+                start_time=operation["time"],
+                tags=operation["tags"],
+                run_name=operation["name"],
+            )
+            return str(created.info.run_id)
+        case "log":
+            metrics = [Metric(*row) for row in operation["metrics"]]
+            params = [Param(*pair) for pair in operation["params"].items()]
+            client.log_batch(run, metrics=metrics, params=params)
+        case "tag":
+            client.set_tag(run, operation["name"], operation["value"])
+        case "end":
+            client.set_terminated(run, status=operation["status"], end_time=operation["time"])
+        case "upload":
+            assert folder is not None
+            path = folder / operation["path"]
+            if path.is_dir():
+                client.log_artifacts(run, str(path), artifact_path=path.name)
+            elif path.is_file():  # it may have been deleted while it waited
+                client.log_artifact(run, str(path))
+        case unknown:
+            raise ValueError(f"unknown operation {unknown}")
+    return None
+
+
+MetricRow = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
+
+
+def _rows(metrics: Mapping[str, float], step: int) -> list[MetricRow]:
+    return [(name, float(value), _now(), step) for name, value in metrics.items()]
+
+
+def _send_metrics(outbox: Outbox, run: str, rows: list[MetricRow]) -> None:
+    for start in range(0, len(rows), BATCH_METRICS):
+        batch = rows[start : start + BATCH_METRICS]
+        outbox.send(do="log", run=run, metrics=batch, params={})
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+@contextmanager
+def _needed(uri: str) -> Iterator[None]:
+    """Turn any error of the store into a ConfigError that names the store."""
+    try:
+        yield
+    except AlsegError:
+        raise
+    except Exception as error:  # each kind of store raises errors of its own
+        raise ConfigError(f"tracking.uri {_without_secrets(uri)}: {error}") from error
 
 
 @contextmanager

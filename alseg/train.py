@@ -6,18 +6,16 @@ them to ``run_rounds``.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,7 +28,8 @@ from alseg.data.cases import Splits, Task, check_headers
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
-from alseg.errors import ConfigError, DataError, check_whole_number
+from alseg.distributed import from_first, process_group, rank, wait_for_all
+from alseg.errors import ConfigError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
@@ -38,13 +37,14 @@ from alseg.pool import Pool
 from alseg.report import print_summary
 from alseg.rounds import Experiment, Plan, prepare, run_rounds
 from alseg.seeding import seed_for
-from alseg.state import STATE_FILE, RunState, write_atomically
+from alseg.settings import CONFIG_FILE, config_hash, flat, load_config, save_config
+from alseg.state import STATE_FILE, RunState, hold
 from alseg.strategies.strategy import Strategy
-from alseg.trainers import check_accelerator, workers_for
+from alseg.sweeps import run_job
+from alseg.tracking import NoTracker, Tracker
+from alseg.trainers import check_accelerator, check_devices, workers_for
 
 log = logging.getLogger(__name__)
-
-CONFIG_FILE = "config.yaml"
 
 
 def train(config: DictConfig) -> float:
@@ -57,17 +57,18 @@ def train(config: DictConfig) -> float:
     Raises:
         AlsegError: with one clear sentence, if the data or the settings cannot be used.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    # torchrun's processes start within the same second, or not: they take the first one's folder
+    folder = from_first(Path(HydraConfig.get().runtime.output_dir))
+    state = None
     if config.resume:
         folder = Path(config.resume)
-        state = RunState.load(folder)
+        if (folder / STATE_FILE).exists() or not (folder / CONFIG_FILE).exists():
+            state = RunState.load(folder)
         config = load_config(folder)
-        if state.config_hash != config_hash(config):
+        if state is not None and state.config_hash != config_hash(config):
             raise ConfigError(f"{folder / CONFIG_FILE} was changed after the run had started")
     elif (folder / STATE_FILE).exists():
         raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
-    else:
-        state = None
     experiment, pool = build(config, folder)
     if state is None:
         labels = experiment.oracle.annotate(pool.labelled)
@@ -78,10 +79,13 @@ def train(config: DictConfig) -> float:
             queries=query_rows(0, pool.labelled, {}, costs),
         )
     prepare(experiment, state.pool)
-    if not state.finished_rounds:
-        write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
-    state = run_rounds(experiment, state)
-    print_summary(experiment, state)
+    wait_for_all()  # all have looked at the folder before the first one writes to it
+    with hold(folder):
+        if not state.finished_rounds:
+            save_config(config, folder)
+        state = run_rounds(experiment, state)
+    if rank() == 0:
+        print_summary(experiment, state)
     labelled = [row["labelled"] for row in state.history]
     return area_under_budget_curve(labelled, [row["val_dice"] for row in state.history])
 
@@ -109,6 +113,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     cost = cost_named(config.cost)
     make_trainer = part(config.trainer)
     check_accelerator(config.trainer.accelerator)
+    check_devices(config.trainer)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)
     task: Task = part(config.data.task)
@@ -127,6 +132,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     check_network(network, len(task.channels), config.data.patch_size)
     if strategy.needs_passes:
         source.check(network)
+    tracker: Tracker = part(config.tracking) if rank() == 0 else NoTracker()
     data = PoolDataModule(
         cache=VolumeCache(
             task,
@@ -161,7 +167,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
                 classes=task.foreground,
             ),
             make_trainer=make_trainer,
-            tracker=part(config.tracking),
+            tracker=tracker,
             settings=flat(OmegaConf.to_container(config, resolve=True)),
             tags=run_tags(config, task, strategy),
             n_pictures=config.pictures,
@@ -212,28 +218,6 @@ def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequenc
         ) from error
 
 
-def load_config(folder: Path) -> DictConfig:
-    """Read the resolved configuration of a run folder.
-
-    Raises:
-        DataError: if it is missing or broken.
-    """
-    path = folder / CONFIG_FILE
-    try:
-        config = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise DataError(f"{path} does not hold a configuration")
-    return config
-
-
-def config_hash(config: DictConfig) -> str:
-    """A hash of the resolved configuration."""
-    content = OmegaConf.to_container(config, resolve=True)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def run_tags(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, str]:
     """What runs are filtered and grouped by in the tracking store."""
     return {
@@ -245,25 +229,16 @@ def run_tags(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, st
     }
 
 
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names."""
-    if isinstance(content, Mapping):
-        items = [(str(key), value) for key, value in content.items()]
-    elif isinstance(content, list) and any(isinstance(c, (Mapping, list)) for c in content):
-        items = [(str(index), value) for index, value in enumerate(content)]
-    else:
-        return {prefix: content}
-    merged: dict[str, Any] = {}
-    for key, value in items:
-        merged |= flat(value, f"{prefix}.{key}" if prefix else key)
-    return merged
-
-
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="config")
 def _hydra_main(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        return train(config)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return run_job(config, folder)
+        if rank() > 0:
+            logging.disable(logging.INFO)  # the first process says it all
+        with process_group():
+            return train(config)
     finally:
         # Hydra makes the folder before the settings are checked: leave no empty ones behind.
         if folder.is_dir() and not any(folder.iterdir()):

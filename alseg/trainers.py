@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from alseg.distributed import world_size
 from alseg.errors import ConfigError
 
 
@@ -23,6 +25,32 @@ def check_accelerator(accelerator: str) -> None:
         raise ConfigError(
             f"trainer.accelerator is {accelerator}, but torch {torch.__version__} sees no CUDA "
             "device here; use trainer=auto or trainer=cpu"
+        )
+
+
+def n_devices(trainer: Mapping[str, Any]) -> int:
+    """How many devices, and so processes, a run of these trainer settings takes."""
+    devices = trainer["devices"]
+    if devices in ("auto", -1, "-1"):
+        wants_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda")
+        devices = max(1, torch.cuda.device_count()) if wants_gpu else 1
+    elif not isinstance(devices, int):
+        devices = len(devices)
+    return int(devices) * int(trainer.get("num_nodes", 1))
+
+
+def check_devices(trainer: Mapping[str, Any]) -> None:
+    """Check that there is a process for each device.
+
+    Raises:
+        ConfigError: if there is not.
+    """
+    devices = n_devices(trainer)
+    if devices != world_size():
+        raise ConfigError(
+            f"trainer.devices and trainer.num_nodes ask for {devices} device(s), and there are "
+            f"{world_size()} process(es); start one for each device: torchrun --nproc-per-node "
+            f"{trainer['devices']} -m alseg.train trainer=ddp ..."
         )
 
 
@@ -47,6 +75,8 @@ def quiet_lightning() -> None:
         r".*does not have many workers.*",  # data.num_workers: 0 on purpose on a CPU
         r".*smaller than the logging interval.*",  # short rounds are fine
         r".*Checkpoint directory .* exists.*",  # a round that is run again after an interruption
+        r".*recommended to use .*sync_dist=True.*",  # alseg logs what is equal on all devices
+        r".*Using .DistributedSampler. with the dataloaders.*",  # each case still counts once
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -62,7 +92,12 @@ def make_trainer(*, accelerator: str, precision: str = "auto", **settings: Any) 
     if precision == "auto":
         precision = precision_for(accelerator)
     try:
-        return pl.Trainer(accelerator=accelerator, precision=precision, **settings)  # type: ignore[arg-type]
+        return pl.Trainer(
+            accelerator=accelerator,
+            precision=precision,  # type: ignore[arg-type]
+            use_distributed_sampler=False,  # the data module splits its cases itself
+            **settings,
+        )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
         raise ConfigError(f"trainer: {error}") from error
 

@@ -10,7 +10,7 @@ import pytest
 from alseg.errors import ConfigError
 from tests.front_door import run_smoke
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "own_strategy"
+EXAMPLE = Path(__file__).parents[1] / "scripts" / "own_strategy"
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch.distributed
 
 from alseg.costs import AnnotationCost
 from alseg.data.oracle import Oracle
+from alseg.distributed import gathered
 from alseg.errors import ScoringError
 from alseg.pool import Pool
 from alseg.seeding import seed_for
@@ -162,9 +162,7 @@ def gather(scores: list[CaseScore]) -> list[CaseScore]:
     Distributed samplers fill up uneven parts by repeating cases. A case's masks depend on its name
     alone, so the repetitions are equal and the first is kept.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, scores)
-        scores = [score for part in parts for score in part]
-        scores = list({score.case_id: score for score in reversed(scores)}.values())
-    return scores
+    parts = gathered(scores)
+    if len(parts) == 1:
+        return scores  # with repetitions, if there are any: those would be a mistake
+    return list({score.case_id: score for part in reversed(parts) for score in part}.values())

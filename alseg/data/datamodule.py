@@ -16,10 +16,12 @@ from monai.data.utils import list_data_collate
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from alseg.data.cases import Splits
 from alseg.data.preprocess import VolumeCache
+from alseg.distributed import rank, world_size
+from alseg.errors import ConfigError
 from alseg.pool import Pool
 from alseg.seeding import seed_for
 
@@ -140,9 +142,13 @@ class PoolDataModule(pl.LightningDataModule):
         cache: the preprocessed volumes.
         splits: the fixed split.
         augment: random transforms on ``image`` and ``label``, ending in patches of one size.
-        batch_size: volumes a step; times the crops a volume, where ``augment`` makes several.
+        batch_size: volumes a step, over all devices; times the crops a volume, where ``augment``
+            makes several.
         num_workers: loader processes; 0 loads in the main process.
         base_seed: the run's seed.
+
+    Raises:
+        ConfigError: if a batch cannot be shared equally among the devices.
     """
 
     def __init__(
@@ -160,6 +166,11 @@ class PoolDataModule(pl.LightningDataModule):
         self.splits = splits
         self.augment = augment
         self.batch_size = batch_size
+        if batch_size % world_size():
+            raise ConfigError(
+                f"data.batch_size is {batch_size}, the volumes of one step over all devices; it "
+                f"must be a multiple of the {world_size()} devices"
+            )
         self.num_workers = num_workers
         self.base_seed = base_seed
         self.labels: dict[str, Path] = {}
@@ -213,10 +224,11 @@ class PoolDataModule(pl.LightningDataModule):
         wanted = {(case_id, case_id in self.labels) for case_id in case_ids}
         ids = sorted(case_id for case_id, _ in wanted - self._prepared)
         before, started = len(self.cache.preprocessed), time.monotonic()
+        quiet = not ids or rank() > 0
         # Threads: reading, resampling and compression all release the interpreter lock.
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
             filled = threads.map(fill, ids)
-            for _ in track(filled, "Preprocessing", len(ids), transient=True, disable=not ids):
+            for _ in track(filled, "Preprocessing", len(ids), transient=True, disable=quiet):
                 pass
         self._prepared |= wanted
         seconds = time.monotonic() - started
@@ -248,9 +260,11 @@ class PoolDataModule(pl.LightningDataModule):
             self._draw_seed,
             round_number,
         )
+        # With N devices, device r takes the draws r, r + N, ...: together, the same batches.
         return DataLoader(
             draws,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size // world_size(),
+            sampler=_share(draws),
             num_workers=self.num_workers,
             collate_fn=list_data_collate,
         )
@@ -271,9 +285,22 @@ class PoolDataModule(pl.LightningDataModule):
         )
 
     def _one_by_one(self, volumes: Dataset) -> DataLoader:
-        return DataLoader(volumes, batch_size=1, num_workers=self.num_workers)
+        return DataLoader(
+            volumes, batch_size=1, sampler=_share(volumes), num_workers=self.num_workers
+        )
 
     def _current_round(self) -> tuple[Pool, int, int]:
         if self._round is None:
             raise RuntimeError("start_round has not been called")
         return self._round
+
+
+def _share(dataset: Any) -> DistributedSampler | None:
+    """This device's share of a data set; uneven shares are filled up by repeating the first cases.
+
+    Lightning's sampler for predictions repeats none, but a device without any case would then leave
+    the others waiting. Whoever collects results by case id counts a repeated case once.
+    """
+    if world_size() == 1:
+        return None
+    return DistributedSampler(dataset, world_size(), rank(), shuffle=False)

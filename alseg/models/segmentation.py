@@ -185,6 +185,7 @@ class SegmentationModule(pl.LightningModule):
         self.dice.update(case_id, self.predict_labels(batch["image"]), batch["label"])
 
     def _log_dice(self, part: str) -> None:
+        self.dice.take_all()  # so that all devices log, and choose checkpoints by, the same number
         self.log(f"{part}/dice", self.dice.mean(), prog_bar=True)
         self.log_dict(
             {f"{part}/dice_{name}": value for name, value in self.dice.by_class().items()}

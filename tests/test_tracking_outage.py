@@ -1,0 +1,275 @@
+"""The tracking store under parallel jobs, and one that goes away in the middle of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from alseg import tracking
+from alseg.errors import ConfigError, DataError
+from alseg.outbox import JOURNAL_FILE, Operation, Outbox
+from alseg.tracking import MLflowTracker
+
+
+class FakeStore:
+    """Performs operations while it is up."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self.calls = 0
+        self.done: list[tuple[str, str, Any]] = []
+
+    def perform(self, operation: Operation) -> str | None:
+        self.calls += 1
+        if not self.is_up:
+            raise ConnectionError("the store is away")
+        run_id = f"id-{operation['name']}" if operation["do"] == "create" else operation["run"]
+        self.done.append((operation["do"], run_id, operation.get("value")))
+        return run_id if operation["do"] == "create" else None
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+def test_operations_are_sent_at_once_and_leave_no_journal(store: FakeStore, tmp_path: Path) -> None:
+    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE)
+    key = outbox.create_run(name="a")
+    outbox.send(do="log", run=key, value=1)
+    outbox.send(do="log", run="known", value=2)
+    assert store.done == [("create", "id-a", None), ("log", "id-a", 1), ("log", "known", 2)]
+    assert outbox.flush()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missed_is_sent_later_in_order(store: FakeStore, tmp_path: Path) -> None:
+    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE, retry_seconds=0)
+    known = outbox.create_run(name="before")
+    store.is_up = False
+    outbox.send(do="log", run=known, value=1)
+    missed = outbox.create_run(name="missed")
+    outbox.send(do="log", run=missed, value=2)
+    assert outbox.n_waiting == 3
+    store.is_up = True
+    outbox.send(do="log", run=known, value=3)
+    assert store.done[1:] == [
+        ("log", "id-before", 1),
+        ("create", "id-missed", None),
+        ("log", "id-missed", 2),
+        ("log", "id-before", 3),
+    ]
+    assert outbox.n_waiting == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dead_store_is_asked_now_and_then_only(store: FakeStore, tmp_path: Path) -> None:
+    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE, retry_seconds=60)
+    store.is_up = False
+    for value in range(50):
+        outbox.send(do="log", run="r", value=value)
+    assert store.calls == 1
+    assert not outbox.flush()
+    assert isinstance(outbox.error, ConnectionError)
+
+
+def test_another_process_sends_what_waits(store: FakeStore, tmp_path: Path) -> None:
+    journal = tmp_path / JOURNAL_FILE
+    outbox = Outbox(store.perform, journal)
+    known = outbox.create_run(name="before")
+    store.is_up = False
+    outbox.send(do="log", run=known, value=1)
+    missed = outbox.create_run(name="missed")
+    outbox.send(do="log", run=missed, value=2)
+    with journal.open("a") as file:
+        file.write('{"do": "log", "ru')  # the process was killed while it wrote
+    store.is_up, store.done = True, []
+    assert Outbox(store.perform, journal).flush()
+    assert store.done == [
+        ("log", "id-before", 1),
+        ("create", "id-missed", None),
+        ("log", "id-missed", 2),
+    ]
+    assert not journal.exists()
+
+
+def test_a_run_is_not_created_twice(store: FakeStore, tmp_path: Path) -> None:
+    journal = tmp_path / JOURNAL_FILE
+    outbox = Outbox(store.perform, journal)
+    store.is_up = False
+    key = outbox.create_run(name="a")
+    outbox.send(do="log", run=key, value=1)
+
+    def dies_after_creating(operation: Operation) -> str | None:
+        if operation["do"] != "create":
+            raise SystemExit
+        return store.perform(operation)
+
+    store.is_up = True
+    with pytest.raises(SystemExit):
+        Outbox(dies_after_creating, journal).flush()
+    assert Outbox(store.perform, journal).flush()
+    assert store.done == [("create", "id-a", None), ("log", "id-a", 1)]
+
+
+def test_a_damaged_journal_is_an_error(store: FakeStore, tmp_path: Path) -> None:
+    (tmp_path / JOURNAL_FILE).write_text('broken\n{"do": "log", "run": "r"}\n')
+    with pytest.raises(DataError, match="line 1, is not JSON"):
+        Outbox(store.perform, tmp_path / JOURNAL_FILE)
+
+
+OPEN_AND_WRITE = """
+import sys
+from pathlib import Path
+from alseg.tracking import MLflowTracker
+
+number, folder = sys.argv[1], Path(sys.argv[2])
+mine = folder / number
+mine.mkdir()
+tracker = MLflowTracker(f"sqlite:///{folder}/mlflow.db", "shared", f"job {number}")
+print("ready", flush=True)
+sys.stdin.readline()
+tracker.open(mine, None, {f"setting.{i}": i for i in range(150)}, {"seed": number})
+for round_number in range(1, 4):
+    logger = tracker.round_logger(round_number, 5 * round_number)
+    for step in range(20):
+        logger.log_metrics({"loss": 1 / (step + 1)}, step)
+        logger.save()
+    logger.finalize("success")
+    tracker.log_round({"val_dice": 0.1 * round_number}, 5 * round_number)
+tracker.close("FINISHED")
+"""
+
+
+def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN_AND_WRITE, str(number), str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    # Opening is locked, one after the other; writing then starts in all of them at once.
+    for job in jobs:
+        assert job.stdout is not None
+        assert "ready\n" in iter(job.stdout.readline, "")
+    for job in jobs:
+        _, errors = job.communicate("go\n", timeout=120)
+        assert job.returncode == 0, errors
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("shared")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert sorted(run.data.tags["seed"] for run in parents) == ["0", "1", "2", "3"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for parent in parents:
+        assert len(parent.data.params) == 150
+        nested = [
+            run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+        ]
+        assert sorted(run.data.tags["labelled"] for run in nested) == ["10", "15", "5"]
+        # the chart of the parents is the learning curve: Dice by the number of labelled volumes
+        curve = client.get_metric_history(parent.info.run_id, "val_dice")
+        assert sorted((point.step, round(point.value, 1)) for point in curve) == [
+            (5, 0.1),
+            (10, 0.2),
+            (15, 0.3),
+        ]
+        assert all(len(client.get_metric_history(r.info.run_id, "loss")) == 20 for r in nested)
+    assert not list(tmp_path.rglob(JOURNAL_FILE))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[None]:
+    """``mlflow server`` on the loopback; killed at the end of the block."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
+    with (folder / "server.log").open("a") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()
+                assert time.monotonic() < deadline, (folder / "server.log").read_text()
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+def test_a_server_that_goes_away_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    port, folder = free_port(), tmp_path / "run"
+    folder.mkdir()
+    uri = f"http://127.0.0.1:{port}"
+    with pytest.raises(ConfigError, match=r"tracking.uri http"):
+        MLflowTracker(uri, "outage", "run")  # a store that is away at the start is refused
+
+    with server(tmp_path, port):
+        tracker = MLflowTracker(uri, "outage", "run")
+        run_id = tracker.open(folder, None, {"a": 1}, {"seed": "1"})
+        assert run_id is not None
+        tracker.log_round({"val_dice": 0.1}, 5)
+    tracker.outbox.retry_seconds = 0
+    logger = tracker.round_logger(2, 10)
+    assert not isinstance(logger, bool)
+    logger.log_metrics({"loss": 0.5}, 3)
+    logger.finalize("success")
+    tracker.log_round({"val_dice": 0.2}, 10)
+    (folder / "metrics.csv").write_text("round\n")
+    tracker.close("FAILED", "it was so")
+    lines = [json.loads(line) for line in (folder / JOURNAL_FILE).read_text().splitlines()]
+    assert [line["do"] for line in lines] == ["create", "log", "end", "log", "tag", "end", "upload"]
+
+    with server(tmp_path, port):
+        assert tracking.sync(uri, folder).n_waiting == 0
+        client = MlflowClient(uri)
+        run = client.get_run(run_id)
+        assert run.info.status == "FAILED"
+        assert run.data.tags["failure"] == "it was so"
+        curve = client.get_metric_history(run_id, "val_dice")
+        assert [(point.step, point.value) for point in curve] == [(5, 0.1), (10, 0.2)]
+        assert [file.path for file in client.list_artifacts(run_id)] == ["metrics.csv"]
+        (nested,) = client.search_runs(
+            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"
+        )
+        assert (nested.info.status, nested.data.metrics) == ("FINISHED", {"loss": 0.5})
+        # when it happened, not when it was sent
+        assert nested.info.end_time <= run.info.end_time
+    assert not (folder / JOURNAL_FILE).exists()
