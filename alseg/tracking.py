@@ -268,8 +268,6 @@ def sync(uri: str, folder: Path) -> Outbox:
         ConfigError: if the store cannot be opened.
         DataError: if the journal is damaged.
     """
-    from mlflow import MlflowClient
-
     with _needed(uri), _store_lock(uri):
         outbox = outbox_for(MlflowClient(uri), folder)
     outbox.flush()
