@@ -61,8 +61,10 @@ def train(
     monkeypatch.chdir(tmp_path)
     calls = iter(range(1000))
 
-    def call(*overrides: str, smoke: bool = True, tracking: str = "none") -> Outcome:
-        folder = tmp_path / f"run_{next(calls)}"
+    def call(
+        *overrides: str, smoke: bool = True, tracking: str = "none", folder: Path | None = None
+    ) -> Outcome:
+        folder = folder or tmp_path / f"run_{next(calls)}"
         settings = [f"hydra.run.dir={folder}", "trainer=cpu", f"tracking={tracking}"]
         if smoke:
             settings += ["experiment=smoke", f"data.task.root={phantoms}", "data.num_workers=0"]

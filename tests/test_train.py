@@ -200,7 +200,7 @@ def test_resuming_ends_as_the_uninterrupted_run(
 def test_a_run_folder_is_never_overwritten(train: Train, tmp_path: Path) -> None:
     first = train()
     before = {p: p.read_bytes() for p in first.folder.rglob("*") if p.is_file()}
-    again = train(f"hydra.run.dir={first.folder}")
+    again = train(folder=first.folder)
     assert again.exit_code == 2
     assert "holds a run already; continue it with resume=" in again.err
     assert {p: p.read_bytes() for p in first.folder.rglob("*") if p.is_file()} == before
