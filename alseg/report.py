@@ -13,9 +13,7 @@ from alseg.state import RunState
 def print_summary(experiment: Experiment, state: RunState) -> None:
     """Print Dice by labelled count, the area under the budget curve, and where the files lie."""
     classes = experiment.data.cache.task.foreground
-    title = f"{experiment.tags['data']}, strategy {experiment.strategy.name}"
-    if experiment.strategy.reads_labels:
-        title += " (reads hidden labels)"
+    title = f"{experiment.tags['data']}, strategy {experiment.strategy.title}"
     table = Table(title=f"{title}, seed {experiment.plan.seed}: mean Dice, test Dice by class")
     for heading in ("round", "labelled", "cost", "val", "test", *classes, "train s", "score s"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -428,7 +428,7 @@ def metrics_table(state: RunState) -> pd.DataFrame:
 
 def write_reports(experiment: Experiment, state: RunState) -> None:
     """Write metrics.csv, queries.csv and learning_curve.png from the state."""
-    folder, name = experiment.folder, experiment.strategy.name
+    folder, name = experiment.folder, experiment.strategy.title
     write_atomically(folder / "metrics.csv", metrics_table(state).to_csv(index=False))
     write_atomically(folder / "queries.csv", pd.DataFrame(state.queries).to_csv(index=False))
     if rank() > 0:

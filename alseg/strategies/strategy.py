@@ -87,6 +87,11 @@ class Strategy:
             raise ConfigError(f"strategy {self.name}: {error}") from error
 
     @property
+    def title(self) -> str:
+        """The name for tables and plots, with a warning where hidden labels are read."""
+        return f"{self.name} (reads hidden labels)" if self.reads_labels else self.name
+
+    @property
     def needs_prediction(self) -> bool:
         """Whether the network has to see the pool before a selection."""
         return not (self.measure is None and self.class_scores is None and self.features is None)
