@@ -262,9 +262,10 @@ def test_every_yaml_composes() -> None:
     known = {
         "data": (["msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
         "experiment": (["hippocampus_cpu", "smoke", "tutorial_liver"], [root]),
-        "trainer": (["auto", "cpu", "debug", "gpu"], []),
+        "trainer": (["auto", "cpu", "ddp", "debug", "gpu"], []),
         "tracking": (["mlflow", "none"], []),
-        "pool": (["default"], []),
+        "pool": (["small", "tutorial"], []),
+        "uncertainty": (["ensemble", "mc_dropout", "tta"], []),
         "data/splits": (["file", "fraction"], []),
     }
     with initialize_config_dir(conf_folder(), version_base="1.3"):
@@ -280,7 +281,7 @@ def test_every_yaml_composes() -> None:
 def test_the_tutorial_experiment_has_the_tutorials_numbers() -> None:
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         config = compose("config", overrides=["experiment=tutorial_liver", "data.root=/x"])
-    assert dict(config.pool) == {"initial": 5, "query_size": 5, "rounds": 6}
+    assert (config.pool.initial, config.pool.query_size, config.pool.rounds) == (5, 5, 6)
     assert (config.steps_per_round, config.val_interval, config.val_interval_unit) == (
         2000, 5, "epochs",
     )  # fmt: skip

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from alseg.callbacks.acquisition import Acquisition
+from alseg.costs import volume
 from alseg.data.cases import read_msd
 from alseg.data.oracle import SimulatedOracle
 from alseg.errors import ScoringError
@@ -22,7 +23,8 @@ def pool(phantoms: Path) -> Pool:
 
 
 def make(phantoms: Path, pool: Pool, strategy: Strategy, seed: int = 1) -> Acquisition:
-    acquisition = Acquisition(strategy, SimulatedOracle(read_msd(phantoms)), 3, seed)
+    oracle = SimulatedOracle(read_msd(phantoms))
+    acquisition = Acquisition(strategy, oracle, 3, seed, n_rounds=4, cost=volume)
     acquisition.start_round(pool, 2)
     return acquisition
 
@@ -37,7 +39,8 @@ def test_the_highest_scores_are_acquired_and_ties_go_by_id(phantoms: Path, pool:
     acquired = acquisition.result()
     chosen = ["phantom_003", "phantom_007", "phantom_011"]
     assert [row["case_id"] for row in acquired.queries] == chosen
-    assert acquired.queries[0] == {"round": 2, "case_id": chosen[0], "score": 3.0, "rank": 1}
+    first = {"round": 2, "case_id": chosen[0], "score": 3.0, "rank": 1, "cost": 1.0}
+    assert acquired.queries[0] == first
     assert acquired.pool == pool.acquire(chosen)
     assert set(acquired.labels) == set(chosen)
     assert len(acquired.scores) == 11
@@ -72,8 +75,7 @@ def test_a_pool_smaller_than_the_query_is_taken_whole(phantoms: Path) -> None:
     assert acquisition.result().pool.unlabelled == ()
 
 
-def test_a_selector_that_breaks_its_promise_is_refused(phantoms: Path, pool: Pool) -> None:
-    for answer in (["phantom_001"], ["phantom_001"] * 3, ["a", "b", "c"]):
-        strategy = Strategy(name="bad", selector=lambda c, k, rng, answer=answer: answer)
-        with pytest.raises(ScoringError, match="must select 3 distinct candidates"):
-            make(phantoms, pool, strategy).acquire()
+def test_a_selector_that_breaks_its_promise_is_refused() -> None:
+    for answer in (["rehearsal_1"], ["rehearsal_1"] * 2, ["a", "b"]):
+        with pytest.raises(ScoringError, match="must select 2 distinct candidates|twice"):
+            Strategy(name="bad", selector=lambda c, k, rng, answer=answer: answer)

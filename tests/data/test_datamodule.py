@@ -78,7 +78,8 @@ def test_hidden_labels_are_out_of_reach(phantoms: Path, tmp_path: Path) -> None:
     start(data, data.splits, labelled)
     assert set(data.labels) == set(labelled)
     for batch in data.predict_dataloader():
-        assert set(batch) == {"case_id", "image"}
+        assert set(batch) == {"case_id", "image", "labelled"}
+        assert not batch["labelled"].any()
     data.start_round(Pool.start(data.splits.training, data.splits.training[:3]), 1, 3)
     with pytest.raises(KeyError):  # the third was never revealed
         batches(data)
