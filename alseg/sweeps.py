@@ -38,7 +38,7 @@ from alseg.cli import print_error, sentence
 from alseg.errors import AlsegError, ConfigError
 from alseg.evaluation import area_under_budget_curve
 from alseg.settings import CONFIG_FILE, config_hash, flat, load_config, save_config
-from alseg.state import STATE_FILE, RunState, write_atomically
+from alseg.state import STATE_FILE, RunState, hold, write_atomically
 from alseg.trainers import n_devices
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,12 @@ def run_job(config: DictConfig, folder: Path) -> float:
     name = f"{config.strategy.name} seed {config.seed}"
     if (folder / CONFIG_FILE).exists() and not config.sweep.resume:
         log.warning(f"[{name}] is in this sweep twice, and run once")
+        return math.nan
+    try:
+        with hold(folder):
+            pass
+    except ConfigError as error:  # a job that an earlier sweep has left running: hands off
+        log.error(f"[{name}] {error}")
         return math.nan
     started = time.monotonic()
     try:

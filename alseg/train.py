@@ -235,6 +235,10 @@ def _hydra_main(config: DictConfig) -> float:
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return run_job(config, folder)
+        if config.sweep.resume:
+            raise ConfigError(
+                "sweep.resume continues a sweep (-m); continue a single run with resume=RUN_FOLDER"
+            )
         if rank() > 0:
             logging.disable(logging.INFO)  # the first process says it all
         with process_group():

@@ -29,11 +29,17 @@ def check_accelerator(accelerator: str) -> None:
 
 
 def n_devices(trainer: Mapping[str, Any]) -> int:
-    """How many devices, and so processes, a run of these trainer settings takes."""
+    """How many devices, and so processes, a run of these trainer settings takes.
+
+    Raises:
+        ConfigError: if ``devices`` is of no known form.
+    """
     devices = trainer["devices"]
     if devices in ("auto", -1, "-1"):
         wants_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda")
         devices = max(1, torch.cuda.device_count()) if wants_gpu else 1
+    elif isinstance(devices, str):
+        raise ConfigError(f"trainer.devices is {devices!r}; it must be a number, a list or auto")
     elif not isinstance(devices, int):
         devices = len(devices)
     return int(devices) * int(trainer.get("num_nodes", 1))

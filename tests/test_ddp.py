@@ -122,6 +122,11 @@ def test_devices_are_counted(trainer: dict[str, object], expected: int) -> None:
     assert n_devices(trainer) == expected
 
 
+def test_devices_as_text_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainer.devices is '0,1'"):
+        n_devices({"devices": "0,1", "accelerator": "gpu"})
+
+
 def test_several_devices_without_torchrun_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"torchrun --nproc-per-node 2 -m alseg.train"):
         check_devices({"devices": 2, "accelerator": "cpu"})

@@ -45,7 +45,12 @@ def sweep(output_dir: Path, *overrides: str, **settings: Any) -> subprocess.Pope
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=400)
+    """The exit code and the output of a sweep that ends by itself."""
+    try:
+        output, _ = process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return process.returncode, output
 
 
@@ -238,6 +243,15 @@ def test_a_job_with_other_settings_is_not_continued(
     run_job(composed(tmp_path), folder)
     run_job(composed(tmp_path, "sweep.resume=true", "seed=2"), folder)
     assert "holds a run with other settings" in Job.load(folder).reason
+
+
+def test_a_job_that_is_still_running_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(tmp_path, monkeypatch, "exit 1")
+    with hold(tmp_path):
+        assert math.isnan(run_job(composed(tmp_path, "sweep.resume=true"), tmp_path))
+    assert Job.load(tmp_path).status == "unfinished"
 
 
 def test_resuming_is_not_a_setting_of_the_experiment(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -130,53 +132,48 @@ def test_a_damaged_journal_is_an_error(store: FakeStore, tmp_path: Path) -> None
         Outbox(store.perform, tmp_path / JOURNAL_FILE)
 
 
-OPEN_AND_WRITE = """
-import sys
-from pathlib import Path
-from alseg.tracking import MLflowTracker
+N_JOBS = 6
 
-number, folder = sys.argv[1], Path(sys.argv[2])
-mine = folder / number
-mine.mkdir()
-tracker = MLflowTracker(f"sqlite:///{folder}/mlflow.db", "shared", f"job {number}")
-print("ready", flush=True)
-sys.stdin.readline()
-tracker.open(mine, None, {f"setting.{i}": i for i in range(150)}, {"seed": number})
-for round_number in range(1, 4):
-    logger = tracker.round_logger(round_number, 5 * round_number)
-    for step in range(20):
-        logger.log_metrics({"loss": 1 / (step + 1)}, step)
-        logger.save()
-    logger.finalize("success")
-    tracker.log_round({"val_dice": 0.1 * round_number}, 5 * round_number)
-tracker.close("FINISHED")
-"""
+
+def open_and_write(folder: Path, number: int, start: Barrier) -> None:
+    """A job: all jobs open the store at one moment, and write at another."""
+    mine = folder / str(number)
+    mine.mkdir()
+    start.wait()
+    tracker = MLflowTracker(f"sqlite:///{folder}/mlflow.db", "shared", f"job {number}")
+    start.wait()
+    tracker.open(mine, None, {f"setting.{i}": i for i in range(150)}, {"seed": str(number)})
+    for round_number in range(1, 4):
+        logger = tracker.round_logger(round_number, 5 * round_number)
+        assert not isinstance(logger, bool)
+        for step in range(20):
+            logger.log_metrics({"loss": 1 / (step + 1)}, step)
+            logger.save()
+        logger.finalize("success")
+        tracker.log_round({"val_dice": 0.1 * round_number}, 5 * round_number)
+    tracker.close("FINISHED")
 
 
 def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")  # MLflow has been imported: no seconds apart
+    start = context.Barrier(N_JOBS)
     jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN_AND_WRITE, str(number), str(tmp_path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(4)
+        context.Process(target=open_and_write, args=(tmp_path, number, start))
+        for number in range(N_JOBS)
     ]
-    # Opening is locked, one after the other; writing then starts in all of them at once.
     for job in jobs:
-        assert job.stdout is not None
-        assert "ready\n" in iter(job.stdout.readline, "")
+        job.start()
     for job in jobs:
-        _, errors = job.communicate("go\n", timeout=120)
-        assert job.returncode == 0, errors
+        job.join(300)
+    assert [job.exitcode for job in jobs] == [0] * N_JOBS
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("shared")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert sorted(run.data.tags["seed"] for run in parents) == ["0", "1", "2", "3"]
+    assert sorted(run.data.tags["seed"] for run in parents) == [
+        str(number) for number in range(N_JOBS)
+    ]
     assert {run.info.status for run in runs} == {"FINISHED"}
     for parent in parents:
         assert len(parent.data.params) == 150
@@ -212,11 +209,12 @@ def server(folder: Path, port: int) -> Iterator[None]:
             command,
             stdout=output,
             stderr=output,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=os.environ
+            | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
