@@ -6,6 +6,7 @@ The inputs are run folders (or folders that hold them), or an MLflow experiment.
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -35,7 +36,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--reference", default="random", help="the strategy the others are compared with"
     )
     parser.add_argument(
-        "--target-dice", type=float, help="of the forecast (default: 95%% of the full-data Dice)"
+        "--target-dice",
+        type=float,
+        help="of the forecast (default: 95%%, or if all reach that 99%%, of the full-data Dice)",
     )
     parser.add_argument(
         "--include-incomplete", action="store_true", help="also use runs that are not finished"
@@ -82,7 +85,7 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
             include_incomplete=options.include_incomplete,
             left_out=left_out,
         )
-        comparison = analyse(run_set, options.reference, options.target_dice)
+        comparison = analyse(run_set, options.target_dice)
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in run_set.data)
         output = options.output or Path("runs") / f"compare_{name}"
         page = write_comparison(comparison, output)
@@ -101,7 +104,12 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
 def areas(comparison: Comparison) -> dict[str, float]:
     """The mean area under the budget curve of each strategy, as metrics of the comparison run."""
     means = comparison.summaries.groupby("strategy")["area"].mean()
-    return {f"area/{name}": float(area) for name, area in means.items()}
+    return {f"area/{metric_name(name)}": float(area) for name, area in means.items()}
+
+
+def metric_name(name: str) -> str:
+    """A name with the few characters that MLflow allows in metrics."""
+    return re.sub(r"[^\w. -]", "_", name)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from alseg.comparison.runs import (
 from alseg.comparison.statistics import Ranking
 from alseg.errors import ConfigError
 
-DEFAULT_TARGET_SHARE = 0.95  # of the full-data Dice
+DEFAULT_TARGET_SHARES = (0.95, 0.99)  # of the full-data Dice
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Comparison:
 
     Attributes:
         run_set: the runs.
-        reference: the strategy that the others are compared with.
         curves: rounds of the runs with a learning curve.
         full: the round of each full-data run; may be empty.
         summaries: area under the budget curve and final Dice of each run.
@@ -48,7 +47,6 @@ class Comparison:
     """
 
     run_set: RunSet
-    reference: str
     curves: pd.DataFrame
     full: pd.DataFrame
     summaries: pd.DataFrame
@@ -67,6 +65,11 @@ class Comparison:
     differing: dict[str, tuple[str, ...]]
 
     @property
+    def reference(self) -> str:
+        """The strategy that the others are compared with."""
+        return self.run_set.reference
+
+    @property
     def labels(self) -> Mapping[str, str]:
         """How each strategy is called in tables and figures; says which ones read labels."""
         names = sorted({run.strategy for run in self.run_set.runs})
@@ -79,30 +82,28 @@ class Comparison:
         return tuple(sorted({int(seed) for seed in self.curves["seed"]}))
 
 
-def analyse(run_set: RunSet, reference: str = "random", target: float | None = None) -> Comparison:
+def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
     """Compute a comparison.
 
     Args:
         run_set: as ``gather_runs`` gives it.
-        reference: the strategy that the others are compared with.
-        target: Dice of the forecast; None for 95% of the full-data Dice, if there is one.
+        target: Dice of the forecast; None for ``default_target``, if there are full-data runs.
 
     Raises:
         ConfigError: if the target is not in (0, 1], or the runs share no labelled count.
     """
     if target is not None and not 0 < target <= 1:
         raise ConfigError(f"--target-dice is {target}; it must be above 0 and at most 1")
-    rounds = learning_curves(run_set)
+    reference, rounds = run_set.reference, learning_curves(run_set)
     curves = rounds[~rounds["full_data"]].reset_index(drop=True)
     full = rounds[rounds["full_data"]].reset_index(drop=True)
     full_dice = None if full.empty else float(full["test_dice"].mean())
     if target is None and full_dice is not None:
-        target = DEFAULT_TARGET_SHARE * full_dice
+        target = default_target(curves, full_dice)
     summaries = statistics.run_summaries(curves)
     by_strategy = [group for _, group in curves.groupby("strategy")]
     return Comparison(
         run_set=run_set,
-        reference=reference,
         curves=curves,
         full=full,
         summaries=summaries,
@@ -122,3 +123,11 @@ def analyse(run_set: RunSet, reference: str = "random", target: float | None = N
         calibration=calibration_table(run_set),
         differing=differing_settings(run_set.runs),
     )
+
+
+def default_target(curves: pd.DataFrame, full_dice: float) -> float:
+    """95% of the full-data Dice; 99% if every strategy has reached that on average."""
+    means = curves.groupby(["strategy", "labelled"])["test_dice"].mean()
+    worst = float(means.groupby("strategy").max().min())
+    targets = [share * full_dice for share in DEFAULT_TARGET_SHARES]
+    return next((target for target in targets if worst < target), targets[-1])

@@ -1,4 +1,4 @@
-"""The comparison's answer in plain sentences: which is better, by how much, how sure, how many more."""
+"""The answer in plain sentences: which is better, by how much, how sure, how many more."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ INK = "#1b1b1f"  # text and axes; the page replaces it by the colour of its text
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SEQUENTIAL = LinearSegmentedColormap.from_list("blues", ["#e8f1f8", "#0072b2", "#003f66"])
+QUERY_ROUNDS = LinearSegmentedColormap.from_list("rounds", ["#003f66", "#0072b2", "#b3d4ea"])
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # names from run folders are no formulas
     "svg.fonttype": "none",  # text stays text: searchable, and readable by screen readers
     "font.family": "sans-serif",
@@ -161,28 +162,26 @@ def critical_difference(ranking: Ranking, labels: Mapping[str, str]) -> Figure:
     """Critical-difference diagram (Demšar 2006): bars join strategies that cannot be told apart."""
     ranks = ranking.mean_ranks
     groups = cliques(ranks.tolist(), ranking.critical_difference)
-    height = 0.34 * (len(ranks) + len(groups)) + 1.3
-    with canvas(6.4, height) as figure:
+    bottom = -(len(groups) + len(ranks)) - 0.8
+    with canvas(6.4, 0.34 * (2.8 - bottom)) as figure:
         axes = figure.add_subplot()
-        bottom = -(len(groups) + len(ranks)) - 0.4
-        axes.set(xlim=(0.5, len(ranks) + 0.5), ylim=(bottom, 1.6), yticks=[])
-        axes.spines["left"].set_visible(False)
-        axes.spines["bottom"].set_position(("data", 0))
-        axes.xaxis.set_ticks_position("top")
-        axes.set_xticks(range(1, len(ranks) + 1))
-        left = 1.0
-        right = left + ranking.critical_difference
-        if right <= len(ranks) + 0.5:
-            axes.plot([left, right], [1.25, 1.25], color=INK, lw=2, marker="|", clip_on=False)
-        axes.annotate(
-            f"critical difference {ranking.critical_difference:.2f}",
-            (left, 1.35), va="bottom", fontsize=10, annotation_clip=False,
-        )  # fmt: skip
+        axes.set(xlim=(0.6, len(ranks) + 0.4), ylim=(bottom, 2.6))
+        axes.set_axis_off()
+        axes.plot([1, len(ranks)], [0, 0], color=INK, lw=1.2)
+        for rank in range(1, len(ranks) + 1):
+            axes.plot([rank, rank], [0, 0.2], color=INK, lw=1.2)
+            axes.text(rank, 0.35, str(rank), ha="center")
+        width = min(ranking.critical_difference, len(ranks) - 1)
+        axes.plot([1, 1 + width], [1.5, 1.5], color=INK, lw=2)
+        cut = " (cut)" if width < ranking.critical_difference else ""
+        axes.text(
+            1, 1.7, f"critical difference {ranking.critical_difference:.2f}{cut}", fontsize=11
+        )
         for index, (first, last) in enumerate(groups):
             span = [ranks.iloc[first] - 0.05, ranks.iloc[last] + 0.05]
             axes.plot(span, [-0.6 - index] * 2, color="#d55e00", lw=4, solid_capstyle="butt")
         for index, (name, rank) in enumerate(ranks.items()):
-            y = -len(groups) - 0.8 - index
+            y = -len(groups) - 0.6 - index
             axes.plot([rank, rank], [0, y], color=INK, lw=0.9)
             on_left = rank > (len(ranks) + 1) / 2
             axes.annotate(
@@ -208,7 +207,7 @@ def cliques(ranks: Sequence[float], critical_difference: float) -> list[tuple[in
 
 
 def penalty_heat_map(matrix: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
-    """Heat map of the pairwise penalty matrix: the share of budgets where the row beats the column."""
+    """Heat map of the penalty matrix: the share of budgets where the row beats the column."""
     names = [labels[name] for name in matrix.index]
     side = 0.62 * len(names) + 2.2
     with canvas(max(side + 1.2, 5.0), max(side, 3.6)) as figure:
@@ -220,7 +219,7 @@ def penalty_heat_map(matrix: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
             if row != column:
                 axes.text(
                     column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center",
-                    fontsize=10, color="white" if value > 0.4 else "#111111",
+                    fontsize=10, color="white" if value > 0.3 else "#111111",
                 )  # fmt: skip
         centres = np.arange(len(names)) + 0.5
         axes.set_xticks(centres, names, rotation=35, ha="right")
@@ -240,7 +239,7 @@ def query_heat_map(queries: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     wide = wide.loc[order]
     row_height = 0.2 if len(wide) <= 45 else 8.0 / len(wide)
     last = int(queries["round"].max())
-    colours = SEQUENTIAL.reversed().resampled(last + 1)
+    colours = QUERY_ROUNDS.resampled(last + 1)
     with canvas(6.4, row_height * len(wide) + 2.2) as figure:
         axes = figure.add_subplot()
         mesh = axes.pcolormesh(
@@ -260,9 +259,8 @@ def query_heat_map(queries: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         for start in starts[1:]:
             axes.axvline(start, color=INK, lw=1.5)
         axes.invert_yaxis()
-        figure.colorbar(
-            mesh, ax=axes, label="acquired after round (0: initial)", ticks=range(last + 1)
-        )
+        bar = figure.colorbar(mesh, ax=axes, ticks=range(last + 1))
+        bar.set_label("acquired after round (0: initial)")
         return figure
 
 
@@ -286,9 +284,8 @@ def forecast_figure(
                 means["labelled"], means["mean"], ls="none", marker=style["marker"],
                 color=style["color"], label=palette.labels[item.strategy],
             )  # fmt: skip
-        axes.axhline(
-            fitted[0].target, color=INK, lw=1, ls=":", label=f"target {fitted[0].target:.3f}"
-        )
+        target = fitted[0].target
+        axes.axhline(target, color=INK, lw=1, ls=":", label=f"target {target:.3f}")
         axes.axvspan(largest, end, color="#808080", alpha=0.08, lw=0)
         axes.set(xlabel="labelled volumes", ylabel="test Dice", xlim=(n[0] * 0.9, end))
         axes.grid()
@@ -333,7 +330,7 @@ def save(figure: Figure, folder: Path, name: str) -> str:
 
 
 def inline_svg(document: str, name: str) -> str:
-    """An SVG document as an element of a page: own ids, no declarations, ink as ``currentColor``."""
+    """An SVG document as a page's element: own ids, no declarations, ink as ``currentColor``."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     prefix: Callable[[re.Match[str]], str] = lambda m: f"{m[1]}{name}-{m[2]}"  # noqa: E731

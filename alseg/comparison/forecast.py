@@ -120,7 +120,7 @@ class Fit:
 
 
 def fit_model(model: CurveModel, labelled: Array, dice: Array) -> Fit | None:
-    """Bounded least squares; None if it does not converge or there are fewer points than parameters."""
+    """Bounded least squares; None if it does not converge or has fewer points than parameters."""
     n, d = np.asarray(labelled, dtype=np.float64), np.asarray(dice, dtype=np.float64)
     if len(n) < len(model.bounds[0]):
         return None
@@ -188,8 +188,8 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
 
     The interval resamples seeds (3 seeds or more) or else residuals, ``N_RESAMPLES`` times, and
     refits the chosen model; 2.5 and 97.5 percentiles (Efron, Ann. Statist. 7, 1979).
-    It declines with fewer than ``MIN_ROUNDS`` rounds, a target that the fitted curve does not reach,
-    or one beyond ``MAX_EXTRAPOLATION`` times the labels so far.
+    It declines with fewer than ``MIN_ROUNDS`` rounds, a target that the fitted curve does not
+    reach, or one beyond ``MAX_EXTRAPOLATION`` times the labels so far.
 
     Args:
         curves: the rounds of one strategy: strategy, seed, labelled and the Dice column.
@@ -250,7 +250,7 @@ def _resampled_volumes(rows: pd.DataFrame, fit: Fit, target: float, value: str) 
     """The volumes needed in each bootstrap resample; infinite where the target is not reached."""
     rng = np.random.default_rng(0)
     seeds = rows["seed"].unique()
-    by_seed = {seed: run for seed, run in rows.groupby("seed")}
+    by_seed = dict(iter(rows.groupby("seed")))
     labelled, dice = rows["labelled"].to_numpy(dtype=np.float64), rows[value].to_numpy()
     fitted = fit.predict(labelled)
     # p parameters have taken up some of the spread

@@ -186,7 +186,7 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
             Drawing(
                 "queries",
                 "Which case each run acquired when: one column a run (by strategy, then seed), "
-                "one row a case; white where it was never acquired.",
+                "one row a case; empty where it was never acquired.",
                 "Heat map of the round in which each run acquired each case.",
                 figures.query_heat_map(comparison.queries, labels),
             )

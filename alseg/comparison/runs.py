@@ -110,10 +110,12 @@ class RunSet:
 
     Attributes:
         runs: the runs that are used, sorted by strategy and seed.
+        reference: the strategy that the others are compared with.
         left_out: the runs that are not.
     """
 
     runs: tuple[Run, ...]
+    reference: str
     left_out: tuple[LeftOut, ...] = ()
 
     @property
@@ -195,7 +197,7 @@ def read_run(folder: Path) -> Run:
 def gather_runs(
     folders: Sequence[Path],
     *,
-    reference: str,
+    reference: str = "random",
     include_incomplete: bool = False,
     left_out: Iterable[LeftOut] = (),
 ) -> RunSet:
@@ -224,7 +226,7 @@ def gather_runs(
     used.sort(key=lambda run: (run.strategy, run.seed))
     check_same_data(used)
     check_unique(used)
-    run_set = RunSet(tuple(used), tuple(unused))
+    run_set = RunSet(tuple(used), reference, tuple(unused))
     if reference not in run_set.strategies:
         raise ConfigError(
             f"there is no complete run of the reference strategy {reference!r}; "

@@ -334,7 +334,7 @@ def labels_to_reach_shares(
 def foreground_efficiency(
     share: Sequence[float], dice: Sequence[float], start_dice: float, full_dice: float
 ) -> float:
-    """Foreground efficiency γ: how fast Dice approaches the full-data Dice per annotated foreground.
+    """Foreground efficiency γ: how fast annotated foreground brings Dice to that of the full data.
 
     Least-squares fit of Dice(x) = y_full - (y_full - y_start) exp(-γ (x - x_start)), where x is the
     share of the training set's foreground voxels that are annotated; larger is better.

@@ -364,7 +364,7 @@ def back_test_table(comparison: Comparison) -> Table:
     ]
     return Table(
         "back_test",
-        "Back-test of the forecast: error in Dice when the last round is predicted from earlier ones",
+        "Back-test of the forecast: error in Dice of the last round predicted from earlier ones",
         data,
         _shown(rows),
         ("No change: the Dice of the last known round is carried forward. A forecast that errs "
