@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from alseg.comparison.forecast import MAX_EXTRAPOLATION, Forecast
 from alseg.comparison.statistics import Ranking, mean_curves, reliability
 
-INK = "#1b1b1f"  # text and axes; the page replaces it by the colour of its text
+# The page replaces them by the colour of its text and by nothing; no other part has them.
+INK, PAPER = "#1b1b1f", "#fffffe"
 # Okabe and Ito's colours, distinct for colour-blind readers, the strongest first
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -34,6 +35,9 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 12,
     "text.color": INK,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": PAPER,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlesize": 12,
@@ -317,24 +321,24 @@ def calibration_figure(histograms: pd.DataFrame, palette: Palette) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write NAME.png and NAME.svg; returns the SVG for a page, its ink in the text's colour."""
+    """Write NAME.png and NAME.svg; returns the SVG for a page."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(folder / f"{name}.png", dpi=150)
+        figure.set_layout_engine("none")  # it is laid out; doing so again takes most of the time
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
-        (folder / f"{name}.svg").write_text(stream.getvalue(), encoding="utf-8")
-        inline = io.StringIO()
-        figure.savefig(inline, format="svg", metadata={"Date": None}, transparent=True)
-    return inline_svg(inline.getvalue(), name)
+    document = stream.getvalue()
+    (folder / f"{name}.svg").write_text(document, encoding="utf-8")
+    return inline_svg(document, name)
 
 
 def inline_svg(document: str, name: str) -> str:
-    """An SVG document as a page's element: own ids, no declarations, ink as ``currentColor``."""
+    """An SVG document as an element of a page: own ids, no declarations, the page's colours."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     prefix: Callable[[re.Match[str]], str] = lambda m: f"{m[1]}{name}-{m[2]}"  # noqa: E731
     svg = re.sub(r'(\sid=")([^"]+)', prefix, svg)
     svg = re.sub(r'(href="#)([^"]+)', prefix, svg)
     svg = re.sub(r"(url\(#)([^)]+)", prefix, svg)
-    return svg.replace(INK, "currentColor")
+    return svg.replace(INK, "currentColor").replace(f"fill: {PAPER}", "fill: none")

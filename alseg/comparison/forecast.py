@@ -119,12 +119,14 @@ class Fit:
         return self.model.inverse(dice, *self.parameters)
 
 
-def fit_model(model: CurveModel, labelled: Array, dice: Array) -> Fit | None:
+def fit_model(
+    model: CurveModel, labelled: Array, dice: Array, start: Sequence[float] | None = None
+) -> Fit | None:
     """Bounded least squares; None if it does not converge or has fewer points than parameters."""
     n, d = np.asarray(labelled, dtype=np.float64), np.asarray(dice, dtype=np.float64)
     if len(n) < len(model.bounds[0]):
         return None
-    start = np.clip(model.start(n, d), *model.bounds)
+    start = np.clip(model.start(n, d) if start is None else start, *model.bounds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)  # no covariance needed
@@ -249,21 +251,21 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
 def _resampled_volumes(rows: pd.DataFrame, fit: Fit, target: float, value: str) -> Array:
     """The volumes needed in each bootstrap resample; infinite where the target is not reached."""
     rng = np.random.default_rng(0)
-    seeds = rows["seed"].unique()
-    by_seed = dict(iter(rows.groupby("seed")))
     labelled, dice = rows["labelled"].to_numpy(dtype=np.float64), rows[value].to_numpy()
+    of_seed = [np.flatnonzero(rows["seed"] == seed) for seed in rows["seed"].unique()]
     fitted = fit.predict(labelled)
     # p parameters have taken up some of the spread
     n_free = max(len(dice) - len(fit.parameters), 1)
     residuals = (dice - fitted) * math.sqrt(len(dice) / n_free)
     needed = []
     for _ in range(N_RESAMPLES):
-        if len(seeds) >= 3:
-            drawn = pd.concat([by_seed[seed] for seed in rng.choice(seeds, len(seeds))])
-            n, d = drawn["labelled"].to_numpy(dtype=np.float64), drawn[value].to_numpy()
+        if len(of_seed) >= 3:
+            drawn = rng.integers(len(of_seed), size=len(of_seed))
+            chosen = np.concatenate([of_seed[index] for index in drawn])
+            n, d = labelled[chosen], dice[chosen]
         else:
             n, d = labelled, fitted + rng.choice(residuals, len(residuals))
-        again = fit_model(fit.model, n, d)
+        again = fit_model(fit.model, n, d, start=fit.parameters)
         needed.append(again.labels_for(target) if again else math.inf)
     return np.array(needed)
 

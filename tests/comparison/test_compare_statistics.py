@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from alseg.comparison import statistics
 from alseg.comparison.analysis import Comparison
@@ -94,6 +95,12 @@ def test_the_bootstrap_is_seeded_and_near_scipys() -> None:
 def test_p_values_of_differences_without_spread() -> None:
     assert statistics.paired_p_value([0.0, 0.0, 0.0]) == 1.0
     assert statistics.paired_p_value([0.1, 0.1, 0.1]) == 0.0
+
+
+def test_holm_against_statsmodels() -> None:
+    p_values = np.random.default_rng(1).uniform(0, 0.2, 9)
+    expected = multipletests(p_values, method="holm")[1]
+    np.testing.assert_allclose(statistics.holm(p_values.tolist()), expected)
 
 
 def test_holm_by_hand() -> None:
