@@ -118,8 +118,14 @@ def _forecast(comparison: Comparison) -> list[str]:
             "target."
         ]
     wanted = dict.fromkeys((best_strategy(comparison), comparison.reference))
-    return [f"{item.statement}" for name in wanted for item in comparison.forecasts
-            if item.strategy == name]  # fmt: skip
+    n_volumes = comparison.run_set.runs[0].n_volumes
+    return [
+        item.statement + (
+            f" That is more than the {n_volumes} volumes of the training set."
+            if item.volumes is not None and item.volumes > n_volumes else ""
+        )
+        for name in wanted for item in comparison.forecasts if item.strategy == name
+    ]  # fmt: skip
 
 
 def _caveats(comparison: Comparison) -> list[str]:
