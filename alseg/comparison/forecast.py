@@ -126,12 +126,12 @@ def fit_model(
     n, d = np.asarray(labelled, dtype=np.float64), np.asarray(dice, dtype=np.float64)
     if len(n) < len(model.bounds[0]):
         return None
-    start = np.clip(model.start(n, d) if start is None else start, *model.bounds)
+    guess = np.clip(model.start(n, d) if start is None else start, *model.bounds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)  # no covariance needed
             parameters, _ = curve_fit(
-                model.function, n, d, p0=start, bounds=model.bounds, max_nfev=2000
+                model.function, n, d, p0=guess, bounds=model.bounds, max_nfev=2000
             )
     except RuntimeError:  # no convergence
         return None
