@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
@@ -347,6 +348,102 @@ def _needed(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # each kind of store raises errors of its own
         raise ConfigError(f"tracking.uri {_without_secrets(uri)}: {error}") from error
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run of a tracking store, its files copied to a folder.
+
+    Attributes:
+        name: how the store's pages call it.
+        status: FINISHED, FAILED, KILLED, RUNNING or SCHEDULED.
+        folder: where its files are.
+    """
+
+    name: str
+    status: str
+    folder: Path
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the run's folder was in the store; a run uploads it when it ends."""
+        return (self.folder / "config.yaml").is_file()
+
+
+def fetch_runs(uri: str, experiment: str, folder: Path) -> list[StoredRun]:
+    """Copy the run folders of an experiment from a tracking store, without checkpoints and maps.
+
+    Args:
+        uri: the tracking store.
+        experiment: the experiment's name.
+        folder: where the copies go, one folder a run.
+
+    Raises:
+        ConfigError: if the store cannot be read, or has no such experiment or no runs in it.
+    """
+    from mlflow import MlflowClient
+
+    try:
+        with _store_lock(uri):
+            client = MlflowClient(uri)
+            found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise ConfigError(f"{_without_secrets(uri)} has no experiment {experiment!r}")
+        runs, token = [], None
+        while token != "":
+            page = client.search_runs([found.experiment_id], page_token=token)
+            runs += [run for run in page if _is_strategy_run(run.data.tags)]
+            token = page.token or ""
+        stored = []
+        for run in runs:
+            target = folder / run.info.run_id
+            target.mkdir(parents=True)
+            _download(client, run.info.run_id, "", target)
+            stored.append(StoredRun(str(run.info.run_name), str(run.info.status), target))
+    except ConfigError:
+        raise
+    except Exception as error:  # each kind of store raises errors of its own
+        raise ConfigError(f"cannot read {_without_secrets(uri)}: {error}") from error
+    if not stored:
+        raise ConfigError(f"experiment {experiment!r} in {_without_secrets(uri)} has no runs")
+    return stored
+
+
+def _is_strategy_run(tags: Mapping[str, str]) -> bool:
+    """Whether a run is that of a (strategy, seed), not the nested one of a round."""
+    return "strategy" in tags and "mlflow.parentRunId" not in tags
+
+
+def _download(client: Any, run_id: str, path: str, target: Path) -> None:
+    for entry in client.list_artifacts(run_id, path or None):
+        if entry.is_dir:
+            if Path(entry.path).name != "maps":
+                _download(client, run_id, entry.path, target)
+        elif not entry.path.endswith(".ckpt"):
+            client.download_artifacts(run_id, entry.path, str(target))
+
+
+def log_comparison(
+    uri: str, experiment: str, folder: Path, metrics: Mapping[str, float], tags: Mapping[str, str]
+) -> str:
+    """Record a comparison as a run of its own, with its files.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        ConfigError: if the store cannot be written to.
+    """
+    tracker = MLflowTracker(uri, experiment, "comparison")
+    try:
+        run_id = tracker.open(None, {}, {"kind": "comparison", **tags})
+        assert run_id is not None
+        tracker.log_round(metrics, 0)
+        tracker.log_files(folder)
+        tracker.close("FINISHED")
+    except Exception as error:  # each kind of store raises errors of its own
+        raise ConfigError(f"cannot write to {_without_secrets(uri)}: {error}") from error
+    return run_id
 
 
 @contextmanager

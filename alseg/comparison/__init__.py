@@ -1,0 +1,1 @@
+"""Compares finished runs: tables, tests, forecasts, figures and one page (``alseg.compare``)."""

@@ -1,0 +1,133 @@
+"""Everything a comparison computes, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from alseg.comparison import statistics
+from alseg.comparison.forecast import Forecast, back_test, forecast
+from alseg.comparison.runs import (
+    RunSet,
+    calibration_table,
+    differing_settings,
+    learning_curves,
+    query_table,
+)
+from alseg.comparison.statistics import Ranking
+from alseg.errors import ConfigError
+
+DEFAULT_TARGET_SHARES = (0.95, 0.99)  # of the full-data Dice
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The results of a comparison; the columns of each table stand where it is computed.
+
+    Attributes:
+        run_set: the runs.
+        curves: rounds of the runs with a learning curve.
+        full: the round of each full-data run; may be empty.
+        summaries: area under the budget curve and final Dice of each run.
+        differences: paired differences of the areas from the reference.
+        final_differences: the same of the final Dice.
+        difference_curves: paired differences at each labelled count.
+        matrix: pairwise penalty matrix; None with too few seeds.
+        ranking: mean ranks and their tests; None with too few seeds or strategies.
+        reach: labels needed for shares of the full-data Dice; None without full-data runs.
+        efficiency: foreground efficiency; None if the run folders do not carry it.
+        target: the target Dice of the forecast; None if there is none.
+        forecasts: one for each strategy.
+        back_test: errors of the forecast on the curves themselves.
+        queries: the acquired cases.
+        calibration: reliability histograms; may be empty.
+        differing: settings that differ between the runs.
+    """
+
+    run_set: RunSet
+    curves: pd.DataFrame
+    full: pd.DataFrame
+    summaries: pd.DataFrame
+    differences: pd.DataFrame
+    final_differences: pd.DataFrame
+    difference_curves: pd.DataFrame
+    matrix: pd.DataFrame | None
+    ranking: Ranking | None
+    reach: pd.DataFrame | None
+    efficiency: pd.DataFrame | None
+    target: float | None
+    forecasts: tuple[Forecast, ...]
+    back_test: pd.DataFrame
+    queries: pd.DataFrame
+    calibration: pd.DataFrame
+    differing: dict[str, tuple[str, ...]]
+
+    @property
+    def reference(self) -> str:
+        """The strategy that the others are compared with."""
+        return self.run_set.reference
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """How each strategy is called in tables and figures; says which ones read labels."""
+        names = sorted({run.strategy for run in self.run_set.runs})
+        dishonest = self.run_set.reads_labels
+        return {name: f"{name} (reads labels)" if name in dishonest else name for name in names}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the runs with a learning curve."""
+        return tuple(sorted({int(seed) for seed in self.curves["seed"]}))
+
+
+def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
+    """Compute a comparison.
+
+    Args:
+        run_set: as ``gather_runs`` gives it.
+        target: Dice of the forecast; None for ``default_target``, if there are full-data runs.
+
+    Raises:
+        ConfigError: if the target is not in (0, 1], or the runs share no labelled count.
+    """
+    if target is not None and not 0 < target <= 1:
+        raise ConfigError(f"--target-dice is {target}; it must be above 0 and at most 1")
+    reference, rounds = run_set.reference, learning_curves(run_set)
+    curves = rounds[~rounds["full_data"]].reset_index(drop=True)
+    full = rounds[rounds["full_data"]].reset_index(drop=True)
+    full_dice = None if full.empty else float(full["test_dice"].mean())
+    if target is None and full_dice is not None:
+        target = default_target(curves, full_dice)
+    summaries = statistics.run_summaries(curves)
+    by_strategy = [group for _, group in curves.groupby("strategy")]
+    return Comparison(
+        run_set=run_set,
+        curves=curves,
+        full=full,
+        summaries=summaries,
+        differences=statistics.differences_from_reference(summaries, reference),
+        final_differences=statistics.differences_from_reference(summaries, reference, "final"),
+        difference_curves=statistics.difference_curves(curves, reference),
+        matrix=statistics.penalty_matrix(curves),
+        ranking=statistics.rank_strategies(summaries),
+        reach=(None if full_dice is None else statistics.labels_to_reach_shares(curves, full_dice)),
+        efficiency=statistics.foreground_efficiencies(curves, full),
+        target=target,
+        forecasts=(
+            () if target is None else tuple(forecast(group, target) for group in by_strategy)
+        ),
+        back_test=back_test(curves),
+        queries=query_table(run_set),
+        calibration=calibration_table(run_set),
+        differing=differing_settings(run_set.runs),
+    )
+
+
+def default_target(curves: pd.DataFrame, full_dice: float) -> float:
+    """95% of the full-data Dice; 99% if every strategy has reached that on average."""
+    means = curves.groupby(["strategy", "labelled"])["test_dice"].mean()
+    worst = float(means.groupby("strategy").max().min())
+    targets = [share * full_dice for share in DEFAULT_TARGET_SHARES]
+    return next((target for target in targets if worst < target), targets[-1])

@@ -1,0 +1,104 @@
+"""Spatial maps of chosen cases, from a run folder and its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alseg.errors import ConfigError, DataError
+from alseg.evaluation import hard_labels
+from alseg.models.segmentation import Scoring
+from alseg.pictures import draw_query
+from alseg.rounds import BEST, load_weights
+from alseg.strategies.measures import entropy
+from alseg.strategies.strategy import Measure
+from alseg.train import build, load_config
+
+
+@dataclass(frozen=True)
+class CaseMaps:
+    """What a round's network says about one case, on the preprocessed grid.
+
+    Attributes:
+        case_id: the case.
+        image: intensities of the first channel, shape [D, H, W].
+        prediction: class indices of the mean over passes, the same shape.
+        uncertainty: the voxel map of the measure, the same shape.
+        spacing_mm: voxel size along each axis.
+        classes: the foreground class names.
+    """
+
+    case_id: str
+    image: Tensor
+    prediction: Tensor
+    uncertainty: Tensor
+    spacing_mm: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    def draw(self, path: Path) -> Path:
+        """Write a picture of image, prediction and uncertainty; returns its path."""
+        draw_query(
+            path,
+            image=self.image,
+            prediction=self.prediction,
+            uncertainty=self.uncertainty,
+            spacing_mm=self.spacing_mm,
+            classes=self.classes,
+            title=self.case_id,
+        )
+        return path
+
+
+@torch.no_grad()
+def case_maps(
+    run_folder: Path, round_number: int, case_ids: Iterable[str], measure: Measure = entropy
+) -> list[CaseMaps]:
+    """Maps of cases by the best network of a round, with the masks that the round scored with.
+
+    Runs on the CPU and records nothing. It builds the run's parts from its ``config.yaml``, as
+    resuming does: use it on run folders of your own.
+
+    Args:
+        run_folder: a run folder with its checkpoints.
+        round_number: from 1.
+        case_ids: cases of the run's data set.
+        measure: from statistics to a voxel map; any of ``alseg.strategies.measures``.
+
+    Raises:
+        ConfigError: if a case is not in the data set.
+        DataError: if the run folder has no such checkpoint.
+    """
+    checkpoint = run_folder / "rounds" / f"round_{round_number:02d}" / f"{BEST}.ckpt"
+    if not checkpoint.is_file():
+        raise DataError(f"there is no {checkpoint}")
+    config = load_config(run_folder)
+    config.tracking = {"_target_": "alseg.tracking.NoTracker"}
+    config.trainer.accelerator = "cpu"
+    experiment, _ = build(config, run_folder)
+    cache, plan = experiment.data.cache, experiment.plan
+    network = experiment.make_network()
+    load_weights(network, checkpoint)
+    module = experiment.make_module(network).eval()
+    scoring = Scoring(experiment.strategy, plan.n_passes, plan.seed, round_number)
+    maps = []
+    for case_id in case_ids:
+        if case_id not in cache.task.cases:
+            raise ConfigError(f"{case_id} is no case of {cache.task.name}")
+        entry = cache.image(case_id)
+        image = entry["image"].unsqueeze(0)  # [1, channels, D, H, W]
+        statistics = scoring.statistics(module.network, image, case_id, module.inferer)
+        maps.append(
+            CaseMaps(
+                case_id=case_id,
+                image=entry["image"][0],
+                prediction=hard_labels(statistics.mean.unsqueeze(0))[0, 0],  # [D, H, W]
+                uncertainty=measure(statistics).float(),
+                spacing_mm=tuple(entry["affine"][:3, :3].norm(dim=0).tolist()),
+                classes=cache.task.foreground,
+            )
+        )
+    return maps

@@ -1,0 +1,380 @@
+"""Reads run folders into one tidy table of learning curves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from alseg.errors import ConfigError, DataError
+from alseg.pool import Pool
+from alseg.state import STATE_FILE, RunState
+
+CONFIG_FILE = "config.yaml"
+SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", "rounds"})
+# Settings that may differ between the runs of one comparison without making it unfair.
+FREE_SETTINGS = ("strategy", "seed", "tracking", "trainer", "output_dir", "cache_dir", "resume",
+                 "experiment_name", "pictures", "save_maps", "sweep", "hydra")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: where it lies.
+        config: the resolved configuration.
+        state: the pool, and the rows of the rounds that are finished.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    state: RunState
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name."""
+        return str(self.config["strategy"]["name"])
+
+    @property
+    def seed(self) -> int:
+        """The seed, which pairs runs of different strategies."""
+        return int(self.config["seed"])
+
+    @property
+    def data(self) -> str:
+        """The data set's name."""
+        return str(self.config["data"]["name"])
+
+    @property
+    def full_data(self) -> bool:
+        """Whether all training volumes were labelled from the start."""
+        return bool(self.config["strategy"].get("full_data", False))
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the strategy sees hidden labels."""
+        return bool(self.config["strategy"].get("reads_labels", False))
+
+    @property
+    def n_volumes(self) -> int:
+        """The number of training volumes, labelled or not."""
+        return len(self.state.pool.labelled) + len(self.state.pool.unlabelled)
+
+    @property
+    def planned_rounds(self) -> int:
+        """The rounds of the plan; a dry pool ends a run before that."""
+        return 1 if self.full_data else int(self.config["pool"]["rounds"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether the plan is fulfilled or the pool has run dry."""
+        state = self.state
+        dry = bool(state.history) and state.history[-1]["labelled"] == self.n_volumes
+        return dry or state.finished_rounds >= self.planned_rounds
+
+    def round_folder(self, round_number: int) -> Path:
+        """Where a round left its files."""
+        return self.folder / "rounds" / f"round_{round_number:02d}"
+
+    def split(self) -> dict[str, tuple[str, ...]]:
+        """The case ids of each part, as far as the run folder tells them."""
+        training = sorted((*self.state.pool.labelled, *self.state.pool.unlabelled))
+        parts = {"training": tuple(training)}
+        cases = self.round_folder(1) / "cases.csv"
+        if cases.is_file():
+            table = pd.read_csv(cases, dtype={"case_id": str, "part": str})
+            parts |= {
+                str(name): tuple(sorted(part["case_id"])) for name, part in table.groupby("part")
+            }
+        return parts
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that the comparison does not use, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """Comparable runs: one data set, one split, at most one run for a strategy and a seed.
+
+    Attributes:
+        runs: the runs that are used, sorted by strategy and seed.
+        reference: the strategy that the others are compared with.
+        left_out: the runs that are not.
+    """
+
+    runs: tuple[Run, ...]
+    reference: str
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def data(self) -> str:
+        """The data set's name."""
+        return self.runs[0].data
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """The names of the strategies that have a learning curve, sorted."""
+        return tuple(sorted({run.strategy for run in self.runs if not run.full_data}))
+
+    @property
+    def reads_labels(self) -> frozenset[str]:
+        """The names of the strategies that see hidden labels."""
+        return frozenset(run.strategy for run in self.runs if run.reads_labels)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The foreground class names."""
+        prefix = "test_dice_"
+        row = self.runs[0].state.history[0]
+        return tuple(name.removeprefix(prefix) for name in row if name.startswith(prefix))
+
+
+def find_run_folders(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """The run folders among and below the given folders, each once, sorted.
+
+    The copies of run folders that a tracking store keeps (``mlartifacts``) are not searched.
+
+    Raises:
+        ConfigError: if a path is no folder, or there is no run folder in it.
+    """
+    found: set[Path] = set()
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(
+                f"{path} is not a folder; give run folders, or folders that hold them"
+            )
+        here = set(_search(path))
+        if not here:
+            raise ConfigError(
+                f"no run folder in {path}: a run folder holds {CONFIG_FILE} and {STATE_FILE}"
+            )
+        found |= {folder.resolve() for folder in here}
+    return tuple(sorted(found))
+
+
+def _search(path: Path) -> Iterable[Path]:
+    for folder, subfolders, files in os.walk(path):
+        if STATE_FILE in files or CONFIG_FILE in files:
+            subfolders.clear()  # runs do not nest
+            yield Path(folder)
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run folder; nothing in it is executed or unpickled.
+
+    A folder without ``state.json`` is a run that was ended before its first round.
+
+    Raises:
+        DataError: if its configuration or its state cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = yaml.safe_load(path.read_text())
+        config["strategy"]["name"], int(config["seed"]), config["data"]["name"]
+        int(config["pool"]["rounds"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not the configuration of a run: {error!r}") from error
+    started = (folder / STATE_FILE).is_file()
+    state = RunState.load(folder) if started else RunState(Pool((), ()), config_hash="")
+    return Run(folder, config, state)
+
+
+def gather_runs(
+    folders: Sequence[Path],
+    *,
+    reference: str = "random",
+    include_incomplete: bool = False,
+    left_out: Iterable[LeftOut] = (),
+) -> RunSet:
+    """Read run folders and check that they can be compared.
+
+    Args:
+        folders: the run folders.
+        reference: the strategy that all others are compared with.
+        include_incomplete: also use runs that have not finished all rounds.
+        left_out: runs that are known to be unusable already.
+
+    Raises:
+        ConfigError: if no run is left, data sets or splits are mixed, a strategy has two runs of
+            one seed, or the reference is missing.
+        DataError: if a run folder cannot be read.
+    """
+    runs = [read_run(folder) for folder in folders]
+    used = [r for r in runs if r.state.history and (r.complete or include_incomplete)]
+    unused = [*left_out, *(LeftOut(describe(r), _progress(r)) for r in runs if r not in used)]
+    if not used:
+        raise ConfigError(
+            f"none of the {len(unused)} runs is complete: "
+            + "; ".join(f"{run.name}: {run.reason}" for run in unused[:5])
+            + ". --include-incomplete uses the rounds they have finished"
+        )
+    used.sort(key=lambda run: (run.strategy, run.seed))
+    check_same_data(used)
+    check_unique(used)
+    run_set = RunSet(tuple(used), reference, tuple(unused))
+    if reference not in run_set.strategies:
+        raise ConfigError(
+            f"there is no complete run of the reference strategy {reference!r}; "
+            f"the runs are of: {', '.join(run_set.strategies) or 'full data alone'}"
+        )
+    return run_set
+
+
+def describe(run: Run) -> str:
+    """How a run is called where it is listed."""
+    return f"{run.strategy}, seed {run.seed} ({run.folder.name})"
+
+
+def _progress(run: Run) -> str:
+    return f"{run.state.finished_rounds} of {run.planned_rounds} rounds finished"
+
+
+def check_same_data(runs: Sequence[Run]) -> None:
+    """Check that all runs have the same data set, classes and splits.
+
+    Raises:
+        ConfigError: naming two runs that differ, and in what.
+    """
+    first = runs[0]
+    split = first.split()
+    columns = set(first.state.history[0])
+    for run in runs[1:]:
+        if run.data != first.data:
+            raise ConfigError(
+                f"runs of different data sets cannot be compared: {first.folder} is of "
+                f"{first.data!r}, {run.folder} of {run.data!r}"
+            )
+        if set(run.state.history[0]) != columns:
+            difference = ", ".join(sorted(columns ^ set(run.state.history[0])))
+            raise ConfigError(
+                f"{first.folder} and {run.folder} have different metrics: {difference}"
+            )
+        for part, ids in run.split().items():
+            if ids != split.get(part, ids):
+                raise ConfigError(
+                    f"runs of different splits cannot be compared: {first.folder} and "
+                    f"{run.folder} have different {part} cases"
+                )
+
+
+def check_unique(runs: Sequence[Run]) -> None:
+    """Check that there is at most one run for a strategy and a seed.
+
+    Raises:
+        ConfigError: naming two runs of the same strategy and seed.
+    """
+    for (strategy, seed), group in groupby(runs, key=lambda run: (run.strategy, run.seed)):
+        same = list(group)
+        if len(same) > 1:
+            raise ConfigError(
+                f"strategy {strategy!r} has {len(same)} complete runs of seed {seed}: "
+                f"{same[0].folder} and {same[1].folder}; give one of them"
+            )
+
+
+def learning_curves(run_set: RunSet) -> pd.DataFrame:
+    """One row a run and round.
+
+    Columns: ``strategy``, ``seed``, ``full_data``, ``round``, ``labelled`` (volumes), the Dice
+    columns of the history, the seconds of the timings, and ``cost`` (annotation cost up to the
+    round, in the unit of the run's cost model) where the run folders carry one.
+    """
+    rows = [
+        {"strategy": run.strategy, "seed": run.seed, "full_data": run.full_data}
+        | timing
+        | history
+        | _cost(run, history)
+        for run in run_set.runs
+        for history, timing in zip(run.state.history, run.state.timings, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    return table.sort_values(["strategy", "seed", "round"], ignore_index=True)
+
+
+def _cost(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
+    """The annotation cost up to a round: its own column, or the sum over the queries before it."""
+    if "cost" in row:
+        return {"cost": float(row["cost"])}
+    queries = run.state.queries
+    if not queries or any(query.get("cost") is None for query in queries):
+        return {}
+    return {"cost": float(sum(q["cost"] for q in queries if q["round"] < row["round"]))}
+
+
+def query_table(run_set: RunSet) -> pd.DataFrame:
+    """One row an acquired case: ``strategy``, ``seed``, ``round`` (0: initial), ``case_id``, ..."""
+    return pd.DataFrame(
+        [
+            {"strategy": run.strategy, "seed": run.seed} | query
+            for run in run_set.runs
+            if not run.full_data
+            for query in run.state.queries
+        ]
+    )
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
+    """Settings that differ between runs and may make the comparison unfair, with their values.
+
+    The strategy, the seed and where things are stored may differ; the number of labelled volumes
+    of a full-data run is no setting of it.
+    """
+    flat = [(run, dict(_flat(run.config))) for run in runs]
+    names = {name for _, settings in flat for name in settings}
+    differing = {}
+    for name in sorted(names):
+        values = {
+            str(settings.get(name))
+            for run, settings in flat
+            if not (run.full_data and name.startswith("pool."))
+        }
+        if len(values) > 1:
+            differing[name] = tuple(sorted(values))
+    return differing
+
+
+def _flat(content: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if not isinstance(content, Mapping):
+        yield prefix, content
+        return
+    for key, value in content.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        # where the data lie may differ between machines; the split is compared by its case ids
+        if name not in FREE_SETTINGS and key != "root":
+            yield from _flat(value, name)
+
+
+def calibration_table(run_set: RunSet) -> pd.DataFrame:
+    """The reliability histograms of the rounds that have a ``calibration.csv``; may be empty.
+
+    Columns: ``strategy``, ``seed``, ``round``, ``bin_low``, ``bin_high``, ``n_voxels``,
+    ``confidence`` (mean in the bin), ``accuracy`` (share of correct voxels in the bin).
+    """
+    tables = []
+    for run in run_set.runs:
+        for row in run.state.history:
+            path = run.round_folder(row["round"]) / "calibration.csv"
+            if path.is_file():
+                table = pd.read_csv(path)
+                missing = {"bin_low", "bin_high", "n_voxels", "confidence", "accuracy"} - set(table)
+                if missing:
+                    raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+                tables.append(
+                    table.assign(strategy=run.strategy, seed=run.seed, round=row["round"])
+                )
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

@@ -1,0 +1,427 @@
+"""The statistics of a comparison: pure functions on tidy tables.
+
+Runs are paired by an explicit join on the seed (and the labelled count), never by the order of
+rows. Fewer than ``MIN_PAIRS`` pairs give neither an interval nor a p-value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import scikit_posthocs
+from scipy import stats
+from scipy.optimize import curve_fit
+
+from alseg.errors import ConfigError
+from alseg.evaluation import area_under_budget_curve
+
+MIN_PAIRS = 3
+ALPHA = 0.05
+N_RESAMPLES = 10_000
+NAN = float("nan")
+
+
+def common_budgets(curves: pd.DataFrame) -> list[int]:
+    """The labelled counts that every run has reached, increasing.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    by_run = [set(run["labelled"]) for _, run in curves.groupby(["strategy", "seed"])]
+    budgets = sorted(set.intersection(*by_run))
+    if not budgets:
+        raise ConfigError("the runs have no labelled count in common, so they cannot be compared")
+    return [int(budget) for budget in budgets]
+
+
+def run_summaries(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame:
+    """One row a run: ``area`` under the budget curve and ``final`` Dice, over the common budgets.
+
+    The area is that of ``alseg.evaluation.area_under_budget_curve`` (trapezoidal rule, divided by
+    the range of budgets; Zhan et al., IJCAI 2021), a mean Dice in [0, 1].
+
+    Args:
+        curves: columns strategy, seed, labelled and ``value``; no full-data runs.
+        value: the Dice column.
+    """
+    budgets = common_budgets(curves)
+    rows = []
+    for (strategy, seed), run in curves[curves["labelled"].isin(budgets)].groupby(
+        ["strategy", "seed"]
+    ):
+        curve = run.sort_values("labelled")
+        dice = curve[value].tolist()
+        area = area_under_budget_curve(curve["labelled"].tolist(), dice)
+        rows.append({"strategy": strategy, "seed": seed, "area": area, "final": dice[-1]})
+    return pd.DataFrame(rows)
+
+
+def pair_by_seed(
+    table: pd.DataFrame, strategy: str, reference: str, value: str, on: Sequence[str] = ("seed",)
+) -> pd.DataFrame:
+    """Join two strategies on the seed: columns ``on``, ``value``, ``reference``, ``difference``.
+
+    ``difference`` = value of the strategy - value of the reference. Seeds that only one of them has
+    drop out.
+
+    Raises:
+        pandas.errors.MergeError: if a key appears twice on one side.
+    """
+    keys = list(on)
+    left = table.loc[table["strategy"] == strategy, [*keys, value]]
+    right = table.loc[table["strategy"] == reference, [*keys, value]]
+    right = right.rename(columns={value: "reference"})
+    paired = left.rename(columns={value: "value"}).merge(right, on=keys, validate="one_to_one")
+    paired["difference"] = paired["value"] - paired["reference"]
+    return paired.dropna().sort_values(keys, ignore_index=True)
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean (Efron, Ann. Statist. 7, 1979).
+
+    Resamples the values ``N_RESAMPLES`` times with replacement, with a seeded generator. With few
+    values it is too narrow; that is why the number of pairs stands beside it. NaN for fewer than
+    ``MIN_PAIRS`` values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) < MIN_PAIRS:
+        return NAN, NAN
+    draws = np.random.default_rng(seed).integers(len(sample), size=(N_RESAMPLES, len(sample)))
+    low, high = np.quantile(sample[draws].mean(axis=1), (ALPHA / 2, 1 - ALPHA / 2))
+    return float(low), float(high)
+
+
+def paired_p_value(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the paired t-test; 1 if all differences are 0, NaN for too few pairs.
+
+    Differences that are all the same number other than 0 give 0: their spread is 0.
+    """
+    sample = np.asarray(differences, dtype=np.float64)
+    if len(sample) < MIN_PAIRS:
+        return NAN
+    if np.ptp(sample) == 0:
+        return 1.0 if sample[0] == 0 else 0.0
+    return float(stats.ttest_1samp(sample, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Scand. J. Statist. 6, 1979); NaN values are no tests.
+
+    The i-th smallest of m p-values becomes max over j <= i of min(1, (m - j + 1) p_(j)).
+    Rejected: statsmodels' multipletests, which collects garbage on each call, a second in a
+    process that holds torch; the tests use it as the oracle.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    corrected = np.full(len(p), NAN)
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.maximum.accumulate(np.minimum(1.0, factors * p[order]))
+    return [float(value) for value in corrected]
+
+
+def differences_from_reference(
+    summaries: pd.DataFrame, reference: str, value: str = "area"
+) -> pd.DataFrame:
+    """Paired differences of each strategy from the reference.
+
+    Columns: ``strategy``, ``n_pairs``, ``difference`` (mean over seeds), ``low`` and ``high`` (95%
+    bootstrap), ``p`` (paired t-test), ``p_holm`` (corrected over the strategies).
+    """
+    rows = []
+    for strategy in sorted(set(summaries["strategy"]) - {reference}):
+        differences = pair_by_seed(summaries, strategy, reference, value)["difference"]
+        low, high = bootstrap_interval(differences)
+        rows.append(
+            {
+                "strategy": strategy,
+                "n_pairs": len(differences),
+                "difference": differences.mean() if len(differences) else NAN,
+                "low": low,
+                "high": high,
+                "p": paired_p_value(differences),
+            }
+        )
+    columns = ["strategy", "n_pairs", "difference", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_holm=holm(table["p"].tolist()))
+
+
+def difference_curves(
+    curves: pd.DataFrame, reference: str, value: str = "test_dice"
+) -> pd.DataFrame:
+    """Paired differences from the reference at each labelled count.
+
+    Columns: ``strategy``, ``labelled``, ``n_pairs``, ``difference``, ``low``, ``high``.
+    """
+    rows = []
+    for strategy in sorted(set(curves["strategy"]) - {reference}):
+        paired = pair_by_seed(curves, strategy, reference, value, on=("seed", "labelled"))
+        for labelled, group in paired.groupby("labelled"):
+            low, high = bootstrap_interval(group["difference"])
+            rows.append(
+                {
+                    "strategy": strategy,
+                    "labelled": int(labelled),
+                    "n_pairs": len(group),
+                    "difference": group["difference"].mean(),
+                    "low": low,
+                    "high": high,
+                }
+            )
+    columns = ["strategy", "labelled", "n_pairs", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def mean_curves(curves: pd.DataFrame, value: str, budget: str = "labelled") -> pd.DataFrame:
+    """Mean over seeds at each budget, with a 95% bootstrap interval.
+
+    Columns: ``strategy``, ``budget``, ``n_seeds``, ``mean``, ``sd`` (of the sample), ``low``,
+    ``high``.
+    """
+    rows = []
+    for (strategy, at), group in curves.groupby(["strategy", budget]):
+        dice = group[value].dropna()
+        low, high = bootstrap_interval(dice)
+        rows.append(
+            {
+                "strategy": strategy,
+                budget: at,
+                "n_seeds": len(dice),
+                "mean": dice.mean(),
+                "sd": dice.std(ddof=1),
+                "low": low,
+                "high": high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def penalty_matrix(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame | None:
+    """Pairwise penalty matrix: the share of budgets at which the row's strategy beats the column's.
+
+    At each common budget but the first (where all strategies have the same labelled volumes),
+    every pair of strategies is compared by a paired t-test over seeds; the p-values of one budget
+    are corrected by Holm's method over the pairs; a win adds 1 / (number of budgets). A good
+    strategy has large numbers in its row and small ones in its column.
+
+    Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds"
+    (BADGE), ICLR 2020, section 4 and its ``agg_results.py``; without the correction there.
+
+    Returns:
+        The matrix, in [0, 1]; None if a pair has fewer than ``MIN_PAIRS`` seeds in common, or there
+        is one budget or one strategy alone.
+    """
+    names = sorted(set(curves["strategy"]))
+    budgets = common_budgets(curves)[1:]
+    if len(names) < 2 or not budgets:
+        return None
+    matrix = pd.DataFrame(0.0, index=names, columns=names)
+    for budget in budgets:
+        at_budget = curves[curves["labelled"] == budget]
+        pairs = list(combinations(names, 2))
+        differences = [pair_by_seed(at_budget, a, b, value)["difference"] for a, b in pairs]
+        p_values = [paired_p_value(d) for d in differences]
+        if np.isnan(p_values).any():
+            return None
+        for (a, b), d, p in zip(pairs, differences, holm(p_values), strict=True):
+            if p < ALPHA:
+                winner, loser = (a, b) if d.mean() > 0 else (b, a)
+                matrix.loc[winner, loser] += 1 / len(budgets)
+    return matrix
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks of k strategies over N seeds, with the tests of Demšar (JMLR 7, 2006).
+
+    Attributes:
+        mean_ranks: by strategy, best (lowest) first; ties share their mean rank.
+        n_seeds: N, the seeds that all strategies have.
+        statistic: Friedman's chi-squared.
+        p: its p-value, the hypothesis being that all strategies are alike.
+        critical_difference: q_α √(k(k+1) / (6N)), α = 0.05, with q_α the studentised range
+            statistic for infinite degrees of freedom divided by √2; mean ranks that differ by less
+            cannot be told apart.
+        nemenyi_p: p-values of all pairs by Nemenyi's test.
+    """
+
+    mean_ranks: pd.Series
+    n_seeds: int
+    statistic: float
+    p: float
+    critical_difference: float
+    nemenyi_p: pd.DataFrame
+
+
+def rank_strategies(summaries: pd.DataFrame, value: str = "area") -> Ranking | None:
+    """Rank the strategies within each seed.
+
+    Seeds are the blocks, where Demšar has data sets: the conclusion holds for this data set alone.
+
+    Returns:
+        The ranking; None for fewer than 3 strategies or ``MIN_PAIRS`` seeds that all of them have.
+    """
+    wide = summaries.pivot(index="seed", columns="strategy", values=value).dropna()
+    n_seeds, k = wide.shape
+    if k < 3 or n_seeds < MIN_PAIRS:
+        return None
+    ranks = wide.rank(axis=1, ascending=False).mean().sort_values()
+    all_tied = bool((wide.nunique(axis=1) == 1).all())
+    test = stats.friedmanchisquare(*(wide[name] for name in wide)) if not all_tied else None
+    q = stats.studentized_range.ppf(1 - ALPHA, k, np.inf) / math.sqrt(2)
+    nemenyi = scikit_posthocs.posthoc_nemenyi_friedman(wide.to_numpy())
+    return Ranking(
+        mean_ranks=ranks,
+        n_seeds=n_seeds,
+        statistic=float(test.statistic) if test else 0.0,
+        p=float(test.pvalue) if test else 1.0,
+        critical_difference=float(q * math.sqrt(k * (k + 1) / (6 * n_seeds))),
+        nemenyi_p=pd.DataFrame(nemenyi.to_numpy(), index=wide.columns, columns=wide.columns),
+    )
+
+
+def labels_to_reach(labelled: Sequence[float], dice: Sequence[float], target: float) -> float:
+    """The labelled count at which a curve first reaches a Dice, linear between rounds.
+
+    Infinite if it does not reach it; the first count if it starts there.
+    """
+    if dice[0] >= target:
+        return float(labelled[0])
+    for (n0, d0), (n1, d1) in zip(
+        zip(labelled, dice, strict=True), zip(labelled[1:], dice[1:], strict=True), strict=False
+    ):
+        if d1 >= target:
+            return float(n0 + (target - d0) / (d1 - d0) * (n1 - n0))
+    return math.inf
+
+
+def labels_to_reach_shares(
+    curves: pd.DataFrame,
+    full_dice: float,
+    shares: Sequence[float] = (0.90, 0.95, 0.99),
+    value: str = "test_dice",
+) -> pd.DataFrame:
+    """The labelled volumes that each strategy needs for a share of the full-data Dice.
+
+    Columns: ``strategy``, ``share``, ``target`` (Dice), ``n_runs``, ``n_reached``, ``median`` over
+    the runs (infinite if fewer than half of them reach it).
+    """
+    rows = []
+    for strategy, group in curves.groupby("strategy"):
+        runs = [run.sort_values("labelled") for _, run in group.groupby("seed")]
+        for share in shares:
+            target = share * full_dice
+            needed = [
+                labels_to_reach(run["labelled"].tolist(), run[value].tolist(), target)
+                for run in runs
+            ]
+            n_reached = sum(map(math.isfinite, needed))
+            # the upper median: an average of a number and infinity would be infinite anyway
+            median = float(np.median(needed)) if 2 * n_reached > len(needed) else math.inf
+            rows.append(
+                {
+                    "strategy": strategy,
+                    "share": share,
+                    "target": target,
+                    "n_runs": len(needed),
+                    "n_reached": n_reached,
+                    "median": median,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def foreground_efficiency(
+    share: Sequence[float], dice: Sequence[float], start_dice: float, full_dice: float
+) -> float:
+    """Foreground efficiency γ: how fast annotated foreground brings Dice to that of the full data.
+
+    Least-squares fit of Dice(x) = y_full - (y_full - y_start) exp(-γ (x - x_start)), where x is the
+    share of the training set's foreground voxels that are annotated; larger is better.
+    Source: Lüth et al., "nnActive", TMLR 2025.
+
+    Args:
+        share: x of each round, in (0, 1].
+        dice: the Dice of each round.
+        start_dice: the mean Dice at the smallest x, y_start.
+        full_dice: the mean full-data Dice, y_full.
+
+    Returns:
+        γ, in 1 / share; NaN if the fit has nothing to go by.
+    """
+    x, y = np.asarray(share, dtype=np.float64), np.asarray(dice, dtype=np.float64)
+    if len(x) < 2 or np.ptp(x) == 0 or full_dice <= start_dice:
+        return NAN
+
+    def curve(at: np.ndarray, gamma: float) -> np.ndarray:
+        return full_dice - (full_dice - start_dice) * np.exp(-gamma * (at - x.min()))
+
+    (gamma,), _ = curve_fit(curve, x, y, p0=[1 / np.ptp(x)])
+    return float(gamma)
+
+
+def foreground_efficiencies(
+    curves: pd.DataFrame, full: pd.DataFrame, value: str = "test_dice"
+) -> pd.DataFrame | None:
+    """Foreground efficiency by strategy, over the rounds of all seeds.
+
+    Needs a column ``foreground_voxels`` (annotated foreground voxels up to the round) in the
+    histories and full-data runs, which give the whole.
+
+    Returns:
+        Columns ``strategy``, ``foreground_efficiency``; None if the data do not carry it.
+    """
+    if full.empty or "foreground_voxels" not in curves or curves["foreground_voxels"].isna().any():
+        return None
+    shares = curves["foreground_voxels"] / full["foreground_voxels"].mean()
+    start = curves.loc[curves["labelled"] == curves["labelled"].min(), value].mean()
+    return pd.DataFrame(
+        [
+            {
+                "strategy": strategy,
+                "foreground_efficiency": foreground_efficiency(
+                    shares[group.index], group[value], float(start), float(full[value].mean())
+                ),
+            }
+            for strategy, group in curves.groupby("strategy")
+        ]
+    )
+
+
+def calibration_errors(histograms: pd.DataFrame) -> pd.DataFrame:
+    """Expected calibration error by strategy and round, all seeds' voxels together.
+
+    ECE = Σ_bins n/N |accuracy - confidence| (Naeini et al., AAAI 2015), in [0, 1].
+    """
+    bins = reliability(histograms)
+    gap = (bins["accuracy"] - bins["confidence"]).abs() * bins["n_voxels"]
+    keys = [bins["strategy"], bins["round"]]
+    error = gap.groupby(keys).sum() / bins["n_voxels"].groupby(keys).sum()
+    return error.rename("ece").reset_index()
+
+
+def reliability(histograms: pd.DataFrame) -> pd.DataFrame:
+    """Reliability histograms with the seeds' bins merged, weighted by voxels; no empty bins."""
+    filled = histograms[histograms["n_voxels"] > 0]
+    keys = ["strategy", "round", "bin_low", "bin_high"]
+    weighted = filled.assign(
+        confidence=filled["confidence"] * filled["n_voxels"],
+        accuracy=filled["accuracy"] * filled["n_voxels"],
+    )
+    merged = weighted.groupby(keys)[["n_voxels", "confidence", "accuracy"]].sum().reset_index()
+    for name in ("confidence", "accuracy"):
+        merged[name] /= merged["n_voxels"]
+    return merged
+
+
+def seconds_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """Mean wall-clock seconds of a run, by strategy and by what they were spent on."""
+    names = [f"{part}_seconds" for part in ("training", "evaluation", "scoring", "preprocessing")]
+    names = [name for name in names if name in curves]
+    by_run = curves.groupby(["strategy", "seed"])[names].sum()
+    return by_run.groupby("strategy").mean().reset_index()

@@ -1,0 +1,436 @@
+"""The tables of a comparison, for people (HTML, LaTeX) and for programs (CSV)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from alseg.comparison.analysis import Comparison
+from alseg.comparison.answer import p_text, too_few_seeds
+from alseg.comparison.statistics import (
+    ALPHA,
+    MIN_PAIRS,
+    calibration_errors,
+    mean_curves,
+    seconds_table,
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: of its files.
+        caption: what it shows, with units.
+        data: the numbers, tidy: what the CSV holds.
+        shown: the text that people read, one column a heading; the first column names the row.
+        notes: what it says below: definitions, sources, missing tests.
+    """
+
+    name: str
+    caption: str
+    data: pd.DataFrame
+    shown: pd.DataFrame
+    notes: tuple[str, ...] = field(default=())
+
+
+def all_tables(comparison: Comparison) -> list[Table]:
+    """The tables that the data carry, in the order of the page."""
+    classes = comparison.run_set.classes
+    tables = [
+        summary_table(comparison),
+        dice_table(comparison, "test_dice", "dice", "Mean test Dice"),
+        *(
+            dice_table(comparison, f"test_dice_{name}", f"dice_{index}", f"Test Dice of {name}")
+            for index, name in enumerate(classes, 1)
+        ),
+    ]
+    if "cost" in comparison.curves and comparison.curves["cost"].notna().all():
+        tables.append(cost_table(comparison))
+    tables.append(difference_table(comparison))
+    tables.append(penalty_table(comparison))
+    tables.append(rank_table(comparison))
+    tables.append(reach_table(comparison))
+    if comparison.efficiency is not None:
+        tables.append(efficiency_table(comparison))
+    if comparison.forecasts:
+        tables.append(forecast_table(comparison))
+    if not comparison.back_test.empty:
+        tables.append(back_test_table(comparison))
+    if not comparison.calibration.empty:
+        tables.append(calibration_table(comparison))
+    tables.append(clock_table(comparison))
+    return tables
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def interval(low: float, high: float, form: str = "+.3f") -> str:
+    """An interval, or a dash where there is none."""
+    return "–" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
+
+
+def with_spread(mean: float, spread: float) -> str:
+    """Mean ± standard deviation; the mean alone for a single run."""
+    return number(mean) if math.isnan(spread) else f"{mean:.3f} ± {spread:.3f}"
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, dtype=str)
+
+
+def _seed_note(comparison: Comparison) -> tuple[str, ...]:
+    pairs = comparison.differences["n_pairs"]
+    n_pairs = int(pairs.min()) if len(pairs) else len(comparison.seeds)
+    return () if n_pairs >= MIN_PAIRS else (too_few_seeds(n_pairs),)
+
+
+def summary_table(comparison: Comparison) -> Table:
+    """Area under the budget curve and final Dice of each strategy, and the full-data Dice."""
+    groups = comparison.summaries.groupby("strategy")
+    data = groups[["area", "final"]].agg(["mean", "std"])
+    data.columns = [f"{value}_{what}" for value, what in data.columns]
+    data = data.assign(n_seeds=groups.size()).reset_index()
+    data = data.sort_values("area_mean", ascending=False, ignore_index=True)
+    rows = [
+        {
+            "strategy": comparison.labels[row["strategy"]],
+            "seeds": str(row["n_seeds"]),
+            "area under the budget curve": with_spread(row["area_mean"], row["area_std"]),
+            "final Dice": with_spread(row["final_mean"], row["final_std"]),
+        }
+        for row in data.to_dict("records")
+    ]
+    if not comparison.full.empty:
+        dice = comparison.full["test_dice"]
+        names = comparison.full["strategy"].unique()
+        rows.append(
+            {
+                "strategy": f"{', '.join(comparison.labels[n] for n in names)} (all volumes)",
+                "seeds": str(len(dice)),
+                "area under the budget curve": "–",
+                "final Dice": with_spread(dice.mean(), dice.std(ddof=1)),
+            }
+        )
+    return Table(
+        "summary",
+        "Test Dice by strategy, mean ± standard deviation over seeds, the best first",
+        data,
+        _shown(rows),
+        ("Area: trapezoidal rule over the labelled counts that all runs reached, divided by their "
+         "range; a mean Dice over the budget (Zhan et al., IJCAI 2021).",),
+    )  # fmt: skip
+
+
+def dice_table(comparison: Comparison, value: str, name: str, caption: str) -> Table:
+    """Dice of each strategy at each labelled count."""
+    data = mean_curves(comparison.curves, value)
+    rows = []
+    for labelled, group in data.groupby("labelled"):
+        cells = {
+            comparison.labels[row["strategy"]]: with_spread(row["mean"], row["sd"])
+            for row in group.to_dict("records")
+        }
+        rows.append({"labelled volumes": str(labelled)} | cells)
+    return Table(
+        name,
+        f"{caption} by number of labelled volumes, mean ± standard deviation over seeds",
+        data,
+        _shown(rows).fillna("–"),
+    )
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Dice against the annotation cost, round by round."""
+    keys = ["strategy", "round"]
+    data = comparison.curves.groupby(keys)[["labelled", "cost", "test_dice"]].mean().reset_index()
+    rows = [
+        {
+            "strategy": comparison.labels[row["strategy"]],
+            "round": str(row["round"]),
+            "annotation cost": f"{row['cost']:.4g}",
+            "test Dice": number(row["test_dice"]),
+        }
+        for row in data.to_dict("records")
+    ]
+    return Table("cost", "Test Dice by annotation cost, means over seeds", data, _shown(rows))
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """Paired differences from the reference."""
+    measures = {"area": comparison.differences, "final Dice": comparison.final_differences}
+    data = pd.concat([table.assign(of=name) for name, table in measures.items()])
+    rows = [
+        {
+            "strategy": comparison.labels[row["strategy"]],
+            "of": row["of"],
+            "pairs": str(row["n_pairs"]),
+            "difference": "–" if math.isnan(row["difference"]) else f"{row['difference']:+.3f}",
+            "95% interval": interval(row["low"], row["high"]),
+            "p (Holm)": "–" if math.isnan(row["p_holm"]) else p_text(row["p_holm"]),
+        }
+        for row in data.to_dict("records")
+    ]
+    return Table(
+        "differences",
+        f"Differences from {comparison.labels[comparison.reference]}, paired by seed",
+        data,
+        _shown(rows),
+        (
+            *_seed_note(comparison),
+            "Interval: percentile bootstrap of the mean over seeds (Efron 1979). p: two-sided "
+            "paired t-test, Holm-corrected over the strategies (Holm 1979).",
+        ),
+    )
+
+
+def penalty_table(comparison: Comparison) -> Table:
+    """The pairwise penalty matrix."""
+    matrix = comparison.matrix
+    source = (
+        "Share of the budgets behind the first at which the row's strategy beats the column's "
+        "(paired t-test over seeds, Holm-corrected over the pairs of a budget, "
+        f"α = {ALPHA}). A good strategy has large numbers in its row and small ones in its column "
+        "(Ash et al., ICLR 2020)."
+    )
+    if matrix is None:
+        note = "No matrix: it takes two strategies, two budgets and "
+        note += f"{MIN_PAIRS} seeds that all strategies have in common."
+        empty = pd.DataFrame()
+        return Table("penalty", "Pairwise penalty matrix", empty, empty, (note, source))
+    rows = [
+        {"row beats column": comparison.labels[name]}
+        | {
+            comparison.labels[other]: "–" if other == name else number(matrix.loc[name, other], 2)
+            for other in matrix.columns
+        }
+        for name in matrix.index
+    ]
+    data = matrix.rename_axis("strategy").reset_index()
+    return Table("penalty", "Pairwise penalty matrix", data, _shown(rows), (source,))
+
+
+def rank_table(comparison: Comparison) -> Table:
+    """Mean ranks with the Friedman and Nemenyi tests."""
+    ranking = comparison.ranking
+    caption = "Mean ranks by area under the budget curve (1 is best)"
+    if ranking is None:
+        note = f"No ranks: they take 3 strategies and {MIN_PAIRS} seeds that all of them have."
+        return Table("ranks", caption, pd.DataFrame(), pd.DataFrame(), (note,))
+    best = ranking.mean_ranks.index[0]
+    data = pd.DataFrame(
+        {
+            "strategy": ranking.mean_ranks.index,
+            "mean_rank": ranking.mean_ranks.to_numpy(),
+            "nemenyi_p_against_best": ranking.nemenyi_p.loc[
+                best, ranking.mean_ranks.index
+            ].to_numpy(),
+        }
+    )
+    rows = [
+        {
+            "strategy": comparison.labels[row["strategy"]],
+            "mean rank": number(row["mean_rank"], 2),
+            "p against the first (Nemenyi)": (
+                "–" if row["strategy"] == best else p_text(row["nemenyi_p_against_best"])
+            ),
+        }
+        for row in data.to_dict("records")
+    ]
+    return Table(
+        "ranks",
+        caption,
+        data,
+        _shown(rows),
+        (
+            f"Friedman test: χ² = {ranking.statistic:.2f}, p = {p_text(ranking.p)}, "
+            f"{ranking.n_seeds} seeds as blocks. Critical difference of mean ranks "
+            f"{ranking.critical_difference:.2f} (Demšar 2006). The blocks are seeds of one data "
+            "set: it says nothing about other data sets, and below 10 blocks it is rough.",
+        ),
+    )
+
+
+def reach_table(comparison: Comparison) -> Table:
+    """Labelled volumes needed for 90, 95 and 99% of the full-data Dice."""
+    caption = "Labelled volumes to reach a share of the full-data Dice, median over seeds"
+    data = comparison.reach
+    if data is None:
+        note = "No full-data runs: add them with strategy=full."
+        return Table("labels_needed", caption, pd.DataFrame(), pd.DataFrame(), (note,))
+    largest = int(comparison.curves["labelled"].max())
+    rows = []
+    for strategy, group in data.groupby("strategy"):
+        row = {"strategy": comparison.labels[strategy]}
+        for item in group.to_dict("records"):
+            heading = f"{100 * item['share']:.0f}% (Dice {item['target']:.3f})"
+            needed = "not reached" if math.isinf(item["median"]) else f"{item['median']:.1f}"
+            row[heading] = f"{needed} [{item['n_reached']}/{item['n_runs']}]"
+        rows.append(row)
+    return Table(
+        "labels_needed",
+        caption,
+        data,
+        _shown(rows),
+        (f"Linear between rounds; in brackets how many of the runs reached it within {largest} "
+         "volumes.",),
+    )  # fmt: skip
+
+
+def efficiency_table(comparison: Comparison) -> Table:
+    """Foreground efficiency."""
+    assert comparison.efficiency is not None
+    data = comparison.efficiency
+    rows = [
+        {
+            "strategy": comparison.labels[row["strategy"]],
+            "foreground efficiency γ": number(row["foreground_efficiency"], 2),
+        }
+        for row in data.to_dict("records")
+    ]
+    return Table(
+        "foreground_efficiency",
+        "Foreground efficiency: Dice gained per annotated foreground",
+        data,
+        _shown(rows),
+        ("Fit of Dice(x) = full - (full - start) exp(-γ (x - x_start)), x the annotated share of "
+         "the training set's foreground voxels; larger is better (nnActive, TMLR 2025).",),
+    )  # fmt: skip
+
+
+def forecast_table(comparison: Comparison) -> Table:
+    """The forecast of each strategy."""
+    data = pd.DataFrame(
+        [
+            {
+                "strategy": f.strategy,
+                "target": f.target,
+                "volumes": f.volumes,
+                "low": f.low,
+                "high": f.high,
+                "model": f.fit.model.name if f.fit else None,
+            }
+            for f in comparison.forecasts
+        ]
+    )
+    rows = [
+        {
+            "strategy": comparison.labels[f.strategy],
+            "volumes": "–" if f.volumes is None else f"{math.ceil(f.volumes)}",
+            "95% interval": (
+                "–" if f.volumes is None
+                else f"{f.low:.0f} to {'no limit' if math.isinf(f.high) else f'{f.high:.0f}'}"
+            ),
+            "curve": f"{f.fit.model.name}: {f.fit.model.formula}" if f.fit else "–",
+        }
+        for f in comparison.forecasts
+    ]  # fmt: skip
+    declined = tuple(f.statement for f in comparison.forecasts if f.volumes is None)
+    return Table(
+        "forecast",
+        f"Labelled volumes expected for test Dice {comparison.target:.3f}",
+        data,
+        _shown(rows),
+        (
+            *declined,
+            "The curve is the one that best predicts the last round from those before it. The "
+            "interval resamples seeds (residuals with fewer than 3 seeds) and refits; it does not "
+            "cover the choice of the curve. The training set has "
+            f"{comparison.run_set.runs[0].n_volumes} volumes.",
+        ),
+    )
+
+
+def back_test_table(comparison: Comparison) -> Table:
+    """The forecast's error on the finished curves."""
+    data = comparison.back_test
+    rows = [
+        {
+            "rounds ahead": str(ahead),
+            "curves": str(len(group)),
+            "mean error of the forecast": number(group["error"].mean()),
+            "mean error of no change": number(group["error_no_change"].mean()),
+        }
+        for ahead, group in data.groupby("rounds_ahead")
+    ]
+    return Table(
+        "back_test",
+        "Back-test of the forecast: error in Dice of the last round predicted from earlier ones",
+        data,
+        _shown(rows),
+        ("No change: the Dice of the last known round is carried forward. A forecast that errs "
+         "more than that is of no use.",),
+    )  # fmt: skip
+
+
+def calibration_table(comparison: Comparison) -> Table:
+    """Expected calibration error by round."""
+    data = calibration_errors(comparison.calibration)
+    rows = [
+        {"round": str(number_)}
+        | {
+            comparison.labels[row["strategy"]]: number(row["ece"])
+            for row in group.to_dict("records")
+        }
+        for number_, group in data.groupby("round")
+    ]
+    return Table(
+        "calibration",
+        "Expected calibration error by round (0 is perfect)",
+        data,
+        _shown(rows).fillna("–"),
+        ("Σ over bins n/N |accuracy - confidence|, all test voxels of all seeds together "
+         "(Naeini et al., AAAI 2015).",),
+    )  # fmt: skip
+
+
+def clock_table(comparison: Comparison) -> Table:
+    """Wall-clock seconds of a run."""
+    data = seconds_table(pd.concat([comparison.curves, comparison.full]))
+    columns = [name for name in data if name != "strategy"]
+    rows = [
+        {"strategy": comparison.labels[row["strategy"]]}
+        | {name.removesuffix("_seconds"): f"{row[name]:.1f}" for name in columns}
+        | {"total": f"{sum(row[name] for name in columns):.1f}"}
+        for row in data.to_dict("records")
+    ]
+    return Table("seconds", "Wall-clock seconds of a run, means over seeds", data, _shown(rows))
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Write NAME.csv and NAME.tex (needs the LaTeX package booktabs) of each table with rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        if table.data.empty:
+            continue
+        table.data.to_csv(folder / f"{table.name}.csv", index=False)
+        (folder / f"{table.name}.tex").write_text(latex(table), encoding="utf-8")
+
+
+def latex(table: Table) -> str:
+    """The table as a LaTeX table; every special character is escaped."""
+    caption = table.caption.translate(_LATEX)
+    return str(
+        table.shown.to_latex(
+            index=False,
+            escape=True,
+            caption=caption,
+            label=f"tab:{table.name}",
+            column_format="l" + "r" * (len(table.shown.columns) - 1),
+        )
+    )
+
+
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)

@@ -1,0 +1,108 @@
+"""``python -m alseg.compare`` through its front door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic import write_run, write_sweep
+
+from alseg import compare as entry
+from alseg.compare import compare
+from alseg.comparison.runs import read_run
+from alseg.tracking import MLflowTracker
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["alseg.compare", *arguments])
+    try:
+        entry.main()
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+def test_run_folders_give_a_page_and_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path / "runs", ("random", "power"), (1, 2, 3))
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(monkeypatch, "runs", "--target-dice", "0.95") == 0
+    said = capsys.readouterr().out
+    assert "power was the best strategy" in said
+    assert "page: runs/compare_hippocampus/index.html" in said
+    assert "power: no forecast for Dice 0.950; the fitted curve levels off below it" in said
+    assert (tmp_path / "runs" / "compare_hippocampus" / "index.html").is_file()
+    # again, with the page among the folders that are searched
+    assert exit_code(monkeypatch, "runs/random_seed1", "runs", "--output", "again") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "give either run folders, or --tracking-uri with --experiment"),
+        (["{}", "--tracking-uri", "sqlite:///x.db"], "give either run folders, or"),
+        (["--tracking-uri", "sqlite:///x.db"], "--tracking-uri and --experiment come together"),
+        (["{}/nowhere"], "is not a folder"),
+        (["{}"], "there is no complete run of the reference strategy 'random'"),
+        (["{}", "--reference", "variance", "--target-dice", "2"], "--target-dice is 2.0"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    reason: str,
+) -> None:
+    write_run(tmp_path / "a", "variance", 1)
+    given = [argument.replace("{}", str(tmp_path)) for argument in arguments]
+    assert exit_code(monkeypatch, *given, "--output", str(tmp_path / "page")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("alseg: error: ")
+    assert reason in line
+    assert not (tmp_path / "page").exists()
+
+
+def test_an_mlflow_experiment_gives_the_same_numbers_and_takes_the_page(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    root = write_sweep(tmp_path / "runs", ("random", "power"), (1, 2, 3))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for folder in sorted(root.iterdir()):
+        run = read_run(folder)
+        (folder / "rounds" / "round_01" / "best.ckpt").write_bytes(b"not fetched")
+        tracker = MLflowTracker(uri, "sweep", f"{run.strategy} seed {run.seed}")
+        tracker.open(None, {}, {"strategy": run.strategy, "seed": str(run.seed)})
+        tracker.log_files(folder)
+        tracker.close("FINISHED")
+    lost = MLflowTracker(uri, "sweep", "power seed 4")
+    lost.open(None, {}, {"strategy": "power", "seed": "4"})
+    lost.close("FAILED")
+
+    from_files = compare([str(root), "--output", str(tmp_path / "files")])
+    source = ["--tracking-uri", uri, "--experiment", "sweep"]
+    from_store = compare([*source, "--output", str(tmp_path / "store"), "--log-to-mlflow", uri])
+    for name in ("summary.csv", "dice.csv", "differences.csv"):
+        tables = [page.parent / "tables" / name for page in (from_files, from_store)]
+        assert tables[0].read_text() == tables[1].read_text()
+    assert "power seed 4" in from_store.read_text()
+    assert "no run folder stored, status FAILED" in from_store.read_text()
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("sweep")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'comparison'")
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert set(runs[0].data.metrics) == {"area/power", "area/random"}
+    artifacts = {entry.path for entry in client.list_artifacts(runs[0].info.run_id)}
+    assert artifacts == {"index.html", "figures", "tables"}
+    # the comparison is no run of a strategy
+    compare([*source, "--output", str(tmp_path / "again")])
+
+
+def test_a_store_without_the_experiment_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert exit_code(monkeypatch, "--tracking-uri", uri, "--experiment", "x") == 2
+    assert "has no experiment 'x'" in capsys.readouterr().err

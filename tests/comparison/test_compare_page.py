@@ -1,0 +1,266 @@
+"""The page: escaped, well-formed, self-contained, and readable in a browser."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from synthetic import dice_rows, write_run, write_sweep
+
+from alseg.comparison.analysis import Comparison, analyse
+from alseg.comparison.answer import best_strategy, sentences
+from alseg.comparison.figures import cliques
+from alseg.comparison.page import all_drawings, write_comparison
+from alseg.comparison.runs import find_run_folders, gather_runs
+from alseg.comparison.tables import all_tables, latex
+
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+HOSTILE = '<script>alert("1")</script> & $x_1$ \\%'
+
+
+class Reader(HTMLParser):
+    """Collects elements and text; fails on tags that do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+
+def read(page: Path) -> Reader:
+    reader = Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    assert reader.open == []
+    return reader
+
+
+@pytest.fixture(scope="module")
+def page(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_comparison(comparison, tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of runs whose strategies, classes, cases and data set are hostile strings."""
+    root = tmp_path_factory.mktemp("hostile")
+    cases = tuple(f"{HOSTILE} {i:02d}" for i in range(30))
+    for seed in (1, 2, 3):
+        for number, strategy in enumerate(("random", HOSTILE, '"><img src=x onerror=alert(2)>')):
+            history = [
+                {k.replace("anterior", HOSTILE): v for k, v in row.items()}
+                for row in dice_rows(strategy, seed, (5, 10, 15, 20, 25, 30), 0.004)
+            ]
+            write_run(
+                root / f"{number}_{seed}", strategy, seed, cases=cases, history=history,
+                data={"name": HOSTILE},
+            )  # fmt: skip
+    run_set = gather_runs(find_run_folders([root]), reference="random")
+    return write_comparison(analyse(run_set, target=0.88), root / "page")
+
+
+def test_the_page_is_well_formed_and_describes_itself(page: Path) -> None:
+    reader = read(page)
+    tags = [tag for tag, _ in reader.elements]
+    assert tags.count("h1") == tags.count("main") == 1
+    assert tags.count("table") == tags.count("caption")
+    assert ("html", {"lang": "en"}) in reader.elements
+    viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
+    assert ("meta", viewport) in reader.elements
+    names = [
+        a["aria-label"] for tag, a in reader.elements if a.get("role") == "img" and tag == "div"
+    ]
+    assert len(names) == tags.count("svg") == 8
+    assert all(names)
+    assert all(a.get("alt") for tag, a in reader.elements if tag == "img")
+    ids = [a["id"] for _, a in reader.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for tag, a in reader.elements if tag == "a"]
+    assert {link.removeprefix("#") for link in links if link} <= set(ids)
+
+
+def test_the_page_asks_for_nothing_from_outside(page: Path) -> None:
+    for tag, attributes in read(page).elements:
+        assert tag not in {"script", "link", "iframe", "object", "embed"}
+        for name in ("src", "href", "xlink:href"):
+            address = attributes.get(name)
+            assert address is None or address.startswith(("#", "data:"))
+    assert not re.search(r"@import|url\((?!#)", page.read_text())
+
+
+def test_the_svgs_of_the_page_are_xml(page: Path) -> None:
+    found = re.findall(r"<svg.*?</svg>", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(found) == 8
+    for svg in found:
+        ElementTree.fromstring(svg)
+        assert "currentColor" in svg
+
+
+def test_the_answer_comes_first_and_is_plain(comparison: Comparison, page: Path) -> None:
+    said = sentences(comparison)
+    assert said[0].startswith("power was the best strategy: from 5 to 30 labelled volumes")
+    assert "With 4 seeds this difference" in said[1]
+    assert any("Training on all 60 volumes" in s for s in said)
+    assert any("1 run was left out" in s for s in said)
+    text = " ".join(read(page).text)
+    assert text.index(said[0]) < text.index("Learning curves")
+
+
+def test_a_strategy_that_reads_labels_never_wins_and_is_marked(
+    comparison: Comparison, page: Path
+) -> None:
+    areas = comparison.summaries.groupby("strategy")["area"].mean()
+    assert areas.idxmax() == "oracle_foreground"
+    assert best_strategy(comparison) == "power"
+    for table in all_tables(comparison):
+        shown = [*table.shown.columns, *table.shown.to_numpy().ravel()]
+        assert "oracle_foreground" not in shown  # always with its mark
+    figures = {d.name: d.figure for d in all_drawings(comparison)}
+    labels = [text.get_text() for text in figures["learning_curves"].legends[0].get_texts()]
+    assert "oracle_foreground (reads labels)" in labels
+
+
+def test_unfinished_runs_and_pictures_are_on_the_page(page: Path) -> None:
+    reader = read(page)
+    text = " ".join(reader.text)
+    assert "power, seed 9 (power_seed9)" in text
+    assert "3 of 6 rounds finished" in text
+    (picture,) = [a for tag, a in reader.elements if tag == "img"]
+    assert picture["alt"] == "variance, round 1: 01_case_007"
+
+
+def test_hostile_names_stay_text(hostile: Path) -> None:
+    reader = read(hostile)
+    assert not [tag for tag, _ in reader.elements if tag in {"script", "img"}]
+    assert not [name for _, a in reader.elements for name in a if name.startswith("on")]
+    text = "".join(reader.text)
+    assert HOSTILE in text
+    assert '"><img src=x onerror=alert(2)>' in text
+
+
+def test_hostile_names_stay_text_in_latex_and_csv(hostile: Path) -> None:
+    tables = hostile.parent / "tables"
+    written = (tables / "summary.tex").read_text()
+    assert r"\$x\_1\$ \textbackslash \%" in written
+    with (tables / "summary.csv").open() as file:
+        names = {row["strategy"] for row in csv.DictReader(file)}
+    assert HOSTILE in names
+
+
+def test_tables_have_csv_with_the_numbers_and_latex(comparison: Comparison, page: Path) -> None:
+    tables = {table.name: table for table in all_tables(comparison)}
+    written = {path.stem for path in (page.parent / "tables").glob("*.csv")}
+    assert written == {path.stem for path in (page.parent / "tables").glob("*.tex")} == set(tables)
+    with (page.parent / "tables" / "differences.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    area = comparison.differences.set_index("strategy").loc["power"]
+    (row,) = [r for r in rows if r["strategy"] == "power" and r["of"] == "area"]
+    assert float(row["difference"]) == area["difference"]
+    assert r"\begin{tabular}{lrrr}" in latex(tables["summary"])
+    assert {path.suffix for path in (page.parent / "figures").iterdir()} == {".png", ".svg"}
+
+
+def test_two_seeds_give_plain_sentences_instead_of_p_values(tmp_path: Path) -> None:
+    write_sweep(tmp_path, ("random", "variance", "power"), (1, 2))
+    comparison = analyse(gather_runs(find_run_folders([tmp_path]), reference="random"))
+    page = write_comparison(comparison, tmp_path / "page")
+    text = " ".join(read(page).text)
+    assert "2 seeds in common are too few for a test or an interval" in text
+    assert "No matrix: it takes" in text
+    assert "No ranks: they take" in text
+    assert "No full-data runs: add them with strategy=full." in text
+    assert "No forecast: give --target-dice" in text
+    assert not re.search(r"p = |p below", text)
+
+
+def test_random_alone_and_random_as_the_best(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "a", ("random",), (1,))
+    alone = analyse(gather_runs(find_run_folders([tmp_path / "a"]), reference="random"))
+    assert sentences(alone)[0].startswith("Only random has runs")
+    write_comparison(alone, tmp_path / "page")
+    write_sweep(tmp_path / "b", ("random", "power"), (1, 2, 3))
+    other = analyse(gather_runs(find_run_folders([tmp_path / "b"]), reference="power"))
+    assert sentences(other)[:2] == [
+        "No strategy was better than power: its mean test Dice over the budget is "
+        f"{other.summaries.groupby('strategy')['area'].mean()['power']:.3f}, the highest here.",
+        "Worse than it beyond chance: random (paired t-tests, Holm-corrected).",
+    ]
+
+
+def test_cliques_are_maximal() -> None:
+    assert cliques([1.0, 1.5, 2.0, 4.0], 1.0) == [(0, 2)]
+    assert cliques([1.0, 2.0, 3.0], 1.0) == [(0, 1), (1, 2)]
+    assert cliques([1.0, 3.0], 1.0) == []
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium here: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("which", ["page", "hostile"])
+def test_a_browser_shows_it_without_sideways_scrolling(
+    browser: Any, request: pytest.FixtureRequest, width: int, scheme: str, which: str
+) -> None:
+    path: Path = request.getfixturevalue(which)
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(path.as_uri())
+    # what opens on demand must fit too
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    overflow = browser.execute_script("return document.scrollingElement.scrollWidth - innerWidth")
+    assert overflow <= 0
+    text = browser.execute_script("return document.body.innerText")
+    assert "was the best strategy" in text
+    assert "Test Dice by strategy" in text
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 23, 27)")
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('figure svg')]"
+        ".map(s => [s.clientWidth, s.clientHeight])"
+    )
+    assert all(200 < w <= width and h > 100 for w, h in drawn)
+    labels = browser.execute_script(
+        "return [...document.querySelectorAll('figure svg text')].map(t => t.textContent)"
+    )
+    assert "labelled volumes" in labels

@@ -1,0 +1,151 @@
+"""Run folders become one tidy table, and what cannot be compared is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from synthetic import BUDGETS, CASES, write_run, write_sweep
+
+from alseg.comparison.runs import (
+    RunSet,
+    differing_settings,
+    find_run_folders,
+    gather_runs,
+    learning_curves,
+    query_table,
+    read_run,
+)
+from alseg.errors import ConfigError, DataError
+
+
+def gathered(root: Path, reference: str = "random") -> RunSet:
+    return gather_runs(find_run_folders([root]), reference=reference)
+
+
+def test_each_run_is_found_once_and_stored_copies_are_not(sweep: Path, tmp_path: Path) -> None:
+    write_sweep(tmp_path, ("random",), (1, 2))
+    shutil.copytree(tmp_path / "random_seed1", tmp_path / "mlartifacts" / "id" / "artifacts")
+    found = find_run_folders([tmp_path, tmp_path / "random_seed1"])
+    assert [folder.name for folder in found] == ["random_seed1", "random_seed2"]
+    assert len(find_run_folders([sweep])) == 6 * 4 + 1
+
+
+def test_the_tidy_table_has_every_round(sweep: Path) -> None:
+    run_set = gathered(sweep)
+    curves = learning_curves(run_set)
+    assert len(curves) == 5 * 4 * len(BUDGETS) + 4
+    assert run_set.classes == ("anterior", "posterior")
+    assert run_set.reads_labels == {"oracle_foreground"}
+    one = curves[(curves["strategy"] == "random") & (curves["seed"] == 2)]
+    assert one["labelled"].tolist() == list(BUDGETS)
+    history = read_run(sweep / "random_seed2").state.history
+    assert one["test_dice"].tolist() == [row["test_dice"] for row in history]
+    assert curves[curves["full_data"]]["labelled"].tolist() == [len(CASES)] * 4
+
+
+def test_unfinished_runs_are_left_out_and_listed(sweep: Path) -> None:
+    (left_out,) = gathered(sweep).left_out
+    assert left_out.name == "power, seed 9 (power_seed9)"
+    assert left_out.reason == "3 of 6 rounds finished"
+    all_runs = gather_runs(find_run_folders([sweep]), reference="random", include_incomplete=True)
+    assert len(all_runs.runs) == 25
+    assert all_runs.left_out == ()
+
+
+def test_a_run_that_ended_before_its_first_round_is_left_out(tmp_path: Path) -> None:
+    write_sweep(tmp_path, ("random",), (1, 2))
+    (tmp_path / "random_seed2" / "state.json").unlink()
+    (left_out,) = gathered(tmp_path).left_out
+    assert left_out.reason == "0 of 6 rounds finished"
+
+
+def test_a_dry_pool_completes_a_run(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", "random", 1, rounds=3, cases=CASES[:15])
+    assert read_run(folder).state.finished_rounds == 3
+    assert read_run(folder).complete
+
+
+def test_annotation_cost_adds_up_over_the_queries_before_a_round(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", "random", 1)
+    content = json.loads((folder / "state.json").read_text())
+    for query in content["queries"]:
+        query["cost"] = 2.5
+    (folder / "state.json").write_text(json.dumps(content))
+    curves = learning_curves(gathered(tmp_path))
+    assert curves["cost"].tolist() == [2.5 * n for n in BUDGETS]
+
+
+def test_queries_have_the_round_they_were_acquired_after(sweep: Path) -> None:
+    queries = query_table(gathered(sweep))
+    counts = queries.groupby(["strategy", "seed", "round"]).size()
+    assert (counts == 5).all()
+    assert set(queries["round"]) == set(range(6))
+    assert "full" not in set(queries["strategy"])
+
+
+def test_settings_that_differ_are_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "random", 1)
+    write_run(tmp_path / "b", "variance", 1, steps_per_round=100, output_dir="elsewhere")
+    assert differing_settings(gathered(tmp_path).runs) == {"steps_per_round": ("100", "600")}
+
+
+def test_mixed_data_sets_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "random", 1)
+    write_run(tmp_path / "b", "random", 2, data={"name": "liver"})
+    with pytest.raises(ConfigError, match=r"different data sets .*'hippocampus'.*'liver'"):
+        gathered(tmp_path)
+
+
+def test_mixed_splits_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "random", 1)
+    write_run(tmp_path / "b", "random", 2, cases=CASES[:-1])
+    with pytest.raises(ConfigError, match="different training cases"):
+        gathered(tmp_path)
+    write_run(tmp_path / "c" / "d", "random", 1)
+    other = write_run(tmp_path / "c" / "e", "random", 2)
+    cases = other / "rounds" / "round_01" / "cases.csv"
+    cases.write_text(cases.read_text().replace("test_0", "test_9"))
+    with pytest.raises(ConfigError, match="different test cases"):
+        gathered(tmp_path / "c")
+
+
+def test_two_complete_runs_of_a_strategy_and_seed_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "random", 1)
+    write_run(tmp_path / "b", "random", 1)
+    with pytest.raises(ConfigError, match=r"'random' has 2 complete runs of seed 1: .*/a and .*/b"):
+        gathered(tmp_path)
+
+
+def test_an_unfinished_run_beside_its_repetition_is_no_duplicate(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "random", 1, rounds=2)
+    write_run(tmp_path / "b", "random", 1)
+    assert [run.folder.name for run in gathered(tmp_path).runs] == ["b"]
+
+
+def test_a_missing_reference_is_told_with_what_there_is(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "variance", 1)
+    with pytest.raises(ConfigError, match=r"strategy 'random'; the runs are of: variance"):
+        gathered(tmp_path)
+
+
+def test_nothing_to_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder"):
+        find_run_folders([tmp_path / "missing"])
+    with pytest.raises(ConfigError, match="no run folder in"):
+        find_run_folders([tmp_path])
+    write_run(tmp_path / "a", "random", 1, rounds=2)
+    with pytest.raises(ConfigError, match=r"none of the 1 runs is complete: .*2 of 6 rounds"):
+        gathered(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: [", "- 1", "", "seed: 1\nstrategy: x", "!!python/object/apply:os.system [ls]"]
+)
+def test_a_broken_configuration_is_named_and_never_executed(tmp_path: Path, text: str) -> None:
+    folder = write_run(tmp_path / "a", "random", 1)
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"a/config\.yaml"):
+        read_run(folder)

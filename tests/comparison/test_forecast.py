@@ -1,0 +1,116 @@
+"""The forecast: exact curves, intervals, back-test, and when it declines."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alseg.comparison.forecast import MODELS, back_test, choose_fit, fit_model, forecast
+
+POWER, EXPONENTIAL, LOGARITHMIC = MODELS
+PARAMETERS = {
+    "power law": (0.9, 0.6, 0.5),
+    "exponential": (0.85, 0.4, 12.0),
+    "logarithmic": (0.4, 0.12),
+}
+COUNTS = np.arange(5.0, 35.0, 5.0)
+
+
+def curves(dice: np.ndarray, counts: np.ndarray = COUNTS, noise: tuple[float, ...] = (0.0,)):
+    return pd.DataFrame(
+        [
+            {"strategy": "s", "seed": seed, "labelled": int(n), "test_dice": d + shift}
+            for seed, shift in enumerate(noise)
+            for n, d in zip(counts, dice, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
+def test_an_exact_curve_gives_back_its_parameters(model) -> None:
+    parameters = PARAMETERS[model.name]
+    fit = fit_model(model, COUNTS, model.function(COUNTS, *parameters))
+    assert fit is not None
+    assert fit.parameters == pytest.approx(parameters, rel=1e-3)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
+def test_an_exact_curve_is_recognised_and_continued(model) -> None:
+    dice = model.function(COUNTS, *PARAMETERS[model.name])
+    fit = choose_fit(COUNTS, dice)
+    assert fit is not None
+    assert fit.model is model
+    target = float(model.function(np.array(47.0), *PARAMETERS[model.name]))
+    result = forecast(curves(dice), target)
+    assert result.volumes == pytest.approx(47.0, rel=0.01)
+    assert result.low == pytest.approx(result.high, rel=0.02)  # no noise, no interval
+    assert f"about {math.ceil(result.volumes)} labelled volumes" in result.statement
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
+def test_inverse_is_the_inverse(model) -> None:
+    parameters = PARAMETERS[model.name]
+    for n in (3.0, 20.0, 45.0):
+        dice = float(model.function(np.array(n), *parameters))
+        assert model.inverse(dice, *parameters) == pytest.approx(n)
+    assert model.inverse(1.0001, *parameters) == math.inf
+
+
+def test_seeds_that_differ_widen_the_interval_and_it_is_seeded() -> None:
+    dice = POWER.function(COUNTS, *PARAMETERS["power law"])
+    rows = curves(dice, noise=(-0.02, 0.0, 0.005, 0.01))
+    result = forecast(rows, 0.82)
+    assert result.volumes is not None
+    assert result.low < result.volumes < result.high
+    assert forecast(rows.sample(frac=1, random_state=1), 0.82).low == result.low
+
+
+def test_a_reached_target_says_when() -> None:
+    dice = POWER.function(COUNTS, *PARAMETERS["power law"])
+    result = forecast(curves(dice), 0.75)
+    assert result.volumes == 20
+    assert "is reached with 20 labelled volumes" in result.statement
+
+
+@pytest.mark.parametrize(
+    ("dice", "counts", "target", "reason"),
+    [
+        ([0.5, 0.6, 0.65], COUNTS[:3], 0.8, "no forecast from 3 rounds; it takes at least 4"),
+        (PARAMETERS, COUNTS, 0.95, "levels off below it"),
+        ([0.50, 0.51, 0.515, 0.52, 0.523, 0.526], COUNTS, 0.62, "more than 10 times"),
+        ([0.6] * 6, COUNTS, 0.7, "no forecast for Dice 0.700"),
+        ([0.7, 0.68, 0.66, 0.64, 0.62, 0.6], COUNTS, 0.8, "no forecast for Dice 0.800"),
+    ],
+    ids=["few rounds", "asymptote", "far", "flat", "falling"],
+)
+def test_it_declines_in_a_sentence(dice, counts, target: float, reason: str) -> None:
+    if dice is PARAMETERS:
+        dice = EXPONENTIAL.function(counts, *PARAMETERS["exponential"])
+    result = forecast(curves(np.array(dice), counts), target)
+    assert result.volumes is None
+    assert reason in result.statement
+    assert result.statement.endswith(".")
+
+
+def test_back_test_predicts_the_last_round_from_the_first_ones() -> None:
+    dice = POWER.function(COUNTS, *PARAMETERS["power law"])
+    rows = back_test(curves(dice))
+    assert rows["rounds_used"].tolist() == [4, 5]
+    assert rows["rounds_ahead"].tolist() == [2, 1]
+    assert rows["error"].max() < 1e-3
+    np.testing.assert_allclose(rows["error_no_change"], [dice[-1] - dice[3], dice[-1] - dice[4]])
+
+
+def test_back_test_never_sees_the_last_round() -> None:
+    dice = POWER.function(COUNTS, *PARAMETERS["power law"])
+    changed = dice.copy()
+    changed[-1] = 0.1
+    before, after = back_test(curves(dice)), back_test(curves(changed))
+    assert before["predicted"].tolist() == after["predicted"].tolist()
+
+
+def test_back_test_of_short_curves_is_empty() -> None:
+    assert back_test(curves(np.array([0.5, 0.6, 0.7, 0.75]), COUNTS[:4])).empty

@@ -1,0 +1,96 @@
+"""The maps and the notebook, on the run folders of a real smoke sweep."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+from traitlets.config import Config
+
+from alseg.comparison.maps import case_maps
+from alseg.comparison.runs import find_run_folders, read_run
+from alseg.errors import ConfigError, DataError
+from alseg.strategies.measures import variance
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "scripts" / "results_uncertainty_analysis.ipynb"
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random and a variance run on phantoms."""
+    folder = tmp_path_factory.mktemp("smoke")
+    command = [
+        sys.executable, "-m", "alseg.train", "-m", "experiment=smoke", "trainer=cpu",
+        "tracking=none", "strategy=random,variance", f"output_dir={folder}",
+    ]  # fmt: skip
+    paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    subprocess.run(command, check=True, cwd=folder, env=os.environ | {"PYTHONPATH": paths})
+    return folder
+
+
+def run_folder(smoke: Path, strategy: str) -> Path:
+    folders = find_run_folders([smoke])
+    return next(folder for folder in folders if read_run(folder).strategy == strategy)
+
+
+def test_maps_are_what_the_query_was_scored_by(smoke: Path, tmp_path: Path) -> None:
+    folder = run_folder(smoke, "variance")
+    query = next(q for q in read_run(folder).state.queries if q["round"] == 1)
+    (maps,) = case_maps(folder, 1, [query["case_id"]], variance)
+    assert maps.image.shape == maps.prediction.shape == maps.uncertainty.shape
+    # the strategy's score is the mean of its map
+    assert float(maps.uncertainty.double().mean()) == pytest.approx(query["score"], rel=1e-4)
+    assert set(maps.prediction.unique().tolist()) <= {0, 1, 2}
+    assert maps.draw(tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_strategy_without_scores_has_maps_too(smoke: Path) -> None:
+    folder = run_folder(smoke, "random")
+    case_id = read_run(folder).state.pool.labelled[0]
+    (maps,) = case_maps(folder, 2, [case_id])
+    assert torch.isfinite(maps.uncertainty).all()
+    assert float(maps.uncertainty.max()) > 0
+
+
+def test_missing_checkpoints_and_cases_are_told(smoke: Path) -> None:
+    folder = run_folder(smoke, "random")
+    with pytest.raises(DataError, match=r"there is no .*round_09/best\.ckpt"):
+        case_maps(folder, 9, ["phantom_000"])
+    assert not (folder / "rounds" / "round_09").exists()
+    with pytest.raises(ConfigError, match="nobody is no case of"):
+        case_maps(folder, 1, ["nobody"])
+
+
+def test_the_notebook_runs_and_is_stored_without_outputs(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(stored)
+    assert all(not cell.get("outputs") for cell in stored.cells)
+    monkeypatch.setenv("ALSEG_RUNS", str(smoke))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    # files, not TCP ports: two test sessions at once would race for those
+    config = Config({"KernelManager": {"transport": "ipc"}})
+    client = NotebookClient(stored, timeout=300, kernel_name="python3", config=config)
+    done = client.execute(cwd=str(NOTEBOOK.parent))
+    shown = [
+        output["data"]
+        for cell in done.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "data" in output
+    ]
+    pictures = [data for data in shown if "image/png" in data]
+    assert (
+        len(pictures) >= 4 + 4
+    )  # two measures of two cases; curves, classes, differences, queries
+    text = " ".join(data.get("text/markdown", "") for data in shown)
+    assert "mean test Dice" in text
+    assert "too few for a test" in text
