@@ -436,10 +436,9 @@ def log_comparison(
     """
     tracker = MLflowTracker(uri, experiment, "comparison")
     try:
-        run_id = tracker.open(None, {}, {"kind": "comparison", **tags})
+        run_id = tracker.open(folder, None, {}, {"kind": "comparison", **tags})
         assert run_id is not None
         tracker.log_round(metrics, 0)
-        tracker.log_files(folder)
         tracker.close("FINISHED")
     except Exception as error:  # each kind of store raises errors of its own
         raise ConfigError(f"cannot write to {_without_secrets(uri)}: {error}") from error

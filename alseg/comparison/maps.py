@@ -83,7 +83,7 @@ def case_maps(
     network = experiment.make_network()
     load_weights(network, checkpoint)
     module = experiment.make_module(network).eval()
-    scoring = Scoring(experiment.strategy, plan.n_passes, plan.seed, round_number)
+    scoring = Scoring(experiment.strategy, experiment.source, plan.seed, round_number)
     maps = []
     for case_id in case_ids:
         if case_id not in cache.task.cases:

@@ -77,5 +77,5 @@ def test_a_pool_smaller_than_the_query_is_taken_whole(phantoms: Path) -> None:
 
 def test_a_selector_that_breaks_its_promise_is_refused() -> None:
     for answer in (["rehearsal_1"], ["rehearsal_1"] * 2, ["a", "b"]):
-        with pytest.raises(ScoringError, match="must select 2 distinct candidates|twice"):
+        with pytest.raises(ScoringError, match=r"must select 2 distinct candidates|twice"):
             Strategy(name="bad", selector=lambda c, k, rng, answer=answer: answer)
