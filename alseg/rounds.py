@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from monai.inferers import Inferer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from alseg.callbacks.acquisition import Acquisition
@@ -117,6 +118,7 @@ class Experiment:
         folder: the run folder; it exists.
         strategy: chooses the queries.
         source: makes the passes that the strategy's statistics are taken from.
+        scoring_inferer: runs a network over the windows of a volume while scoring.
         cost: of annotating a case.
         data: serves the loaders.
         oracle: reveals labels.
@@ -134,6 +136,7 @@ class Experiment:
     folder: Path
     strategy: Strategy
     source: UncertaintySource
+    scoring_inferer: Inferer
     cost: AnnotationCost
     data: PoolDataModule
     oracle: Oracle
@@ -294,7 +297,12 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                     hidden_labels=hidden_labels(experiment, pool.unlabelled),
                 )
                 module.scoring = Scoring(
-                    strategy, experiment.source, plan.seed, round_number, members
+                    strategy,
+                    experiment.source,
+                    experiment.scoring_inferer,
+                    plan.seed,
+                    round_number,
+                    members,
                 )
                 trainer.predict(module, datamodule=data, return_predictions=False)
             else:

@@ -127,7 +127,6 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         in_channels=len(task.channels),
         out_channels=len(task.classes),
     )
-    inferer = part(config.data.inferer)
     network = make_network()
     check_network(network, len(task.channels), config.data.patch_size)
     if strategy.needs_passes:
@@ -154,6 +153,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             folder=folder,
             strategy=strategy,
             source=source,
+            scoring_inferer=part(config.data.scoring_inferer),
             cost=cost,
             data=data,
             oracle=SimulatedOracle(task),
@@ -163,7 +163,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
                 loss=part(config.training.loss),
                 optimizer=part(config.training.optimizer),
                 schedule=part(config.training.schedule),
-                inferer=inferer,
+                inferer=part(config.data.inferer),
                 classes=task.foreground,
             ),
             make_trainer=make_trainer,

@@ -28,14 +28,17 @@ SETTINGS = [
     (["strategy=nonsense"], "Could not find 'strategy/nonsense'"),
     (["strategie=variance"], "Could not override 'strategie'"),
     (["model.dropout=0"], "set model.dropout above 0"),
-    (["data.patch_size=[33,32,32]"], "does not take patches of data.patch_size=[33, 32, 32]"),
+    (
+        ["model=unet_small", "data.patch_size=[36,32,32]"],
+        "does not take patches of data.patch_size=[36, 32, 32]",
+    ),
     (["data.num_workers=-1"], "data.num_workers is -1; it must be auto or a whole number"),
     (["data.batch_size=0"], "data.batch_size is 0; it must be a whole number of at least 1"),
     (["pictures=-1"], "pictures is -1; it must be a whole number of at least 0"),
     (["data.splits.test=0.99"], "data.splits leaves a part empty"),
     (["data.task.root=/nowhere"], "data.root is /nowhere, which is not a folder"),
     (["resume=/nowhere"], "there is nothing to resume in /nowhere"),
-    (["trainer.precision=7"], "trainer: Precision '7' is invalid"),
+    (["trainer.precision=7"], "trainer: Precision 7 is invalid"),
     (["training.optimizer._target_=torch.optim.Nothing"], "torch.optim.Nothing"),
 ]
 

@@ -67,9 +67,7 @@ class QueryPictures(pl.Callback):
             label = None
             if scoring.strategy.reads_labels:  # no longer hidden: the case has been acquired
                 label = self.cache.label(case_id, acquired.labels[case_id])[0].to(image.device)
-            statistics = scoring.statistics(
-                pl_module.network, image, case_id, pl_module.inferer, label
-            )
+            statistics = scoring.statistics(pl_module.network, image, case_id, label)
             prediction = hard_labels(statistics.mean.unsqueeze(0))[0, 0].cpu()  # [D, H, W]
             uncertainty = scoring.strategy.uncertainty_map(statistics).float().cpu()
             if row["rank"] <= self.n_pictures:

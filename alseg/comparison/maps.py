@@ -83,14 +83,20 @@ def case_maps(
     network = experiment.make_network()
     load_weights(network, checkpoint)
     module = experiment.make_module(network).eval()
-    scoring = Scoring(experiment.strategy, experiment.source, plan.seed, round_number)
+    scoring = Scoring(
+        experiment.strategy,
+        experiment.source,
+        experiment.scoring_inferer,
+        plan.seed,
+        round_number,
+    )
     maps = []
     for case_id in case_ids:
         if case_id not in cache.task.cases:
             raise ConfigError(f"{case_id} is no case of {cache.task.name}")
         entry = cache.image(case_id)
         image = entry["image"].unsqueeze(0)  # [1, channels, D, H, W]
-        statistics = scoring.statistics(module.network, image, case_id, module.inferer)
+        statistics = scoring.statistics(module.network, image, case_id)
         maps.append(
             CaseMaps(
                 case_id=case_id,

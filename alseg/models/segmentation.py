@@ -26,6 +26,7 @@ class Scoring:
     Attributes:
         strategy: turns statistics into a score.
         source: makes the passes.
+        inferer: runs a network over the windows of a volume while scoring.
         members: the networks of an ensemble after the first one, which the module holds.
         base_seed: the run's seed.
         round_number: the round, which the masks depend on.
@@ -33,6 +34,7 @@ class Scoring:
 
     strategy: Strategy
     source: UncertaintySource
+    inferer: Inferer
     base_seed: int
     round_number: int
     members: tuple[nn.Module, ...] = ()
@@ -42,7 +44,6 @@ class Scoring:
         network: nn.Module,
         image: Tensor,
         case_id: str,
-        inferer: Inferer,
         hidden_label: Tensor | None = None,
     ) -> VoxelStatistics:
         """Statistics of the source's passes, or of a single plain one, over a volume.
@@ -51,7 +52,6 @@ class Scoring:
             network: the round's network, in eval mode.
             image: shape [1, channels, D, H, W].
             case_id: the case, which random masks depend on.
-            inferer: runs a callable over windows.
             hidden_label: class indices [D, H, W], for strategies that read labels.
         """
 
@@ -61,10 +61,10 @@ class Scoring:
 
         if self.strategy.deterministic:
             statistics = VoxelStatistics()
-            statistics.update(plain_pass(network, image, inferer))
+            statistics.update(plain_pass(network, image, self.inferer))
         else:
             networks = (network, *self.members)
-            statistics = self.source.statistics(networks, image, inferer, mask_seed)
+            statistics = self.source.statistics(networks, image, self.inferer, mask_seed)
         if hidden_label is not None and self.strategy.reads_labels:
             statistics.attach_hidden_label(hidden_label)
         return statistics
@@ -74,7 +74,6 @@ class Scoring:
         network: nn.Module,
         image: Tensor,
         case_id: str,
-        inferer: Inferer,
         hidden_label: Tensor | None = None,
         labelled: bool = False,
     ) -> CaseScore:
@@ -84,11 +83,11 @@ class Scoring:
         features are kept. An ensemble's features are those of its first member.
         """
         if self.strategy.features is None:
-            statistics = self.statistics(network, image, case_id, inferer, hidden_label)
+            statistics = self.statistics(network, image, case_id, hidden_label)
             return self.strategy.score(case_id, statistics)
         features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
         with features.watching(network):
-            statistics = self.statistics(network, image, case_id, inferer, hidden_label)
+            statistics = self.statistics(network, image, case_id, hidden_label)
         return self.strategy.score(case_id, statistics, features.vector(), labelled)
 
 
@@ -100,7 +99,7 @@ class SegmentationModule(pl.LightningModule):
         loss: maps (logits, labels [B, 1, d, h, w]) to a scalar.
         optimizer: makes the optimiser from the parameters.
         schedule: makes the learning-rate schedule from the optimiser; one step a training step.
-        inferer: runs the network over the windows of a whole volume.
+        inferer: runs the network over the windows of a whole volume in evaluation.
         classes: the foreground class names.
     """
 
@@ -170,7 +169,6 @@ class SegmentationModule(pl.LightningModule):
             self.network,
             batch["image"],
             case_id,
-            self.inferer,
             hidden_label,
             labelled=bool(batch["labelled"]),
         )

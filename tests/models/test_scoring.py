@@ -24,7 +24,7 @@ def scoring(*, reads_labels: bool, deterministic: bool = True) -> Scoring:
         deterministic=deterministic,
         reads_labels=reads_labels,
     )
-    return Scoring(strategy, MCDropout(3), base_seed=1, round_number=1)
+    return Scoring(strategy, MCDropout(3), SimpleInferer(), base_seed=1, round_number=1)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def network() -> UNet:
 
 def test_a_hidden_label_reaches_flagged_strategies_alone(network: UNet) -> None:
     image = torch.randn(1, 1, 8, 8, 8)
-    case = (network, image, "case_1", SimpleInferer(), LABEL)
+    case = (network, image, "case_1", LABEL)
     score = scoring(reads_labels=True).score(*case).score
     assert score is not None
     assert 0 <= score <= 1
@@ -46,9 +46,9 @@ def test_a_hidden_label_reaches_flagged_strategies_alone(network: UNet) -> None:
 def test_deterministic_strategies_make_one_pass_without_dropout(network: UNet) -> None:
     image = torch.randn(1, 1, 8, 8, 8)
     plain = scoring(reads_labels=False)
-    statistics = plain.statistics(network, image, "case_1", SimpleInferer())
+    statistics = plain.statistics(network, image, "case_1")
     assert statistics.n_passes == 1
     with torch.no_grad():
         torch.testing.assert_close(statistics.mean, torch.softmax(network(image)[0], dim=0))
     many = scoring(reads_labels=False, deterministic=False)
-    assert many.statistics(network, image, "case_1", SimpleInferer()).n_passes == 3
+    assert many.statistics(network, image, "case_1").n_passes == 3
