@@ -114,6 +114,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     make_trainer = part(config.trainer)
     check_accelerator(config.trainer.accelerator)
     check_devices(config.trainer)
+    make_trainer(logger=False, enable_checkpointing=False)  # refuses bad settings now, not later
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)
     task: Task = part(config.data.task)
@@ -211,11 +212,17 @@ def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequenc
     """
     patch = torch.empty(1, n_channels, *patch_size, device="meta")
     try:
-        network.to("meta").eval()(patch)  # shapes only: no memory, no arithmetic
+        output = network.to("meta").eval()(patch)  # shapes only: no memory, no arithmetic
     except Exception as error:  # networks let errors of all kinds through
         raise ConfigError(
             f"the network does not take patches of data.patch_size={list(patch_size)}: {error}"
         ) from error
+    if output.shape[2:] != patch.shape[2:]:
+        raise ConfigError(
+            f"the network does not take patches of data.patch_size={list(patch_size)}: it makes "
+            f"{list(output.shape[2:])} of them; each size must be divisible by the product of its "
+            "strides"
+        )
 
 
 def run_tags(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, str]:

@@ -28,6 +28,7 @@ SETTINGS = [
     (["strategy=nonsense"], "Could not find 'strategy/nonsense'"),
     (["strategie=variance"], "Could not override 'strategie'"),
     (["model.dropout=0"], "set model.dropout above 0"),
+    (["data.patch_size=[33,32,32]"], "it makes [34, 32, 32] of them"),
     (
         ["model=unet_small", "data.patch_size=[36,32,32]"],
         "does not take patches of data.patch_size=[36, 32, 32]",
