@@ -43,7 +43,7 @@ from rich.progress import track
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as connected_parts
 
-GENERATOR_VERSION = 1  # part of the folder's hash: raise it whenever any voxel may change
+GENERATOR_VERSION = 2  # part of the folder's hash: raise it whenever any voxel may change
 FIELD_OF_VIEW_MM = (320.0, 320.0, 250.0)
 ORIENTATIONS = ("RAS", "LPS", "LAS", "LPI", "PIR", "ASL")
 SMALLEST_SIZE = 24
@@ -161,11 +161,11 @@ def sample_recipe(
 
 
 def _sample_tumour(rng: np.random.Generator, *, hard: bool) -> Tumour:
-    radius = rng.uniform(9.0, 15.0) if hard else rng.uniform(17.0, 28.0)
+    radius = rng.uniform(12.0, 18.0) if hard else rng.uniform(22.0, 34.0)
     if hard:
         contrast = -rng.uniform(16.0, 26.0)  # partial volume takes a third of it
     else:
-        contrast = rng.uniform(35.0, 55.0) * (1.0 if rng.random() < 0.12 else -1.0)
+        contrast = rng.uniform(45.0, 65.0) * (1.0 if rng.random() < 0.12 else -1.0)
     x, y, z = rng.uniform((-30.0, -60.0, -50.0), (105.0, 70.0, 75.0)).tolist()
     rx, ry, rz = (radius * rng.uniform(0.85, 1.15, 3)).tolist()
     return Tumour(site_mm=(x, y, z), radii_mm=(rx, ry, rz), contrast_hu=contrast)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from monai.inferers import SlidingWindowInferer, sliding_window_inference
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from alseg.seeding import seed_for
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import variance
 from alseg.strategies.statistics import VoxelStatistics
+from alseg.train import part
 
 MODELS = sorted(path.stem for path in (Path(conf_folder()) / "model").glob("*.yaml"))
 WINDOW = (32, 32, 32)
@@ -33,7 +33,7 @@ def build(model: str) -> nn.Module:
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         config = compose("config", overrides=[f"model={model}"])
     torch.manual_seed(0)
-    network = instantiate(config.model.network, in_channels=1, out_channels=3)
+    network = part(config.model.network, in_channels=1, out_channels=3)
     # Batch norm with statistics that differ from those of any window, so that a scoring that
     # updated or ignored them would be seen.
     for module in network.modules():
