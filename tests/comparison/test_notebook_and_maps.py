@@ -11,7 +11,6 @@ import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
-from traitlets.config import Config
 
 from alseg.comparison.maps import case_maps
 from alseg.comparison.runs import find_run_folders, read_run
@@ -76,9 +75,7 @@ def test_the_notebook_runs_and_is_stored_without_outputs(
     assert all(not cell.get("outputs") for cell in stored.cells)
     monkeypatch.setenv("ALSEG_RUNS", str(smoke))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    # files, not TCP ports: two test sessions at once would race for those
-    config = Config({"KernelManager": {"transport": "ipc"}})
-    client = NotebookClient(stored, timeout=300, kernel_name="python3", config=config)
+    client = NotebookClient(stored, timeout=300, startup_timeout=300, kernel_name="python3")
     done = client.execute(cwd=str(NOTEBOOK.parent))
     shown = [
         output["data"]
