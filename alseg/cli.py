@@ -53,6 +53,11 @@ def run_entry_point(main: Callable[[], None]) -> None:
             raise
         print_error(error)
         sys.exit(2)
+    except OSError as error:  # a folder that cannot be made, a full disk
+        if wants_traceback or error.filename is None:
+            raise
+        print(f"alseg: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        print("alseg: interrupted; a sweep goes on with sweep.resume=true", file=sys.stderr)
+        print("alseg: interrupted", file=sys.stderr)
         sys.exit(130)

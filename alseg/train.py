@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
 from alseg.distributed import from_first, process_group, rank, wait_for_all
-from alseg.errors import ConfigError, check_whole_number
+from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
@@ -59,9 +60,24 @@ def train(config: DictConfig) -> float:
     """
     # torchrun's processes start within the same second, or not: they take the first one's folder
     folder = from_first(Path(HydraConfig.get().runtime.output_dir))
+    if not config.resume:
+        return start_or_resume(config, folder, resume=False)
+    folder = Path(config.resume)
+    if not folder.is_dir():
+        raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
+    others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    if others:
+        raise ConfigError(
+            f"resume takes all settings from {folder / CONFIG_FILE}; drop {' '.join(others)}"
+        )
+    with hold(folder):  # before the state is read: another process may be changing it
+        return start_or_resume(config, folder, resume=True)
+
+
+def start_or_resume(config: DictConfig, folder: Path, *, resume: bool) -> float:
+    """Run the experiment in ``folder``, from its saved configuration and state if it is resumed."""
     state = None
-    if config.resume:
-        folder = Path(config.resume)
+    if resume:
         if (folder / STATE_FILE).exists() or not (folder / CONFIG_FILE).exists():
             state = RunState.load(folder)
         config = load_config(folder)
@@ -80,7 +96,7 @@ def train(config: DictConfig) -> float:
         )
     prepare(experiment, state.pool)
     wait_for_all()  # all have looked at the folder before the first one writes to it
-    with hold(folder):
+    with nullcontext() if resume else hold(folder):
         if not state.finished_rounds:
             save_config(config, folder)
         state = run_rounds(experiment, state)
@@ -115,6 +131,13 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     check_accelerator(config.trainer.accelerator)
     check_devices(config.trainer)
     make_trainer(logger=False, enable_checkpointing=False)  # refuses bad settings now, not later
+    if not isinstance(config.save_maps, bool):
+        raise ConfigError(f"save_maps is {config.save_maps!r}; it must be true or false")
+    optimizer = part(config.training.optimizer)
+    try:
+        optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training.optimizer: {error}") from error
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)
     task: Task = part(config.data.task)
@@ -162,7 +185,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             make_module=partial(
                 SegmentationModule,
                 loss=part(config.training.loss),
-                optimizer=part(config.training.optimizer),
+                optimizer=optimizer,
                 schedule=part(config.training.schedule),
                 inferer=part(config.data.inferer),
                 classes=task.foreground,

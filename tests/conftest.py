@@ -62,10 +62,15 @@ def train(
     calls = iter(range(1000))
 
     def call(
-        *overrides: str, smoke: bool = True, tracking: str = "none", folder: Path | None = None
+        *overrides: str,
+        smoke: bool = True,
+        tracking: str = "none",
+        folder: Path | None = None,
+        resume: Path | None = None,
     ) -> Outcome:
         folder = folder or tmp_path / f"run_{next(calls)}"
-        settings = [f"hydra.run.dir={folder}", "trainer=cpu", f"tracking={tracking}"]
+        settings = [f"hydra.run.dir={folder}"]
+        settings += [f"resume={resume}"] if resume else ["trainer=cpu", f"tracking={tracking}"]
         if smoke:
             settings += ["experiment=smoke", f"data.task.root={phantoms}", "data.num_workers=0"]
         monkeypatch.setattr(sys, "argv", ["alseg.train", *settings, *overrides])

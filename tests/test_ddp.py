@@ -87,8 +87,17 @@ def test_one_process_scores_and_selects_the_same(
     data.start_round(pool, 1, plan.steps_per_round)
     module = experiment.make_module(experiment.make_network())
     load_weights(module.network, round_folder / f"{BEST}.ckpt")
-    module.scoring = Scoring(experiment.strategy, plan.n_passes, plan.seed, 1)
-    acquisition = Acquisition(experiment.strategy, experiment.oracle, plan.query_size, plan.seed)
+    module.scoring = Scoring(
+        experiment.strategy, experiment.source, experiment.scoring_inferer, plan.seed, 1
+    )
+    acquisition = Acquisition(
+        experiment.strategy,
+        experiment.oracle,
+        plan.query_size,
+        plan.seed,
+        plan.rounds,
+        experiment.cost,
+    )
     acquisition.start_round(pool, 1)
     trainer = experiment.make_trainer(callbacks=[acquisition], logger=False)
     trainer.predict(module, datamodule=data, return_predictions=False)
@@ -138,6 +147,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     overrides = smoke(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=3")
     with pytest.raises(ConfigError, match=r"data.batch_size is 3.*multiple of the 2 devices"):
         build(config_of(*overrides), tmp_path)

@@ -180,7 +180,7 @@ def test_resuming_ends_as_the_uninterrupted_run(
     assert f"continue with resume={cut.folder}" in cut.out
     assert RunState.load(cut.folder).finished_rounds == 2
     monkeypatch.setattr(alseg.rounds, "run_round", run_round)
-    resumed = train(f"resume={cut.folder}", smoke=False)
+    resumed = train(resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
     assert not resumed.folder.exists()  # it went on in the old folder
 

@@ -230,7 +230,8 @@ def gather_runs(
     if reference not in run_set.strategies:
         raise ConfigError(
             f"there is no complete run of the reference strategy {reference!r}; "
-            f"the runs are of: {', '.join(run_set.strategies) or 'full data alone'}"
+            f"the runs are of: {', '.join(run_set.strategies) or 'full data alone'}; run "
+            "strategy=random too, or name another with --reference"
         )
     return run_set
 
