@@ -43,7 +43,7 @@ from alseg.state import STATE_FILE, RunState, hold
 from alseg.strategies.strategy import Strategy
 from alseg.sweeps import run_job
 from alseg.tracking import NoTracker, Tracker
-from alseg.trainers import check_accelerator, check_devices, workers_for
+from alseg.trainers import check_accelerator, check_devices, check_optimizer, workers_for
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +134,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     if not isinstance(config.save_maps, bool):
         raise ConfigError(f"save_maps is {config.save_maps!r}; it must be true or false")
     optimizer = part(config.training.optimizer)
-    try:
-        optimizer([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"training.optimizer: {error}") from error
+    check_optimizer(optimizer)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)
     task: Task = part(config.data.task)

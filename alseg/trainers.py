@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -106,6 +106,18 @@ def make_trainer(*, accelerator: str, precision: str = "auto", **settings: Any) 
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
         raise ConfigError(f"trainer: {error}") from error
+
+
+def check_optimizer(make_optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+    """Check that an optimiser takes its settings.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    try:
+        make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training.optimizer: {error}") from error
 
 
 def workers_for(setting: int | str) -> int:

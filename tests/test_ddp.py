@@ -147,7 +147,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    for rank in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(rank, "0")
     overrides = smoke(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=3")
     with pytest.raises(ConfigError, match=r"data.batch_size is 3.*multiple of the 2 devices"):
         build(config_of(*overrides), tmp_path)

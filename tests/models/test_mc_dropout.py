@@ -73,9 +73,10 @@ def test_streaming_equals_stacked_and_leaves_the_network_bit_identical(model: st
     statistics = stochastic_statistics(network, image, inferer, 3, mask_seed)
     stacked = passes_of(network, image, inferer, 3).double()
 
-    torch.testing.assert_close(statistics.mean.double(), stacked.mean(0), atol=1e-6, rtol=0)
+    # 5e-6: convolutions of two windows and of one sum in another order, in float32
+    torch.testing.assert_close(statistics.mean.double(), stacked.mean(0), atol=5e-6, rtol=0)
     torch.testing.assert_close(
-        statistics.variance.double(), stacked.var(0, correction=0), atol=1e-6, rtol=0
+        statistics.variance.double(), stacked.var(0, correction=0), atol=5e-6, rtol=0
     )
     entropy = -(stacked * stacked.log()).sum(1).mean(0)
     torch.testing.assert_close(statistics.expected_entropy.double(), entropy, atol=1e-5, rtol=0)
