@@ -1,13 +1,16 @@
-"""What a finished run tells on the terminal."""
+"""What a run tells: files after each round, a summary on the terminal at the end."""
 
 from __future__ import annotations
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from alseg.distributed import rank
 from alseg.evaluation import area_under_budget_curve
-from alseg.rounds import Experiment
-from alseg.state import RunState
+from alseg.experiment import Experiment
+from alseg.pictures import draw_learning_curve
+from alseg.state import RunState, write_atomically
 
 
 def print_summary(experiment: Experiment, state: RunState) -> None:
@@ -36,3 +39,25 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
     console.print(f"learning curve:  {experiment.folder / 'learning_curve.png'}", soft_wrap=True)
     if experiment.tracker.ui_command:
         console.print(f"MLflow UI:       {experiment.tracker.ui_command}", soft_wrap=True)
+
+
+def metrics_table(state: RunState) -> pd.DataFrame:
+    """metrics.csv: one row a round, Dice and seconds."""
+    return pd.DataFrame(
+        [row | seconds for row, seconds in zip(state.history, state.timings, strict=True)]
+    )
+
+
+def write_reports(experiment: Experiment, state: RunState) -> None:
+    """Write metrics.csv, queries.csv and learning_curve.png from the state."""
+    folder, name = experiment.folder, experiment.strategy.title
+    write_atomically(folder / "metrics.csv", metrics_table(state).to_csv(index=False))
+    write_atomically(folder / "queries.csv", pd.DataFrame(state.queries).to_csv(index=False))
+    if rank() > 0:
+        return
+    draw_learning_curve(
+        folder / "learning_curve.png",
+        state.history,
+        experiment.data.cache.task.foreground,
+        f"{experiment.data.cache.task.name}: {name}, seed {experiment.plan.seed}",
+    )

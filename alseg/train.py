@@ -32,11 +32,12 @@ from alseg.data.preprocess import VolumeCache
 from alseg.distributed import from_first, process_group, rank, wait_for_all
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
+from alseg.experiment import Experiment, Plan
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.pool import Pool
 from alseg.report import print_summary
-from alseg.rounds import Experiment, Plan, prepare, run_rounds
+from alseg.rounds import prepare, run_rounds
 from alseg.seeding import seed_for
 from alseg.settings import CONFIG_FILE, config_hash, flat, load_config, save_config
 from alseg.state import STATE_FILE, RunState, hold

@@ -17,10 +17,10 @@ from alseg.callbacks.acquisition import Acquisition
 from alseg.cli import conf_folder
 from alseg.errors import ConfigError
 from alseg.models.segmentation import Scoring
-from alseg.rounds import BEST, LAST, load_weights
 from alseg.state import RunState
 from alseg.train import build
 from alseg.trainers import check_devices, n_devices
+from alseg.training import BEST, LAST, load_weights
 
 
 def smoke(folder: Path, *overrides: str) -> list[str]:
@@ -113,6 +113,8 @@ def test_one_process_scores_and_selects_the_same(
     pd.testing.assert_frame_equal(
         by_case.sort_index(), cases[cases["part"] == "test"].drop(columns="part").sort_index()
     )
+    two_processes = pd.read_csv(round_folder / "calibration.csv")
+    pd.testing.assert_frame_equal(module.calibration.table(), two_processes)
     assert module.dice.mean() == pytest.approx(
         RunState.load(folder).history[0]["test_dice"], abs=1e-9
     )

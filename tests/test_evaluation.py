@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from alseg.evaluation import CaseDice, area_under_budget_curve, hard_labels
+from alseg.evaluation import Calibration, CaseDice, area_under_budget_curve, hard_labels
 
 
 def volume(*values: int) -> torch.Tensor:
@@ -63,3 +63,27 @@ def test_hard_labels_take_the_most_likely_class() -> None:
     labels = hard_labels(logits)
     assert labels.shape == (2, 1, 4, 5, 6)
     assert torch.equal(labels[:, 0], logits.argmax(1))
+
+
+def test_calibration_by_hand() -> None:
+    calibration = Calibration()
+    # four voxels of two classes: p(class 1) = .9, .9, .5 (a tie goes to class 0), 0
+    probability = torch.tensor([0.9, 0.9, 0.5, 0.0]).reshape(1, 1, 1, 2, 2)
+    logits = torch.cat([1 - probability, probability], dim=1).log()
+    calibration.update("a", logits, volume(1, 0, 0, 0))
+    table = calibration.table()
+    filled = table[table["n_voxels"] > 0]
+    assert len(table) == 15
+    assert filled["bin_low"].tolist() == pytest.approx([7 / 15, 13 / 15, 14 / 15])
+    assert filled["bin_high"].tolist() == pytest.approx([8 / 15, 14 / 15, 1])
+    assert filled["n_voxels"].tolist() == [1, 2, 1]
+    assert filled["confidence"].tolist() == pytest.approx([0.5, 0.9, 1.0])
+    assert filled["accuracy"].tolist() == pytest.approx([1.0, 0.5, 1.0])
+    assert table["accuracy"].isna().sum() == 12
+
+    calibration.update("a", logits, volume(1, 0, 0, 0))  # a case counts once
+    calibration.update("b", logits, volume(0, 0, 0, 0))
+    assert calibration.table()["n_voxels"].sum() == 8
+    assert calibration.table()["accuracy"].iloc[13] == 0.25
+    calibration.reset()
+    assert calibration.sums == {}

@@ -58,6 +58,21 @@ def test_a_run_leaves_what_the_readme_promises(train: Train, phantoms: Path) -> 
     test_cases = cases[cases["part"] == "test"]
     assert test_cases["dice_liver"].mean() == pytest.approx(metrics["test_dice_liver"][1])
 
+    # calibration.csv counts each voxel of the test volumes, and the annotated foreground adds up,
+    # on the grid of 5 mm that the files are resampled to
+    def voxels_on_grid(case_id: str, *, foreground: bool) -> float:
+        label = nibabel.load(phantoms / f"labelsTr/{case_id}.nii.gz")
+        n_voxels = np.count_nonzero(label.get_fdata()) if foreground else np.prod(label.shape)
+        return n_voxels * np.prod(label.header.get_zooms()) / 5**3
+
+    calibration = pd.read_csv(run.folder / "rounds/round_02/calibration.csv")
+    expected = sum(voxels_on_grid(case_id, foreground=False) for case_id in test_cases["case_id"])
+    assert calibration["n_voxels"].sum() == pytest.approx(expected, rel=0.1)
+    assert calibration.dropna()["accuracy"].between(0, 1).all()
+    annotated = [voxels_on_grid(case_id, foreground=True) for case_id in queries["case_id"]]
+    expected = [sum(annotated[:2]), sum(annotated)]
+    assert metrics["foreground_voxels"].tolist() == pytest.approx(expected, rel=0.1)
+
     assert (run.folder / "config.yaml").is_file()
     assert (run.folder / "learning_curve.png").stat().st_size > 10_000
     top = acquired["case_id"].iloc[0]
@@ -261,7 +276,7 @@ def test_every_yaml_composes() -> None:
     root = "data.root=/somewhere"
     known = {
         "data": (["msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
-        "experiment": (["hippocampus_cpu", "smoke", "tutorial_liver"], [root]),
+        "experiment": (["hippocampus_cpu", "hippocampus_study", "smoke", "tutorial_liver"], [root]),
         "trainer": (["auto", "cpu", "ddp", "debug", "gpu"], []),
         "tracking": (["mlflow", "none"], []),
         "pool": (["small", "tutorial"], []),

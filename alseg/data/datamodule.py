@@ -243,6 +243,11 @@ class PoolDataModule(pl.LightningDataModule):
                 f"were in the cache {self.cache.folder}"
             )
 
+    def foreground_voxels(self, case_ids: Iterable[str]) -> int:
+        """Foreground voxels in the revealed labels of the cases, on the preprocessed grid."""
+        labels = (self.cache.label(case_id, self.labels[case_id]) for case_id in case_ids)
+        return sum(int(label.count_nonzero()) for label in labels)
+
     def take_preprocessing(self) -> tuple[float, int]:
         """Seconds of preprocessing and number of images computed since the last call."""
         taken, self._preprocessing = self._preprocessing, (0.0, 0)

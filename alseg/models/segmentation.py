@@ -11,7 +11,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from alseg.evaluation import CaseDice, hard_labels
+from alseg.evaluation import Calibration, CaseDice, hard_labels
 from alseg.models.features import BottleneckFeatures
 from alseg.models.uncertainty import UncertaintySource, plain_pass
 from alseg.seeding import seed_for
@@ -119,6 +119,7 @@ class SegmentationModule(pl.LightningModule):
         self.make_schedule = schedule
         self.inferer = inferer
         self.dice = CaseDice(classes)
+        self.calibration = Calibration()
         self.scoring: Scoring | None = None
 
     def configure_optimizers(self) -> Any:
@@ -141,23 +142,29 @@ class SegmentationModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Sliding-window prediction of one whole volume [1, channels, D, H, W]."""
-        self._evaluate(batch)
+        (case_id,) = batch["case_id"]
+        self.dice.update(case_id, self.predict_labels(batch["image"]), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean foreground Dice and each class's."""
         self._log_dice("val")
 
     def on_test_epoch_start(self) -> None:
-        """Start a fresh collection of Dice values."""
+        """Start a fresh collection of Dice values and probabilities."""
         self.dice.reset()
+        self.calibration.reset()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """As ``validation_step``, on a test volume."""
-        self._evaluate(batch)
+        """As ``validation_step``, on a test volume; collects its calibration as well."""
+        (case_id,) = batch["case_id"]
+        logits = self.inferer(batch["image"], self.network)
+        self.dice.update(case_id, hard_labels(logits), batch["label"])
+        self.calibration.update(case_id, logits, batch["label"])
 
     def on_test_epoch_end(self) -> None:
         """Log the mean foreground Dice and each class's."""
         self._log_dice("test")
+        self.calibration.take_all()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> CaseScore:
         """Look at one volume of the pool; returns a few numbers, never a volume."""
@@ -177,10 +184,6 @@ class SegmentationModule(pl.LightningModule):
     def predict_labels(self, image: Tensor) -> Tensor:
         """Deterministic prediction: [1, channels, D, H, W] -> class indices [1, 1, D, H, W]."""
         return hard_labels(self.inferer(image, self.network))
-
-    def _evaluate(self, batch: dict[str, Any]) -> None:
-        (case_id,) = batch["case_id"]
-        self.dice.update(case_id, self.predict_labels(batch["image"]), batch["label"])
 
     def _log_dice(self, part: str) -> None:
         self.dice.take_all()  # so that all devices log, and choose checkpoints by, the same number

@@ -1,0 +1,139 @@
+"""What an experiment consists of: its numbers and its parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from monai.inferers import Inferer
+
+from alseg.cold_start import STARTS
+from alseg.costs import AnnotationCost
+from alseg.data.datamodule import PoolDataModule
+from alseg.data.oracle import Oracle
+from alseg.errors import ConfigError, check_whole_number
+from alseg.models.segmentation import SegmentationModule
+from alseg.models.uncertainty import UncertaintySource
+from alseg.strategies.strategy import Strategy
+from alseg.tracking import Tracker
+
+ROUND_STARTS = ("scratch", "continue", "continue_last")
+INTERVAL_UNITS = ("steps", "epochs")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of an experiment.
+
+    Attributes:
+        initial: labelled volumes in the first round.
+        query_size: volumes acquired after each round but the last.
+        rounds: number of rounds.
+        steps_per_round: optimiser steps in each round.
+        val_interval: steps, or passes over the labelled volumes, between two validations.
+        val_interval_unit: ``steps`` or ``epochs``.
+        round_start: the weights a round starts from: ``scratch`` (a new network), ``continue``
+            (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
+            previous round's last). The optimiser starts anew in each round.
+        seed: the run's seed.
+        start: how the initial volumes are chosen, ``random`` or ``diverse``.
+        budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
+            last query may exceed it, as a cost is known after annotation. None for no limit.
+
+    Raises:
+        ConfigError: if a number is out of range.
+    """
+
+    initial: int
+    query_size: int
+    rounds: int
+    steps_per_round: int
+    val_interval: int
+    val_interval_unit: str
+    round_start: str
+    seed: int
+    start: str = "random"
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, number in (
+            ("pool.initial", self.initial),
+            ("pool.query_size", self.query_size),
+            ("pool.rounds", self.rounds),
+            ("steps_per_round", self.steps_per_round),
+            ("val_interval", self.val_interval),
+        ):
+            check_whole_number(name, number, at_least=1)
+        check_whole_number("seed", self.seed, at_least=0)
+        for name, value, allowed in (
+            ("round_start", self.round_start, ROUND_STARTS),
+            ("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS),
+            ("pool.start", self.start, STARTS),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+        if self.budget is not None and not (
+            type(self.budget) in (int, float) and 0 < self.budget < math.inf
+        ):
+            raise ConfigError(
+                f"pool.budget is {self.budget!r}; it must be null or a number above 0"
+            )
+
+    def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
+        """Steps between two validations, at most the steps of a round."""
+        interval = self.val_interval
+        if self.val_interval_unit == "epochs":
+            interval *= -(-n_labelled // batch_size)
+        return min(interval, self.steps_per_round)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts that the rounds work with.
+
+    Attributes:
+        plan: the numbers.
+        folder: the run folder; it exists.
+        strategy: chooses the queries.
+        source: makes the passes that the strategy's statistics are taken from.
+        scoring_inferer: runs a network over the windows of a volume while scoring.
+        cost: of annotating a case.
+        data: serves the loaders.
+        oracle: reveals labels.
+        make_network: builds an untrained network.
+        make_module: wraps a network into a LightningModule.
+        make_trainer: builds a Lightning trainer from its per-round settings.
+        tracker: records the run.
+        settings: the run's settings, flat, for the record.
+        tags: what runs are grouped by, for the record.
+        n_pictures: queries to draw a round.
+        save_maps: whether to write NIfTI maps of the queries.
+    """
+
+    plan: Plan
+    folder: Path
+    strategy: Strategy
+    source: UncertaintySource
+    scoring_inferer: Inferer
+    cost: AnnotationCost
+    data: PoolDataModule
+    oracle: Oracle
+    make_network: Callable[[], torch.nn.Module]
+    make_module: Callable[[torch.nn.Module], SegmentationModule]
+    make_trainer: Callable[..., pl.Trainer]
+    tracker: Tracker
+    settings: Mapping[str, Any]
+    tags: Mapping[str, str]
+    n_pictures: int
+    save_maps: bool
+
+    def round_folder(self, round_number: int) -> Path:
+        """Where a round leaves its files; made if it is not there."""
+        folder = self.folder / "rounds" / f"round_{round_number:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
