@@ -33,7 +33,7 @@ types: install ## check types
 	$(BIN)/mypy
 
 ui: install ## open the MLflow UI on the runs made here
-	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri $(UI_STORE)
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri $(UI_STORE)
 
 wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+from rich.progress import track
 
 from alseg.errors import AlsegError, ConfigError
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 # MLflow's own retries would hold up training for minutes; the outbox tries again.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar a file
 
 FLUSH_SECONDS = 10.0
 BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
@@ -395,7 +397,7 @@ def fetch_runs(uri: str, experiment: str, folder: Path) -> list[StoredRun]:
             runs += [run for run in page if _is_strategy_run(run.data.tags)]
             token = page.token or ""
         stored = []
-        for run in runs:
+        for run in track(runs, "Reading runs", transient=True):
             target = folder / run.info.run_id
             target.mkdir(parents=True)
             _download(client, run.info.run_id, "", target)
@@ -420,7 +422,12 @@ def _download(client: Any, run_id: str, path: str, target: Path) -> None:
             if Path(entry.path).name != "maps":
                 _download(client, run_id, entry.path, target)
         elif not entry.path.endswith(".ckpt"):
-            client.download_artifacts(run_id, entry.path, str(target))
+            # MLflow puts a file right into the folder it is given, without the path before it.
+            folder = (target / entry.path).parent
+            if not folder.resolve().is_relative_to(target.resolve()):
+                raise ConfigError(f"run {run_id} has an artifact outside its folder: {entry.path}")
+            folder.mkdir(parents=True, exist_ok=True)
+            client.download_artifacts(run_id, entry.path, str(folder))
 
 
 def log_comparison(

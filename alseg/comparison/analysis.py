@@ -77,6 +77,13 @@ class Comparison:
         return {name: f"{name} (reads labels)" if name in dishonest else name for name in names}
 
     @property
+    def cost_unit(self) -> str | None:
+        """What the annotation cost counts; None if it is one a volume, unknown, or not the same."""
+        units = {run.cost_unit for run in self.run_set.runs}
+        known = "cost" in self.curves and self.curves["cost"].notna().all()
+        return units.pop() if known and len(units) == 1 and units != {"volume"} else None
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the runs with a learning curve."""
         return tuple(sorted({int(seed) for seed in self.curves["seed"]}))

@@ -86,9 +86,9 @@ def _certainty(comparison: Comparison) -> str:
 
 def too_few_seeds(n_pairs: int) -> str:
     """The sentence that stands in place of a p-value."""
-    seeds = "seed" if n_pairs == 1 else "seeds"
+    few = "1 seed in common is" if n_pairs == 1 else f"{n_pairs} seeds in common are"
     return (
-        f"{n_pairs} {seeds} in common are too few for a test or an interval: run at least "
+        f"{few} too few for a test or an interval: run at least "
         f"{MIN_PAIRS} seeds of each strategy before you conclude anything."
     )
 

@@ -135,13 +135,16 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
                 figures.class_curves(curves, full, palette, comparison.run_set.classes),
             )
         )
-    if "cost" in curves and curves["cost"].notna().all():
+    if comparison.cost_unit is not None:
+        unit = comparison.cost_unit.replace("_", " ")
         drawings.append(
             Drawing(
                 "cost_curves",
-                f"Mean test Dice against the annotation cost.{band}",
-                f"Test Dice of {names} against annotation cost.",
-                figures.learning_curves(curves, full, palette, budget="cost", label="cost"),
+                f"Mean test Dice against the annotation cost in {unit}.{band}",
+                f"Test Dice of {names} against annotation cost; its table has the numbers.",
+                figures.learning_curves(
+                    curves, full, palette, budget="cost", label=f"annotated {unit}"
+                ),
             )
         )
     if len(comparison.run_set.strategies) > 1:

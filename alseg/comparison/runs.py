@@ -53,6 +53,11 @@ class Run:
         return str(self.config["data"]["name"])
 
     @property
+    def cost_unit(self) -> str:
+        """What the annotation cost counts."""
+        return str(self.config.get("cost", "volume"))
+
+    @property
     def full_data(self) -> bool:
         """Whether all training volumes were labelled from the start."""
         return bool(self.config["strategy"].get("full_data", False))
@@ -363,12 +368,14 @@ def _flat(content: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 def calibration_table(run_set: RunSet) -> pd.DataFrame:
     """The reliability histograms of the rounds that have a ``calibration.csv``; may be empty.
 
+    Full-data runs have no rounds to compare and are left out.
+
     Columns: ``strategy``, ``seed``, ``round``, ``bin_low``, ``bin_high``, ``n_voxels``,
     ``confidence`` (mean in the bin), ``accuracy`` (share of correct voxels in the bin).
     """
     tables = []
     for run in run_set.runs:
-        for row in run.state.history:
+        for row in () if run.full_data else run.state.history:
             path = run.round_folder(row["round"]) / "calibration.csv"
             if path.is_file():
                 table = pd.read_csv(path)

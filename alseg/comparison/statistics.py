@@ -177,26 +177,27 @@ def difference_curves(
     return pd.DataFrame(rows, columns=columns)
 
 
-def mean_curves(curves: pd.DataFrame, value: str, budget: str = "labelled") -> pd.DataFrame:
-    """Mean over seeds at each budget, with a 95% bootstrap interval.
+def mean_curves(curves: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Mean over seeds at each labelled count, with a 95% bootstrap interval.
 
-    Columns: ``strategy``, ``budget``, ``n_seeds``, ``mean``, ``sd`` (of the sample), ``low``,
-    ``high``.
+    Columns: ``strategy``, ``labelled``, ``n_seeds``, ``mean``, ``sd`` (of the sample), ``low``,
+    ``high``; ``cost``, the mean annotation cost, where the curves carry one.
     """
     rows = []
-    for (strategy, at), group in curves.groupby(["strategy", budget]):
+    for (strategy, at), group in curves.groupby(["strategy", "labelled"]):
         dice = group[value].dropna()
         low, high = bootstrap_interval(dice)
         rows.append(
             {
                 "strategy": strategy,
-                budget: at,
+                "labelled": at,
                 "n_seeds": len(dice),
                 "mean": dice.mean(),
                 "sd": dice.std(ddof=1),
                 "low": low,
                 "high": high,
             }
+            | ({"cost": group["cost"].mean()} if "cost" in group else {})
         )
     return pd.DataFrame(rows)
 

@@ -51,7 +51,7 @@ def all_tables(comparison: Comparison) -> list[Table]:
             for index, name in enumerate(classes, 1)
         ),
     ]
-    if "cost" in comparison.curves and comparison.curves["cost"].notna().all():
+    if comparison.cost_unit is not None:
         tables.append(cost_table(comparison))
     tables.append(difference_table(comparison))
     tables.append(penalty_table(comparison))
@@ -151,13 +151,14 @@ def dice_table(comparison: Comparison, value: str, name: str, caption: str) -> T
 
 def cost_table(comparison: Comparison) -> Table:
     """Dice against the annotation cost, round by round."""
+    unit = str(comparison.cost_unit).replace("_", " ")
     keys = ["strategy", "round"]
     data = comparison.curves.groupby(keys)[["labelled", "cost", "test_dice"]].mean().reset_index()
     rows = [
         {
             "strategy": comparison.labels[row["strategy"]],
             "round": str(row["round"]),
-            "annotation cost": f"{row['cost']:.4g}",
+            f"annotated {unit}": f"{row['cost']:,.0f}",
             "test Dice": number(row["test_dice"]),
         }
         for row in data.to_dict("records")

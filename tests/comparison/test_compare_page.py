@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -209,29 +207,40 @@ def test_random_alone_and_random_as_the_best(tmp_path: Path) -> None:
     ]
 
 
+def test_dice_against_the_annotation_cost(tmp_path: Path) -> None:
+    # the same Dice for all, but power finds volumes that cost half as much
+    for strategy, price in (("random", 2000), ("power", 1000)):
+        for seed in (1, 2, 3):
+            history = [
+                row | {"cost": price * row["labelled"] + seed}
+                for row in dice_rows("random", 1, (5, 10, 15, 20, 25, 30), 0.0)
+            ]
+            folder = tmp_path / f"{strategy}_{seed}"
+            write_run(folder, strategy, seed, history=history, cost="foreground_voxels")
+    comparison = analyse(gather_runs(find_run_folders([tmp_path]), reference="random"))
+    assert comparison.cost_unit == "foreground_voxels"
+    (axes,) = {d.name: d.figure for d in all_drawings(comparison)}["cost_curves"].axes
+    assert axes.get_xlabel() == "annotated foreground voxels"
+    lines = {line.get_label(): line for line in axes.lines}
+    # seeds are averaged at equal counts: 5 volumes cost 10,001 to 10,003
+    assert lines["random"].get_xdata()[[0, -1]].tolist() == [10_002, 60_002]
+    assert lines["power"].get_xdata()[[0, -1]].tolist() == [5_002, 30_002]
+    assert lines["power"].get_ydata().tolist() == lines["random"].get_ydata().tolist()
+    text = " ".join(read(write_comparison(comparison, tmp_path / "page")).text)
+    assert "annotated foreground voxels" in text
+    assert "60,002" in text
+
+
+def test_a_cost_of_one_a_volume_needs_no_curve_of_its_own(comparison: Comparison) -> None:
+    assert comparison.cost_unit is None
+    assert "cost_curves" not in {d.name for d in all_drawings(comparison)}
+    assert "cost" not in {table.name for table in all_tables(comparison)}
+
+
 def test_cliques_are_maximal() -> None:
     assert cliques([1.0, 1.5, 2.0, 4.0], 1.0) == [(0, 2)]
     assert cliques([1.0, 2.0, 3.0], 1.0) == [(0, 1), (1, 2)]
     assert cliques([1.0, 3.0], 1.0) == []
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium here: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
