@@ -107,7 +107,7 @@ def _full_data(comparison: Comparison) -> list[str]:
     return [
         f"Training on all {comparison.full['labelled'].iloc[0]} volumes gives test Dice "
         f"{full_dice:.3f}; {best} ended at {finals[best]:.3f}, "
-        f"{100 * finals[best] / full_dice:.0f}% of it."
+        f"{finals[best] / full_dice:.1%} of it."
     ]
 
 

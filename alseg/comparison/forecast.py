@@ -171,7 +171,7 @@ class Forecast:
         target: the target Dice.
         statement: one plain sentence, also where there is no number.
         volumes: labelled volumes needed; None if the forecast declines.
-        low: lower end of the 95% interval.
+        low: lower end of the 95% interval; NaN where there is nothing to forecast.
         high: upper end; may be infinite.
         fit: the chosen model; None if none was fitted.
     """
@@ -214,7 +214,7 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
     if (mean >= target).any():
         reached = int(mean.index[mean >= target][0])
         said = f"{strategy}: Dice {target:.3f} is reached with {reached} labelled volumes."
-        return Forecast(strategy, target, said, reached, reached, reached, fit)
+        return Forecast(strategy, target, said, reached, fit=fit)
     volumes = fit.labels_for(target)
     largest = float(labelled.max())
     if math.isinf(volumes):

@@ -329,6 +329,7 @@ def forecast_table(comparison: Comparison) -> Table:
             "volumes": "–" if f.volumes is None else f"{math.ceil(f.volumes)}",
             "95% interval": (
                 "–" if f.volumes is None
+                else "reached" if math.isnan(f.low)
                 else f"{f.low:.0f} to {'no limit' if math.isinf(f.high) else f'{f.high:.0f}'}"
             ),
             "curve": f"{f.fit.model.name}: {f.fit.model.formula}" if f.fit else "–",
@@ -379,7 +380,7 @@ def calibration_table(comparison: Comparison) -> Table:
     rows = [
         {"round": str(number_)}
         | {
-            comparison.labels[row["strategy"]]: number(row["ece"])
+            comparison.labels[row["strategy"]]: f"{row['ece']:.4f}"
             for row in group.to_dict("records")
         }
         for number_, group in data.groupby("round")

@@ -73,6 +73,8 @@ def test_a_reached_target_says_when() -> None:
     result = forecast(curves(dice), 0.75)
     assert result.volumes == 20
     assert "is reached with 20 labelled volumes" in result.statement
+    assert result.volumes == 20
+    assert math.isnan(result.low)  # a fact, not a forecast
 
 
 @pytest.mark.parametrize(
