@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alseg.errors import AlsegError
+from alseg.interruption import Interrupted
 
 
 def conf_folder() -> str:
@@ -54,10 +56,16 @@ def run_entry_point(main: Callable[[], None]) -> None:
         print_error(error)
         sys.exit(2)
     except OSError as error:  # a folder that cannot be made, a full disk
-        if wants_traceback or error.filename is None:
+        has_room = error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if wants_traceback or (error.filename is None and has_room):
             raise
-        print(f"alseg: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"alseg: error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stop:
+        how = f"; continue with: python -m alseg.train resume={stop.folder}" if stop.folder else ""
+        print(f"alseg: {stop}{how}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("alseg: interrupted", file=sys.stderr)
         sys.exit(130)

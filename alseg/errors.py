@@ -22,6 +22,14 @@ class ScoringError(AlsegError):
     """A case got no usable acquisition score."""
 
 
+class TrainingError(AlsegError):
+    """Training cannot go on."""
+
+
+class StorageError(AlsegError):
+    """A file cannot be written: the disk is full, or writing is not allowed there."""
+
+
 def check_whole_number(name: str, value: object, at_least: int) -> None:
     """Check a setting that counts something.
 
