@@ -169,7 +169,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     acquisition = Acquisition(
         strategy, experiment.oracle, plan.query_size, plan.seed, plan.rounds, experiment.cost
     )
-    acquisition.start_round(pool, candidates, round_number)
+    acquisition.start_round(pool, round_number, candidates)
     pictures = QueryPictures(
         acquisition,
         data.cache,

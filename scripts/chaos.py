@@ -3,9 +3,9 @@
     python scripts/chaos.py --kills 25
 
 Each life of a run is a process of its own, forked from this one, which has imported the libraries;
-it calls the same ``alseg.train.main`` as the command line. Lives are ended by SIGKILL after a random
-time. Queries, metrics, scores and final weights must be bit-identical to those of the run that was
-left alone; exit code 1 if they are not.
+it calls the same ``alseg.train.main`` as the command line. Lives are ended by SIGKILL after a
+random time. Queries, metrics, scores and final weights must be bit-identical to those of the run
+that was left alone; exit code 1 if they are not.
 """
 
 from __future__ import annotations

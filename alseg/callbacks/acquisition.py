@@ -70,9 +70,12 @@ class Acquisition(pl.Callback):
         self._scores: list[CaseScore] = []
         self._file: ScoreFile | None = None
 
-    def start_round(self, pool: Pool, candidates: Sequence[str], round_number: int) -> None:
-        """Acquire from these unlabelled cases of the pool from now on."""
-        self._pool, self._candidates = pool, tuple(sorted(candidates))
+    def start_round(
+        self, pool: Pool, round_number: int, candidates: Sequence[str] | None = None
+    ) -> None:
+        """Acquire from the pool from now on, or from some of its unlabelled cases."""
+        self._pool = pool
+        self._candidates = tuple(sorted(pool.unlabelled if candidates is None else candidates))
         self._round_number = round_number
         self._scores, self._file, self.acquired = [], None, None
 

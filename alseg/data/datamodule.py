@@ -219,7 +219,7 @@ class PoolDataModule(pl.LightningDataModule):
         self._round = (pool, round_number, n_steps)
         self._draw_seed = self.base_seed if draw_seed is None else draw_seed
         self._first_step = 0
-        self._candidates, self._reference, self._hidden_labels = (), (), {}
+        self._candidates, self._reference, self._hidden_labels = pool.unlabelled, (), {}
 
     def state_dict(self) -> dict[str, int]:
         """The position in the round's training, for Lightning's checkpoints."""
@@ -318,7 +318,7 @@ class PoolDataModule(pl.LightningDataModule):
         return self._one_by_one(WholeVolumes(self.cache, self.splits.test, self.labels))
 
     def predict_dataloader(self) -> DataLoader:
-        """The volumes that ``start_scoring`` named, one at a time."""
+        """The unlabelled volumes, or those that ``start_scoring`` named, one at a time."""
         return self._one_by_one(
             PoolVolumes(self.cache, self._candidates, self._reference, self._hidden_labels)
         )
