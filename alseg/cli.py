@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alseg.errors import AlsegError
+from alseg.errors import NO_ROOM, AlsegError
 from alseg.interruption import Interrupted
 
 
@@ -56,7 +55,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
         print_error(error)
         sys.exit(2)
     except OSError as error:  # a folder that cannot be made, a full disk
-        has_room = error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        has_room = error.errno not in NO_ROOM
         if wants_traceback or (error.filename is None and has_room):
             raise
         where = f"{error.filename}: " if error.filename else ""

@@ -1,5 +1,7 @@
 """The errors that a user can act on."""
 
+import errno
+
 
 class AlsegError(Exception):
     """Something the user can mend: bad data, a bad setting, a missing device.
@@ -27,7 +29,14 @@ class TrainingError(AlsegError):
 
 
 class StorageError(AlsegError):
-    """A file cannot be written: the disk is full, or writing is not allowed there."""
+    """A file cannot be written."""
+
+
+class DiskFullError(StorageError):
+    """A file cannot be written for want of room; the run can go on once there is some."""
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_whole_number(name: str, value: object, at_least: int) -> None:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from alseg.distributed import rank
-from alseg.errors import DataError, StorageError
+from alseg.errors import NO_ROOM, DataError, DiskFullError, StorageError
 
 T = TypeVar("T")
 
@@ -39,9 +39,8 @@ def told_by_name(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}{_room(path)}"
-        ) from error
+        kind = DiskFullError if error.errno in NO_ROOM else StorageError
+        raise kind(f"cannot write {path}: {error.strerror or error}{_room(path)}") from error
 
 
 @contextmanager

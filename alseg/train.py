@@ -33,7 +33,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
 from alseg.distributed import from_first, process_group, rank, wait_for_all
-from alseg.errors import ConfigError, DataError, check_whole_number
+from alseg.errors import ConfigError, DataError, DiskFullError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
 from alseg.interruption import Interrupted, interruption
@@ -125,8 +125,9 @@ def start_run(config: DictConfig, folder: Path) -> float:
             experiment, pool = build(config, folder)
             state = first_state(config, experiment, pool)
             prepare(experiment, state)
-        except Exception:
-            if rank() == 0:  # settings or data are bad: there is nothing to resume
+        except Exception as error:
+            # settings or data are bad: there is nothing to resume
+            if rank() == 0 and not isinstance(error, DiskFullError):
                 for name in (CONFIG_FILE, START_FILE, LOCK_FILE):
                     (folder / name).unlink(missing_ok=True)
             raise

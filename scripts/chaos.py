@@ -1,6 +1,7 @@
 """Kill a real run at random moments, resume it until it ends, and compare it with a whole one.
 
     python scripts/chaos.py --kills 25
+    python scripts/chaos.py --stress 8    # so many runs at once, on a fresh cache and MLflow store
 
 Each life of a run is a process of its own, forked from this one, which has imported the libraries;
 it calls the same ``alseg.train.main`` as the command line. Lives are ended by SIGKILL after a
@@ -26,8 +27,10 @@ from typing import Any
 import torch
 
 from alseg import train
+from alseg.files import read_tensors
 from alseg.stages import STAGES_FILE
-from alseg.state import STATE_FILE
+from alseg.state import STATE_FILE, RunState
+from alseg.tracking import fetch_runs
 
 SMOKE = (
     "experiment=smoke",
@@ -195,19 +198,58 @@ def chaos(
     return report
 
 
+def stress(folder: Path, n_runs: int) -> list[str]:
+    """Start runs at one moment on a fresh cache, fresh phantoms and a fresh MLflow store.
+
+    Returns:
+        What went wrong, in words.
+    """
+    jobs = {}
+    for seed in range(1, n_runs + 1):
+        places = (f"output_dir={folder}/out", f"hydra.run.dir={folder}/{seed}", f"seed={seed}")
+        overrides = ("experiment=smoke", "trainer=cpu", "data.num_workers=0", "pictures=0", *places)
+        jobs[start(overrides, folder / f"{seed}.log")] = seed
+    wrong = []
+    while jobs:
+        process, status = os.wait()
+        seed = jobs.pop(process)
+        if code := os.waitstatus_to_exitcode(status):
+            wrong.append(f"run {seed}: exit code {code}: {(folder / f'{seed}.log').read_text()}")
+    computed = 0
+    for seed in range(1, n_runs + 1):
+        state = RunState.load(folder / str(seed))
+        computed += sum(row["preprocessed_volumes"] for row in state.timings)
+    entries = list(folder.glob("out/cache/image-*.pt"))
+    for entry in folder.glob("out/cache/*.pt"):
+        read_tensors(entry)
+    if computed != len(entries):
+        wrong.append(f"{computed} images were preprocessed for {len(entries)} entries")
+    wrong += [f"left behind: {path}" for path in folder.rglob(".tmp-*")]
+    wrong += [f"not sent: {path}" for path in folder.rglob("tracking_journal.jsonl")]
+    stored = fetch_runs(f"sqlite:///{folder}/out/mlflow.db", "smoke", folder / "fetched")
+    if [run.status for run in stored] != ["FINISHED"] * n_runs:
+        wrong.append(f"the store has the runs {[(run.name, run.status) for run in stored]}")
+    print(f"{n_runs} runs at once, {len(entries)} images, {len(stored)} runs in the store")
+    return wrong
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--stress", type=int, metavar="RUNS", help="instead of kills")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = chaos(Path(folder), arguments.kills, arguments.seed, arguments.variants)
-    print(f"{len(report.moments)} kills in {report.runs} runs; {len(report.different)} differences")
-    for difference in report.different:
-        print(difference)
-    sys.exit(1 if report.different else 0)
+        if arguments.stress:
+            wrong = stress(Path(folder), arguments.stress)
+        else:
+            report = chaos(Path(folder), arguments.kills, arguments.seed, arguments.variants)
+            wrong = report.different
+            print(f"{len(report.moments)} kills in {report.runs} runs; {len(wrong)} differences")
+    print("\n".join(wrong))
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":

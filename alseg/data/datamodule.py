@@ -264,8 +264,12 @@ class PoolDataModule(pl.LightningDataModule):
         # Threads: reading, resampling and compression all release the interpreter lock.
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
             filled = threads.map(fill, ids)
-            for _ in track(filled, "Preprocessing", len(ids), transient=True, disable=quiet):
-                pass
+            try:
+                for _ in track(filled, "Preprocessing", len(ids), transient=True, disable=quiet):
+                    pass
+            except BaseException:  # a signal, too, waits for what is being read and no more
+                threads.shutdown(cancel_futures=True)
+                raise
         self._prepared |= wanted
         seconds = time.monotonic() - started
         n_computed = len(self.cache.preprocessed) - before
