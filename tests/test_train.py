@@ -24,7 +24,7 @@ Train = Callable[..., Outcome]
 def state_of(folder: Path) -> dict:
     """state.json without what may differ between equal runs."""
     content = json.loads((folder / "state.json").read_text())
-    for key in ("timings", "tracking_run_id"):
+    for key in ("timings", "tracking_run_id", "sha256"):
         del content[key]
     return content
 
