@@ -11,7 +11,8 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alseg.errors import AlsegError
+from alseg.errors import NO_ROOM, AlsegError
+from alseg.interruption import Interrupted
 
 
 def conf_folder() -> str:
@@ -54,10 +55,16 @@ def run_entry_point(main: Callable[[], None]) -> None:
         print_error(error)
         sys.exit(2)
     except OSError as error:  # a folder that cannot be made, a full disk
-        if wants_traceback or error.filename is None:
+        has_room = error.errno not in NO_ROOM
+        if wants_traceback or (error.filename is None and has_room):
             raise
-        print(f"alseg: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"alseg: error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stop:
+        how = f"; continue with: python -m alseg.train resume={stop.folder}" if stop.folder else ""
+        print(f"alseg: {stop}{how}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("alseg: interrupted", file=sys.stderr)
         sys.exit(130)

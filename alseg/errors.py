@@ -1,5 +1,7 @@
 """The errors that a user can act on."""
 
+import errno
+
 
 class AlsegError(Exception):
     """Something the user can mend: bad data, a bad setting, a missing device.
@@ -20,6 +22,21 @@ class ConfigError(AlsegError):
 
 class ScoringError(AlsegError):
     """A case got no usable acquisition score."""
+
+
+class TrainingError(AlsegError):
+    """Training cannot go on."""
+
+
+class StorageError(AlsegError):
+    """A file cannot be written."""
+
+
+class DiskFullError(StorageError):
+    """A file cannot be written for want of room; the run can go on once there is some."""
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_whole_number(name: str, value: object, at_least: int) -> None:

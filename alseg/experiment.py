@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from monai.inferers import Inferer
 
+from alseg.callbacks.non_finite import ON_NON_FINITE
 from alseg.cold_start import STARTS
 from alseg.costs import AnnotationCost
 from alseg.data.datamodule import PoolDataModule
@@ -44,6 +45,8 @@ class Plan:
         start: how the initial volumes are chosen, ``random`` or ``diverse``.
         budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
             last query may exceed it, as a cost is known after annotation. None for no limit.
+        candidates: a round chooses its query from that many random unlabelled volumes; None for
+            all of them.
 
     Raises:
         ConfigError: if a number is out of range.
@@ -59,6 +62,7 @@ class Plan:
     seed: int
     start: str = "random"
     budget: float | None = None
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         for name, number in (
@@ -83,6 +87,8 @@ class Plan:
             raise ConfigError(
                 f"pool.budget is {self.budget!r}; it must be null or a number above 0"
             )
+        if self.candidates is not None:
+            check_whole_number("pool.candidates", self.candidates, at_least=self.query_size)
 
     def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""
@@ -111,6 +117,10 @@ class Experiment:
         tracker: records the run.
         settings: the run's settings, flat, for the record.
         tags: what runs are grouped by, for the record.
+        checkpoint_every_n_steps: steps of training that are repeated at most after an interruption;
+            None for a checkpoint at an interruption alone.
+        on_nonfinite: ``stop`` at a training step with a non-finite loss or gradient, or ``skip``.
+        hardware: what this process computes on.
         n_pictures: queries to draw a round.
         save_maps: whether to write NIfTI maps of the queries.
     """
@@ -129,8 +139,21 @@ class Experiment:
     tracker: Tracker
     settings: Mapping[str, Any]
     tags: Mapping[str, str]
+    checkpoint_every_n_steps: int | None
+    on_nonfinite: str
+    hardware: str
     n_pictures: int
     save_maps: bool
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every_n_steps is not None:
+            check_whole_number(
+                "checkpoint_every_n_steps", self.checkpoint_every_n_steps, at_least=1
+            )
+        if self.on_nonfinite not in ON_NON_FINITE:
+            raise ConfigError(
+                f"on_nonfinite is {self.on_nonfinite!r}; allowed are {', '.join(ON_NON_FINITE)}"
+            )
 
     def round_folder(self, round_number: int) -> Path:
         """Where a round leaves its files; made if it is not there."""

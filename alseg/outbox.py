@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.errors import DataError
-from alseg.state import write_atomically
+from alseg.files import write_atomically
 
 log = logging.getLogger(__name__)
 

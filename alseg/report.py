@@ -9,8 +9,9 @@ from rich.table import Table
 from alseg.distributed import rank
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment
+from alseg.files import write_atomically
 from alseg.pictures import draw_learning_curve
-from alseg.state import RunState, write_atomically
+from alseg.state import RunState
 
 
 def print_summary(experiment: Experiment, state: RunState) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,33 +16,56 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 
-from alseg.callbacks.acquisition import Acquired, Acquisition
+from alseg.callbacks.acquisition import Acquired, Acquisition, candidate_cases
 from alseg.callbacks.progress import duration
 from alseg.callbacks.query_pictures import QueryPictures
 from alseg.data.datamodule import PoolDataModule
-from alseg.distributed import rank
+from alseg.distributed import rank, wait_for_all
 from alseg.experiment import Experiment, Plan
+from alseg.files import clean_temporaries, write_atomically
+from alseg.interruption import Interrupted, interruption
 from alseg.models.segmentation import Scoring, SegmentationModule
 from alseg.pool import Pool
 from alseg.report import write_reports
+from alseg.scores import ScoreFile
 from alseg.seeding import seed_for
-from alseg.state import RunState, write_atomically
-from alseg.training import BEST, LAST, load_weights, round_trainer, start_network, train_member
+from alseg.stages import Stages
+from alseg.state import RunState
+from alseg.strategies.strategy import CaseScore
+from alseg.training import (
+    BEST,
+    LAST,
+    are_sound,
+    load_weights,
+    round_training,
+    start_network,
+    train_member,
+)
 
 log = logging.getLogger(__name__)
 
+TRAINED = ("training", "member_")  # how the stages begin that train a network
 
-def prepare(experiment: Experiment, pool: Pool) -> None:
-    """Reveal the labels that may be read and preprocess what the first rounds need.
+
+def prepare(experiment: Experiment, state: RunState) -> None:
+    """Reveal the labels that may be read and preprocess what the next round needs.
 
     Raises:
         DataError: naming the first file that cannot be used.
     """
-    data = experiment.data
+    data, pool = experiment.data, state.pool
     annotated = (*data.splits.validation, *data.splits.test, *pool.labelled)
     data.reveal(experiment.oracle.annotate(annotated))
-    scored = pool.unlabelled if experiment.strategy.needs_prediction else ()
+    scored: tuple[str, ...] = ()
+    if experiment.strategy.needs_prediction:
+        scored = round_candidates(experiment, pool, state.finished_rounds + 1)
     data.prepare((*annotated, *scored))
+
+
+def round_candidates(experiment: Experiment, pool: Pool, round_number: int) -> tuple[str, ...]:
+    """The unlabelled cases that a round chooses its query from."""
+    plan = experiment.plan
+    return candidate_cases(pool.unlabelled, plan.candidates, plan.seed, round_number)
 
 
 def run_rounds(experiment: Experiment, state: RunState) -> RunState:
@@ -58,8 +82,14 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
         The state after the last round.
     """
     tracker = experiment.tracker
+    if state.hardware not in ("", experiment.hardware):
+        log.warning(
+            f"resumed on {experiment.hardware}, after {state.hardware}: results are as valid, but "
+            "no longer bit-identical to those of an uninterrupted run"
+        )
     state = replace(
         state,
+        hardware=experiment.hardware,
         tracking_run_id=tracker.open(
             experiment.folder, state.tracking_run_id, experiment.settings, experiment.tags
         ),
@@ -67,12 +97,13 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     state.save(experiment.folder)
     status, reason = "FAILED", ""
     try:
+        if state.history:
+            publish(experiment, state)  # an earlier process may have been killed before it did
         state = remaining_rounds(experiment, state)
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into SystemExit
+    except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
-        log.info(f"interrupted; continue with resume={experiment.folder}")
-        raise KeyboardInterrupt from stop
+        raise
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise
@@ -109,28 +140,36 @@ def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
     return state
 
 
+def publish(experiment: Experiment, state: RunState) -> None:
+    """Write the reports of the finished rounds and record those that the tracking store misses."""
+    write_reports(experiment, state)
+    for metrics, timings in zip(state.history, state.timings, strict=True):
+        columns = {name: value for name, value in (metrics | timings).items() if name != "round"}
+        experiment.tracker.log_round(columns, metrics["labelled"])
+
+
 def run_round(experiment: Experiment, state: RunState) -> RunState:
-    """Run one round: fit, test the best weights, score the pool and acquire; save the state."""
+    """Run one round: fit, test the best weights, score the pool and acquire; save the state.
+
+    Stages that an earlier process has finished are not run again.
+    """
     plan, data, strategy = experiment.plan, experiment.data, experiment.strategy
     pool, round_number = state.pool, state.finished_rounds + 1
     folder = experiment.round_folder(round_number)
+    stages = sound_stages(folder)
     cost = math.fsum(row["cost"] for row in state.queries)
     is_last = round_number == plan.rounds or budget_is_spent(plan, cost) or not pool.unlabelled
+    candidates = round_candidates(experiment, pool, round_number)
     timings: dict[str, Any] = {"round": round_number}
 
-    data.prepare(pool.labelled)
-    metrics: dict[str, Any] = {
-        "round": round_number,
-        "labelled": len(pool.labelled),
-        "cost": cost,
-        "foreground_voxels": data.foreground_voxels(pool.labelled),
-    }
+    scored = candidates if strategy.needs_prediction and not is_last else ()
+    data.prepare((*pool.labelled, *scored))
     module = experiment.make_module(start_network(experiment, round_number))
     data.start_round(pool, round_number, plan.steps_per_round)
     acquisition = Acquisition(
         strategy, experiment.oracle, plan.query_size, plan.seed, plan.rounds, experiment.cost
     )
-    acquisition.start_round(pool, round_number)
+    acquisition.start_round(pool, round_number, candidates)
     pictures = QueryPictures(
         acquisition,
         data.cache,
@@ -139,7 +178,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         experiment.save_maps,
         folder,
     )
-    trainer = round_trainer(
+    training = round_training(
         experiment,
         round_number,
         len(pool.labelled),
@@ -148,29 +187,52 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         logger=experiment.tracker.round_logger(round_number, len(pool.labelled)),
         callbacks=(acquisition, pictures),
     )
-    # Dropout in training draws from the global generator; all else has generators of its own.
-    # Devices see different draws, and drop different units.
-    purpose = f"training/{rank()}" if rank() else "training"
-    torch.manual_seed(seed_for(plan.seed, round_number, purpose))
+    trainer = training.trainer
+    if "training" not in stages:
+        # Dropout in training draws from the global generator; all else has generators of its own.
+        # Devices see different draws, and drop different units.
+        purpose = f"training/{rank()}" if rank() else "training"
+        with interruption.waits():
+            result = training.fit(module, data, seed_for(plan.seed, round_number, purpose))
+            trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
+            stages.finish("training", **result)
+    training.checkpoint.delete()
     members: tuple[torch.nn.Module, ...] = ()
-    with timed(timings, "training"):
-        trainer.fit(module, datamodule=data)
-        trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
-        if strategy.needs_passes and not is_last:
-            members = tuple(
-                train_member(experiment, pool, round_number, member)
-                for member in range(2, experiment.source.n_members + 1)
-            )
+    if strategy.needs_passes and not is_last:
+        members = tuple(
+            train_member(experiment, pool, round_number, member, stages)
+            for member in range(2, experiment.source.n_members + 1)
+        )
+    trained = [stages[name]["seconds"] for name in stages if name.startswith(TRAINED)]
+    timings["training_seconds"] = round(math.fsum(trained), 3)
     load_weights(module.network, folder / f"{BEST}.ckpt")
-    with timed(timings, "evaluation"):
-        metrics |= evaluate(trainer, module, data, folder)
+    if "evaluation" not in stages:
+        started = time.monotonic()
+        columns = evaluate(trainer, module, data, folder)
+        seconds = round(time.monotonic() - started, 3)
+        stages.finish("evaluation", seconds=seconds, columns=columns)
+    timings["evaluation_seconds"] = stages["evaluation"]["seconds"]
+    metrics: dict[str, Any] = {
+        "round": round_number,
+        "labelled": len(pool.labelled),
+        "cost": cost,
+        "foreground_voxels": data.foreground_voxels(pool.labelled),
+        "skipped_steps": stages["training"]["skipped_steps"],
+        **stages["evaluation"]["columns"],
+    }
     queries: tuple[dict[str, Any], ...] = ()
+    scores = ScoreFile(folder)
     with timed(timings, "scoring"):
         if not is_last:
             if strategy.needs_prediction:
+                reference = pool.labelled if strategy.features else ()
+                earlier = to_go_on_from(scores, (*candidates, *reference))
+                done = {score.case_id for score in earlier}
+                acquisition.go_on_from(earlier, scores)
                 data.start_scoring(
-                    reference=pool.labelled if strategy.features else (),
-                    hidden_labels=hidden_labels(experiment, pool.unlabelled),
+                    candidates=[i for i in candidates if i not in done],
+                    reference=[i for i in reference if i not in done],
+                    hidden_labels=hidden_labels(experiment, candidates),
                 )
                 module.scoring = Scoring(
                     strategy,
@@ -192,12 +254,47 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 
     state = state.after_round(pool, metrics, queries, timings)
     state.save(experiment.folder)
-    write_reports(experiment, state)
-    experiment.tracker.log_round(
-        {name: value for name, value in (metrics | timings).items() if name != "round"},
-        metrics["labelled"],
-    )
+    scores.delete()
+    publish(experiment, state)
     return state
+
+
+def sound_stages(folder: Path) -> Stages:
+    """The finished stages of a round; none, and an empty folder, where their files are damaged."""
+    clean_temporaries(folder)
+    stages = Stages(folder)
+    names = {"training": (BEST, LAST)} | {
+        name: (f"{BEST}_{name}",) for name in stages if name.startswith("member_")
+    }
+    files = [folder / f"{file}.ckpt" for name in stages for file in names.get(name, ())]
+    if not are_sound(*files):
+        log.warning(f"the round starts again: {folder}")
+        start_again(folder)
+        return Stages(folder)
+    return stages
+
+
+def start_again(folder: Path) -> None:
+    """Empty the folder of a round."""
+    wait_for_all()  # all have looked at it
+    if rank() == 0:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    wait_for_all()
+
+
+def to_go_on_from(file: ScoreFile, case_ids: Collection[str]) -> list[CaseScore]:
+    """The scores that an interrupted pass over these cases has left, at least one case short.
+
+    The prediction loop then has a volume to look at, and what follows it runs as always.
+    """
+    scores = [score for score in file.read() if score.case_id in set(case_ids)]
+    if len(scores) == len(case_ids):
+        scores.pop()
+    if scores:
+        log.info(f"{len(scores)} of {len(case_ids)} volumes were scored before the interruption")
+    file.start(scores)
+    return scores
 
 
 def evaluate(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,61 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.errors import DataError
-from alseg.state import write_atomically
+from alseg.files import read_json, write_atomically, write_json
 
 CONFIG_FILE = "config.yaml"
-# How a run was started, not what it computes.
-NOT_HASHED = ("resume", "sweep")
+START_FILE = "start.json"
+# What may change when a run is resumed: where things are, what computes them, what is shown.
+FREE = (
+    "resume",
+    "resume_force",
+    "sweep",
+    "output_dir",
+    "cache_dir",
+    "data.root",
+    "data.task.root",
+    "data.phantom.root",
+    "data.num_workers",
+    "trainer",
+    "tracking",
+    "experiment_name",
+    "checkpoint_every_n_steps",
+    "on_nonfinite",
+    "pictures",
+    "save_maps",
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run was started: what it takes to compose its settings again, from anywhere.
+
+    Attributes:
+        folder: where; relative paths in the settings start there.
+        overrides: the command's.
+    """
+
+    folder: str
+    overrides: tuple[str, ...]
+
+
+def save_start(folder: Path, overrides: Sequence[str]) -> None:
+    """Note in a run folder how the run is started, here and now."""
+    write_json(folder / START_FILE, {"folder": os.getcwd(), "overrides": list(overrides)})
+
+
+def load_start(folder: Path) -> Start:
+    """How the run in a folder was started.
+
+    Raises:
+        DataError: if it is not noted there, or the note is damaged.
+    """
+    path = folder / START_FILE
+    content = read_json(path)
+    try:
+        return Start(str(content["folder"]), tuple(content["overrides"]))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} does not say how the run was started: {error}") from error
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
@@ -41,11 +93,30 @@ def load_config(folder: Path) -> DictConfig:
 
 
 def config_hash(config: DictConfig) -> str:
-    """A hash of the resolved configuration, but for the settings that start or continue a run."""
-    content = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(content, dict)
-    hashed = {key: value for key, value in content.items() if key not in NOT_HASHED}
-    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
+    """A hash of the settings that a run's results depend on."""
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def deciding(config: DictConfig) -> dict[str, Any]:
+    """The settings, by dotted names, that a run may not change half-way."""
+    settings = flat(OmegaConf.to_container(config, resolve=True))
+    return {
+        name: value
+        for name, value in settings.items()
+        if not any(name == free or name.startswith(f"{free}.") for free in FREE)
+    }
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """``setting: old -> new`` for each setting that differs."""
+    missing = object()
+
+    def told(value: object) -> str:
+        return "not there" if value is missing else str(value)
+
+    names = [*before, *(name for name in after if name not in before)]
+    pairs = ((name, before.get(name, missing), after.get(name, missing)) for name in names)
+    return [f"{name}: {told(old)} -> {told(new)}" for name, old, new in pairs if old != new]
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -14,9 +16,19 @@ from filelock import FileLock, Timeout
 
 from alseg.distributed import rank
 from alseg.errors import ConfigError, DataError
+from alseg.files import (
+    clean_temporaries,
+    newest_sound,
+    previous,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from alseg.pool import Pool
 
-STATE_FILE = "state.json"
+log = logging.getLogger(__name__)
+
+STATE_FILE, LOCK_FILE, OWNER_FILE = "state.json", ".lock", ".owner.json"
 FORMAT_VERSION = 1
 
 
@@ -32,6 +44,7 @@ class RunState:
         timings: one row a finished round: seconds of training, scoring, preprocessing.
         config_hash: hash of the resolved configuration, so that another one is noticed.
         tracking_run_id: the run's id in the tracking store, if it is tracked.
+        hardware: what the last process computed on; on another, results differ in their last bits.
     """
 
     pool: Pool
@@ -41,6 +54,7 @@ class RunState:
     queries: tuple[dict[str, Any], ...] = field(default=())
     timings: tuple[dict[str, Any], ...] = field(default=())
     tracking_run_id: str | None = None
+    hardware: str = ""
 
     def after_round(
         self,
@@ -60,23 +74,50 @@ class RunState:
         )
 
     def save(self, folder: Path) -> None:
-        """Write ``state.json`` so that a reader sees the old or the new state, never a part."""
-        write_atomically(
-            folder / STATE_FILE, json.dumps({"version": FORMAT_VERSION} | asdict(self), indent=1)
-        )
+        """Write ``state.json`` so that a reader sees the old or the new state, never a part.
+
+        The old one is kept beside it: for the day when the new one is found damaged.
+
+        Raises:
+            StorageError: if it cannot be written; the old state is as it was.
+        """
+        path = folder / STATE_FILE
+        if path.is_file() and is_sound(path):  # a damaged file must not push out a good one
+            write_atomically(previous(path), path.read_text())
+        write_json(path, {"version": FORMAT_VERSION} | asdict(self))
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder holds the state of a run."""
+        path = folder / STATE_FILE
+        return path.is_file() or previous(path).is_file()
 
     @classmethod
     def load(cls, folder: Path) -> RunState:
-        """Read ``state.json`` from a run folder.
+        """Read ``state.json`` from a run folder; if it is damaged, the state before it.
 
         Raises:
-            DataError: if the file is missing, is not valid, or was written by another format.
+            DataError: if there is none, both are damaged, or it was written by another format.
         """
         path = folder / STATE_FILE
-        if not path.is_file():
+        if not cls.is_in(folder):
             raise DataError(f"there is nothing to resume in {folder}: it has no {STATE_FILE}")
+        damages: list[str] = []
+        found = newest_sound(path, cls._read, damages.append)
+        if found is None:
+            raise DataError("; ".join(damages))
+        source, state = found
+        if source != path:
+            log.warning(
+                f"{damages[0] if damages else f'{path} is missing'}; going on from {source}, the "
+                f"state after round {state.finished_rounds}"
+            )
+        return state
+
+    @classmethod
+    def _read(cls, path: Path) -> RunState:
+        content = read_json(path)
         try:
-            content = json.loads(path.read_text())
             version = content.pop("version")
             if version != FORMAT_VERSION:
                 raise DataError(
@@ -93,9 +134,20 @@ class RunState:
             raise DataError(f"{path} is not a valid run state: {error}") from error
 
 
+def is_sound(path: Path) -> bool:
+    """Whether a JSON file agrees with its checksum."""
+    try:
+        read_json(path)
+    except DataError:
+        return False
+    return True
+
+
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Hold a run folder; the lock goes with the process, however it ends.
+
+    Who holds it stands in a file beside the lock, which the lock itself cannot hold.
 
     Raises:
         ConfigError: if another process holds it.
@@ -103,27 +155,23 @@ def hold(folder: Path) -> Iterator[None]:
     if rank() > 0:
         yield
         return
-    lock = FileLock(folder / ".lock")
+    lock, owner = FileLock(folder / LOCK_FILE), folder / OWNER_FILE
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise ConfigError(f"{folder} is in use by another process") from None
+        raise ConfigError(f"{folder} is in use by {_told(owner)}") from None
     try:
+        clean_temporaries(folder)
+        write_atomically(owner, json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
         yield
     finally:
+        owner.unlink(missing_ok=True)
         lock.release()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file through a temporary sibling: write, fsync, rename.
-
-    Under torchrun only the first process writes.
-    """
-    if rank() > 0:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _told(owner: Path) -> str:
+    try:
+        content = json.loads(owner.read_text())
+        return f"process {content['process']} on {content['host']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it is about to be written, or was deleted
+        return "another process"

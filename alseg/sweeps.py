@@ -37,8 +37,9 @@ from rich.table import Table
 from alseg.cli import print_error, sentence
 from alseg.errors import AlsegError, ConfigError
 from alseg.evaluation import area_under_budget_curve
-from alseg.settings import CONFIG_FILE, config_hash, flat, load_config, save_config
-from alseg.state import STATE_FILE, RunState, hold, write_atomically
+from alseg.files import write_atomically
+from alseg.settings import CONFIG_FILE, config_hash, flat, load_config, save_config, save_start
+from alseg.state import RunState, hold
 from alseg.trainers import n_devices
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ def check_job(config: DictConfig, folder: Path) -> None:
             f"torchrun --nproc-per-node {devices} -m alseg.train {command}"
         )
     if not (folder / CONFIG_FILE).exists():
+        save_start(folder, HydraConfig.get().overrides.task)
         save_config(config, folder)
     elif config_hash(load_config(folder)) != config_hash(config):
         raise ConfigError(
@@ -183,7 +185,7 @@ def _run_child(folder: Path, name: str) -> str:
 def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
     """Mark the job's run in the tracking store as failed; makes one if it had not come to that."""
     try:
-        state = RunState.load(folder) if (folder / STATE_FILE).is_file() else None
+        state = RunState.load(folder) if RunState.is_in(folder) else None
         tracker = instantiate(config.tracking)
         tracker.open(
             folder,
@@ -268,7 +270,7 @@ def print_sweep(folder: Path) -> bool:
         if (path / CONFIG_FILE).is_file():
             config = load_config(path)
             strategy, seed = str(config.strategy.name), str(config.seed)
-        if (path / STATE_FILE).is_file():
+        if RunState.is_in(path):
             state = RunState.load(path)
             rounds = str(state.finished_rounds)
             dice = f"{state.history[-1]['test_dice']:.4f}" if state.history else "-"
@@ -311,7 +313,7 @@ def quoted(path: Path) -> str:
 def _end_with_parent() -> None:
     """End this process when the sweep's has gone, so that a killed sweep leaves no job running."""
     os.read(0, 1)  # not sys.stdin: a daemon thread must hold no lock when Python shuts down
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)  # it saves the step that it is in
 
 
 def main() -> None:

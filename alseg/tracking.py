@@ -32,6 +32,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one ba
 FLUSH_SECONDS = 10.0
 BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
 FAILURE_TAG = "failure"
+RECORDED = "test_dice"  # a round that has it has been recorded
 
 
 class Tracker(Protocol):
@@ -118,6 +119,8 @@ class MLflowTracker:
     ) -> None:
         self.run_name, self.skip = run_name, skip
         self.run_id: str | None = None
+        self._left: dict[str, str] = {}  # round -> nested run that an earlier process has not ended
+        self._recorded: set[int] = set()  # the steps of the rounds that the store has
         self.tags: dict[str, str] = {}
         self.ui_command = f"mlflow ui --backend-store-uri {_without_secrets(uri)}"
         with _needed(uri), _store_lock(uri) as folder:
@@ -168,30 +171,40 @@ class MLflowTracker:
         return run_id
 
     def _reopen(self, run_id: str) -> None:
-        """Continue a run; end the nested runs that a killed process has left open."""
+        """Continue a run, and the nested one of the round in which an earlier process has ended."""
         run = self.client.get_run(run_id)
         self.client.update_run(run_id, status="RUNNING")
         if FAILURE_TAG in run.data.tags:
             self.client.delete_tag(run_id, FAILURE_TAG)
-        nested = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
-        for left in self.client.search_runs([run.info.experiment_id], nested):
-            self.client.set_terminated(left.info.run_id, status="KILLED")
+        recorded = self.client.get_metric_history(run_id, RECORDED)
+        self._recorded = {point.step for point in recorded}
+        nested = f"tags.`mlflow.parentRunId` = '{run_id}'"
+        for child in self.client.search_runs([run.info.experiment_id], nested):
+            if child.info.status == "RUNNING":
+                self.client.set_terminated(child.info.run_id, status="KILLED")
+            if int(child.data.tags["labelled"]) not in self._recorded:
+                self._left[child.data.tags["round"]] = child.info.run_id
 
     def round_logger(self, round_number: int, n_labelled: int) -> Logger | bool:
-        """A logger that writes to a nested run of its own."""
+        """A logger that writes to a nested run of its own; a resumed round goes on with its."""
+        name = f"{self.run_name} round {round_number}"
+        if left := self._left.pop(str(round_number), None):
+            return _RoundLogger(self.outbox, name, left)
         tags = self.tags | {
             "mlflow.parentRunId": self._open_run(),
             "round": str(round_number),
             "labelled": str(n_labelled),
         }
-        name = f"{self.run_name} round {round_number}"
         key = self.outbox.create_run(
             name=name, tags=tags, time=_now(), experiment=self.experiment_id
         )
         return _RoundLogger(self.outbox, name, key)
 
     def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
-        """Record the metrics of a round at step ``n_labelled``."""
+        """Record the metrics of a round at step ``n_labelled``, unless the store has them."""
+        if n_labelled in self._recorded:
+            return
+        self._recorded.add(n_labelled)
         _send_metrics(self.outbox, self._open_run(), _rows(metrics, n_labelled))
 
     def close(self, status: str, reason: str = "") -> None:

@@ -7,14 +7,17 @@ them to ``run_rounds``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -30,21 +33,39 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
 from alseg.distributed import from_first, process_group, rank, wait_for_all
-from alseg.errors import ConfigError, DataError, check_whole_number
+from alseg.errors import ConfigError, DataError, DiskFullError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
+from alseg.interruption import Interrupted, interruption
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.pool import Pool
 from alseg.report import print_summary
-from alseg.rounds import prepare, run_rounds
+from alseg.rounds import prepare, run_rounds, start_again
 from alseg.seeding import seed_for
-from alseg.settings import CONFIG_FILE, config_hash, flat, load_config, save_config
-from alseg.state import STATE_FILE, RunState, hold
+from alseg.settings import (
+    CONFIG_FILE,
+    START_FILE,
+    config_hash,
+    deciding,
+    differences,
+    flat,
+    load_config,
+    load_start,
+    save_config,
+    save_start,
+)
+from alseg.state import LOCK_FILE, RunState, hold
 from alseg.strategies.strategy import Strategy
 from alseg.sweeps import run_job
 from alseg.tracking import NoTracker, Tracker
-from alseg.trainers import check_accelerator, check_devices, check_optimizer, workers_for
+from alseg.trainers import (
+    check_accelerator,
+    check_devices,
+    check_optimizer,
+    hardware_of,
+    workers_for,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,45 +83,139 @@ def train(config: DictConfig) -> float:
     # torchrun's processes start within the same second, or not: they take the first one's folder
     folder = from_first(Path(HydraConfig.get().runtime.output_dir))
     if not config.resume:
-        return start_or_resume(config, folder, resume=False)
-    folder = Path(config.resume)
+        with interruptible(folder):
+            return start_run(config, folder)
+    folder = Path(config.resume).absolute()
     if not folder.is_dir():
         raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
-    others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-    if others:
-        raise ConfigError(
-            f"resume takes all settings from {folder / CONFIG_FILE}; drop {' '.join(others)}"
-        )
-    with hold(folder):  # before the state is read: another process may be changing it
-        return start_or_resume(config, folder, resume=True)
+    with hold(folder), started_in(folder), interruptible(folder):
+        return resume_run(folder, force=config.resume_force)
 
 
-def start_or_resume(config: DictConfig, folder: Path, *, resume: bool) -> float:
-    """Run the experiment in ``folder``, from its saved configuration and state if it is resumed."""
-    state = None
-    if resume:
-        if (folder / STATE_FILE).exists() or not (folder / CONFIG_FILE).exists():
-            state = RunState.load(folder)
-        config = load_config(folder)
-        if state is not None and state.config_hash != config_hash(config):
-            raise ConfigError(f"{folder / CONFIG_FILE} was changed after the run had started")
-    elif (folder / STATE_FILE).exists():
+@contextmanager
+def interruptible(folder: Path) -> Iterator[None]:
+    """End at a signal, saying which folder is to be resumed."""
+    with interruption.handled():
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt) as stop:
+            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+            resumable = folder if (folder / CONFIG_FILE).is_file() else None
+            raise Interrupted(number, resumable) from None
+
+
+@contextmanager
+def started_in(folder: Path) -> Iterator[None]:
+    """Go to where the run was started, for the relative paths in its settings."""
+    start = Path(load_start(folder).folder) if (folder / START_FILE).is_file() else Path.cwd()
+    with chdir(start if start.is_dir() else Path.cwd()):
+        yield
+
+
+def start_run(config: DictConfig, folder: Path) -> float:
+    """Run the experiment in a new folder."""
+    if RunState.is_in(folder):
         raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
+    wait_for_all()  # all have looked at the folder before the first one writes to it
+    with hold(folder):
+        # Before the first long work: whenever this process is killed, the run can be resumed.
+        save_start(folder, HydraConfig.get().overrides.task)
+        save_config(config, folder)
+        try:
+            experiment, pool = build(config, folder)
+            state = first_state(config, experiment, pool)
+            prepare(experiment, state)
+        except Exception as error:
+            # settings or data are bad: there is nothing to resume
+            if rank() == 0 and not isinstance(error, DiskFullError):
+                for name in (CONFIG_FILE, START_FILE, LOCK_FILE):
+                    (folder / name).unlink(missing_ok=True)
+            raise
+        return finish(experiment, state)
+
+
+def resume_run(folder: Path, *, force: bool) -> float:
+    """Go on with the run in a folder, which this process holds, from its configuration and state.
+
+    Args:
+        folder: the run folder.
+        force: accept settings that the run was not started with; its current round starts again.
+
+    Raises:
+        ConfigError: naming the settings that are not those of the run.
+    """
+    state = None
+    if RunState.is_in(folder) or not (folder / CONFIG_FILE).exists():
+        state = RunState.load(folder)
+    saved = load_config(folder)
+    config = with_overrides(saved, folder)
+    changes = differences(deciding(saved), deciding(config))
+    if state is not None and state.config_hash != config_hash(saved):
+        changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
+    if changes and not force:
+        raise ConfigError(
+            f"the run in {folder} cannot go on with other settings: {'; '.join(changes)}; "
+            "resume_force=true starts its current round again with them"
+        )
     experiment, pool = build(config, folder)
     if state is None:
-        labels = experiment.oracle.annotate(pool.labelled)
-        costs = {case_id: experiment.cost(path) for case_id, path in labels.items()}
-        state = RunState(
-            pool=pool,
-            config_hash=config_hash(config),
-            queries=query_rows(0, pool.labelled, {}, costs),
+        state = first_state(config, experiment, pool)
+    check_cases(state.pool, experiment.data.splits.training)
+    if changes:
+        log.warning(f"resumed with other settings: {'; '.join(changes)}")
+        start_again(experiment.round_folder(state.finished_rounds + 1))
+    save_config(config, folder)
+    state = replace(state, config_hash=config_hash(config))
+    prepare(experiment, state)
+    return finish(experiment, state)
+
+
+def with_overrides(saved: DictConfig, folder: Path) -> DictConfig:
+    """A run's settings, with the overrides of this command added to those that it was started with.
+
+    Args:
+        saved: the run's configuration.
+        folder: the run folder.
+    """
+    overrides = [
+        override
+        for override in HydraConfig.get().overrides.task
+        if not override.startswith(("resume=", "resume_force="))
+    ]
+    if not overrides:
+        return saved
+    before = [o for o in load_start(folder).overrides if not o.startswith("sweep.")]
+    return compose("config", [*before, *overrides])
+
+
+def check_cases(pool: Pool, training: Sequence[str]) -> None:
+    """Check that a run's cases are those of its data set.
+
+    Raises:
+        DataError: naming cases that are not.
+    """
+    differing = sorted({*pool.labelled, *pool.unlabelled} ^ set(training))
+    if differing:
+        raise DataError(
+            f"the run was started with other training cases than the data set has now; they differ "
+            f"in {', '.join(differing[:5])}"
         )
-    prepare(experiment, state.pool)
-    wait_for_all()  # all have looked at the folder before the first one writes to it
-    with nullcontext() if resume else hold(folder):
-        if not state.finished_rounds:
-            save_config(config, folder)
-        state = run_rounds(experiment, state)
+
+
+def first_state(config: DictConfig, experiment: Experiment, pool: Pool) -> RunState:
+    """The state before the first round."""
+    labels = experiment.oracle.annotate(pool.labelled)
+    costs = {case_id: experiment.cost(path) for case_id, path in labels.items()}
+    return RunState(
+        pool=pool,
+        config_hash=config_hash(config),
+        queries=query_rows(0, pool.labelled, {}, costs),
+    )
+
+
+def finish(experiment: Experiment, state: RunState) -> float:
+    """Run the rounds that are left; returns the area under the validation Dice's curve."""
+    state = run_rounds(experiment, state)
     if rank() == 0:
         print_summary(experiment, state)
     labelled = [row["labelled"] for row in state.history]
@@ -131,7 +246,8 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     make_trainer = part(config.trainer)
     check_accelerator(config.trainer.accelerator)
     check_devices(config.trainer)
-    make_trainer(logger=False, enable_checkpointing=False)  # refuses bad settings now, not later
+    # refuses bad settings now, not later
+    hardware = hardware_of(make_trainer(logger=False, enable_checkpointing=False))
     if not isinstance(config.save_maps, bool):
         raise ConfigError(f"save_maps is {config.save_maps!r}; it must be true or false")
     optimizer = part(config.training.optimizer)
@@ -192,6 +308,9 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             tracker=tracker,
             settings=flat(OmegaConf.to_container(config, resolve=True)),
             tags=run_tags(config, task, strategy),
+            checkpoint_every_n_steps=config.checkpoint_every_n_steps,
+            on_nonfinite=config.on_nonfinite,
+            hardware=hardware,
             n_pictures=config.pictures,
             save_maps=config.save_maps,
         ),
@@ -273,8 +392,10 @@ def _hydra_main(config: DictConfig) -> float:
             return train(config)
     finally:
         # Hydra makes the folder before the settings are checked: leave no empty ones behind.
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        for path in (folder, *folder.parents):
+            if not path.is_dir() or any(path.iterdir()) or path == Path.cwd():
+                break
+            path.rmdir()
 
 
 def main() -> None:

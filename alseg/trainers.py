@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from alseg.callbacks.checkpoints import SoundCheckpoints
 from alseg.distributed import world_size
 from alseg.errors import ConfigError
 
@@ -83,6 +85,7 @@ def quiet_lightning() -> None:
         r".*Checkpoint directory .* exists.*",  # a round that is run again after an interruption
         r".*recommended to use .*sync_dist=True.*",  # alseg logs what is equal on all devices
         r".*Using .DistributedSampler. with the dataloaders.*",  # each case still counts once
+        r".*your dataloader is not resumable.*",  # the data module starts at the right batch
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -102,10 +105,22 @@ def make_trainer(*, accelerator: str, precision: str = "auto", **settings: Any) 
             accelerator=accelerator,
             precision=precision,  # type: ignore[arg-type]
             use_distributed_sampler=False,  # the data module splits its cases itself
+            plugins=[SoundCheckpoints(), *settings.pop("plugins", ())],
             **settings,
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
         raise ConfigError(f"trainer: {error}") from error
+
+
+def hardware_of(trainer: pl.Trainer) -> str:
+    """What a trainer computes on, as far as it changes the last bits of a result."""
+    if torch.cuda.is_available() and trainer.accelerator.name() == "cuda":
+        device = torch.cuda.get_device_name()
+    else:
+        device = (
+            f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+        )
+    return f"{world_size()} x {device}, {trainer.precision}, torch {torch.__version__}"
 
 
 def check_optimizer(make_optimizer: Callable[..., torch.optim.Optimizer]) -> None:

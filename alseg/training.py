@@ -2,25 +2,84 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
+from alseg.callbacks.checkpoints import BestWeights, TrainingCheckpoint
+from alseg.callbacks.non_finite import NonFiniteGuard
 from alseg.callbacks.progress import progress_callbacks
+from alseg.data.datamodule import PoolDataModule
 from alseg.errors import DataError
 from alseg.experiment import Experiment
+from alseg.files import newest_sound, read_tensors
+from alseg.interruption import interruption
+from alseg.models.segmentation import SegmentationModule
 from alseg.pool import Pool
 from alseg.seeding import seed_for
+from alseg.stages import Stages
+
+log = logging.getLogger(__name__)
 
 BEST, LAST = "best", "last"  # names of a round's checkpoints
 
 
+@dataclass(frozen=True)
+class Training:
+    """One network's training in a round, in the middle of which a later process can go on.
+
+    Attributes:
+        trainer: for this training; the round's own goes on to evaluate and score.
+        checkpoint: saves the training now and then.
+        guard: watches the losses.
+        best: the weights of the best validation Dice.
+    """
+
+    trainer: pl.Trainer
+    checkpoint: TrainingCheckpoint
+    guard: NonFiniteGuard
+    best: Path
+
+    def fit(self, module: SegmentationModule, data: PoolDataModule, seed: int) -> dict[str, Any]:
+        """Train, from where an earlier process has left it.
+
+        Args:
+            module: with the network's first weights.
+            data: serves the round.
+            seed: of what draws from the global generator: dropout in training.
+
+        Returns:
+            ``seconds`` and ``skipped_steps``.
+        """
+        torch.manual_seed(seed)
+        self.trainer.fit(module, datamodule=data, ckpt_path=self._started(), weights_only=True)
+        return {
+            "seconds": round(self.checkpoint.seconds, 3),
+            "skipped_steps": self.guard.skipped,
+        }
+
+    def _started(self) -> Path | None:
+        """The checkpoint to go on from."""
+        found = newest_sound(self.checkpoint.path, read_tensors, log.warning)
+        if found is None:
+            return None
+        path, content = found
+        has_best = any(state.get("best_model_path") for state in content["callbacks"].values())
+        if has_best and not are_sound(self.best):
+            return None
+        log.info(f"going on after step {content['global_step']}, from {path}")
+        return path
+
+
 def train_member(
-    experiment: Experiment, pool: Pool, round_number: int, member: int
+    experiment: Experiment, pool: Pool, round_number: int, member: int, stages: Stages
 ) -> torch.nn.Module:
     """Train one more member of an ensemble, which only scores; its weights come in eval mode.
 
@@ -33,17 +92,25 @@ def train_member(
         pool: the round's pool.
         round_number: the round.
         member: from 2 on; the first member is the round's own network.
+        stages: of the round; a member that is trained already is loaded.
     """
     plan, data = experiment.plan, experiment.data
-    name = f"{BEST}_member_{member}"
+    name, stage = f"{BEST}_member_{member}", f"member_{member}"
     torch.manual_seed(seed_for(plan.seed, 0, f"network/{member}"))
     module = experiment.make_module(experiment.make_network())
-    draw_seed = seed_for(plan.seed, round_number, f"member/{member}")
-    data.start_round(pool, round_number, plan.steps_per_round, draw_seed)
-    title = f"round {round_number}/{plan.rounds} · member {member}/{experiment.source.n_members}"
-    trainer = round_trainer(experiment, round_number, len(pool.labelled), name, title)
-    torch.manual_seed(seed_for(plan.seed, round_number, f"training/{member}"))
-    trainer.fit(module, datamodule=data)
+    if stage not in stages:
+        draw_seed = seed_for(plan.seed, round_number, f"member/{member}")
+        data.start_round(pool, round_number, plan.steps_per_round, draw_seed)
+        title = (
+            f"round {round_number}/{plan.rounds} · member {member}/{experiment.source.n_members}"
+        )
+        training = round_training(experiment, round_number, len(pool.labelled), name, title)
+        with interruption.waits():
+            result = training.fit(
+                module, data, seed_for(plan.seed, round_number, f"training/{member}")
+            )
+            stages.finish(stage, **result)
+        training.checkpoint.delete()
     load_weights(module.network, experiment.round_folder(round_number) / f"{name}.ckpt")
     return module.network.eval()
 
@@ -60,43 +127,58 @@ def start_network(experiment: Experiment, round_number: int) -> torch.nn.Module:
     return network
 
 
-def round_trainer(
+def round_training(
     experiment: Experiment,
     round_number: int,
     n_labelled: int,
-    checkpoint: str,
+    name: str,
     title: str,
     *,
     logger: Logger | bool = False,
     callbacks: Sequence[Callback] = (),
-) -> pl.Trainer:
-    """A fresh trainer for one network of a round.
+) -> Training:
+    """A training of one network of a round, with a fresh trainer.
 
     Args:
         experiment: the parts.
         round_number: the round.
         n_labelled: the round's labelled volumes.
-        checkpoint: the weights of the best validation Dice are kept under this name.
+        name: the weights of the best validation Dice are kept under it.
         title: for the progress bar.
         logger: of the round.
         callbacks: besides those that checkpoint and show progress.
     """
-    plan = experiment.plan
-    best = ModelCheckpoint(
-        experiment.round_folder(round_number),
-        checkpoint,
+    plan, folder = experiment.plan, experiment.round_folder(round_number)
+    best = BestWeights(
+        folder,
+        name,
         monitor="val/dice",
         mode="max",
         save_weights_only=True,
         enable_version_counter=False,
     )
+    checkpoint = TrainingCheckpoint(
+        folder / f"training_{name}.ckpt", experiment.checkpoint_every_n_steps
+    )
+    guard = NonFiniteGuard(experiment.on_nonfinite, folder / f"nonfinite_{name}.pt")
     trainer: pl.Trainer = experiment.make_trainer(
         max_steps=plan.steps_per_round,
         val_check_interval=plan.val_interval_steps(n_labelled, experiment.data.batch_size),
         logger=logger,
-        callbacks=[best, *callbacks, *progress_callbacks(title)],
+        callbacks=[best, checkpoint, guard, *callbacks, *progress_callbacks(title)],
     )
-    return trainer
+    return Training(trainer, checkpoint, guard, folder / f"{name}.ckpt")
+
+
+def are_sound(*checkpoints: Path) -> bool:
+    """Whether checkpoints are there and undamaged; says which is not."""
+    for path in checkpoints:
+        try:
+            read_tensors(path)
+        except DataError as error:
+            log.warning(f"{error}; what it is needed for starts again")
+            return False
+    return True
 
 
 def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:
@@ -106,9 +188,9 @@ def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:
         DataError: if the checkpoint is missing, damaged or of another network.
     """
     try:
-        weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+        weights = read_tensors(checkpoint)["state_dict"]
         network.load_state_dict(
             {k.removeprefix("network."): v for k, v in weights.items() if k.startswith("network.")}
         )
-    except Exception as error:  # torch.load lets pickle, zip and runtime errors through
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(f"cannot load the weights in {checkpoint}: {error}") from error

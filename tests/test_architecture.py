@@ -10,7 +10,7 @@ import pytest
 import alseg
 
 PACKAGE = Path(alseg.__file__).parent
-LEAVES = {f"alseg.{n}" for n in ("errors", "pool", "seeding", "distributed", "strategies")}
+LEAVES = {f"alseg.{n}" for n in ("errors", "pool", "seeding", "distributed", "files", "strategies")}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -57,6 +57,7 @@ def test_mlflow_is_imported_by_tracking_alone() -> None:
         ("alseg.seeding", set()),
         ("alseg.errors", set()),
         ("alseg.distributed", set()),
+        ("alseg.files", {"alseg.errors", "alseg.distributed"}),
         ("alseg.strategies", {"alseg.errors", "alseg.strategies"}),
         ("alseg.data", LEAVES | {"alseg.data"}),
         ("alseg.state", LEAVES),

@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 
 from alseg.costs import AnnotationCost
 from alseg.data.oracle import Oracle
-from alseg.distributed import gathered
+from alseg.distributed import gathered, rank
 from alseg.errors import ScoringError
 from alseg.pool import Pool
+from alseg.scores import ScoreFile
 from alseg.seeding import seed_for
 from alseg.strategies.selectors import Candidates
 from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
@@ -64,13 +65,23 @@ class Acquisition(pl.Callback):
         self.cost = cost
         self.acquired: Acquired | None = None
         self._pool: Pool | None = None
+        self._candidates: tuple[str, ...] = ()
         self._round_number = 0
         self._scores: list[CaseScore] = []
+        self._file: ScoreFile | None = None
 
-    def start_round(self, pool: Pool, round_number: int) -> None:
-        """Acquire from this pool from now on."""
-        self._pool, self._round_number = pool, round_number
-        self._scores, self.acquired = [], None
+    def start_round(
+        self, pool: Pool, round_number: int, candidates: Sequence[str] | None = None
+    ) -> None:
+        """Acquire from the pool from now on, or from some of its unlabelled cases."""
+        self._pool = pool
+        self._candidates = tuple(sorted(pool.unlabelled if candidates is None else candidates))
+        self._round_number = round_number
+        self._scores, self._file, self.acquired = [], None, None
+
+    def go_on_from(self, scores: Sequence[CaseScore], file: ScoreFile) -> None:
+        """Start from the scores of an interrupted pass; keep those that come in a file."""
+        self._scores, self._file = list(scores) if rank() == 0 else [], file
 
     def on_predict_batch_end(
         self,
@@ -83,6 +94,8 @@ class Acquisition(pl.Callback):
     ) -> None:
         """Keep the score of one case."""
         self._scores.append(outputs)
+        if self._file is not None:
+            self._file.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Acquire from all ranks' scores."""
@@ -92,18 +105,18 @@ class Acquisition(pl.Callback):
         """Select the query, ask the oracle and make the new pool.
 
         Args:
-            scores: one for each unlabelled case, and for labelled ones that serve as a reference;
-                None for a strategy that needs no prediction.
+            scores: one for each candidate, and for labelled cases that serve as a reference; None
+                for a strategy that needs no prediction.
 
         Raises:
-            ScoringError: if the scored cases are not exactly the pool's unlabelled ones.
+            ScoringError: if the scored cases are not exactly the candidates.
         """
         if self._pool is None:
             raise RuntimeError("start_round has not been called")
         pool = self._pool
         if scores is None:
             candidates = Candidates(
-                ids=tuple(sorted(pool.unlabelled)),
+                ids=self._candidates,
                 round_number=self._round_number,
                 n_rounds=self.n_rounds,
             )
@@ -111,10 +124,10 @@ class Acquisition(pl.Callback):
             candidates = candidates_from(
                 scores, round_number=self._round_number, n_rounds=self.n_rounds
             )
-            if candidates.ids != tuple(sorted(pool.unlabelled)):
-                difference = sorted(set(candidates.ids) ^ set(pool.unlabelled))
+            if candidates.ids != self._candidates:
+                difference = sorted(set(candidates.ids) ^ set(self._candidates))
                 raise ScoringError(
-                    "the scored cases are not the unlabelled ones, they differ in (or repeat): "
+                    "the scored cases are not the candidates, they differ in (or repeat): "
                     f"{', '.join(difference) or 'repeated cases'}"
                 )
         rng = np.random.default_rng(seed_for(self.base_seed, self._round_number, "selection"))
@@ -135,6 +148,26 @@ class Acquisition(pl.Callback):
         if self.acquired is None:
             raise RuntimeError("nothing has been acquired in this round")
         return self.acquired
+
+
+def candidate_cases(
+    unlabelled: Sequence[str], n_candidates: int | None, base_seed: int, round_number: int
+) -> tuple[str, ...]:
+    """The cases that a round chooses its query from: all, or a random subset of ``n_candidates``.
+
+    Every case has a random number of its own in a round, and the lowest ones are taken. So all
+    strategies of a seed have the same candidates as far as the same cases are still unlabelled.
+
+    Args:
+        unlabelled: the pool's unlabelled cases.
+        n_candidates: how many to take; None for all.
+        base_seed: the run's seed.
+        round_number: the round.
+    """
+    if n_candidates is None:
+        return tuple(unlabelled)
+    numbered = sorted((seed_for(base_seed, round_number, "candidate", i), i) for i in unlabelled)
+    return tuple(sorted(case_id for _, case_id in numbered[:n_candidates]))
 
 
 def query_rows(

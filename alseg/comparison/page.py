@@ -18,7 +18,7 @@ from alseg.comparison.answer import sentences
 from alseg.comparison.figures import Palette
 from alseg.comparison.runs import Run, describe
 from alseg.comparison.tables import Table, all_tables, write_tables
-from alseg.state import write_atomically
+from alseg.files import write_atomically
 
 PICTURE_WIDTH = 900  # pixels; the originals stay in the run folders
 PICTURES_PER_ROUND = 3

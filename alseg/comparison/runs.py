@@ -194,8 +194,9 @@ def read_run(folder: Path) -> Run:
         raise DataError(f"{path} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not the configuration of a run: {error!r}") from error
-    started = (folder / STATE_FILE).is_file()
-    state = RunState.load(folder) if started else RunState(Pool((), ()), config_hash="")
+    state = (
+        RunState.load(folder) if RunState.is_in(folder) else RunState(Pool((), ()), config_hash="")
+    )
     return Run(folder, config, state)
 
 

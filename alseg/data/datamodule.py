@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from alseg.data.cases import Splits
 from alseg.data.preprocess import VolumeCache
@@ -62,9 +62,10 @@ class TrainingDraws(Dataset):
         return len(self.case_ids)
 
     def __getitem__(self, index: int) -> Any:
-        """A dict of ``image`` [channels, d, h, w] and ``label`` [1, d, h, w], or a list of them."""
+        """``image`` [channels, d, h, w], ``label`` [1, d, h, w], ``case_id``; or a list of such."""
         case_id = self.case_ids[index]
         sample = {
+            "case_id": case_id,
             "image": self.cache.image(case_id)["image"],
             "label": self.cache.label(case_id, self.labels[case_id]),
         }
@@ -72,6 +73,23 @@ class TrainingDraws(Dataset):
             seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
         )
         return convert_to_tensor(self.augment(sample), track_meta=False)
+
+
+class RemainingDraws(Sampler[int]):
+    """This device's share of a round's draws from ``first`` on.
+
+    With N devices, device r takes the draws r, r + N, ...: together, the same batches. The length
+    is that of the whole round, from which Lightning counts the steps.
+    """
+
+    def __init__(self, n_draws: int, first: int) -> None:
+        self.n_draws, self.first = n_draws, first
+
+    def __len__(self) -> int:
+        return self.n_draws // world_size()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first + rank(), self.n_draws, world_size()))
 
 
 class WholeVolumes(Dataset):
@@ -176,6 +194,8 @@ class PoolDataModule(pl.LightningDataModule):
         self.labels: dict[str, Path] = {}
         self._round: tuple[Pool, int, int] | None = None
         self._draw_seed = base_seed
+        self._first_step = 0
+        self._candidates: tuple[str, ...] = ()
         self._reference: tuple[str, ...] = ()
         self._hidden_labels: Mapping[str, Path] = {}
         self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
@@ -198,16 +218,32 @@ class PoolDataModule(pl.LightningDataModule):
         """
         self._round = (pool, round_number, n_steps)
         self._draw_seed = self.base_seed if draw_seed is None else draw_seed
-        self._reference, self._hidden_labels = (), {}
+        self._first_step = 0
+        self._candidates, self._reference, self._hidden_labels = pool.unlabelled, (), {}
 
-    def start_scoring(self, reference: Sequence[str], hidden_labels: Mapping[str, Path]) -> None:
-        """What ``predict_dataloader`` serves in this round besides the images of the candidates.
+    def state_dict(self) -> dict[str, int]:
+        """The position in the round's training, for Lightning's checkpoints."""
+        return {"step": self.trainer.global_step if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Serve the training batches of the round from this position on."""
+        self._first_step = state_dict["step"]
+
+    def start_scoring(
+        self,
+        candidates: Sequence[str],
+        reference: Sequence[str],
+        hidden_labels: Mapping[str, Path],
+    ) -> None:
+        """What ``predict_dataloader`` serves in this round.
 
         Args:
+            candidates: unlabelled cases.
             reference: labelled cases whose images a strategy compares the candidates with.
             hidden_labels: labels of the candidates, for a strategy flagged with ``reads_labels``.
         """
-        self._reference, self._hidden_labels = tuple(reference), hidden_labels
+        self._candidates, self._reference = tuple(candidates), tuple(reference)
+        self._hidden_labels = hidden_labels
 
     def prepare(self, case_ids: Iterable[str]) -> None:
         """Fill the cache, with a progress bar: images of all cases, labels where revealed.
@@ -228,8 +264,12 @@ class PoolDataModule(pl.LightningDataModule):
         # Threads: reading, resampling and compression all release the interpreter lock.
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
             filled = threads.map(fill, ids)
-            for _ in track(filled, "Preprocessing", len(ids), transient=True, disable=quiet):
-                pass
+            try:
+                for _ in track(filled, "Preprocessing", len(ids), transient=True, disable=quiet):
+                    pass
+            except BaseException:  # a signal, too, waits for what is being read and no more
+                threads.shutdown(cancel_futures=True)
+                raise
         self._prepared |= wanted
         seconds = time.monotonic() - started
         n_computed = len(self.cache.preprocessed) - before
@@ -265,11 +305,10 @@ class PoolDataModule(pl.LightningDataModule):
             self._draw_seed,
             round_number,
         )
-        # With N devices, device r takes the draws r, r + N, ...: together, the same batches.
         return DataLoader(
             draws,
             batch_size=self.batch_size // world_size(),
-            sampler=_share(draws),
+            sampler=RemainingDraws(len(draws), self._first_step * self.batch_size),
             num_workers=self.num_workers,
             collate_fn=list_data_collate,
         )
@@ -283,10 +322,9 @@ class PoolDataModule(pl.LightningDataModule):
         return self._one_by_one(WholeVolumes(self.cache, self.splits.test, self.labels))
 
     def predict_dataloader(self) -> DataLoader:
-        """The unlabelled volumes, one at a time, and what ``start_scoring`` added."""
-        pool, _, _ = self._current_round()
+        """The unlabelled volumes, or those that ``start_scoring`` named, one at a time."""
         return self._one_by_one(
-            PoolVolumes(self.cache, pool.unlabelled, self._reference, self._hidden_labels)
+            PoolVolumes(self.cache, self._candidates, self._reference, self._hidden_labels)
         )
 
     def _one_by_one(self, volumes: Dataset) -> DataLoader:

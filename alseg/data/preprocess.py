@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from torch import Tensor
 
 from alseg.data.cases import Case, Task
 from alseg.errors import DataError
+from alseg.files import TEMPORARY, read_tensors, replacing, write_tensors
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 class VolumeCache:
@@ -31,9 +31,10 @@ class VolumeCache:
     Images and labels are separate entries: an image never needs its label, and a label is brought
     onto the grid of its preprocessed image (nearest neighbour), whatever the transforms did to it.
 
-    Entries are plain tensors, read back with ``weights_only=True``. An entry's name hashes the
-    source files (path, size, time of change) and the transforms, so a changed file or setting makes
-    a new entry. A file lock an entry lets parallel jobs fill the cache without working twice.
+    Entries are plain tensors with a checksum, read back with ``weights_only=True``. An entry's name
+    hashes the source files (path, size, time of change) and the transforms, so a changed file or
+    setting makes a new entry. A file lock an entry lets parallel jobs fill the cache without
+    working twice.
 
     Rejected: MONAI's PersistentDataset. Its transform hash falls back to class names, it moves
     files across file systems (not atomic), and two jobs that start together compute everything
@@ -106,10 +107,10 @@ class VolumeCache:
         with FileLock(path.with_suffix(".lock")):
             entry = _read_entry(path)  # another job may have been faster
             if entry is None:
+                for left in self.folder.glob(f"{TEMPORARY}*-{path.name}"):
+                    left.unlink(missing_ok=True)  # by a process that was killed: we hold the lock
                 entry = compute()
-                temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                torch.save(entry, temporary)
-                os.replace(temporary, path)
+                write_tensors(path, entry)
         return entry
 
     def _key(self, sources: Sequence[Path]) -> str:
@@ -165,8 +166,8 @@ def _read_entry(path: Path) -> dict[str, Tensor] | None:
     if not path.is_file():
         return None
     try:
-        return dict(torch.load(path, weights_only=True))
-    except Exception as error:  # torch.load lets pickle, zip and runtime errors through
+        return dict(read_tensors(path))
+    except DataError as error:
         warnings.warn(f"cache entry {path} is damaged and is computed again: {error}", stacklevel=2)
         return None
 
@@ -187,4 +188,5 @@ def write_nifti(path: Path, volume: Tensor, affine: Tensor) -> None:
     """Write a volume [D, H, W] with its voxel-to-world matrix in mm."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nibabel.Nifti1Image(volume.cpu().numpy(), affine.cpu().numpy())  # type: ignore[attr-defined]
-    nibabel.save(image, path)  # type: ignore[attr-defined]
+    with replacing(path) as temporary:
+        nibabel.save(image, temporary)  # type: ignore[attr-defined]

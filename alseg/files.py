@@ -1,0 +1,188 @@
+"""Files that are whole or not there: atomic writes, checksums, and a full disk told by name.
+
+A file is written beside its place, flushed to the disk and renamed, so that a process killed at any
+moment leaves the old file or the new one. What a disk or a transfer spoils later is found by the
+checksum when the file is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from alseg.distributed import rank
+from alseg.errors import NO_ROOM, DataError, DiskFullError, StorageError
+
+T = TypeVar("T")
+
+TEMPORARY = ".tmp-"  # begins the names of files that are not complete
+PREVIOUS = ".previous"  # ends the name of the generation before
+
+
+@contextmanager
+def told_by_name(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one that names the file and the room that is left.
+
+    Raises:
+        StorageError: instead of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFullError if error.errno in NO_ROOM else StorageError
+        raise kind(f"cannot write {path}: {error.strerror or error}{_room(path)}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, for a file that takes its place at the end of the block.
+
+    Raises:
+        StorageError: if it cannot be written; what was at ``path`` is left as it was.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with told_by_name(path):
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, survives a power failure
+        finally:
+            os.close(folder)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file atomically; under torchrun only the first process writes.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    if rank() > 0:
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def clean_temporaries(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder that this process holds."""
+    if rank() > 0:
+        return
+    for path in folder.glob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
+def previous(path: Path) -> Path:
+    """Where the generation before a file is kept."""
+    return path.with_name(path.name + PREVIOUS)
+
+
+def newest_sound(
+    path: Path, read: Callable[[Path], T], report: Callable[[str], None]
+) -> tuple[Path, T] | None:
+    """The file, or where it is damaged or missing the generation before; None if neither is sound.
+
+    Args:
+        path: the file.
+        read: reads it; raises a DataError if it is damaged.
+        report: told of each damaged file.
+    """
+    for candidate in (path, previous(path)):
+        if candidate.is_file():
+            try:
+                return candidate, read(candidate)
+            except DataError as error:
+                report(str(error))
+    return None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with its checksum, in the field ``sha256``; atomically.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    write_atomically(path, json.dumps(content | {"sha256": _digest(content)}, indent=1))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; one that has a checksum must agree with it.
+
+    Raises:
+        DataError: if it cannot be read, is no JSON object, or was changed.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} does not hold a JSON object")
+    checksum = content.pop("sha256", None)
+    if checksum not in (None, _digest(content)):
+        raise DataError(f"{path} is damaged: its checksum does not agree with its content")
+    return content
+
+
+def write_tensors(path: Path, content: Any) -> None:
+    """Write what ``torch.save`` takes, with a checksum behind it; atomically.
+
+    The file is read by ``torch.load`` as well, which does not look behind the archive's end.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    archive = buffer.getbuffer()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(archive)
+        file.write(_crc(archive))
+
+
+def read_tensors(path: Path) -> Any:
+    """Read what ``write_tensors`` wrote, onto the CPU and without unpickling anything but tensors.
+
+    Raises:
+        DataError: if it cannot be read or is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    length = len(_crc(b""))
+    if content[-length:] != _crc(memoryview(content)[:-length]):
+        raise DataError(f"{path} is damaged: its checksum does not agree with its content")
+    try:
+        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception as error:  # torch.load lets pickle, zip and runtime errors through
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _crc(content: Any) -> bytes:
+    return b"\ncrc32 %08x\n" % zlib.crc32(content)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _room(path: Path) -> str:
+    """The room on the path's disk, where it can be told."""
+    existing = next((p for p in path.parents if p.exists()), None)
+    if existing is None:
+        return ""
+    return f" ({shutil.disk_usage(existing).free / 2**20:.0f} MiB are free on its disk)"
