@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from alseg.data.cases import Splits
 from alseg.data.preprocess import VolumeCache
 from alseg.distributed import rank, world_size
-from alseg.errors import ConfigError
+from alseg.errors import ConfigError, DataError
 from alseg.pool import Pool
 from alseg.seeding import seed_for
 
@@ -71,7 +71,13 @@ class TrainingDraws(Dataset):
         self.augment.set_random_state(
             seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
         )
-        return convert_to_tensor(self.augment(sample), track_meta=False)
+        try:
+            return convert_to_tensor(self.augment(sample), track_meta=False)
+        except (
+            Exception
+        ) as error:  # MONAI's and anybody's transforms let errors of all kinds through
+            reason = error.__cause__ or error  # MONAI's own only names the transform
+            raise DataError(f"data.augment failed on the case {case_id}: {reason}") from error
 
 
 class WholeVolumes(Dataset):
