@@ -1,4 +1,4 @@
-"""What all ``python -m alseg.X`` entry points share: where conf/ lies, and how errors are told."""
+"""What all ``python -m alseg.X`` entry points share: conf/, its parts, and how errors are told."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -36,6 +38,11 @@ def conf_folder() -> str:
 
 # For the YAML files that name other files of conf/.
 OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
+
+
+def part(node: Any, **arguments: Any) -> Any:
+    """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
+    return instantiate(node, _convert_="all", **arguments)
 
 
 def sentence(error: BaseException) -> str:
@@ -65,6 +72,8 @@ def _message(error: BaseException) -> str:
         return f"{error.full_key}: {str(error).partition(' full_key:')[0].splitlines()[0]}"
     if "Config group override must be a string or a list" in str(error):
         return _no_choice(sys.argv[1:]) or str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"a YAML file of the configuration is not UTF-8: {error}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
@@ -143,7 +152,8 @@ def is_the_users(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):  # a folder that cannot be made, a full disk
         return error.filename is not None
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    raised_in = next(file for file in reversed(files) if not file.startswith("<"))
     return any(f"/site-packages/{name}/" in raised_in for name in COMPOSERS)
 
 

@@ -11,13 +11,11 @@ import logging
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from alseg import __version__
@@ -32,7 +30,7 @@ from alseg.checks import (
     check_training,
     check_transforms,
 )
-from alseg.cli import conf_folder, run_entry_point, told
+from alseg.cli import conf_folder, part, run_entry_point, told
 from alseg.cold_start import initial_cases
 from alseg.costs import cost_named
 from alseg.data.cases import Splits, Task, check_headers
@@ -141,6 +139,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         seed=config.seed,
     )
     strategy: Strategy = part(config.strategy)
+    check_part("strategy", strategy, Strategy)
     source: UncertaintySource = part(config.uncertainty)
     cost = cost_named(config.cost)
     make_trainer = part(config.trainer)
@@ -226,11 +225,6 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         ),
         pool,
     )
-
-
-def part(node: Any, **arguments: Any) -> Any:
-    """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
-    return instantiate(node, _convert_="all", **arguments)
 
 
 def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:

@@ -191,7 +191,7 @@ SPLIT = (
     "~data.splits.validation",
     "~data.splits.test",
 )
-OWN = ("--config-dir", "ROOT/conf", "strategy=mine")
+OWN = ("--config-dir=ROOT/conf", "strategy=mine")
 ZEROS, LABELS = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint8)
 
 
@@ -307,10 +307,15 @@ YAML = [
         OWN,
         conf("name: !!python/object/apply:os.system ['exit 3']"),
     ),
-    Row("YAML that is a list", ["mine"], OWN, conf("- name")),
-    Row("YAML that is not UTF-8", ["mine"], OWN, conf(b"name: \xff\xfe")),
+    Row("YAML that is a list", ["strategy builds ['name']", "type Strategy"], OWN, conf("- name")),
+    Row(
+        "YAML that is not UTF-8",
+        ["a YAML file of the configuration is not UTF-8: "],
+        OWN,
+        conf(b"name: \xff\xfe"),
+    ),
     Row("a key twice in one YAML", ["duplicate key name"], OWN, conf("name: a\nname: b\n")),
-    Row("`--config-dir` is no folder", ["/nowhere"], ("--config-dir", "/nowhere")),
+    Row("`--config-dir` is no folder", ["/nowhere"], ("--config-dir=/nowhere",)),
 ]
 JSON = [
     Row("no dataset.json", ["holds no dataset.json"], (), lambda root: dataset(root).unlink()),

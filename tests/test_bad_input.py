@@ -2,14 +2,18 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
+from alseg.data.cases import split_by_fraction
 from tests import bad_input
-from tests.bad_input import ROWS, Row
+from tests.bad_input import IDS, ROWS, Row
 from tests.conftest import Outcome
 
 Train = Callable[..., Outcome]
@@ -107,3 +111,47 @@ def test_tracebacks_are_shown_on_request(train: Train, monkeypatch: pytest.Monke
     monkeypatch.setenv("ALSEG_TRACEBACK", "1")
     with pytest.raises(ConfigError, match=r"pool.query_size is 0"):
         train("pool.query_size=0")
+
+
+class Deadly:
+    """Dies as by the out-of-memory killer, with the case that holds a voxel of 99."""
+
+    def __call__(self, sample: dict) -> dict:
+        if sample["image"].max() == 99:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sample
+
+
+@pytest.mark.parametrize("what", ["Deadly", "Broken"])
+def test_a_loader_process_that_ends_is_told_with_its_case(
+    train: Train, blobs: Path, what: str
+) -> None:
+    marked = split_by_fraction(IDS, validation=0.16, test=0.24, seed=0).training[2]
+    path = blobs / "imagesTr" / f"{marked}.nii.gz"
+    volume = np.asarray(nibabel.load(path).dataobj).copy()
+    volume[0, 0, 0] = 99
+    bad_input.save(path, volume)
+    run = train(
+        f"data.task.root={blobs}",
+        *TINY,
+        "steps_per_round=12",
+        "strategy=full",
+        "data.num_workers=1",
+        f"data.augment=[{{_target_:{__name__}.{what}}}]",
+    )
+    assert run.exit_code == 2
+    assert "Traceback" not in run.err + run.out
+    told = run.err.splitlines()[-1]
+    if what == "Deadly":
+        assert f"a loader process was killed by signal Killed while it was reading {marked}" in told
+    else:
+        assert told == f"alseg: error: data.augment failed on the case {marked}: no 99, please"
+
+
+class Broken:
+    """Fails on the same case."""
+
+    def __call__(self, sample: dict) -> dict:
+        if sample["image"].max() == 99:
+            raise ValueError("no 99, please")
+        return sample

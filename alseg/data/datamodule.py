@@ -19,6 +19,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from alseg.data.cases import Splits
+from alseg.data.noted import CaseSet, Noted, loader_death
 from alseg.data.preprocess import VolumeCache
 from alseg.distributed import rank, world_size
 from alseg.errors import ConfigError, DataError
@@ -186,6 +187,7 @@ class PoolDataModule(pl.LightningDataModule):
         self._hidden_labels: Mapping[str, Path] = {}
         self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
         self._preprocessing = (0.0, 0)  # seconds, images
+        self._served: list[Noted] = []  # the latest, of which loader processes may be alive
 
     def reveal(self, labels: Mapping[str, Path]) -> None:
         """Take in labels that the oracle has revealed."""
@@ -273,7 +275,7 @@ class PoolDataModule(pl.LightningDataModule):
         )
         # With N devices, device r takes the draws r, r + N, ...: together, the same batches.
         return DataLoader(
-            draws,
+            self._noted(draws),
             batch_size=self.batch_size // world_size(),
             sampler=_share(draws),
             num_workers=self.num_workers,
@@ -295,10 +297,26 @@ class PoolDataModule(pl.LightningDataModule):
             PoolVolumes(self.cache, pool.unlabelled, self._reference, self._hidden_labels)
         )
 
-    def _one_by_one(self, volumes: Dataset) -> DataLoader:
+    def _one_by_one(self, volumes: CaseSet) -> DataLoader:
         return DataLoader(
-            volumes, batch_size=1, sampler=_share(volumes), num_workers=self.num_workers
+            self._noted(volumes),
+            batch_size=1,
+            sampler=_share(volumes),
+            num_workers=self.num_workers,
         )
+
+    def _noted(self, dataset: CaseSet) -> Noted:
+        self._served = [*self._served[-3:], Noted(dataset, self.num_workers)]
+        return self._served[-1]
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Say which case a loader process was reading when it died.
+
+        Raises:
+            DataError: if that is what has happened.
+        """
+        if death := loader_death(exception, self._served):
+            raise death from exception
 
     def _current_round(self) -> tuple[Pool, int, int]:
         if self._round is None:
