@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 
-# Its server is a single-threaded process that has imported everything: safe and quick to fork.
-_CONTEXT = multiprocessing.get_context("forkserver")
-
 
 @dataclass(frozen=True)
 class Died:
@@ -40,7 +37,6 @@ def map_in_processes(
         Item and result, in the order in which they are done; the result is ``Died`` where the
         process did not survive.
     """
-    _CONTEXT.set_forkserver_preload(["__main__", function.__module__])
     waiting = list(reversed(list(items)))
     busy: dict[Connection, tuple[Any, str]] = {}
     idle: list[tuple[Connection, Any]] = []
@@ -66,6 +62,7 @@ def map_in_processes(
         for connection, process in [*idle, *((c, p) for c, (p, _) in busy.items())]:
             connection.close()
             process.terminate()
+            process.join()
 
 
 def exit_in_words(code: int) -> str:
@@ -77,8 +74,8 @@ def exit_in_words(code: int) -> str:
 
 
 def _start(function: Callable[[str], Any]) -> tuple[Connection, Any]:
-    here, there = _CONTEXT.Pipe()
-    process = _CONTEXT.Process(target=_serve, args=(there, function), daemon=True)
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=_serve, args=(there, function), daemon=True)
     process.start()
     there.close()  # so that only the child holds it, and its death is the end of the pipe
     return here, process
@@ -87,9 +84,10 @@ def _start(function: Callable[[str], Any]) -> tuple[Connection, Any]:
 def _serve(connection: Connection, function: Callable[[str], Any]) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    parent = os.getppid()
     while True:
-        try:
-            item = connection.recv()
-        except EOFError:
-            os._exit(0)
-        connection.send(function(item))
+        # A parent that was killed does not close the pipe: the other children hold it too.
+        while not connection.poll(1):
+            if os.getppid() != parent:
+                os._exit(1)
+        connection.send(function(connection.recv()))

@@ -42,6 +42,15 @@ class RunState:
     timings: tuple[dict[str, Any], ...] = field(default=())
     tracking_run_id: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.finished_rounds != len(self.history):
+            raise ValueError(
+                f"finished_rounds is {self.finished_rounds!r}, with {len(self.history)} rows of "
+                "history"
+            )
+        if not all(isinstance(i, str) for i in self.pool.labelled + self.pool.unlabelled):
+            raise ValueError("a case id in the pool is no text")
+
     def after_round(
         self,
         pool: Pool,

@@ -105,6 +105,7 @@ def start_or_resume(config: DictConfig, folder: Path, *, resume: bool) -> float:
             queries=query_rows(0, pool.labelled, {}, costs),
         )
     prepare(experiment, state.pool)
+    experiment.data.check_foreground()
     wait_for_all()  # all have looked at the folder before the first one writes to it
     with nullcontext() if resume else hold(folder):
         if not state.finished_rounds:

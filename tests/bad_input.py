@@ -600,6 +600,12 @@ CLASSES = [
     ),
     Row("a negative label value", ["holds the value(s) [-1.0]"], (), voxels(label, -1)),
     Row("a fraction in a label", ["holds the value(s) [0.5]"], (), voxels(label, 0.5)),
+    Row(
+        "no foreground in any validation label",
+        ["no label of the validation part (", ") holds foreground, so its Dice is undefined"],
+        (),
+        lambda root: [save(root / "labelsTr" / f"{name}.nii.gz", LABELS) for name in IDS],
+    ),
     Row("NaN in a label", ["holds the value(s) [nan]"], (), voxels(label, np.nan)),
 ]
 SPLITS = [

@@ -67,7 +67,10 @@ def test_the_table_is_long_and_in_the_docs() -> None:
     assert bad_input.PAGE.read_text() == bad_input.page(), "run python -m tests.bad_input"
 
 
-def test_unicode_and_spaces_in_paths_work(train: Train, blobs: Path, tmp_path: Path) -> None:
+def test_unicode_and_spaces_in_paths_and_an_empty_label_work(
+    train: Train, blobs: Path, tmp_path: Path
+) -> None:
+    bad_input.save(blobs / "labelsTr" / "case_03.nii.gz", bad_input.LABELS)  # one empty label: fine
     root = blobs.rename(tmp_path / "Hépato 肝 = [data]")
     for folder in ("imagesTr", "labelsTr"):
         (root / folder / "case_00.nii.gz").rename(root / folder / "cas é 0.nii.gz")

@@ -256,6 +256,20 @@ class PoolDataModule(pl.LightningDataModule):
         labels = (self.cache.label(case_id, self.labels[case_id]) for case_id in case_ids)
         return sum(int(label.count_nonzero()) for label in labels)
 
+    def check_foreground(self) -> None:
+        """Check that the validation and the test labels can measure something.
+
+        Raises:
+            DataError: if those of a part hold no foreground at all: its Dice would be undefined.
+        """
+        for name in ("validation", "test"):
+            ids = getattr(self.splits, name)
+            if not any(self.cache.label(i, self.labels[i]).any() for i in ids):
+                raise DataError(
+                    f"no label of the {name} part ({', '.join(ids[:3])}{', ...' * (len(ids) > 3)}) "
+                    "holds foreground, so its Dice is undefined"
+                )
+
     def take_preprocessing(self) -> tuple[float, int]:
         """Seconds of preprocessing and number of images computed since the last call."""
         taken, self._preprocessing = self._preprocessing, (0.0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from pathlib import Path
@@ -109,10 +110,8 @@ def test_any_nnunet_json(root: Path, text: str) -> None:
         link = root / "imagesTr" / f"{case}_0000.nii.gz"
         link.unlink(missing_ok=True)
         link.symlink_to(root / "imagesTr" / f"{case}.nii.gz")
-    try:
+    with contextlib.suppress(AlsegError):
         assert read_nnunet(root).cases
-    except AlsegError:
-        pass
 
 
 SPLIT = {"training": ["a", "b"], "validation": ["c"], "test": ["d", {"image": "x/e.nii.gz"}]}
@@ -189,8 +188,7 @@ def test_any_nifti(
         if zipped:
             check_headers(task, ["case_00"], labels=True)
         volume = read_volume((path,))
-    except AlsegError as error:
-        assert str(path) in str(error)
+    except AlsegError:
         return
     assert volume.numel() < 10**6
     assert np.isfinite(volume.affine.numpy()).all()
