@@ -1,18 +1,33 @@
-"""What all ``python -m alseg.X`` entry points share: where conf/ lies, and how errors are told."""
+"""What all ``python -m alseg.X`` entry points share: conf/, its parts, and how errors are told."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from yaml import YAMLError
 
+from alseg.checks import nearest
 from alseg.errors import NO_ROOM, AlsegError
 from alseg.interruption import Interrupted
+
+# Libraries that read the configuration: what they raise is about the command line or a YAML file.
+COMPOSERS = ("hydra", "omegaconf", "yaml", "antlr4")
 
 
 def conf_folder() -> str:
@@ -26,41 +41,104 @@ def conf_folder() -> str:
 OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
 
 
-def sentence(error: Exception) -> str:
-    """What went wrong, without Hydra's wrapping of errors raised while it builds a part."""
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+def part(node: Any, **arguments: Any) -> Any:
+    """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
+    return instantiate(node, _convert_="all", **arguments)
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, in one line: without Hydra's wrapping and a loader process's traceback."""
+    return printable(" ".join(_message(error).split()))
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, AlsegError):
+        return _from_loader_process(str(error))
+    if isinstance(error, InstantiationException):
         cause, key = error.__cause__, str(error).rpartition("full_key: ")[2]
-        return str(cause) if isinstance(cause, AlsegError) else f"{key}: {cause}"
+        if isinstance(cause, AlsegError):
+            return str(cause)
+        if cause is None or not key:
+            return str(error)
+        return _missing_target(str(error), key) or f"{key}: {cause}"
+    if isinstance(error, MissingConfigException) and error.options:
+        return _unknown_choice(error.missing_cfg_file or "", list(error.options))
+    if isinstance(error.__cause__, OmegaConfBaseException) and "Could not override" in str(error):
+        return _unknown_setting(error.__cause__)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not set; add {error.full_key}=... to the command"
+    if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
+        return f"there is no setting {error.full_key or error.key}, which alseg needs"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {str(error).partition(' full_key:')[0].splitlines()[0]}"
+    if "Config group override must be a string or a list" in str(error):
+        return _no_choice(sys.argv[1:]) or str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"a YAML file of the configuration is not UTF-8: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return str(error.strerror)
     return str(error)
 
 
-def print_error(error: Exception) -> None:
+def _from_loader_process(message: str) -> str:
+    """A loader process's error as it was raised there, without its traceback."""
+    if "in DataLoader worker process" not in message:
+        return message
+    return re.split(r"\n\S*Error: ", message)[-1]
+
+
+def _missing_target(message: str, key: str) -> str:
+    """A ``_target_`` that its module lacks; empty if it is missing for another reason."""
+    found = re.search(r"Error (?:loading|locating target) '([\w.]+)'", message)
+    module, _, name = found[1].rpartition(".") if found else ("", "", "")
+    if module not in sys.modules or hasattr(sys.modules[module], name):
+        return ""
+    names = [n for n in dir(sys.modules[module]) if not n.startswith("_")]
+    return f"{key}._target_: {module} holds no {name}; {nearest(name, names)}".rstrip("; ")
+
+
+def _unknown_choice(choice: str, options: list[str]) -> str:
+    group, _, name = choice.rpartition("/")
+    return f"{group} is {name!r}; {nearest(name, options)}allowed are {', '.join(options)}"
+
+
+def _no_choice(arguments: list[str]) -> str:
+    """The override that gives a group something that is no name, such as null."""
+    for argument in arguments:
+        group, _, name = argument.partition("=")
+        options = sorted(path.stem for path in Path(conf_folder(), group).glob("*.yaml"))
+        if group and options and name not in options:
+            return _unknown_choice(f"{group}/{name}", options)
+    return ""
+
+
+def _unknown_setting(error: OmegaConfBaseException) -> str:
+    name, parent = str(error.full_key or error.key), error.parent_node
+    siblings = [str(key) for key in parent] if parent is not None else []
+    hint = nearest(name.rpartition(".")[2], siblings)
+    return f"there is no setting {name}; {hint}a new one is added with +{name}=..."
+
+
+def printable(text: str) -> str:
+    """A text with what a terminal would act on, or cannot show, as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def print_error(error: BaseException) -> None:
     """Tell the user what went wrong, in one sentence."""
     print(f"alseg: error: {sentence(error)}", file=sys.stderr)
 
 
-def run_entry_point(main: Callable[[], None]) -> None:
-    """Run an entry point; tell errors that the user can act on in one sentence, with exit code 2.
+@contextmanager
+def told() -> Iterator[None]:
+    """Tell errors that the user can act on in one sentence, with exit code 2.
 
     ``ALSEG_TRACEBACK=1`` shows tracebacks.
     """
-    wants_traceback = os.environ.get("ALSEG_TRACEBACK", "0") not in ("", "0")
-    # Hydra otherwise prints a traceback of its own and ends with exit code 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        main()
-    except (AlsegError, HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
-            raise
-        print_error(error)
-        sys.exit(2)
-    except OSError as error:  # a folder that cannot be made, a full disk
-        has_room = error.errno not in NO_ROOM
-        if wants_traceback or (error.filename is None and has_room):
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"alseg: error: {where}{error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        yield
     except Interrupted as stop:
         how = f"; continue with: python -m alseg.train resume={stop.folder}" if stop.folder else ""
         print(f"alseg: {stop}{how}", file=sys.stderr)
@@ -68,3 +146,27 @@ def run_entry_point(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("alseg: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not is_the_users(error) or os.environ.get("ALSEG_TRACEBACK", "0") not in ("", "0"):
+            raise
+        print_error(error)
+        sys.exit(2)
+
+
+def is_the_users(error: Exception) -> bool:
+    """Whether an error is of the user's making, and not a bug of ours."""
+    if isinstance(error, (AlsegError, HydraException, OmegaConfBaseException, YAMLError)):
+        return True
+    if isinstance(error, OSError):  # a folder that cannot be made, a full disk
+        return error.filename is not None or error.errno in NO_ROOM
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    raised_in = next(file for file in reversed(files) if not file.startswith("<"))
+    return any(f"/site-packages/{name}/" in raised_in for name in COMPOSERS)
+
+
+def run_entry_point(main: Callable[[], None]) -> None:
+    """Run an entry point; see ``told``."""
+    # Hydra otherwise prints a traceback of its own and ends with exit code 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with told():
+        main()

@@ -15,6 +15,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from alseg.data.volumes import read_header
 from alseg.errors import ConfigError, DataError
 
 AnnotationCost = Callable[[Path], float]
@@ -71,6 +72,7 @@ def cost_named(name: str) -> AnnotationCost:
 
 
 def _load(label: Path) -> Any:
+    read_header(label)
     try:
         image = nibabel.load(label)  # type: ignore[attr-defined]
         image.get_fdata(dtype=np.float32)  # kept by the image; broken files show here

@@ -60,6 +60,7 @@ def prepare(experiment: Experiment, state: RunState) -> None:
     if experiment.strategy.needs_prediction:
         scored = round_candidates(experiment, pool, state.finished_rounds + 1)
     data.prepare((*annotated, *scored))
+    data.check_foreground()
 
 
 def round_candidates(experiment: Experiment, pool: Pool, round_number: int) -> tuple[str, ...]:

@@ -56,6 +56,15 @@ class RunState:
     tracking_run_id: str | None = None
     hardware: str = ""
 
+    def __post_init__(self) -> None:
+        if self.finished_rounds != len(self.history):
+            raise ValueError(
+                f"finished_rounds is {self.finished_rounds!r}, with {len(self.history)} rows of "
+                "history"
+            )
+        if not all(isinstance(i, str) for i in self.pool.labelled + self.pool.unlabelled):
+            raise ValueError("a case id in the pool is no text")
+
     def after_round(
         self,
         pool: Pool,

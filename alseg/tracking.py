@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import track
 
-from alseg.errors import AlsegError, ConfigError
+from alseg.errors import AlsegError, ConfigError, check_text
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class MLflowTracker:
         skip: names of files and folders in the run folder that are not uploaded.
 
     Raises:
-        ConfigError: if the store cannot be opened.
+        ConfigError: if a setting is no text, or the store cannot be opened.
     """
 
     def __init__(
@@ -117,6 +117,10 @@ class MLflowTracker:
         run_name: str,
         skip: Sequence[str] = (),
     ) -> None:
+        check_text("tracking.uri", uri)
+        check_text("tracking.experiment", experiment)
+        if isinstance(skip, str) or not isinstance(skip, Sequence):
+            raise ConfigError(f"tracking.skip is {skip!r}; it must be a list of names")
         self.run_name, self.skip = run_name, skip
         self.run_id: str | None = None
         self._left: dict[str, str] = {}  # round -> nested run that an earlier process has not ended

@@ -6,6 +6,7 @@ them to ``run_rounds``.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 from collections.abc import Iterator, Sequence
@@ -13,19 +14,27 @@ from contextlib import chdir, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from alseg import __version__
 from alseg.callbacks.acquisition import query_rows
-from alseg.cli import conf_folder, run_entry_point
+from alseg.checks import (
+    check_inferer,
+    check_keys,
+    check_network,
+    check_part,
+    check_positive,
+    check_scores,
+    check_training,
+    check_transforms,
+)
+from alseg.cli import conf_folder, part, run_entry_point, told
 from alseg.cold_start import initial_cases
 from alseg.costs import cost_named
 from alseg.data.cases import Splits, Task, check_headers
@@ -33,7 +42,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
 from alseg.distributed import from_first, process_group, rank, wait_for_all
-from alseg.errors import ConfigError, DataError, DiskFullError, check_whole_number
+from alseg.errors import ConfigError, DataError, DiskFullError, check_text, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
 from alseg.interruption import Interrupted, interruption
@@ -59,13 +68,7 @@ from alseg.state import LOCK_FILE, RunState, hold
 from alseg.strategies.strategy import Strategy
 from alseg.sweeps import run_job
 from alseg.tracking import NoTracker, Tracker
-from alseg.trainers import (
-    check_accelerator,
-    check_devices,
-    check_optimizer,
-    hardware_of,
-    workers_for,
-)
+from alseg.trainers import check_accelerator, check_devices, hardware_of, workers_for
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ def train(config: DictConfig) -> float:
     if not config.resume:
         with interruptible(folder):
             return start_run(config, folder)
+    check_text("resume", config.resume)
     folder = Path(config.resume).absolute()
     if not folder.is_dir():
         raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
@@ -232,6 +236,10 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     Raises:
         AlsegError: naming the file or the setting that cannot be used.
     """
+    for name in ("output_dir", "cache_dir", "experiment_name"):
+        check_text(name, config[name])
+    settings = [field.name for field in dataclasses.fields(Plan)]
+    check_keys("pool", config.pool, [name for name in settings if name not in config])
     plan = Plan(
         **config.pool,
         steps_per_round=config.steps_per_round,
@@ -241,6 +249,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         seed=config.seed,
     )
     strategy: Strategy = part(config.strategy)
+    check_part("strategy", strategy, Strategy)
     source: UncertaintySource = part(config.uncertainty)
     cost = cost_named(config.cost)
     make_trainer = part(config.trainer)
@@ -250,12 +259,12 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     hardware = hardware_of(make_trainer(logger=False, enable_checkpointing=False))
     if not isinstance(config.save_maps, bool):
         raise ConfigError(f"save_maps is {config.save_maps!r}; it must be true or false")
-    optimizer = part(config.training.optimizer)
-    check_optimizer(optimizer)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)
     task: Task = part(config.data.task)
+    check_part("data.task", task, Task)
     splits: Splits = part(config.data.splits, case_ids=list(task.cases))
+    check_part("data.splits", splits, Splits)
     check_headers(task, (*splits.validation, *splits.test), labels=True)
     check_headers(task, splits.training, labels=False)
 
@@ -266,19 +275,33 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         out_channels=len(task.classes),
     )
     network = make_network()
+    check_part("model.network", network, torch.nn.Module)
     check_network(network, len(task.channels), config.data.patch_size)
+    if strategy.needs_prediction:
+        check_scores(strategy, len(task.classes))
     if strategy.needs_passes:
         source.check(network)
+    if "learning_rate" in config.training:
+        check_positive("training.learning_rate", config.training.learning_rate)
+    loss, optimizer = part(config.training.loss), part(config.training.optimizer)
+    schedule = part(config.training.schedule)
+    check_training(loss, optimizer, schedule, len(task.classes), plan.steps_per_round)
+    inferer, scoring_inferer = part(config.data.inferer), part(config.data.scoring_inferer)
+    check_inferer("data.inferer", inferer)
+    check_inferer("data.scoring_inferer", scoring_inferer)
+    preprocess, augment = part(config.data.preprocess), part(config.data.augment)
+    check_transforms("data.preprocess", preprocess)
+    check_transforms("data.augment", augment)
     tracker: Tracker = part(config.tracking) if rank() == 0 else NoTracker()
     data = PoolDataModule(
         cache=VolumeCache(
             task,
-            part(config.data.preprocess),
+            preprocess,
             fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
             folder=config.cache_dir,
         ),
         splits=splits,
-        augment=part(config.data.augment),
+        augment=augment,
         batch_size=config.data.batch_size,
         num_workers=workers_for(config.data.num_workers),
         base_seed=plan.seed,
@@ -291,17 +314,17 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             folder=folder,
             strategy=strategy,
             source=source,
-            scoring_inferer=part(config.data.scoring_inferer),
+            scoring_inferer=scoring_inferer,
             cost=cost,
             data=data,
             oracle=SimulatedOracle(task),
             make_network=make_network,
             make_module=partial(
                 SegmentationModule,
-                loss=part(config.training.loss),
+                loss=loss,
                 optimizer=optimizer,
-                schedule=part(config.training.schedule),
-                inferer=part(config.data.inferer),
+                schedule=schedule,
+                inferer=inferer,
                 classes=task.foreground,
             ),
             make_trainer=make_trainer,
@@ -316,11 +339,6 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         ),
         pool,
     )
-
-
-def part(node: Any, **arguments: Any) -> Any:
-    """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
-    return instantiate(node, _convert_="all", **arguments)
 
 
 def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:
@@ -344,27 +362,6 @@ def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:
     return Pool.start(splits.training, initial)
 
 
-def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequence[int]) -> None:
-    """Check that the network takes the training patches.
-
-    Raises:
-        ConfigError: if it does not.
-    """
-    patch = torch.empty(1, n_channels, *patch_size, device="meta")
-    try:
-        output = network.to("meta").eval()(patch)  # shapes only: no memory, no arithmetic
-    except Exception as error:  # networks let errors of all kinds through
-        raise ConfigError(
-            f"the network does not take patches of data.patch_size={list(patch_size)}: {error}"
-        ) from error
-    if output.shape[2:] != patch.shape[2:]:
-        raise ConfigError(
-            f"the network does not take patches of data.patch_size={list(patch_size)}: it makes "
-            f"{list(output.shape[2:])} of them; each size must be divisible by the product of its "
-            "strides"
-        )
-
-
 def run_tags(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, str]:
     """What runs are filtered and grouped by in the tracking store."""
     return {
@@ -378,11 +375,16 @@ def run_tags(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, st
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="config")
 def _hydra_main(config: DictConfig) -> float:
+    with told():
+        return _job(config)
+
+
+def _job(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return run_job(config, folder)
-        if config.sweep.resume:
+        if OmegaConf.select(config, "sweep.resume"):
             raise ConfigError(
                 "sweep.resume continues a sweep (-m); continue a single run with resume=RUN_FOLDER"
             )

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -37,6 +37,8 @@ def n_devices(trainer: Mapping[str, Any]) -> int:
         ConfigError: if ``devices`` is of no known form.
     """
     devices = trainer["devices"]
+    if not isinstance(devices, int | str | Sequence) or devices == 0:
+        raise ConfigError(f"trainer.devices is {devices!r}; it must be a number, a list or auto")
     if devices in ("auto", -1, "-1"):
         wants_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda")
         devices = max(1, torch.cuda.device_count()) if wants_gpu else 1
@@ -121,18 +123,6 @@ def hardware_of(trainer: pl.Trainer) -> str:
             f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
         )
     return f"{world_size()} x {device}, {trainer.precision}, torch {torch.__version__}"
-
-
-def check_optimizer(make_optimizer: Callable[..., torch.optim.Optimizer]) -> None:
-    """Check that an optimiser takes its settings.
-
-    Raises:
-        ConfigError: if it does not.
-    """
-    try:
-        make_optimizer([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"training.optimizer: {error}") from error
 
 
 def workers_for(setting: int | str) -> int:

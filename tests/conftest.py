@@ -91,11 +91,12 @@ def train(
         resume: Path | None = None,
     ) -> Outcome:
         folder = folder or tmp_path / f"run_{next(calls)}"
-        settings = [f"hydra.run.dir={folder}"]
+        settings = [f"hydra.run.dir='{folder}'"]
         settings += [f"resume={resume}"] if resume else ["trainer=cpu", f"tracking={tracking}"]
         if smoke:
             settings += ["experiment=smoke", f"data.task.root={phantoms}", "data.num_workers=0"]
-        monkeypatch.setattr(sys, "argv", ["alseg.train", *settings, *overrides])
+        flags_first = sorted([*settings, *overrides], key=lambda o: not o.startswith("--"))
+        monkeypatch.setattr(sys, "argv", ["alseg.train", *flags_first])
         capfd.readouterr()
         exit_code = 0
         try:

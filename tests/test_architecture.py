@@ -1,17 +1,26 @@
 """Imports run one way; Hydra and MLflow stay in their places; nothing is unpickled."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import alseg
+from alseg.data.cases import read_msd
+from alseg.data.preprocess import VolumeCache
+from alseg.errors import DataError
+from alseg.training import load_weights
+from tests.conftest import write_msd
 
 PACKAGE = Path(alseg.__file__).parent
 LEAVES = {f"alseg.{n}" for n in ("errors", "pool", "seeding", "distributed", "files", "strategies")}
 FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((PACKAGE.parent / "scripts").rglob("*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -61,7 +70,7 @@ def test_mlflow_is_imported_by_tracking_alone() -> None:
         ("alseg.strategies", {"alseg.errors", "alseg.strategies"}),
         ("alseg.data", LEAVES | {"alseg.data"}),
         ("alseg.state", LEAVES),
-        ("alseg.costs", LEAVES),
+        ("alseg.costs", LEAVES | {"alseg.data.volumes"}),
         ("alseg.evaluation", LEAVES),
         ("alseg.models", LEAVES | {"alseg.evaluation", "alseg.models"}),
     ],
@@ -80,18 +89,111 @@ def test_rounds_do_not_know_how_they_were_configured() -> None:
     assert not {"alseg.train", "alseg.cli"} & imports_of(PACKAGE / "rounds.py")
 
 
-def test_nothing_is_unpickled() -> None:
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call):
-                continue
-            call = ast.unparse(node.func)
-            if call == "torch.load":
-                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                assert keywords.get("weights_only") == "True", path
-            assert call not in {"pickle.load", "pickle.loads", "yaml.load", "eval", "exec"}, path
-            if call in {"np.load", "numpy.load"}:
-                assert "allow_pickle" not in {k.arg for k in node.keywords}, path
+# Libraries that run what they read. multiprocessing's pipes carry pickles too, but only between a
+# process and its own children; Hydra's joblib launcher and MLflow pickle within the same bounds.
+PICKLERS = [
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+]
+RUNS_TEXT = ("eval", "exec", "compile")
+RUN_WHAT_THEY_READ = [
+    "read_pickle",
+    "load_model",
+    "load_from_checkpoint",
+    "unsafe_load",
+    "unsafe_load_all",
+    "full_load",
+    "full_load_all",
+    "load_all",
+]
+LOADERS = {"torch", "torch.jit", "numpy", "np", "yaml"}
+
+
+def unsafe(source: str) -> list[str]:
+    """What in a module could run code out of a file that others can write."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.split(".")[0] in PICKLERS]
+        elif isinstance(node, ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            if (node.module or "").split(".")[0] in PICKLERS or (
+                node.module in LOADERS and names & {"load", *RUN_WHAT_THEY_READ}
+            ):
+                found.append(f"from {node.module}")
+        elif isinstance(node, ast.Call):
+            owner, _, name = ast.unparse(node.func).rpartition(".")
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if keywords.get("allow_pickle", "False") != "False":
+                found.append("allow_pickle")
+            if keywords.get("weights_only", "True") != "True":
+                found.append("weights_only")
+            if name in RUN_WHAT_THEY_READ or (name in RUNS_TEXT and owner in ("", "builtins")):
+                found.append(name)
+            weights_alone = owner == "torch" and "weights_only" in keywords
+            if name == "load" and owner in LOADERS - {"numpy", "np"} and not weights_alone:
+                found.append(f"{owner}.load")
+    return found
+
+
+@pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=name_of)
+def test_nothing_is_unpickled(path: Path) -> None:
+    assert not unsafe(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "import joblib as j",
+        "from cloudpickle import loads",
+        "import shelve, json",
+        "from torch import load",
+        "from yaml import unsafe_load",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "torch.load(p, weights_only=flag)",
+        "torch.jit.load(p)",
+        "np.load(p, allow_pickle=True)",
+        "pd.read_pickle(p)",
+        "yaml.load(f, Loader=yaml.Loader)",
+        "yaml.full_load(f)",
+        "mlflow.pytorch.load_model(u)",
+        "Module.load_from_checkpoint(p)",
+        "trainer.fit(m, ckpt_path=p, weights_only=False)",
+        "eval(text)",
+    ],
+)
+def test_what_unpickles_is_found(line: str) -> None:
+    assert unsafe(line)
+
+
+class Hostile:
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (os.environ["HOSTILE"],))
+
+
+def test_hostile_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTILE", str(tmp_path / "made"))
+    root = write_msd(tmp_path / "data", [np.zeros((4, 4, 4))], [np.zeros((4, 4, 4))])
+    cache = VolumeCache(read_msd(root), [], "", tmp_path / "cache")
+    cache.image("case_00")
+    (entry,) = (tmp_path / "cache").glob("*.pt")
+    torch.save(Hostile(), entry)
+    with pytest.warns(UserWarning, match="is damaged and is computed again"):
+        assert cache.image("case_00")["image"].shape == (1, 4, 4, 4)
+    checkpoint = tmp_path / "best.ckpt"
+    torch.save({"state_dict": {}, "epoch": Hostile()}, checkpoint)
+    with pytest.raises(DataError, match=r"best\.ckpt"):
+        load_weights(torch.nn.Identity(), checkpoint)
+    assert not (tmp_path / "made").exists()
 
 
 def test_importing_reaches_no_network() -> None:

@@ -1,6 +1,8 @@
 """Bad input through the front door: one clear sentence, exit code 2, nothing touched."""
 
-import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,61 +11,83 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import Outcome, write_msd
+from alseg.data.cases import split_by_fraction
+from tests import bad_input
+from tests.bad_input import IDS, ROWS, Row
+from tests.conftest import Outcome
 
 Train = Callable[..., Outcome]
-
-SETTINGS = [
-    (["pool.initial=99"], "pool.initial is 99, but the training split has 7 volumes"),
-    (["pool.initial=0"], "pool.initial is 0; it must be a whole number of at least 1"),
-    (["pool.query_size=0"], "pool.query_size is 0; it must be a whole number of at least 1"),
-    (["pool.rounds=0"], "pool.rounds is 0"),
-    (["steps_per_round=-5"], "steps_per_round is -5; it must be a whole number of at least 1"),
-    (["steps_per_round=many"], "steps_per_round is 'many'"),
-    (["val_interval=0"], "val_interval is 0"),
-    (["val_interval_unit=minutes"], "val_interval_unit is 'minutes'; allowed are steps, epochs"),
-    (["round_start=warm"], "round_start is 'warm'; allowed are scratch, continue, continue_last"),
-    (["scoring.n_passes=0"], "scoring.n_passes is 0"),
-    (["seed=-1"], "seed is -1; it must be a whole number of at least 0"),
-    (["strategy=nonsense"], "Could not find 'strategy/nonsense'"),
-    (["strategie=variance"], "Could not override 'strategie'"),
-    (["model.dropout=0"], "set model.dropout above 0"),
-    (["data.patch_size=[33,32,32]"], "it makes [34, 32, 32] of them"),
-    (
-        ["model=unet_small", "data.patch_size=[36,32,32]"],
-        "does not take patches of data.patch_size=[36, 32, 32]",
-    ),
-    (["data.num_workers=-1"], "data.num_workers is -1; it must be auto or a whole number"),
-    (["data.batch_size=0"], "data.batch_size is 0; it must be a whole number of at least 1"),
-    (["pictures=-1"], "pictures is -1; it must be a whole number of at least 0"),
-    (["data.splits.test=0.99"], "data.splits leaves a part empty"),
-    (["data.task.root=/nowhere"], "data.root is /nowhere, which is not a folder"),
-    (["checkpoint_every_n_steps=0"], "checkpoint_every_n_steps is 0; it must be a whole number"),
-    (["on_nonfinite=ignore"], "on_nonfinite is 'ignore'; allowed are stop, skip"),
-    (["pool.candidates=1"], "pool.candidates is 1; it must be a whole number of at least 2"),
-    (["save_maps=maybe"], "save_maps is 'maybe'; it must be true or false"),
-    (["training.learning_rate=-1", "training=adam"], "training.optimizer: Invalid learning rate"),
-    (["cache_dir=/proc/nowhere"], "/proc/nowhere: No such file or directory"),
-    (["trainer.precision=7"], "trainer: Precision 7 is invalid"),
-    (["training.optimizer._target_=torch.optim.Nothing"], "torch.optim.Nothing"),
+TINY = [
+    "data.patch_size=[16,16,16]",
+    "data.inferer.roi_size=[16,16,16]",
+    "data.preprocess=[]",
+    "steps_per_round=2",
+    "val_interval=1",
+    "pictures=0",
 ]
 
 
-@pytest.mark.parametrize(("overrides", "message"), SETTINGS, ids=lambda v: str(v)[:40])
-def test_a_bad_setting_is_told_before_training(
-    train: Train, overrides: list[str], message: str
-) -> None:
-    run = train(*overrides)
-    check(run, message)
+@pytest.fixture(scope="session")
+def good_blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bad_input.write_blobs(tmp_path_factory.mktemp("good") / "blobs")
 
 
-def check(run: Outcome, message: str) -> None:
-    assert run.exit_code == 2
-    assert message in run.err
+@pytest.fixture
+def blobs(good_blobs: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(good_blobs, tmp_path / "blobs")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_bad_input_is_told(train: Train, blobs: Path, row: Row) -> None:
+    if row.needs_user and os.geteuid() == 0:
+        pytest.skip("the superuser may read and write everything")
+    if row.damage is not None:
+        row.damage(blobs)
+    overrides = [part.replace("ROOT", str(blobs)) for part in row.overrides]
+    run = train(f"data.task.root={blobs}", *TINY, *overrides)
+    check(run, *row.message, exit_code=row.exit_code)
+
+
+def check(run: Outcome, *message: str, exit_code: int = 2) -> None:
+    assert run.exit_code == exit_code
     assert "Traceback" not in run.err + run.out
-    assert run.err.count("alseg: error:") == 1
+    (line,) = run.err.splitlines()  # without Hydra's preamble
+    assert line.startswith("alseg: error: ")
+    place = 0
+    for part in message:
+        assert part in line[place:], line
+        place = line.index(part, place)
     assert "step" not in run.out  # no training
     assert not run.folder.exists() or not any(run.folder.iterdir())
+
+
+def test_the_table_is_long_and_in_the_docs() -> None:
+    assert len(ROWS) >= 40
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert bad_input.PAGE.read_text() == bad_input.page(), "run python -m tests.bad_input"
+
+
+def test_unicode_and_spaces_in_paths_and_an_empty_label_work(
+    train: Train, blobs: Path, tmp_path: Path
+) -> None:
+    bad_input.save(blobs / "labelsTr" / "case_03.nii.gz", bad_input.LABELS)  # one empty label: fine
+    root = blobs.rename(tmp_path / "Hépato 肝 = [data]")
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder / "case_00.nii.gz").rename(root / folder / "cas é 0.nii.gz")
+    dataset = root / "dataset.json"
+    dataset.write_text(dataset.read_text().replace("case_00", "cas é 0"))
+    run = train(
+        f"data.task.root='{root}'",
+        f"cache_dir='{tmp_path / 'mémoire cache'}'",
+        *TINY,
+        "pictures=1",
+        "save_maps=true",
+        folder=tmp_path / "durée 1",
+    )
+    assert run.exit_code == 0, run.err
+    assert "cas é 0" in (run.folder / "state.json").read_text(encoding="utf-8").encode().decode(
+        "unicode_escape"
+    )
 
 
 def test_there_must_be_a_run_to_resume(train: Train, tmp_path: Path) -> None:
@@ -91,73 +115,45 @@ def test_tracebacks_are_shown_on_request(train: Train, monkeypatch: pytest.Monke
         train("pool.query_size=0")
 
 
-@pytest.fixture
-def blobs(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    images = [rng.normal(size=(16, 16, 16)).astype(np.float32) for _ in range(10)]
-    return write_msd(tmp_path / "blobs", images, [(i > 1).astype(np.uint8) for i in images])
+class Deadly:
+    """Dies as by the out-of-memory killer, with the case that holds a voxel of 99."""
+
+    def __call__(self, sample: dict) -> dict:
+        if sample["image"].max() == 99:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sample
 
 
-def case_in(root: Path, folder: str) -> Path:
-    """A case of the validation split: it is read before training in any seed."""
-    from alseg.data.cases import read_msd, split_by_fraction
-
-    splits = split_by_fraction(read_msd(root).cases, validation=0.15, test=0.25, seed=0)
-    return root / folder / f"{splits.validation[0]}.nii.gz"
-
-
-def overwrite(path: Path, volume: np.ndarray) -> None:
-    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
-
-
-DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
-    ("empty root", lambda root: (root / "dataset.json").unlink(), "holds no dataset.json"),
-    ("broken json", lambda root: (root / "dataset.json").write_text("{"), "is not valid JSON"),
-    ("no label", lambda root: case_in(root, "labelsTr").unlink(), "there is no file"),
-    ("no image", lambda root: case_in(root, "imagesTr").unlink(), "there is no file"),
-    (
-        "label of another shape",
-        lambda root: overwrite(case_in(root, "labelsTr"), np.zeros((16, 16, 15), np.uint8)),
-        "has shape (16, 16, 15), but its image",
-    ),
-    (
-        "label outside the classes",
-        lambda root: overwrite(case_in(root, "labelsTr"), np.full((16, 16, 16), 7, np.uint8)),
-        "holds the value(s) [7.0]; allowed are 0 to 1 (background, blob)",
-    ),
-    (
-        "NaN in an image",
-        lambda root: overwrite(case_in(root, "imagesTr"), np.full((16, 16, 16), np.nan)),
-        "holds voxels that are NaN or infinite",
-    ),
-    (
-        "unreadable image",
-        lambda root: case_in(root, "imagesTr").write_bytes(b"text"),
-        "is not a readable NIfTI file",
-    ),
-    (
-        "truncated image",
-        lambda root: case_in(root, "imagesTr").write_bytes(
-            case_in(root, "imagesTr").read_bytes()[:2000]
-        ),
-        "is not a readable NIfTI file",
-    ),
-    (
-        "one class",
-        lambda root: (root / "dataset.json").write_text(
-            json.dumps(json.loads((root / "dataset.json").read_text()) | {"labels": {"0": "b"}})
-        ),
-        "'labels' must number at least 2 name(s)",
-    ),
-]
-
-
-@pytest.mark.parametrize(("damage", "message"), [d[1:] for d in DAMAGE], ids=[d[0] for d in DAMAGE])
-def test_bad_data_is_told_before_training(
-    train: Train, blobs: Path, damage: Callable[[Path], object], message: str
+@pytest.mark.parametrize("what", ["Deadly", "Broken"])
+def test_a_loader_process_that_ends_is_told_with_its_case(
+    train: Train, blobs: Path, what: str
 ) -> None:
-    damage(blobs)
-    run = train(f"data.task.root={blobs}", "data.patch_size=[16,16,16]", "data.preprocess=[]")
-    check(run, message)
-    if message.startswith(("holds no", "is not valid", "there is", "has shape", "holds the")):
-        assert str(blobs) in run.err
+    marked = split_by_fraction(IDS, validation=0.16, test=0.24, seed=0).training[2]
+    path = blobs / "imagesTr" / f"{marked}.nii.gz"
+    volume = np.asarray(nibabel.load(path).dataobj).copy()
+    volume[0, 0, 0] = 99
+    bad_input.save(path, volume)
+    run = train(
+        f"data.task.root={blobs}",
+        *TINY,
+        "steps_per_round=12",
+        "strategy=full",
+        "data.num_workers=1",
+        f"data.augment=[{{_target_:{__name__}.{what}}}]",
+    )
+    assert run.exit_code == 2
+    assert "Traceback" not in run.err + run.out
+    told = run.err.splitlines()[-1]
+    if what == "Deadly":
+        assert f"a loader process was killed by signal Killed while it was reading {marked}" in told
+    else:
+        assert told == f"alseg: error: data.augment failed on the case {marked}: no 99, please"
+
+
+class Broken:
+    """Fails on the same case."""
+
+    def __call__(self, sample: dict) -> dict:
+        if sample["image"].max() == 99:
+            raise ValueError("no 99, please")
+        return sample

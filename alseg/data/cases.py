@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-import nibabel
 import numpy as np
 
-from alseg.errors import ConfigError, DataError
+from alseg.data.volumes import Header, read_header
+from alseg.errors import ConfigError, DataError, check_whole_number
+
+MAX_JSON_BYTES = 100_000_000  # hundreds of thousands of cases
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,14 @@ def read_msd(root: str | Path) -> Task:
         raise DataError(f"{path} lists no cases under 'training'")
     for entry in entries:
         if not isinstance(entry, dict) or not {"image", "label"} <= entry.keys():
-            raise DataError(f"{path}: each entry of 'training' needs 'image' and 'label': {entry}")
+            raise DataError(
+                f"{path}: each entry of 'training' needs 'image' and 'label', got {_short(entry)}"
+            )
         image = _inside(folder, entry["image"], path)
         case = Case(case_id_of(image), (image,), _inside(folder, entry["label"], path))
         _add_case(cases, case, path)
     return Task(
-        name=str(content.get("name", folder.name)),
+        name=_name_of(content, folder, path),
         root=folder,
         channels=_names_by_index(content.get("modality"), "modality", path),
         classes=_names_by_index(content.get("labels"), "labels", path, at_least=2),
@@ -108,12 +112,16 @@ def read_nnunet(root: str | Path) -> Task:
     channels = _names_by_index(content.get("channel_names"), "channel_names", path)
     labels = content.get("labels")
     if not isinstance(labels, dict) or not all(type(v) is int for v in labels.values()):
-        raise DataError(f"{path}: 'labels' must map each class name to one integer, got {labels}")
+        raise DataError(
+            f"{path}: 'labels' must map each class name to one integer, got {_short(labels)}"
+        )
     if "ignore" in labels:
         raise DataError(f"{path}: alseg does not read data sets with an ignore label yet")
     by_value = {str(value): name for name, value in labels.items()}
+    if len(by_value) < len(labels):
+        raise DataError(f"{path}: 'labels' gives two classes one value: {_short(labels)}")
     cases: dict[str, Case] = {}
-    for label in sorted((folder / "labelsTr").glob(f"*{ending}")):
+    for label in sorted((folder / "labelsTr").glob(f"[!.]*{ending}")):  # ._X: macOS's own
         case_id = label.name.removesuffix(ending)
         names = [f"imagesTr/{case_id}_{index:04d}{ending}" for index in range(len(channels))]
         images = tuple(_inside(folder, name, path) for name in names)
@@ -147,8 +155,9 @@ def split_by_fraction(
     """
     ids = sorted(case_ids)
     for name, share in (("validation", validation), ("test", test)):
-        if not 0 < share < 1:
-            raise ConfigError(f"data.splits.{name} is {share}; it must lie between 0 and 1")
+        if type(share) is not float or not 0 < share < 1:
+            raise ConfigError(f"data.splits.{name} is {share!r}; it must lie between 0 and 1")
+    check_whole_number("data.splits.seed", seed, at_least=0)
     order = np.random.default_rng(seed).permutation(len(ids))
     n_validation, n_test = round(validation * len(ids)), round(test * len(ids))
     if min(n_validation, n_test, len(ids) - n_validation - n_test) < 1:
@@ -172,6 +181,8 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
     Raises:
         DataError: if the file is missing or broken, names an unknown case, or names one twice.
     """
+    if not isinstance(file, (str, Path)):
+        raise ConfigError(f"data.splits.file is {file!r}; it must be the path of a JSON file")
     path = Path(file)
     content = _read_json_object(path)
     known, seen = set(case_ids), set()
@@ -184,11 +195,13 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
         for entry in entries:
             name = entry.get("image") if isinstance(entry, dict) else entry
             if not isinstance(name, str):
-                raise DataError(f"{path}: '{part}' holds {entry!r}, which names no case")
+                raise DataError(f"{path}: '{part}' holds {_short(entry)}, which names no case")
             ids.append(case_id_of(PurePosixPath(name)))
         for case_id in ids:
             if case_id not in known:
-                raise DataError(f"{path}: '{part}' names {case_id}, which the data set has not")
+                raise DataError(
+                    f"{path}: '{part}' names {_short(case_id)}, which the data set has not"
+                )
             if case_id in seen:
                 raise DataError(f"{path} names {case_id} twice")
             seen.add(case_id)
@@ -197,7 +210,7 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
 
 
 def check_headers(task: Task, case_ids: Iterable[str], *, labels: bool) -> None:
-    """Check that files are readable NIfTI with matching shapes, from their headers alone.
+    """Check files from their headers alone.
 
     Args:
         task: the data set.
@@ -205,26 +218,71 @@ def check_headers(task: Task, case_ids: Iterable[str], *, labels: bool) -> None:
         labels: whether to open the label files too; not for cases whose label is hidden.
 
     Raises:
-        DataError: naming the first file that is unreadable or has the wrong shape.
+        DataError: naming the first file that is unreadable or does not fit.
     """
     for case_id in case_ids:
         case = task.cases[case_id]
-        shapes = {path: _nifti_shape(path) for path in case.images}
-        first = shapes[case.images[0]]
-        n_channels = first[3] if len(first) == 4 else len(case.images)
-        if len(first) not in (3, 4) or n_channels != len(task.channels):
+        check_image_headers(task, case)
+        if labels:
+            check_label_header(case, case.label)
+
+
+def check_image_headers(task: Task, case: Case) -> Header:
+    """Check that the images of a case are readable NIfTI on one grid, with the task's channels.
+
+    Returns:
+        The header of the first image.
+
+    Raises:
+        DataError: naming the file that is not.
+    """
+    first = read_header(case.images[0])
+    n_channels = first.shape[3] if len(first.shape) == 4 else len(case.images)
+    if len(first.shape) not in (3, 4) or n_channels != len(task.channels):
+        raise DataError(
+            f"{case.images[0]} has shape {first.shape}; a 3D volume with {len(task.channels)} "
+            f"channel(s) is needed"
+        )
+    for path in case.images[1:]:
+        other = read_header(path)
+        if other.shape != first.shape:
             raise DataError(
-                f"{case.images[0]} has shape {first}; a 3D volume with {len(task.channels)} "
-                f"channel(s) is needed"
+                f"{path} has shape {other.shape}, but {case.images[0]} has {first.shape}"
             )
-        for path, shape in shapes.items():
-            if shape != first:
-                raise DataError(f"{path} has shape {shape}, but {case.images[0]} has {first}")
-        if labels and (shape := _nifti_shape(case.label)) != first[:3]:
-            raise DataError(
-                f"label {case.label} has shape {shape}, but its image {case.images[0]} has "
-                f"{first[:3]}"
-            )
+        _check_same_grid(path, other, case.images[0], first)
+    return first
+
+
+def check_label_header(case: Case, label: Path) -> Header:
+    """Check that a label file is readable NIfTI on the grid of its image.
+
+    Returns:
+        The header of the label.
+
+    Raises:
+        DataError: if it is not.
+    """
+    header, image = read_header(label), read_header(case.images[0])
+    if header.shape != image.shape[:3]:
+        raise DataError(
+            f"label {label} has shape {header.shape}, but its image {case.images[0]} has "
+            f"{image.shape[:3]}"
+        )
+    _check_same_grid(label, header, case.images[0], image)
+    return header
+
+
+def _check_same_grid(path: Path, header: Header, other: Path, reference: Header) -> None:
+    # 1e-3 mm: headers store the affine in float32
+    if np.allclose(header.affine, reference.affine, rtol=1e-5, atol=1e-3):
+        return
+    spacings = [[round(float(s), 4) for s in h.spacing_mm] for h in (header, reference)]
+    what = (
+        f"the spacing {spacings[0]} mm, but {other} has {spacings[1]} mm"
+        if spacings[0] != spacings[1]
+        else f"another direction or origin than {other}"
+    )
+    raise DataError(f"{path} has {what}; they must lie on one grid")
 
 
 def case_id_of(path: PurePath) -> str:
@@ -233,20 +291,28 @@ def case_id_of(path: PurePath) -> str:
 
 
 def _read_dataset_json(root: str | Path) -> tuple[Path, dict[str, Any]]:
+    if not isinstance(root, (str, Path)) or not str(root):
+        raise DataError(f"data.root is {root!r}; it must be the path of a folder")
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataError(f"data.root is {folder}, which is not a folder")
     if not (folder / "dataset.json").is_file():
         raise DataError(f"{folder} holds no dataset.json; data.root must be the data set's folder")
     folder = folder.resolve()
-    return folder, _read_json_object(folder / "dataset.json")
+    return folder, _read_json_object(_inside(folder, "dataset.json", folder))
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise DataError(
+            f"{path} is {path.stat().st_size} bytes large; at most {MAX_JSON_BYTES} are read"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
@@ -257,38 +323,57 @@ def _read_json_object(path: Path) -> dict[str, Any]:
 def _names_by_index(mapping: Any, key: str, path: Path, at_least: int = 1) -> tuple[str, ...]:
     """Turn ``{"0": "background", "1": "liver"}`` into a tuple; the indices must be 0, 1, 2, ..."""
     expected = [str(index) for index in range(len(mapping))] if isinstance(mapping, dict) else []
-    if len(expected) < at_least or sorted(mapping, key=_as_index) != expected:
+    if len(expected) < at_least or mapping.keys() != set(expected):
         raise DataError(
             f"{path}: '{key}' must number at least {at_least} name(s) as 0, 1, 2, ..., "
-            f"got {mapping}"
+            f"got {_short(mapping)}"
         )
-    return tuple(str(mapping[index]) for index in expected)
+    names = tuple(mapping[index] for index in expected)
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise DataError(f"{path}: '{key}' holds the name {_short(name)}, which is no text")
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: '{key}' holds a name twice: {_short(mapping)}")
+    return names
 
 
-def _as_index(key: str) -> int:
-    return int(key) if key.isdecimal() else -1
+def _name_of(content: Mapping[str, Any], folder: Path, path: Path) -> str:
+    name = content.get("name", folder.name)
+    if not isinstance(name, str) or not name.isprintable():
+        raise DataError(f"{path}: 'name' is {_short(name)}, which is no text")
+    return name
 
 
 def _inside(folder: Path, name: Any, source: Path) -> Path:
     """Resolve a file name from ``source``; it must exist and lie inside the data set's folder."""
-    if not isinstance(name, str):
-        raise DataError(f"{source}: a file name must be a string, got {name!r}")
-    path = (folder / name).resolve()
-    if Path(name).is_absolute() or not path.is_relative_to(folder):
-        raise DataError(f"{source} names {name}, which lies outside the data set's folder {folder}")
-    if not path.is_file():
+    # unprintable: control characters, and bytes that are no text
+    if not isinstance(name, str) or not name.isprintable():
+        raise DataError(
+            f"{source}: a file name must be a string of printable characters, got {_short(name)}"
+        )
+    try:
+        path = (folder / name).resolve()
+        if Path(name).is_absolute() or not path.is_relative_to(folder):
+            raise DataError(
+                f"{source} names {name}, which lies outside the data set's folder {folder}"
+            )
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
+        raise DataError(f"{source} names {_short(name)}, which is no path: {error}") from error
+    if not is_file:
         raise DataError(f"{source} names {name}, but there is no file {path}")
     return path
 
 
+def _short(value: Any) -> str:
+    """A value from a file in a message: a broken file may hold megabytes."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _add_case(cases: dict[str, Case], case: Case, source: Path) -> None:
+    if not case.id:
+        raise DataError(f"{source} names {case.images[0].name}, which gives the case no name")
     if case.id in cases:
         raise DataError(f"{source} names the case {case.id} twice")
     cases[case.id] = case
-
-
-def _nifti_shape(path: Path) -> Sequence[int]:
-    try:
-        return tuple(int(n) for n in nibabel.load(path).shape)  # type: ignore[attr-defined]
-    except Exception as error:  # nibabel lets errors of gzip, zlib, struct and its own through
-        raise DataError(f"{path} is not a readable NIfTI file: {error}") from error

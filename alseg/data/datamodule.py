@@ -19,9 +19,10 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from alseg.data.cases import Splits
+from alseg.data.noted import CaseSet, Noted, loader_death
 from alseg.data.preprocess import VolumeCache
 from alseg.distributed import rank, world_size
-from alseg.errors import ConfigError
+from alseg.errors import ConfigError, DataError
 from alseg.pool import Pool
 from alseg.seeding import seed_for
 
@@ -72,7 +73,13 @@ class TrainingDraws(Dataset):
         self.augment.set_random_state(
             seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
         )
-        return convert_to_tensor(self.augment(sample), track_meta=False)
+        try:
+            return convert_to_tensor(self.augment(sample), track_meta=False)
+        except (
+            Exception
+        ) as error:  # MONAI's and anybody's transforms let errors of all kinds through
+            reason = error.__cause__ or error  # MONAI's own only names the transform
+            raise DataError(f"data.augment failed on the case {case_id}: {reason}") from error
 
 
 class RemainingDraws(Sampler[int]):
@@ -200,6 +207,7 @@ class PoolDataModule(pl.LightningDataModule):
         self._hidden_labels: Mapping[str, Path] = {}
         self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
         self._preprocessing = (0.0, 0)  # seconds, images
+        self._served: list[Noted] = []  # the latest, of which loader processes may be alive
 
     def reveal(self, labels: Mapping[str, Path]) -> None:
         """Take in labels that the oracle has revealed."""
@@ -288,6 +296,20 @@ class PoolDataModule(pl.LightningDataModule):
         labels = (self.cache.label(case_id, self.labels[case_id]) for case_id in case_ids)
         return sum(int(label.count_nonzero()) for label in labels)
 
+    def check_foreground(self) -> None:
+        """Check that the validation and the test labels can measure something.
+
+        Raises:
+            DataError: if those of a part hold no foreground at all: its Dice would be undefined.
+        """
+        for name in ("validation", "test"):
+            ids = getattr(self.splits, name)
+            if not any(self.cache.label(i, self.labels[i]).any() for i in ids):
+                raise DataError(
+                    f"no label of the {name} part ({', '.join(ids[:3])}{', ...' * (len(ids) > 3)}) "
+                    "holds foreground, so its Dice is undefined"
+                )
+
     def take_preprocessing(self) -> tuple[float, int]:
         """Seconds of preprocessing and number of images computed since the last call."""
         taken, self._preprocessing = self._preprocessing, (0.0, 0)
@@ -306,7 +328,7 @@ class PoolDataModule(pl.LightningDataModule):
             round_number,
         )
         return DataLoader(
-            draws,
+            self._noted(draws),
             batch_size=self.batch_size // world_size(),
             sampler=RemainingDraws(len(draws), self._first_step * self.batch_size),
             num_workers=self.num_workers,
@@ -327,10 +349,26 @@ class PoolDataModule(pl.LightningDataModule):
             PoolVolumes(self.cache, self._candidates, self._reference, self._hidden_labels)
         )
 
-    def _one_by_one(self, volumes: Dataset) -> DataLoader:
+    def _one_by_one(self, volumes: CaseSet) -> DataLoader:
         return DataLoader(
-            volumes, batch_size=1, sampler=_share(volumes), num_workers=self.num_workers
+            self._noted(volumes),
+            batch_size=1,
+            sampler=_share(volumes),
+            num_workers=self.num_workers,
         )
+
+    def _noted(self, dataset: CaseSet) -> Noted:
+        self._served = [*self._served[-3:], Noted(dataset, self.num_workers)]
+        return self._served[-1]
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Say which case a loader process was reading when it died.
+
+        Raises:
+            DataError: if that is what has happened.
+        """
+        if death := loader_death(exception, self._served):
+            raise death from exception
 
     def _current_round(self) -> tuple[Pool, int, int]:
         if self._round is None:

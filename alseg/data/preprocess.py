@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from filelock import FileLock
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImage, ResampleToMatch
+from monai.transforms import Compose, ResampleToMatch
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from alseg.data.cases import Case, Task
+from alseg.data.cases import Case, Task, check_image_headers, check_label_header
+from alseg.data.volumes import read_volume
 from alseg.errors import DataError
 from alseg.files import TEMPORARY, read_tensors, replacing, write_tensors
 
@@ -121,7 +122,8 @@ class VolumeCache:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def _preprocess_image(self, case: Case) -> dict[str, Tensor]:
-        source = _load(case.images)
+        check_image_headers(self.task, case)
+        source = read_volume(case.images)
         if not torch.isfinite(source).all():
             raise DataError(f"{case.images[0]} holds voxels that are NaN or infinite")
         source_affine, source_shape = source.affine.clone(), torch.tensor(source.shape[1:])
@@ -139,7 +141,8 @@ class VolumeCache:
         }
 
     def _preprocess_label(self, case: Case, path: Path) -> Tensor:
-        label = _load((path,))
+        check_label_header(case, path)
+        label = read_volume((path,))
         n_classes = len(self.task.classes)
         values = np.unique(label.numpy())
         wrong = [float(v) for v in values if v not in range(n_classes)]
@@ -149,13 +152,6 @@ class VolumeCache:
                 f"({', '.join(self.task.classes)})"
             )
         entry = self.image(case.id)
-        same_shape = tuple(label.shape[1:]) == tuple(entry["source_shape"].tolist())
-        # 1e-3 mm: headers store the affine in float32
-        if not same_shape or not torch.allclose(label.affine, entry["source_affine"], atol=1e-3):
-            raise DataError(
-                f"label {path} has another shape, spacing or orientation than its image "
-                f"{case.images[0]}"
-            )
         image = MetaTensor(entry["image"], affine=entry["affine"])
         on_grid = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
         return convert_to_tensor(on_grid, track_meta=False).round().to(torch.uint8).contiguous()
@@ -170,18 +166,6 @@ def _read_entry(path: Path) -> dict[str, Tensor] | None:
     except DataError as error:
         warnings.warn(f"cache entry {path} is damaged and is computed again: {error}", stacklevel=2)
         return None
-
-
-def _load(paths: Sequence[Path]) -> MetaTensor:
-    """Load one file, or several as channels: float32 [channels, D, H, W] with its affine."""
-    try:
-        loader = LoadImage(
-            reader="NibabelReader", image_only=True, ensure_channel_first=True, dtype=np.float32
-        )
-        image = loader([str(path) for path in paths] if len(paths) > 1 else str(paths[0]))
-    except Exception as error:  # the reader lets errors of gzip, zlib, struct and nibabel through
-        raise DataError(f"{paths[0]} is not a readable NIfTI file: {error}") from error
-    return image
 
 
 def write_nifti(path: Path, volume: Tensor, affine: Tensor) -> None:

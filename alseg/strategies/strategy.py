@@ -73,6 +73,8 @@ class Strategy:
     reads_labels: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"strategy.name is {self.name!r}; it must be text")
         if (self.measure is None) != (self.aggregation is None):
             raise ConfigError(f"strategy {self.name}: measure and aggregation come together or not")
         if self.features is not None and self.features not in FEATURES:

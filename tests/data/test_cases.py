@@ -169,7 +169,7 @@ def test_explicit_splits_name_known_cases_once(tmp_path: Path) -> None:
     assert (splits.training, splits.validation, splits.test) == (("a", "d"), ("b",), ("c",))
     for parts, message in (
         ({"training": ["a"], "validation": ["b"]}, "'test' must be a list"),
-        ({"training": ["a"], "validation": ["b"], "test": ["z"]}, "names z, which"),
+        ({"training": ["a"], "validation": ["b"], "test": ["z"]}, "names 'z', which"),
         ({"training": ["a"], "validation": ["b"], "test": ["a"]}, "names a twice"),
         ({"training": [1], "validation": ["b"], "test": ["a"]}, "names no case"),
     ):

@@ -151,7 +151,7 @@ def test_two_jobs_at_once_do_not_work_twice(phantoms: Path, tmp_path: Path) -> N
         (1, 2, np.eye(4), r"value\(s\) \[2.0\]; allowed are 0 to 1 \(background, blob\)"),
         (1, -1, np.eye(4), r"value\(s\) \[-1.0\]"),
         (1, 0.5, np.eye(4), r"value\(s\) \[0.5\]"),
-        (1, 1, np.diag([1, 1, 2, 1]), "another shape, spacing or orientation"),
+        (1, 1, np.diag([1, 1, 2, 1]), "has the spacing"),
     ],
 )
 def test_bad_voxels_and_geometry_are_told(
