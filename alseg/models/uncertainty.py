@@ -7,7 +7,7 @@ conf/uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Protocol
@@ -17,7 +17,9 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from alseg.errors import ConfigError, check_whole_number
-from alseg.models.mc_dropout import MaskSeed, check_dropout, stochastic_statistics
+from alseg.models.features import BottleneckFeatures
+from alseg.models.mc_dropout import MaskSeed, check_dropout
+from alseg.models.passes import dropout_passes
 from alseg.strategies.statistics import VoxelStatistics
 
 
@@ -48,16 +50,23 @@ class MCDropout:
 
     Args:
         n_passes: T, at least 1.
+        gate: the largest share of a volume's entropy that may be lost by running passes on some
+            windows only, in [0, 1), see ``windows_to_keep``; None runs all windows in each pass.
 
     Raises:
-        ConfigError: if T is not a whole number of at least 1.
+        ConfigError: if a number is out of range.
     """
 
     n_passes: int
+    gate: float | None = None
     n_members = 1
 
     def __post_init__(self) -> None:
         check_whole_number("scoring.n_passes", self.n_passes, at_least=1)
+        if self.gate is not None and not (type(self.gate) in (int, float) and 0 <= self.gate < 1):
+            raise ConfigError(
+                f"scoring.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
+            )
 
     def check(self, network: nn.Module) -> None:
         """The network needs active dropout."""
@@ -68,7 +77,21 @@ class MCDropout:
     ) -> VoxelStatistics:
         """T passes of the one network."""
         (network,) = networks
-        return stochastic_statistics(network, image, inferer, self.n_passes, mask_seed)
+        *_, statistics = self.passes(network, image, inferer, mask_seed)
+        return statistics
+
+    def passes(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        inferer: Inferer,
+        mask_seed: MaskSeed,
+        features: BottleneckFeatures | None = None,
+    ) -> Iterator[VoxelStatistics]:
+        """The statistics after each pass, see ``dropout_passes``."""
+        return dropout_passes(
+            network, image, inferer, self.n_passes, mask_seed, gate=self.gate, features=features
+        )
 
 
 @dataclass(frozen=True)
