@@ -22,6 +22,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.distributed import rank
 from alseg.experiment import Experiment, Plan
 from alseg.models.segmentation import Scoring, SegmentationModule
+from alseg.models.uncertainty import race_for
 from alseg.pool import Pool
 from alseg.report import write_reports
 from alseg.seeding import seed_for
@@ -179,6 +180,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                     plan.seed,
                     round_number,
                     members,
+                    race_for(experiment.source, strategy, plan.query_size),
                 )
                 trainer.predict(module, datamodule=data, return_predictions=False)
             else:

@@ -34,7 +34,7 @@ from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
 from alseg.models.segmentation import SegmentationModule
-from alseg.models.uncertainty import UncertaintySource
+from alseg.models.uncertainty import UncertaintySource, check_savings
 from alseg.pool import Pool
 from alseg.report import print_summary
 from alseg.rounds import prepare, run_rounds
@@ -153,6 +153,15 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     check_network(network, len(task.channels), config.data.patch_size)
     if strategy.needs_passes:
         source.check(network)
+    scoring_inferer = part(config.data.scoring_inferer)
+    check_savings(
+        source,
+        strategy,
+        scoring_inferer,
+        plan.query_size,
+        gate=config.scoring.gate,
+        schedule=config.scoring.passes,
+    )
     tracker: Tracker = part(config.tracking) if rank() == 0 else NoTracker()
     data = PoolDataModule(
         cache=VolumeCache(
@@ -175,7 +184,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             folder=folder,
             strategy=strategy,
             source=source,
-            scoring_inferer=part(config.data.scoring_inferer),
+            scoring_inferer=scoring_inferer,
             cost=cost,
             data=data,
             oracle=SimulatedOracle(task),

@@ -17,6 +17,7 @@ from alseg.models.features import BottleneckFeatures
 from alseg.models.mc_dropout import MaskSeed
 from alseg.models.uncertainty import MCDropout, UncertaintySource, plain_pass
 from alseg.seeding import seed_for
+from alseg.strategies.racing import Race
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import CaseScore, Strategy
 
@@ -29,9 +30,10 @@ class Scoring:
         strategy: turns statistics into a score.
         source: makes the passes.
         inferer: runs a network over the windows of a volume while scoring.
-        members: the networks of an ensemble after the first one, which the module holds.
         base_seed: the run's seed.
         round_number: the round, which the masks depend on.
+        members: the networks of an ensemble after the first one, which the module holds.
+        race: decides how many passes a volume takes; None for all of them.
     """
 
     strategy: Strategy
@@ -40,6 +42,7 @@ class Scoring:
     base_seed: int
     round_number: int
     members: tuple[nn.Module, ...] = ()
+    race: Race | None = None
 
     def statistics(
         self,
@@ -69,15 +72,37 @@ class Scoring:
     ) -> CaseScore:
         """The score of one volume, with features where the strategy asks for them.
 
-        As ``statistics``; ``labelled`` says that the case is a labelled one, of which only the
-        features are kept. An ensemble's features are those of its first member.
+        As ``statistics``, but a race may end the passes early; ``labelled`` says that the case is a
+        labelled one, of which only the features are kept. An ensemble's features are those of its
+        first member.
         """
+        if self.race is not None:
+            return self._raced(self.race, network, image, case_id, hidden_label)
         features = None
         if self.strategy.features is not None:
             features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
         *_, statistics = self._passes(network, image, case_id, hidden_label, features)
         vector = None if features is None else features.vector()
         return self.strategy.score(case_id, statistics, vector, labelled)
+
+    def _raced(
+        self,
+        race: Race,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        hidden_label: Tensor | None,
+    ) -> CaseScore:
+        passes = self._passes(network, image, case_id, hidden_label, None)
+
+        def scores() -> Iterator[float]:
+            for statistics in passes:
+                score = self.strategy.score(case_id, statistics).score
+                assert score is not None  # a race is for strategies with a measure
+                yield score
+
+        raced = race.run(scores())
+        return CaseScore(case_id, raced.score, n_passes=raced.n_passes)
 
     def _passes(
         self,
