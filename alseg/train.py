@@ -7,7 +7,7 @@ them to ``run_rounds``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from alseg.distributed import from_first, process_group, rank, wait_for_all
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
+from alseg.models.placement import place_dropout
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource, check_savings
 from alseg.pool import Pool
@@ -143,16 +144,19 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     check_headers(task, (*splits.validation, *splits.test), labels=True)
     check_headers(task, splits.training, labels=False)
 
-    make_network = partial(
+    shape = len(task.channels), config.data.patch_size
+    network = partial(
         part,
         config.model.network,
         in_channels=len(task.channels),
         out_channels=len(task.classes),
     )
-    network = make_network()
-    check_network(network, len(task.channels), config.data.patch_size)
+    check_network(network(), *shape)
+    make_network = partial(
+        network_with_dropout, network, config.model.get("dropout_placement", "all"), *shape
+    )
     if strategy.needs_passes:
-        source.check(network)
+        source.check(make_network())
     scoring_inferer = part(config.data.scoring_inferer)
     check_savings(
         source,
@@ -211,6 +215,15 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
 def part(node: Any, **arguments: Any) -> Any:
     """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
     return instantiate(node, _convert_="all", **arguments)
+
+
+def network_with_dropout(
+    make_network: Callable[[], Any], placement: str, n_channels: int, patch_size: Sequence[int]
+) -> Any:
+    """Build a network whose dropout acts where it is wanted."""
+    network = make_network()
+    place_dropout(network, placement, n_channels, patch_size)
+    return network
 
 
 def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:

@@ -39,6 +39,14 @@ SETTINGS = [
     (["strategy=nonsense"], "Could not find 'strategy/nonsense'"),
     (["strategie=variance"], "Could not override 'strategie'"),
     (["model.dropout=0"], "set model.dropout above 0"),
+    (
+        ["model.dropout_placement=encoder"],
+        "model.dropout_placement is 'encoder'; allowed are all, decoder, bottleneck",
+    ),
+    (
+        ["model=segresnet", "model.dropout_placement=decoder"],
+        "but SegResNet has no dropout there: use model.dropout_placement=all",
+    ),
     (["data.patch_size=[33,32,32]"], "it makes [34, 32, 32] of them"),
     (
         ["model=unet_small", "data.patch_size=[36,32,32]"],
