@@ -49,7 +49,6 @@ from alseg.strategies.strategy import Strategy
 from alseg.train import build
 from alseg.training import load_weights
 
-QUERY_SIZE = 5
 STRATEGY = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)
 QUICK_LIMIT = 20  # passes of the reference
 TRAINING = {
@@ -373,7 +372,7 @@ def together(moments: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 def scored(setting: Setting, row: Row) -> dict[str, Any]:
     """All volumes in alseg's way."""
     source = MCDropout(row.n_passes, row.gate, row.schedule)
-    race = race_for(source, STRATEGY, QUERY_SIZE)
+    race = race_for(source, STRATEGY, query_size(len(setting.cases)))
     scoring = Scoring(STRATEGY, source, setting.inferer, row.seed, 1, race=race)
     results = {}
     for case_id in setting.cases:
@@ -474,9 +473,14 @@ def summary(record: Record, cases: Sequence[str]) -> pd.DataFrame:
     return table.groupby(["way", "T"], as_index=False, sort=False).agg(how)
 
 
+def query_size(n_volumes: int) -> int:
+    """5, or a third of a smaller pool."""
+    return min(5, n_volumes // 3)
+
+
 def overlap(scores: np.ndarray, others: np.ndarray) -> float:
     """The share of the query that is the same."""
-    k = min(QUERY_SIZE, len(scores))
+    k = query_size(len(scores))
     return len(set(np.argsort(-scores)[:k]) & set(np.argsort(-others)[:k])) / k
 
 
