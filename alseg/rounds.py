@@ -25,6 +25,7 @@ from alseg.experiment import Experiment, Plan
 from alseg.files import clean_temporaries, write_atomically
 from alseg.interruption import Interrupted, interruption
 from alseg.models.segmentation import Scoring, SegmentationModule
+from alseg.models.uncertainty import race_for
 from alseg.pool import Pool
 from alseg.report import write_reports
 from alseg.scores import ScoreFile
@@ -242,6 +243,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                     plan.seed,
                     round_number,
                     members,
+                    race_for(experiment.source, strategy, plan.query_size),
                 )
                 trainer.predict(module, datamodule=data, return_predictions=False)
             else:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -46,8 +47,9 @@ from alseg.errors import ConfigError, DataError, DiskFullError, check_text, chec
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
 from alseg.interruption import Interrupted, interruption
+from alseg.models.placement import place_dropout
 from alseg.models.segmentation import SegmentationModule
-from alseg.models.uncertainty import UncertaintySource
+from alseg.models.uncertainty import UncertaintySource, check_savings
 from alseg.pool import Pool
 from alseg.report import print_summary
 from alseg.rounds import prepare, run_rounds, start_again
@@ -268,19 +270,23 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     check_headers(task, (*splits.validation, *splits.test), labels=True)
     check_headers(task, splits.training, labels=False)
 
-    make_network = partial(
+    shape = len(task.channels), config.data.patch_size
+    plain_network = partial(
         part,
         config.model.network,
         in_channels=len(task.channels),
         out_channels=len(task.classes),
     )
-    network = make_network()
+    network = plain_network()
     check_part("model.network", network, torch.nn.Module)
-    check_network(network, len(task.channels), config.data.patch_size)
+    check_network(network, *shape)
+    make_network = partial(
+        network_with_dropout, plain_network, config.model.get("dropout_placement", "all"), *shape
+    )
     if strategy.needs_prediction:
         check_scores(strategy, len(task.classes))
     if strategy.needs_passes:
-        source.check(network)
+        source.check(make_network())
     if "learning_rate" in config.training:
         check_positive("training.learning_rate", config.training.learning_rate)
     loss, optimizer = part(config.training.loss), part(config.training.optimizer)
@@ -289,6 +295,14 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     inferer, scoring_inferer = part(config.data.inferer), part(config.data.scoring_inferer)
     check_inferer("data.inferer", inferer)
     check_inferer("data.scoring_inferer", scoring_inferer)
+    check_savings(
+        source,
+        strategy,
+        scoring_inferer,
+        plan.query_size,
+        gate=config.scoring.gate,
+        schedule=config.scoring.passes,
+    )
     preprocess, augment = part(config.data.preprocess), part(config.data.augment)
     check_transforms("data.preprocess", preprocess)
     check_transforms("data.augment", augment)
@@ -339,6 +353,15 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         ),
         pool,
     )
+
+
+def network_with_dropout(
+    make_network: Callable[[], Any], placement: str, n_channels: int, patch_size: Sequence[int]
+) -> Any:
+    """Build a network whose dropout acts where it is wanted."""
+    network = make_network()
+    place_dropout(network, placement, n_channels, patch_size)
+    return network
 
 
 def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:

@@ -236,6 +236,25 @@ SETTINGS = [
     setting("val_interval_unit=minutes", "val_interval_unit is 'minutes'; allowed are steps,"),
     setting("round_start=warm", "round_start is 'warm'; allowed are scratch, continue,"),
     setting("scoring.n_passes=0", "scoring.n_passes is 0"),
+    setting("scoring.gate=1.5", "scoring.gate is 1.5; it must be null or a number from 0"),
+    setting("scoring.passes=some", "scoring.passes is 'some'; allowed are fixed, adaptive"),
+    setting("scoring.passes=adaptive scoring.error_rate=0", "scoring.error_rate is 0"),
+    setting("scoring.passes=adaptive strategy=power_bald", "a selector that needs every score"),
+    setting("scoring.passes=adaptive strategy=hybrid", "compares all volumes by their features"),
+    setting("scoring.passes=adaptive uncertainty=tta", "passes of uncertainty=mc_dropout alone"),
+    setting("scoring.gate=0.01 strategy=badge", "strategy badge takes features of all windows"),
+    setting(
+        "scoring.gate=0.01 +data.inferer.buffer_steps=2",
+        "data.scoring_inferer is no plain SlidingWindowInferer",
+    ),
+    setting(
+        "model.dropout_placement=encoder",
+        "model.dropout_placement is 'encoder'; allowed are all, decoder, bottleneck",
+    ),
+    setting(
+        "model=segresnet model.dropout_placement=decoder",
+        "but SegResNet has no dropout there: use model.dropout_placement=all",
+    ),
     setting("seed=-1", "seed is -1; it must be a whole number of at least 0"),
     setting(
         "checkpoint_every_n_steps=0", "checkpoint_every_n_steps is 0; it must be a whole number"

@@ -33,6 +33,7 @@ class BottleneckFeatures:
     def __init__(self, *, foreground: bool) -> None:
         self.foreground = foreground
         self._deepest: Tensor | None = None  # of the forward pass that is under way
+        self._depth: tuple[int, int] | None = None
         self._sum: Tensor | None = None  # [K]
         self._weight = 0.0
 
@@ -77,15 +78,13 @@ class BottleneckFeatures:
         self._weight += float(weight.sum())
 
     def _start(self, network: nn.Module, inputs: Any) -> None:
-        self._deepest = None
+        self._deepest, self._depth = None, None
 
     def _see(self, leaf: nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or output.ndim != 5:
-            return
-        if output.shape[2:].numel() > 1 and (
-            self._deepest is None or _depth(output) >= _depth(self._deepest)
-        ):
-            self._deepest = output
+        found = depth(output)
+        if found is not None and (self._depth is None or found >= self._depth):
+            # a copy: SegResNet adds to it in place afterwards
+            self._deepest, self._depth = output.clone(), found
 
     def _finish(self, network: nn.Module, inputs: Any, output: Tensor) -> None:
         if self._deepest is None:
@@ -94,6 +93,12 @@ class BottleneckFeatures:
         self._deepest = None
 
 
-def _depth(activation: Tensor) -> tuple[int, int]:
-    """Grows with fewer voxels, then with more channels, of [B, K, d, h, w]."""
-    return -activation.shape[2:].numel(), activation.shape[1]
+def depth(activation: Any) -> tuple[int, int] | None:
+    """Grows with fewer voxels, then with more channels, of [B, K, d, h, w].
+
+    None for what is no volume of more than one voxel.
+    """
+    if not isinstance(activation, Tensor) or activation.ndim != 5:
+        return None
+    n_voxels = activation.shape[2:].numel()
+    return (-n_voxels, activation.shape[1]) if n_voxels > 1 else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from alseg.evaluation import Calibration, CaseDice, hard_labels
 from alseg.models.features import BottleneckFeatures
-from alseg.models.uncertainty import UncertaintySource, plain_pass
+from alseg.models.mc_dropout import MaskSeed
+from alseg.models.uncertainty import MCDropout, UncertaintySource, plain_pass
 from alseg.seeding import seed_for
+from alseg.strategies.racing import Race
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import CaseScore, Strategy
 
@@ -27,9 +30,10 @@ class Scoring:
         strategy: turns statistics into a score.
         source: makes the passes.
         inferer: runs a network over the windows of a volume while scoring.
-        members: the networks of an ensemble after the first one, which the module holds.
         base_seed: the run's seed.
         round_number: the round, which the masks depend on.
+        members: the networks of an ensemble after the first one, which the module holds.
+        race: decides how many passes a volume takes; None for all of them.
     """
 
     strategy: Strategy
@@ -38,6 +42,7 @@ class Scoring:
     base_seed: int
     round_number: int
     members: tuple[nn.Module, ...] = ()
+    race: Race | None = None
 
     def statistics(
         self,
@@ -54,19 +59,7 @@ class Scoring:
             case_id: the case, which random masks depend on.
             hidden_label: class indices [D, H, W], for strategies that read labels.
         """
-
-        def mask_seed(pass_index: int, window: int, layer: int) -> int:
-            purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
-            return seed_for(self.base_seed, self.round_number, purpose, case_id)
-
-        if self.strategy.deterministic:
-            statistics = VoxelStatistics()
-            statistics.update(plain_pass(network, image, self.inferer))
-        else:
-            networks = (network, *self.members)
-            statistics = self.source.statistics(networks, image, self.inferer, mask_seed)
-        if hidden_label is not None and self.strategy.reads_labels:
-            statistics.attach_hidden_label(hidden_label)
+        *_, statistics = self._passes(network, image, case_id, hidden_label, None)
         return statistics
 
     def score(
@@ -79,16 +72,71 @@ class Scoring:
     ) -> CaseScore:
         """The score of one volume, with features where the strategy asks for them.
 
-        As ``statistics``; ``labelled`` says that the case is a labelled one, of which only the
-        features are kept. An ensemble's features are those of its first member.
+        As ``statistics``, but a race may end the passes early; ``labelled`` says that the case is a
+        labelled one, of which only the features are kept. An ensemble's features are those of its
+        first member.
         """
-        if self.strategy.features is None:
-            statistics = self.statistics(network, image, case_id, hidden_label)
-            return self.strategy.score(case_id, statistics)
-        features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
-        with features.watching(network):
-            statistics = self.statistics(network, image, case_id, hidden_label)
-        return self.strategy.score(case_id, statistics, features.vector(), labelled)
+        if self.race is not None:
+            return self._raced(self.race, network, image, case_id, hidden_label)
+        features = None
+        if self.strategy.features is not None:
+            features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
+        *_, statistics = self._passes(network, image, case_id, hidden_label, features)
+        vector = None if features is None else features.vector()
+        return self.strategy.score(case_id, statistics, vector, labelled)
+
+    def _raced(
+        self,
+        race: Race,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        hidden_label: Tensor | None,
+    ) -> CaseScore:
+        passes = self._passes(network, image, case_id, hidden_label, None)
+
+        def scores() -> Iterator[float]:
+            for statistics in passes:
+                score = self.strategy.score(case_id, statistics).score
+                assert score is not None  # a race is for strategies with a measure
+                yield score
+
+        raced = race.run(scores())
+        return CaseScore(case_id, raced.score, n_passes=raced.n_passes)
+
+    def _passes(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        hidden_label: Tensor | None,
+        features: BottleneckFeatures | None,
+    ) -> Iterator[VoxelStatistics]:
+        """The statistics after each pass, or after all of them where the source has but those."""
+
+        def mask_seed(pass_index: int, window: int, layer: int) -> int:
+            purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
+            return seed_for(self.base_seed, self.round_number, purpose, case_id)
+
+        if isinstance(self.source, MCDropout) and not self.strategy.deterministic:
+            passes = self.source.passes(network, image, self.inferer, mask_seed, features)
+        else:
+            with features.watching(network) if features else nullcontext():
+                passes = iter((self._whole_statistics(network, image, mask_seed),))
+        for statistics in passes:
+            if hidden_label is not None and self.strategy.reads_labels:
+                statistics.attach_hidden_label(hidden_label)
+            yield statistics
+
+    def _whole_statistics(
+        self, network: nn.Module, image: Tensor, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        if not self.strategy.deterministic:
+            networks = (network, *self.members)
+            return self.source.statistics(networks, image, self.inferer, mask_seed)
+        statistics = VoxelStatistics()
+        statistics.update(plain_pass(network, image, self.inferer))
+        return statistics
 
 
 class SegmentationModule(pl.LightningModule):

@@ -7,7 +7,7 @@ conf/uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Protocol
@@ -17,8 +17,15 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from alseg.errors import ConfigError, check_whole_number
-from alseg.models.mc_dropout import MaskSeed, check_dropout, stochastic_statistics
+from alseg.models.features import BottleneckFeatures
+from alseg.models.mc_dropout import MaskSeed, check_dropout
+from alseg.models.passes import dropout_passes
+from alseg.models.windows import is_plain
+from alseg.strategies.racing import Race, n_top_needed
 from alseg.strategies.statistics import VoxelStatistics
+from alseg.strategies.strategy import Strategy
+
+SCHEDULES = ("fixed", "adaptive")
 
 
 class UncertaintySource(Protocol):
@@ -48,16 +55,36 @@ class MCDropout:
 
     Args:
         n_passes: T, at least 1.
+        gate: the largest share of a volume's entropy that may be lost by running passes on some
+            windows only, in [0, 1), see ``windows_to_keep``; None runs all windows in each pass.
+        schedule: ``fixed``, T passes over every volume, or ``adaptive``, at most T: see ``Race``.
+        error_rate: of adaptive passes, the probability in (0, 1) that a query is not the one that
+            fixed passes would have led to.
 
     Raises:
-        ConfigError: if T is not a whole number of at least 1.
+        ConfigError: if a setting is out of range.
     """
 
     n_passes: int
+    gate: float | None = None
+    schedule: str = "fixed"
+    error_rate: float = 0.05
     n_members = 1
 
     def __post_init__(self) -> None:
         check_whole_number("scoring.n_passes", self.n_passes, at_least=1)
+        if self.gate is not None and not (type(self.gate) in (int, float) and 0 <= self.gate < 1):
+            raise ConfigError(
+                f"scoring.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"scoring.passes is {self.schedule!r}; allowed are {', '.join(SCHEDULES)}"
+            )
+        if not (type(self.error_rate) in (int, float) and 0 < self.error_rate < 1):
+            raise ConfigError(
+                f"scoring.error_rate is {self.error_rate!r}; it must be a number between 0 and 1"
+            )
 
     def check(self, network: nn.Module) -> None:
         """The network needs active dropout."""
@@ -68,7 +95,21 @@ class MCDropout:
     ) -> VoxelStatistics:
         """T passes of the one network."""
         (network,) = networks
-        return stochastic_statistics(network, image, inferer, self.n_passes, mask_seed)
+        *_, statistics = self.passes(network, image, inferer, mask_seed)
+        return statistics
+
+    def passes(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        inferer: Inferer,
+        mask_seed: MaskSeed,
+        features: BottleneckFeatures | None = None,
+    ) -> Iterator[VoxelStatistics]:
+        """The statistics after each pass, see ``dropout_passes``."""
+        return dropout_passes(
+            network, image, inferer, self.n_passes, mask_seed, gate=self.gate, features=features
+        )
 
 
 @dataclass(frozen=True)
@@ -151,6 +192,66 @@ class FlipAugmentation:
             probabilities = plain_pass(network, image.flip(spatial), inferer)
             statistics.update(probabilities.flip(spatial))
         return statistics
+
+
+def race_for(source: UncertaintySource, strategy: Strategy, query_size: int) -> Race | None:
+    """The race that adaptive passes run for a query; None for passes that are fixed.
+
+    Raises:
+        ConfigError: if the strategy needs more than the highest scores.
+    """
+    if not isinstance(source, MCDropout) or source.schedule == "fixed" or not strategy.needs_passes:
+        return None
+    n_top = n_top_needed(strategy.selector, query_size)
+    if strategy.features or strategy.class_scores:
+        reason = "compares all volumes by their features or class scores"
+    elif n_top is None:
+        reason = "has a selector that needs every score exactly"
+    else:
+        return Race(n_top, source.n_passes, source.error_rate)
+    raise ConfigError(
+        "scoring.passes is 'adaptive', which gets the highest scores right and no others, but "
+        f"strategy {strategy.name} {reason}: use scoring.passes=fixed"
+    )
+
+
+def check_savings(
+    source: UncertaintySource,
+    strategy: Strategy,
+    inferer: Inferer,
+    query_size: int,
+    *,
+    gate: float | None,
+    schedule: str,
+) -> None:
+    """Check that what should save passes or windows can do so here, before training.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    if not strategy.needs_passes:
+        return
+    if not isinstance(source, MCDropout):
+        for name, value, default in (("gate", gate, None), ("passes", schedule, "fixed")):
+            if value != default:
+                raise ConfigError(
+                    f"scoring.{name} is {value!r}, which is for the passes of "
+                    "uncertainty=mc_dropout alone"
+                )
+        return
+    race_for(source, strategy, query_size)
+    if source.gate is None:
+        return
+    if strategy.features:
+        raise ConfigError(
+            f"scoring.gate is {gate!r}, but strategy {strategy.name} takes features of all windows "
+            "of each pass: use scoring.gate=null"
+        )
+    if not is_plain(inferer):
+        raise ConfigError(
+            f"scoring.gate is {gate!r}, but data.scoring_inferer is no plain SlidingWindowInferer: "
+            "use scoring.gate=null"
+        )
 
 
 @torch.no_grad()

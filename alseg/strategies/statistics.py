@@ -107,6 +107,51 @@ class VoxelStatistics:
         return tensor
 
 
+class BoxStatistics(VoxelStatistics):
+    """Statistics of passes that differ within a box alone.
+
+    ``update`` takes the box's probabilities, so a pass costs memory traffic for the box and not for
+    the volume. Outside, all passes predict the same: no variance, and the entropy of that
+    prediction.
+
+    Args:
+        still: what all passes predict outside the box, [C, D, H, W]; it is kept, not copied.
+        box: where passes differ, a slice of each axis.
+    """
+
+    def __init__(self, still: Tensor, box: tuple[slice, slice, slice]) -> None:
+        super().__init__()
+        self._still = still
+        self._box = box
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean probability p̄, shape [C, D, H, W]."""
+        return self._embedded(super().mean, self._still.clone())
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance over passes of each class probability, shape [C, D, H, W]."""
+        return self._embedded(super().variance, torch.zeros_like(self._still))
+
+    @property
+    def expected_entropy(self) -> Tensor:
+        """Mean over passes of H[p_t], shape [D, H, W], in nats."""
+        return self._embedded(super().expected_entropy, entropy_of(self._still))
+
+    @property
+    def votes(self) -> Tensor:
+        """How many passes found each class the most likely one, shape [C, D, H, W], int16."""
+        votes = torch.zeros_like(self._still, dtype=torch.int16)
+        winner = self._still.argmax(dim=0, keepdim=True)  # [1, D, H, W]
+        votes.scatter_(0, winner, self.n_passes)
+        return self._embedded(super().votes, votes)
+
+    def _embedded(self, inside: Tensor, volume: Tensor) -> Tensor:
+        volume[(..., *self._box)] = inside
+        return volume
+
+
 def entropy_of(probabilities: Tensor) -> Tensor:
     """Shannon entropy over the first axis: [C, ...] -> [...], in nats; 0 log 0 is 0."""
     return torch.special.entr(probabilities).sum(dim=0)

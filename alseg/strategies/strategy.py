@@ -31,6 +31,7 @@ class CaseScore:
         class_scores: one number a foreground class, where the strategy asks for them.
         features: a feature vector, where the strategy asks for one.
         labelled: whether the case is labelled already and serves as a reference alone.
+        n_passes: how many passes the score was taken from.
     """
 
     case_id: str
@@ -38,6 +39,7 @@ class CaseScore:
     class_scores: tuple[float, ...] | None = None
     features: tuple[float, ...] | None = None
     labelled: bool = False
+    n_passes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Strategy:
             for value in values or ():
                 if value is not None and not math.isfinite(value):
                     raise ScoringError(f"strategy {self.name} gave {case_id} the {kind} {value}")
-        return CaseScore(case_id, score, class_scores, vector, labelled)
+        return CaseScore(case_id, score, class_scores, vector, labelled, statistics.n_passes)
 
     def select(
         self, candidates: Candidates, query_size: int, rng: np.random.Generator

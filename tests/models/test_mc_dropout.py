@@ -143,6 +143,16 @@ def test_masks_keep_the_stated_share_and_the_expected_value(
     assert not torch.equal(out[0], out[1])
 
 
+@pytest.mark.parametrize("rate", [1e-6, 0.02, 0.5, 0.98, 1.0])
+def test_extreme_rates_are_met(rate: float) -> None:
+    layer = nn.Dropout(rate).eval()
+    masks = MaskedDropout(mask_seed)
+    masks.samples = [(0, 0)]
+    with masks.attached_to(layer):
+        dropped = (layer(torch.ones(1, 101, 31, 31)) == 0).double().mean()
+    assert abs(float(dropped) - rate) < 5 * (max(rate * (1 - rate), 2e-5) / 97061) ** 0.5 + 2e-5
+
+
 def test_networks_without_active_dropout_are_refused() -> None:
     assert active_dropout_layers(nn.Sequential(nn.Dropout(0.0), nn.Conv3d(1, 1, 1))) == []
     with pytest.raises(ConfigError, match=r"set model.dropout above 0"):

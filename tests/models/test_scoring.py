@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.inferers import SimpleInferer
+from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.networks.nets import UNet
 
 from alseg.models.segmentation import Scoring
-from alseg.models.uncertainty import MCDropout
+from alseg.models.uncertainty import MCDropout, race_for
 from alseg.strategies import aggregations, measures, selectors
+from alseg.strategies.racing import Race
 from alseg.strategies.strategy import Strategy
 
 LABEL = torch.zeros(8, 8, 8, dtype=torch.uint8)
@@ -52,3 +53,36 @@ def test_deterministic_strategies_make_one_pass_without_dropout(network: UNet) -
         torch.testing.assert_close(statistics.mean, torch.softmax(network(image)[0], dim=0))
     many = scoring(reads_labels=False, deterministic=False)
     assert many.statistics(network, image, "case_1").n_passes == 3
+
+
+def test_a_race_ends_the_passes_of_a_volume_that_is_surely_out() -> None:
+    torch.manual_seed(0)  # batch norm: instance norm would make the two volumes alike
+    network = UNet(3, 1, 2, channels=(8, 8), strides=(2,), dropout=0.1, norm="batch").eval()
+    strategy = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)
+    source = MCDropout(20, schedule="adaptive")
+    inferer = SlidingWindowInferer(8, sw_batch_size=1)
+    race = race_for(source, strategy, 1)
+    assert race is not None
+    raced = Scoring(strategy, source, inferer, 1, 1, race=race)
+    fixed = Scoring(strategy, MCDropout(20), inferer, 1, 1)
+    loud, quiet = (torch.randn(1, 1, 8, 8, 8) * scale for scale in (3.0, 0.01))
+    first, second = raced.score(network, loud, "loud"), raced.score(network, quiet, "quiet")
+    assert first == fixed.score(network, loud, "loud")
+    assert first.n_passes == 20
+    assert second.n_passes is not None
+    assert second.n_passes < 20
+    exact = fixed.score(network, quiet, "quiet").score
+    assert exact is not None
+    assert second.score == pytest.approx(exact, rel=0.7)
+    # what is drawn afterwards is all passes' statistics
+    assert raced.statistics(network, quiet, "quiet").n_passes == 20
+
+
+def test_a_race_is_for_many_passes_and_adaptive_ones() -> None:
+    plain = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)
+    without = Strategy(
+        "entropy", selectors.top_k, measures.entropy, aggregations.mean, deterministic=True
+    )
+    assert isinstance(race_for(MCDropout(5, schedule="adaptive"), plain, 2), Race)
+    assert race_for(MCDropout(5), plain, 2) is None
+    assert race_for(MCDropout(5, schedule="adaptive"), without, 2) is None

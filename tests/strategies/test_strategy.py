@@ -47,7 +47,7 @@ def test_score_keeps_what_the_parts_give(statistics: VoxelStatistics) -> None:
     assert case.features == (1.0, 2.0)
     # of a labelled case only the features are kept
     reference = strategy.score("case_2", statistics, vector, labelled=True)
-    assert reference == CaseScore("case_2", features=(1.0, 2.0), labelled=True)
+    assert reference == CaseScore("case_2", features=(1.0, 2.0), labelled=True, n_passes=1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

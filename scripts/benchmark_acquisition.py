@@ -1,0 +1,560 @@
+"""What does scoring a pool cost, and does the cheaper way choose the same volumes?
+
+    python scripts/benchmark_acquisition.py --json runs/benchmark/phantom.json
+    python scripts/benchmark_acquisition.py --data hippocampus \
+        --data-root ../shared/data/Task04_Hippocampus --json runs/benchmark/hippocampus.json
+    python scripts/benchmark_acquisition.py --quick
+
+Trains a small network on some of the volumes, once, and scores the others with the strategy
+``variance``: by one deterministic pass (the least that any score of a network can cost), in the
+classic way (MONAI's inferer, T passes, all kept, NumPy's variance; code of its own), and by alseg
+with each lever alone and all together. The JSON file is written after each part; started again with
+the same file, the script goes on from there. It prints a Markdown table and draws the cost against
+the agreement beside the JSON file.
+
+The classic way makes 50 passes (``--reference``), from random numbers of its own. All of them are
+the reference; its groups of T passes are the classic way under several seeds, so that they say how
+well it agrees with itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import kendalltau
+from torch import Tensor, nn
+
+from alseg.models.segmentation import Scoring
+from alseg.models.uncertainty import MCDropout, plain_pass, race_for
+from alseg.settings import load_config
+from alseg.state import RunState, write_atomically
+from alseg.strategies import aggregations, measures, selectors
+from alseg.strategies.statistics import entropy_of
+from alseg.strategies.strategy import Strategy
+from alseg.train import build
+from alseg.training import load_weights
+
+STRATEGY = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)
+QUICK_LIMIT = 20  # passes of the reference
+TRAINING = {
+    # At least 160 x 160 x 128 voxels at the tutorial's spacing: sizes vary by 15% an axis.
+    "phantom": [
+        "data=phantom", "data.phantom.n_volumes=56", "data.phantom.size=[189,189,151]",
+        "+data.phantom.spacing_mm=[1.5,1.5,2.0]", "data.preprocess.1.pixdim=[1.5,1.5,2.0]",
+        "data.patch_size=[64,64,64]", "data.inferer.roi_size=[64,64,64]", "data.batch_size=2",
+        "data.splits.validation=0.08", "data.splits.test=0.08", "pool.initial=8",
+        "steps_per_round=500", "val_interval=500",
+    ],
+    "hippocampus": [
+        "data=msd_hippocampus", "pool.initial=20", "steps_per_round=500", "val_interval=250",
+    ],
+    "quick": [
+        "data=phantom", "data.phantom.n_volumes=14", "data.phantom.size=48", "model=unet_tiny",
+        "data.preprocess.1.pixdim=[6.5,6.5,5.0]", "data.inferer.roi_size=[24,24,24]",
+        "data.patch_size=[24,24,24]", "data.splits.validation=0.08", "data.splits.test=0.08",
+        "pool.initial=4", "steps_per_round=40", "val_interval=40",
+    ],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to score the pool."""
+
+    name: str
+    n_passes: int
+    seed: int
+    gate: float | None = None
+    schedule: str = "fixed"
+
+    @property
+    def key(self) -> str:
+        """Its name in the record."""
+        return f"{self.name} | {self.n_passes} | {self.seed}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is scored, and with what."""
+
+    network: nn.Module
+    inferer: Any
+    load: Callable[[str], Tensor]
+    cases: Sequence[str]
+    precision: Callable[[], Any]
+
+
+def main() -> None:
+    """Run what is left of the benchmark, and report."""
+    arguments = parsed()
+    if arguments.peak:
+        print(json.dumps(peak(arguments)))
+        return
+    record = Record(arguments.json)
+    setting = prepared(arguments, record)
+    record.time("deterministic", lambda: deterministic(setting))
+    record.time("precision", lambda: precisions(setting))
+    n_reference = QUICK_LIMIT if arguments.quick else arguments.reference
+    for number, case_id in enumerate(setting.cases, 1):
+        print(f"reference {number}/{len(setting.cases)}", file=sys.stderr)
+        record.time(
+            f"reference/{case_id}", partial(reference, setting, case_id, n_reference, number)
+        )
+    for row in rows(arguments):
+        print(row.key, file=sys.stderr)
+        record.time(f"row/{row.key}", partial(scored, setting, row))
+    for way in ("all",) if arguments.quick else ("classic", "all"):
+        for n_passes in (5, 50):
+            record.time(
+                f"peak/{way}/{n_passes}", partial(peak_of_process, arguments, way, n_passes)
+            )
+    table = summary(record, setting.cases)
+    record.keep("summary", table.to_dict("records"))
+    record.keep("ceiling", ceiling(record, setting.cases))
+    print(report(record, table))
+    draw(table, arguments.json.with_suffix(".png"))
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--data", choices=("phantom", "hippocampus"), default="phantom")
+    parser.add_argument("--data-root", type=Path, help="folder of MSD Task04")
+    parser.add_argument("--placement", default="all", help="of dropout: all, decoder, bottleneck")
+    parser.add_argument("--volumes", type=int, default=40, help="of the pool that are scored")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--reference", type=int, default=50, help="passes, a multiple of 10")
+    parser.add_argument("--gates", type=float, nargs="+", default=[0.01, 0.05])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action="store_true", help="score in bf16-mixed")
+    parser.add_argument("--quick", action="store_true", help="tiny volumes, a minute on 2 cores")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark"), help="for training")
+    parser.add_argument("--json", type=Path, help="default: in the folder")
+    parser.add_argument("--peak", nargs=2, metavar=("WAY", "T"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.volumes, arguments.seeds = 6, 2
+    name = "quick" if arguments.quick else arguments.data
+    arguments.json = arguments.json or arguments.folder / f"{name}_{arguments.placement}.json"
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The ways of alseg: each lever alone, and all together."""
+    for n_passes in (10, 5, 20):
+        seeds = range(1, 1 + (arguments.seeds if n_passes == 10 else 1))
+        yield Row("exact (shared prefix)", n_passes, 1)
+        yield Row("adaptive passes", n_passes, 1, schedule="adaptive")
+        for seed in seeds:
+            for gate in arguments.gates:
+                yield Row(f"gate {gate:g}", n_passes, seed, gate)
+                yield Row(f"all, gate {gate:g}", n_passes, seed, gate, "adaptive")
+        if arguments.quick:
+            return
+
+
+class Record:
+    """Results by name, in a JSON file that is complete after each of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def time(self, name: str, measure: Callable[[], Any]) -> None:
+        """Measure what has not been measured yet."""
+        if name not in self.results:
+            self.keep(name, measure())
+
+    def keep(self, name: str, result: Any) -> None:
+        """Write a result down."""
+        self.results[name] = result
+        write_atomically(self.path, json.dumps(self.results, indent=1))
+
+
+# What is scored.
+
+
+def run_folder(arguments: argparse.Namespace) -> Path:
+    """Where the network is trained."""
+    name = "quick" if arguments.quick else arguments.data
+    return Path(arguments.folder) / f"training_{name}_{arguments.placement}"
+
+
+def prepared(arguments: argparse.Namespace, record: Record) -> Setting:
+    """Train, unless that has been done, and load the network and the pool."""
+    folder = run_folder(arguments)
+    if not (folder / "finished").exists():
+        settings = TRAINING["quick" if arguments.quick else arguments.data]
+        if arguments.data == "hippocampus" and not arguments.quick:
+            settings = [*settings, f"data.root={arguments.data_root}"]
+        command = [
+            *(sys.executable, "-m", "alseg.train", f"hydra.run.dir={folder}", "strategy=random"),
+            *("pool.rounds=1", "pictures=0", "tracking=none", f"output_dir={arguments.folder}"),
+            f"model.dropout_placement={arguments.placement}",
+            *settings,
+        ]
+        if (folder / "state.json").exists():
+            command = [sys.executable, "-m", "alseg.train", f"resume={folder}"]
+        subprocess.run(command, check=True)
+        (folder / "finished").touch()
+    setting, state = load(arguments)
+    size = [list(setting.load(c).shape[2:]) for c in setting.cases[:3]]
+    record.keep(
+        "setting",
+        {
+            "command": " ".join(sys.argv),
+            "data": arguments.data,
+            "placement": arguments.placement,
+            "dice": {k: v for k, v in state.history[-1].items() if "dice" in k},
+            "labelled": len(state.pool.labelled),
+            "cases": list(setting.cases),
+            "sizes": size,
+            "device": arguments.device,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    )
+    return setting
+
+
+def load(arguments: argparse.Namespace) -> tuple[Setting, RunState]:
+    """The trained network and the volumes it has not been trained on."""
+    folder = run_folder(arguments)
+    experiment, _ = build(load_config(folder), folder)
+    state = RunState.load(folder)
+    network = experiment.make_network()
+    load_weights(network, folder / "rounds" / "round_01" / "best.ckpt")
+    device = torch.device(arguments.device)
+
+    def image(case_id: str) -> Tensor:
+        return experiment.data.cache.image(case_id)["image"].unsqueeze(0).to(device)
+
+    precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=arguments.bf16)
+    setting = Setting(
+        network=network.to(device).eval(),
+        inferer=experiment.scoring_inferer,
+        load=image,
+        cases=sorted(state.pool.unlabelled)[: arguments.volumes],
+        precision=precision,
+    )
+    return setting, state
+
+
+# The ways to score.
+
+
+@contextmanager
+def measured(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Seconds, seconds of the processor, and windows that went through the network's last layer."""
+    last = next(m for m in reversed(list(setting.network.modules())) if not list(m.children()))
+    result: dict[str, Any] = {"forwards": 0}
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        result["forwards"] += len(output)
+
+    handle = last.register_forward_hook(count)
+    synchronise()
+    wall, processor = time.perf_counter(), time.process_time()
+    try:
+        with torch.no_grad(), setting.precision():
+            yield result
+        synchronise()
+    finally:
+        handle.remove()
+    result["seconds"] = time.perf_counter() - wall
+    result["cpu_seconds"] = time.process_time() - processor
+
+
+def synchronise() -> None:
+    """Wait for the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def deterministic(setting: Setting) -> dict[str, Any]:
+    """One plain pass over each volume, the best of two; its score is the mean entropy."""
+    results = {}
+    for case_id in setting.cases:
+        image = setting.load(case_id)
+        tries = []
+        for _ in range(2):
+            with measured(setting) as result:
+                probabilities = plain_pass(setting.network, image, setting.inferer)
+            result["score"] = float(entropy_of(probabilities).double().mean())
+            tries.append(result)
+        results[case_id] = min(tries, key=lambda r: r["seconds"])
+    return results
+
+
+def precisions(setting: Setting) -> dict[str, float]:
+    """Seconds of a plain pass over a volume, the best of two, by precision and memory format."""
+    image = setting.load(setting.cases[0])
+    results = {}
+    for memory_format in (torch.contiguous_format, torch.channels_last_3d):
+        setting.network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        for bf16 in (False, True):
+            tries = []
+            for _ in range(2):
+                with (
+                    measured(setting) as result,
+                    torch.autocast(image.device.type, torch.bfloat16, enabled=bf16),
+                ):
+                    plain_pass(setting.network, image, setting.inferer)
+                tries.append(result["seconds"])
+            name = str(memory_format).removeprefix("torch.")
+            results[f"{'bf16' if bf16 else 'fp32'} {name}"] = min(tries)
+    setting.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return results
+
+
+def classic_passes(setting: Setting, image: Tensor, n_passes: int) -> np.ndarray:
+    """The classic way: T whole passes with torch's own dropout, all kept, [T, C, D, H, W]."""
+    dropouts = [
+        m for m in setting.network.modules() if isinstance(m, nn.modules.dropout._DropoutNd)
+    ]
+    kept = []
+    for module in dropouts:
+        module.train()
+    for _ in range(n_passes):
+        kept.append(torch.softmax(setting.inferer(image, setting.network)[0].float(), 0).cpu())
+    for module in dropouts:
+        module.eval()
+    return np.stack([p.numpy() for p in kept])
+
+
+def reference(setting: Setting, case_id: str, n_passes: int, seed: int) -> dict[str, Any]:
+    """Groups of 10 passes of the classic way, from which the scores after 5, 20 and all follow.
+
+    The variance over several groups together is the mean of their variances plus the variance of
+    their means.
+    """
+    torch.manual_seed(seed)
+    image = setting.load(case_id)
+    results: dict[str, Any] = {"10": [], "5": [], "20": [], "seconds": [], "cpu_seconds": []}
+    moments: list[tuple[np.ndarray, np.ndarray]] = []
+    for _ in range(n_passes // 10):
+        with measured(setting) as result:
+            passes = classic_passes(setting, image, 10)
+            variance = np.var(passes[:, 1:], axis=0)
+            results["10"].append(float(variance.sum(0).mean(dtype=np.float64)))
+        results["seconds"].append(result["seconds"])
+        results["cpu_seconds"].append(result["cpu_seconds"])
+        results["forwards"] = result["forwards"]
+        results["5"].append(float(np.var(passes[:5, 1:], axis=0).sum(0).mean(dtype=np.float64)))
+        moments.append((passes[:, 1:].mean(0), variance))
+    results["20"] = [together(moments[i : i + 2]) for i in range(0, len(moments) - 1, 2)]
+    results["all"] = together(moments)
+    return results
+
+
+def together(moments: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The mean over voxels of the variance over several groups of equal size."""
+    total = np.var([m for m, _ in moments], axis=0) + np.mean([v for _, v in moments], axis=0)
+    return float(total.sum(0).mean(dtype=np.float64))
+
+
+def scored(setting: Setting, row: Row) -> dict[str, Any]:
+    """All volumes in alseg's way."""
+    source = MCDropout(row.n_passes, row.gate, row.schedule)
+    race = race_for(source, STRATEGY, query_size(len(setting.cases)))
+    scoring = Scoring(STRATEGY, source, setting.inferer, row.seed, 1, race=race)
+    results = {}
+    for case_id in setting.cases:
+        image = setting.load(case_id)
+        with measured(setting) as result:
+            case = scoring.score(setting.network, image, case_id)
+        results[case_id] = {**result, "score": case.score, "n_passes": case.n_passes}
+    return results
+
+
+# Memory, in a process of its own.
+
+
+def peak_of_process(arguments: argparse.Namespace, way: str, n_passes: int) -> float:
+    """MiB at the peak of scoring one volume in a fresh process."""
+    command = [sys.executable, *sys.argv, "--peak", way, str(n_passes)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def peak(arguments: argparse.Namespace) -> float:
+    """MiB at the peak of this process (of the device, if it is a GPU)."""
+    way, n_passes = arguments.peak[0], int(arguments.peak[1])
+    setting, _ = load(arguments)
+    image = setting.load(setting.cases[0])
+    with torch.no_grad(), setting.precision():
+        if way == "classic":
+            np.var(classic_passes(setting, image, n_passes), axis=0)
+        else:
+            source = MCDropout(n_passes, arguments.gates[0])
+            scoring = Scoring(STRATEGY, source, setting.inferer, 1, 1)
+            scoring.score(setting.network, image, setting.cases[0])
+    if image.is_cuda:
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+# The report.
+
+
+def summary(record: Record, cases: Sequence[str]) -> pd.DataFrame:
+    """One line for each way and T: cost as ratios, and agreement, means over seeds."""
+    results = record.results
+    plain = results["deterministic"]
+    references = [results[f"reference/{c}"] for c in cases]
+    everything = np.array([r["all"] for r in references])
+    classic = {t: np.array([r[str(t)] for r in references]) for t in (5, 10, 20)}  # [n, groups]
+    classic_cost = {
+        name: sum(float(np.median(r[name])) for r in references)
+        for name in ("seconds", "cpu_seconds")
+    }
+    plain_cost = {
+        name: sum(plain[c][name] for c in cases) for name in ("seconds", "cpu_seconds", "forwards")
+    }
+
+    def line(
+        name: str, n_passes: int, seed: int, scores: np.ndarray, cost: dict[str, float]
+    ) -> dict[str, Any]:
+        same_t = classic[n_passes] if n_passes in classic else classic[10]
+        others = [g for g in range(classic[10].shape[1]) if name != "classic" or g != seed - 1]
+        return {
+            "way": name,
+            "T": n_passes,
+            "passes": cost.get("n_passes", n_passes),
+            "time / plain": cost["seconds"] / plain_cost["seconds"],
+            "cpu / plain": cost["cpu_seconds"] / plain_cost["cpu_seconds"],
+            "classic time / time": classic_cost["seconds"] * n_passes / 10 / cost["seconds"],
+            "forwards / plain": cost["forwards"] / plain_cost["forwards"],
+            "tau all": kendalltau(scores, everything).statistic,
+            "tau T=10": np.mean([kendalltau(scores, classic[10][:, g]).statistic for g in others]),
+            "top T=10": np.mean([overlap(scores, classic[10][:, g]) for g in others]),
+            "top same T": np.mean([overlap(scores, g) for g in same_t.T]),
+            "top all": overlap(scores, everything),
+        }
+
+    plain_scores = np.array([plain[c]["score"] for c in cases])
+    lines = [line("deterministic (entropy)", 1, 1, plain_scores, plain_cost)]
+    for n_passes, groups in classic.items():
+        share = n_passes / 10
+        cost = {
+            **{name: value * share for name, value in classic_cost.items()},
+            "forwards": sum(r["forwards"] for r in references) * share,
+        }
+        lines += [line("classic", n_passes, g + 1, s, cost) for g, s in enumerate(groups.T)]
+    for key, row in results.items():
+        if key.startswith("row/"):
+            name, passes, seed = key.removeprefix("row/").split(" | ")
+            cost = {
+                part: sum(row[c][part] for c in cases)
+                for part in ("seconds", "cpu_seconds", "forwards")
+            }
+            cost["n_passes"] = float(np.mean([row[c]["n_passes"] for c in cases]))
+            scores = np.array([row[c]["score"] for c in cases])
+            lines.append(line(name, int(passes), int(seed), scores, cost))
+    table = pd.DataFrame(lines)
+    table["seeds"] = 1
+    how = dict.fromkeys(table.columns[2:-1], "mean") | {"seeds": "sum"}
+    return table.groupby(["way", "T"], as_index=False, sort=False).agg(how)
+
+
+def query_size(n_volumes: int) -> int:
+    """5, or a third of a smaller pool."""
+    return min(5, n_volumes // 3)
+
+
+def overlap(scores: np.ndarray, others: np.ndarray) -> float:
+    """The share of the query that is the same."""
+    k = query_size(len(scores))
+    return len(set(np.argsort(-scores)[:k]) & set(np.argsort(-others)[:k])) / k
+
+
+def ceiling(record: Record, cases: Sequence[str]) -> dict[str, float]:
+    """How well the classic way at T = 10 agrees with itself under another seed."""
+    groups = np.array([record.results[f"reference/{c}"]["10"] for c in cases]).T
+    pairs = list(combinations(groups, 2))
+    return {
+        "pairs": len(pairs),
+        "top 5": float(np.mean([overlap(a, b) for a, b in pairs])),
+        "tau": float(np.mean([kendalltau(a, b).statistic for a, b in pairs])),
+    }
+
+
+def report(record: Record, table: pd.DataFrame) -> str:
+    """Markdown."""
+    results = record.results
+    setting = results["setting"]
+    peaks = {k.removeprefix("peak/"): v for k, v in results.items() if k.startswith("peak/")}
+    seconds = results["deterministic"].values()
+    return "\n".join(
+        [
+            f"`{setting['command']}`",
+            "",
+            f"{len(setting['cases'])} volumes of about {setting['sizes'][0]} voxels, Dice "
+            + ", ".join(f"{k} {v:.3f}" for k, v in setting["dice"].items() if "test" in k)
+            + f"; a plain pass takes {np.mean([s['seconds'] for s in seconds]):.2f} s a volume "
+            f"({setting['device']}, {setting['threads']} threads, torch {setting['torch']}).",
+            "",
+            *markdown(table),
+            "",
+            f"Classic T=10 against itself: {results['ceiling']}.",
+            "Peak memory, MiB: " + ", ".join(f"{k} {v:.0f}" for k, v in peaks.items()) + ".",
+            "A plain pass, s: "
+            + ", ".join(f"{k} {v:.2f}" for k, v in results["precision"].items())
+            + ".",
+        ]
+    )
+
+
+def markdown(table: pd.DataFrame) -> list[str]:
+    """The lines of a table."""
+    cells = table.round(2).astype(str)
+    lines = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Cost against agreement."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for index, (name, rows_of) in enumerate(table.groupby("way", sort=False)):
+        axes.plot(
+            rows_of["time / plain"], rows_of["tau all"], marker="osD^v<>P"[index % 8], label=name
+        )
+        for _, row in rows_of.iterrows():
+            axes.annotate(
+                f"T={row['T']:.0f}",
+                (row["time / plain"], row["tau all"]),
+                textcoords="offset points",
+                xytext=(4, 4),
+                fontsize=7,
+            )
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds / seconds of one deterministic pass")
+    axes.set_ylabel("Kendall's tau with the reference of all passes")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""What makes scoring cheaper, through the front door: the same query as the plain way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.front_door import run_smoke
+
+# two windows a volume, of which the passes can leave one out
+WINDOWS = ("data.inferer.roi_size=[16,32,32]", "scoring.n_passes=6")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("savings")
+
+
+def queried(state: dict[str, Any]) -> list[str]:
+    return [row["case_id"] for row in state["queries"] if row["round"] == 1]
+
+
+def test_adaptive_passes_behind_a_gate_query_the_same(tmp_path: Path, shared: Path) -> None:
+    plain = run_smoke(tmp_path / "plain", shared, *WINDOWS)
+    cheap = run_smoke(
+        tmp_path / "cheap", shared, *WINDOWS, "scoring.passes=adaptive", "scoring.gate=0.05"
+    )
+    assert queried(cheap) == queried(plain)
+
+
+def test_a_strategy_without_passes_does_not_mind(tmp_path: Path, shared: Path) -> None:
+    settings = ("scoring.passes=adaptive", "scoring.gate=0.05", "uncertainty=tta")
+    assert run_smoke(tmp_path, shared, "strategy=oracle_dice", *settings)["finished_rounds"] == 2
