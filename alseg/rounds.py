@@ -236,6 +236,10 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                     reference=[i for i in reference if i not in done],
                     hidden_labels=hidden_labels(experiment, candidates),
                 )
+                race = race_for(experiment.source, strategy, plan.query_size)
+                if race is not None:
+                    for score in earlier:
+                        race.know(score.pass_scores or ())
                 module.scoring = Scoring(
                     strategy,
                     experiment.source,
@@ -243,7 +247,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                     plan.seed,
                     round_number,
                     members,
-                    race_for(experiment.source, strategy, plan.query_size),
+                    race,
                 )
                 trainer.predict(module, datamodule=data, return_predictions=False)
             else:

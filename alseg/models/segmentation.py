@@ -102,7 +102,7 @@ class Scoring:
                 yield score
 
         raced = race.run(scores())
-        return CaseScore(case_id, raced.score, n_passes=raced.n_passes)
+        return CaseScore(case_id, raced.score, n_passes=len(raced.so_far), pass_scores=raced.so_far)
 
     def _passes(
         self,

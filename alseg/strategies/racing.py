@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,11 +27,11 @@ class Raced:
 
     Attributes:
         score: after all passes, or predicted for them if the volume was stopped.
-        n_passes: how many it took.
+        so_far: the scores s_1, s_2, ... after each pass that it took.
     """
 
     score: float
-    n_passes: int
+    so_far: tuple[float, ...]
 
 
 class Race:
@@ -84,23 +84,27 @@ class Race:
             taken.append(score)
             if self._is_out(taken):
                 break
-        self._learn_spread(taken)
-        if len(taken) < self.n_passes:
-            return Raced(self._prediction(taken), len(taken))
-        self.know(taken[-1])
-        return Raced(taken[-1], len(taken))
+        self.know(taken)
+        is_final = len(taken) == self.n_passes
+        return Raced(taken[-1] if is_final else self._prediction(taken), tuple(taken))
 
-    def know(self, final_score: float) -> None:
-        """Take a score of all T passes into account, such as one from before an interruption."""
-        heapq.heappush(self._best, final_score)
-        if len(self._best) > self.n_top:
-            heapq.heappop(self._best)
+    def know(self, scores: Sequence[float]) -> None:
+        """Take in what a volume has shown, such as one from before an interruption.
 
-    def _prediction(self, scores: list[float]) -> float:
+        Args:
+            scores: s_1, s_2, ... as far as they were taken.
+        """
+        self._learn_spread(scores)
+        if len(scores) == self.n_passes:
+            heapq.heappush(self._best, scores[-1])
+            if len(self._best) > self.n_top:
+                heapq.heappop(self._best)
+
+    def _prediction(self, scores: Sequence[float]) -> float:
         mean = float(np.mean(pseudo_values(scores)))
         return (scores[0] + (self.n_passes - 1) * mean) / self.n_passes
 
-    def _is_out(self, scores: list[float]) -> bool:
+    def _is_out(self, scores: Sequence[float]) -> bool:
         n_taken = len(scores)
         if not 2 <= n_taken < self.n_passes or len(self._best) < self.n_top or not self._freedom:
             return False
@@ -117,14 +121,14 @@ class Race:
         highest = mean + abs(mean) * margin / (1 - margin)
         return (scores[0] + (self.n_passes - 1) * highest) / self.n_passes < self._best[0]
 
-    def _learn_spread(self, scores: list[float]) -> None:
+    def _learn_spread(self, scores: Sequence[float]) -> None:
         values = pseudo_values(scores)
         if len(values) > 1 and values.mean():
             self._squares += float(np.square(values / values.mean() - 1).sum())
             self._freedom += len(values) - 1
 
 
-def pseudo_values(scores: list[float]) -> np.ndarray:
+def pseudo_values(scores: Sequence[float]) -> np.ndarray:
     """x_2, ..., x_t of the scores s_1, ..., s_t after 1, ..., t passes."""
     sums = np.arange(1, len(scores) + 1) * np.asarray(scores, dtype=np.float64)
     return np.diff(sums)

@@ -32,6 +32,7 @@ class CaseScore:
         features: a feature vector, where the strategy asks for one.
         labelled: whether the case is labelled already and serves as a reference alone.
         n_passes: how many passes the score was taken from.
+        pass_scores: the score after each of them, in a race for the query.
     """
 
     case_id: str
@@ -40,6 +41,7 @@ class CaseScore:
     features: tuple[float, ...] | None = None
     labelled: bool = False
     n_passes: int | None = None
+    pass_scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
