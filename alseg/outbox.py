@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.errors import DataError
-from alseg.files import write_atomically
+from alseg.files import told_by_name, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Outbox:
         self._append(operation)
 
     def _append(self, line: Operation) -> None:
-        with self.journal.open("a") as file:
+        with told_by_name(self.journal), self.journal.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
