@@ -133,7 +133,8 @@ def unsafe(source: str) -> list[str]:
             keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
             if keywords.get("allow_pickle", "False") != "False":
                 found.append("allow_pickle")
-            if keywords.get("weights_only", "True") != "True":
+            # Lightning gives the argument of what it writes the same name
+            if name != "save_checkpoint" and keywords.get("weights_only", "True") != "True":
                 found.append("weights_only")
             if name in RUN_WHAT_THEY_READ or (name in RUNS_TEXT and owner in ("", "builtins")):
                 found.append(name)
