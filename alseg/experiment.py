@@ -16,6 +16,7 @@ from alseg.cold_start import STARTS
 from alseg.costs import AnnotationCost
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import Oracle
+from alseg.data.similarity import LabelledSimilarity
 from alseg.errors import ConfigError, check_whole_number
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
@@ -103,6 +104,7 @@ class Experiment:
         source: makes the passes that the strategy's statistics are taken from.
         scoring_inferer: runs a network over the windows of a volume while scoring.
         cost: of annotating a case.
+        similarity: of candidates to labelled cases by their images, where the strategy asks for it.
         data: serves the loaders.
         oracle: reveals labels.
         make_network: builds an untrained network.
@@ -131,6 +133,7 @@ class Experiment:
     tags: Mapping[str, str]
     n_pictures: int
     save_maps: bool
+    similarity: LabelledSimilarity | None = None
 
     def round_folder(self, round_number: int) -> Path:
         """Where a round leaves its files; made if it is not there."""

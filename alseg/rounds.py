@@ -128,7 +128,13 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     module = experiment.make_module(start_network(experiment, round_number))
     data.start_round(pool, round_number, plan.steps_per_round)
     acquisition = Acquisition(
-        strategy, experiment.oracle, plan.query_size, plan.seed, plan.rounds, experiment.cost
+        strategy,
+        experiment.oracle,
+        plan.query_size,
+        plan.seed,
+        plan.rounds,
+        experiment.cost,
+        experiment.similarity,
     )
     acquisition.start_round(pool, round_number)
     pictures = QueryPictures(

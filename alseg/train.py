@@ -29,6 +29,7 @@ from alseg.data.cases import Splits, Task, check_headers
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
+from alseg.data.similarity import LabelledSimilarity
 from alseg.distributed import from_first, process_group, rank, wait_for_all
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
@@ -194,6 +195,11 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             tags=run_tags(config, task, strategy),
             n_pictures=config.pictures,
             save_maps=config.save_maps,
+            similarity=(
+                None
+                if strategy.similarity is None
+                else LabelledSimilarity(data.cache, strategy.similarity)
+            ),
         ),
         pool,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Acquisition(pl.Callback):
         base_seed: int,
         n_rounds: int,
         cost: AnnotationCost,
+        similarity: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None,
     ) -> None:
         self.strategy = strategy
         self.oracle = oracle
@@ -62,6 +63,7 @@ class Acquisition(pl.Callback):
         self.base_seed = base_seed
         self.n_rounds = n_rounds
         self.cost = cost
+        self.similarity = similarity  # of candidates to labelled cases, by their images
         self.acquired: Acquired | None = None
         self._pool: Pool | None = None
         self._round_number = 0
@@ -117,6 +119,10 @@ class Acquisition(pl.Callback):
                     "the scored cases are not the unlabelled ones, they differ in (or repeat): "
                     f"{', '.join(difference) or 'repeated cases'}"
                 )
+        if self.similarity is not None:
+            candidates = replace(
+                candidates, similarity=self.similarity(candidates.ids, pool.labelled)
+            )
         rng = np.random.default_rng(seed_for(self.base_seed, self._round_number, "selection"))
         chosen = self.strategy.select(candidates, self.query_size, rng)
         labels = self.oracle.annotate(chosen)

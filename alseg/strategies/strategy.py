@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alseg.errors import ConfigError, ScoringError
 from alseg.strategies.measures import entropy
+from alseg.strategies.mutual_information import ImageSimilarity
 from alseg.strategies.selectors import Candidates, Selector
 from alseg.strategies.statistics import VoxelStatistics
 
@@ -52,6 +53,8 @@ class Strategy:
         class_scores: from statistics to one score a foreground class, for selectors by class.
         features: pool the activations of the network's bottleneck, for selectors by diversity:
             their ``mean`` over the volume, or over the predicted ``foreground``.
+        similarity: compare the images of the candidates with the labelled ones, for selectors by
+            diversity that look at images alone.
         deterministic: look at one pass of the plain network instead of the uncertainty source's
             many; needs no dropout.
         full_data: label the whole pool before the first round, the upper reference.
@@ -68,6 +71,7 @@ class Strategy:
     aggregation: Aggregation | None = None
     class_scores: ClassScores | None = None
     features: str | None = None
+    similarity: ImageSimilarity | None = None
     deterministic: bool = False
     full_data: bool = False
     reads_labels: bool = False
@@ -165,6 +169,7 @@ class Strategy:
             scores=numbers[:, 0] if self.measure else None,
             class_scores=numbers if self.class_scores else None,
             features=numbers if self.features else None,
+            similarity=numbers[:, 1] / 10 if self.similarity else None,
         )
 
 
