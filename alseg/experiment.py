@@ -20,6 +20,7 @@ from alseg.data.similarity import LabelledSimilarity
 from alseg.errors import ConfigError, check_whole_number
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
+from alseg.pool import Pool
 from alseg.strategies.strategy import Strategy
 from alseg.tracking import Tracker
 
@@ -45,6 +46,9 @@ class Plan:
         start: how the initial volumes are chosen, ``random`` or ``diverse``.
         budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
             last query may exceed it, as a cost is known after annotation. None for no limit.
+        repeat_uncertain: labelled volumes stay selectable; one that is acquired again costs nothing
+            and is drawn that much more often in training (Nath et al., IEEE TMI 2020, there the
+            flag Delete = False).
 
     Raises:
         ConfigError: if a number is out of range.
@@ -60,6 +64,7 @@ class Plan:
     seed: int
     start: str = "random"
     budget: float | None = None
+    repeat_uncertain: bool = False
 
     def __post_init__(self) -> None:
         for name, number in (
@@ -70,6 +75,10 @@ class Plan:
             ("val_interval", self.val_interval),
         ):
             check_whole_number(name, number, at_least=1)
+        if not isinstance(self.repeat_uncertain, bool):
+            raise ConfigError(
+                f"pool.repeat_uncertain is {self.repeat_uncertain!r}; it must be true or false"
+            )
         check_whole_number("seed", self.seed, at_least=0)
         for name, value, allowed in (
             ("round_start", self.round_start, ROUND_STARTS),
@@ -84,6 +93,11 @@ class Plan:
             raise ConfigError(
                 f"pool.budget is {self.budget!r}; it must be null or a number above 0"
             )
+
+    def candidates(self, pool: Pool) -> tuple[str, ...]:
+        """The cases that a query may choose, sorted."""
+        again = pool.labelled if self.repeat_uncertain else ()
+        return tuple(sorted((*pool.unlabelled, *again)))
 
     def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""

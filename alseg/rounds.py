@@ -136,7 +136,8 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         experiment.cost,
         experiment.similarity,
     )
-    acquisition.start_round(pool, round_number)
+    candidates = plan.candidates(pool)
+    acquisition.start_round(pool, round_number, candidates)
     pictures = QueryPictures(
         acquisition,
         data.cache,
@@ -175,8 +176,9 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         if not is_last:
             if strategy.needs_prediction:
                 data.start_scoring(
+                    candidates,
                     reference=pool.labelled if strategy.features else (),
-                    hidden_labels=hidden_labels(experiment, pool.unlabelled),
+                    hidden_labels=hidden_labels(experiment, candidates),
                 )
                 module.scoring = Scoring(
                     strategy,

@@ -66,12 +66,23 @@ class Acquisition(pl.Callback):
         self.similarity = similarity  # of candidates to labelled cases, by their images
         self.acquired: Acquired | None = None
         self._pool: Pool | None = None
+        self._candidates: tuple[str, ...] = ()
         self._round_number = 0
         self._scores: list[CaseScore] = []
 
-    def start_round(self, pool: Pool, round_number: int) -> None:
-        """Acquire from this pool from now on."""
+    def start_round(
+        self, pool: Pool, round_number: int, candidates: Sequence[str] | None = None
+    ) -> None:
+        """Acquire from this pool from now on.
+
+        Args:
+            pool: the round's pool.
+            round_number: the round.
+            candidates: the cases that the query may choose, labelled ones among them where they may
+                be repeated; None for the unlabelled ones.
+        """
         self._pool, self._round_number = pool, round_number
+        self._candidates = tuple(sorted(pool.unlabelled if candidates is None else candidates))
         self._scores, self.acquired = [], None
 
     def on_predict_batch_end(
@@ -94,29 +105,32 @@ class Acquisition(pl.Callback):
         """Select the query, ask the oracle and make the new pool.
 
         Args:
-            scores: one for each unlabelled case, and for labelled ones that serve as a reference;
-                None for a strategy that needs no prediction.
+            scores: one for each candidate, and for labelled cases that serve as a reference; None
+                for a strategy that needs no prediction.
 
         Raises:
-            ScoringError: if the scored cases are not exactly the pool's unlabelled ones.
+            ScoringError: if the scored cases are not exactly the candidates.
         """
         if self._pool is None:
             raise RuntimeError("start_round has not been called")
         pool = self._pool
         if scores is None:
             candidates = Candidates(
-                ids=tuple(sorted(pool.unlabelled)),
+                ids=self._candidates,
                 round_number=self._round_number,
                 n_rounds=self.n_rounds,
             )
         else:
             candidates = candidates_from(
-                scores, round_number=self._round_number, n_rounds=self.n_rounds
+                scores,
+                round_number=self._round_number,
+                n_rounds=self.n_rounds,
+                labelled=pool.labelled,
             )
-            if candidates.ids != tuple(sorted(pool.unlabelled)):
-                difference = sorted(set(candidates.ids) ^ set(pool.unlabelled))
+            if candidates.ids != self._candidates:
+                difference = sorted(set(candidates.ids) ^ set(self._candidates))
                 raise ScoringError(
-                    "the scored cases are not the unlabelled ones, they differ in (or repeat): "
+                    "the scored cases are not the candidates, they differ in (or repeat): "
                     f"{', '.join(difference) or 'repeated cases'}"
                 )
         if self.similarity is not None:
@@ -125,11 +139,15 @@ class Acquisition(pl.Callback):
             )
         rng = np.random.default_rng(seed_for(self.base_seed, self._round_number, "selection"))
         chosen = self.strategy.select(candidates, self.query_size, rng)
+        unlabelled = set(pool.unlabelled)
+        new = [case_id for case_id in chosen if case_id in unlabelled]
+        again = [case_id for case_id in chosen if case_id not in unlabelled]
         labels = self.oracle.annotate(chosen)
-        costs = {case_id: self.cost(path) for case_id, path in labels.items()}
+        # a case that is acquired again has its annotation already
+        costs = dict.fromkeys(again, 0.0) | {c: self.cost(labels[c]) for c in new}
         by_case = {s.case_id: s.score for s in scores or () if s.score is not None}
         self.acquired = Acquired(
-            pool=pool.acquire(chosen),
+            pool=pool.acquire(new).repeat(again),
             queries=query_rows(self._round_number, chosen, by_case, costs),
             labels=labels,
             scores=by_case,

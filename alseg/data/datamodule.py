@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 class TrainingDraws(Dataset):
     """The training samples of a round, in the order in which they are used.
 
-    Draw i is a function of (seed, round, i): its case comes from a shuffled pass over the labelled
-    cases, and its augmentation has a seed of its own. So the number of workers changes nothing, and
-    a round can start again at any draw.
+    Draw i is a function of (seed, round, i): its case comes from a shuffled pass over the given
+    cases (one that is given twice comes twice a pass), and its augmentation has a seed of its own.
+    So the number of workers changes nothing, and a round can start again at any draw.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class WholeVolumes(Dataset):
 
 
 class PoolVolumes(Dataset):
-    """The volumes that a strategy looks at: unlabelled ones and, for reference, labelled ones.
+    """The volumes that a strategy looks at: the candidates and, for reference, labelled ones.
 
     Args:
         cache: the preprocessed volumes.
-        unlabelled: the candidates.
+        candidates: the cases that a query may choose.
         reference: labelled cases, flagged so; their labels are not served.
         hidden_labels: label files of the candidates, for a strategy that reads labels; else empty.
     """
@@ -109,13 +109,13 @@ class PoolVolumes(Dataset):
     def __init__(
         self,
         cache: VolumeCache,
-        unlabelled: Sequence[str],
+        candidates: Sequence[str],
         reference: Sequence[str],
         hidden_labels: Mapping[str, Path],
     ) -> None:
         self.cache = cache
-        self.case_ids = [*unlabelled, *reference]
-        self.n_unlabelled = len(unlabelled)
+        self.case_ids = [*candidates, *reference]
+        self.n_candidates = len(candidates)
         self.hidden_labels = hidden_labels
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class PoolVolumes(Dataset):
         sample: dict[str, Any] = {
             "case_id": case_id,
             "image": self.cache.image(case_id)["image"],
-            "labelled": index >= self.n_unlabelled,
+            "labelled": index >= self.n_candidates,
         }
         if case_id in self.hidden_labels:
             sample["hidden_label"] = self.cache.label(case_id, self.hidden_labels[case_id])
@@ -198,16 +198,25 @@ class PoolDataModule(pl.LightningDataModule):
         """
         self._round = (pool, round_number, n_steps)
         self._draw_seed = self.base_seed if draw_seed is None else draw_seed
-        self._reference, self._hidden_labels = (), {}
+        self._candidates, self._reference, self._hidden_labels = pool.unlabelled, (), {}
 
-    def start_scoring(self, reference: Sequence[str], hidden_labels: Mapping[str, Path]) -> None:
-        """What ``predict_dataloader`` serves in this round besides the images of the candidates.
+    def start_scoring(
+        self,
+        candidates: Sequence[str],
+        reference: Sequence[str],
+        hidden_labels: Mapping[str, Path],
+    ) -> None:
+        """What ``predict_dataloader`` serves in this round.
 
         Args:
+            candidates: the cases that a query may choose.
             reference: labelled cases whose images a strategy compares the candidates with.
             hidden_labels: labels of the candidates, for a strategy flagged with ``reads_labels``.
         """
-        self._reference, self._hidden_labels = tuple(reference), hidden_labels
+        known = set(candidates)
+        self._candidates = tuple(candidates)
+        self._reference = tuple(case_id for case_id in reference if case_id not in known)
+        self._hidden_labels = hidden_labels
 
     def prepare(self, case_ids: Iterable[str]) -> None:
         """Fill the cache, with a progress bar: images of all cases, labels where revealed.
@@ -259,7 +268,7 @@ class PoolDataModule(pl.LightningDataModule):
         draws = TrainingDraws(
             self.cache,
             self.labels,
-            pool.labelled,
+            pool.training,
             self.augment,
             n_steps * self.batch_size,
             self._draw_seed,
@@ -283,10 +292,10 @@ class PoolDataModule(pl.LightningDataModule):
         return self._one_by_one(WholeVolumes(self.cache, self.splits.test, self.labels))
 
     def predict_dataloader(self) -> DataLoader:
-        """The unlabelled volumes, one at a time, and what ``start_scoring`` added."""
-        pool, _, _ = self._current_round()
+        """The candidates, one at a time, and the labelled volumes they are compared with."""
+        self._current_round()
         return self._one_by_one(
-            PoolVolumes(self.cache, pool.unlabelled, self._reference, self._hidden_labels)
+            PoolVolumes(self.cache, self._candidates, self._reference, self._hidden_labels)
         )
 
     def _one_by_one(self, volumes: Dataset) -> DataLoader:

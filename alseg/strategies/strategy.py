@@ -174,15 +174,21 @@ class Strategy:
 
 
 def candidates_from(
-    scores: Iterable[CaseScore], *, round_number: int = 1, n_rounds: int = 2
+    scores: Iterable[CaseScore],
+    *,
+    round_number: int = 1,
+    n_rounds: int = 2,
+    labelled: Iterable[str] = (),
 ) -> Candidates:
     """Sort scored cases by id into candidates, the labelled ones' features apart.
 
     Args:
-        scores: of unlabelled cases, and of labelled ones where features are compared with theirs.
+        scores: of candidates, and of labelled cases where features are compared with theirs.
         round_number: the round that acquires, from 1.
         n_rounds: rounds of the run.
+        labelled: labelled cases; one of them that is a candidate again is a reference as well.
     """
+    known = set(labelled)
     ordered = sorted(scores, key=lambda s: s.case_id)
     waiting = [s for s in ordered if not s.labelled]
     return Candidates(
@@ -190,7 +196,7 @@ def candidates_from(
         scores=_rows([s.score for s in waiting]),
         class_scores=_rows([s.class_scores for s in waiting]),
         features=_rows([s.features for s in waiting]),
-        labelled_features=_rows([s.features for s in ordered if s.labelled]),
+        labelled_features=_rows([s.features for s in ordered if s.labelled or s.case_id in known]),
         round_number=round_number,
         n_rounds=n_rounds,
     )
