@@ -35,6 +35,7 @@ from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
 from alseg.models.segmentation import SegmentationModule
+from alseg.models.svgd import SVGD, SteinModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.pool import Pool
 from alseg.report import print_summary
@@ -168,6 +169,7 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         num_workers=workers_for(config.data.num_workers),
         base_seed=plan.seed,
     )
+    joint_loss = source.loss if isinstance(source, SVGD) else None
     pool = initial_pool(data, plan, strategy)
     check_headers(task, pool.labelled, labels=True)
     return (
@@ -182,8 +184,8 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
             oracle=SimulatedOracle(task),
             make_network=make_network,
             make_module=partial(
-                SegmentationModule,
-                loss=part(config.training.loss),
+                SteinModule if isinstance(source, SVGD) else SegmentationModule,
+                loss=joint_loss or part(config.training.loss),
                 optimizer=optimizer,
                 schedule=part(config.training.schedule),
                 inferer=part(config.data.inferer),

@@ -13,6 +13,8 @@ from pytorch_lightning.loggers import Logger
 from alseg.callbacks.progress import progress_callbacks
 from alseg.errors import DataError
 from alseg.experiment import Experiment
+from alseg.models.committee import Committee
+from alseg.models.svgd import SVGD
 from alseg.pool import Pool
 from alseg.seeding import seed_for
 
@@ -36,8 +38,7 @@ def train_member(
     """
     plan, data = experiment.plan, experiment.data
     name = f"{BEST}_member_{member}"
-    torch.manual_seed(seed_for(plan.seed, 0, f"network/{member}"))
-    module = experiment.make_module(experiment.make_network())
+    module = experiment.make_module(new_network(experiment, member))
     draw_seed = seed_for(plan.seed, round_number, f"member/{member}")
     data.start_round(pool, round_number, plan.steps_per_round, draw_seed)
     title = f"round {round_number}/{plan.rounds} · member {member}/{experiment.source.n_members}"
@@ -48,12 +49,27 @@ def train_member(
     return module.network.eval()
 
 
+def new_network(experiment: Experiment, member: int = 1) -> torch.nn.Module:
+    """A network with first weights of its own.
+
+    They are the same in every round: rounds from scratch then differ by their data alone.
+
+    Args:
+        experiment: the parts.
+        member: of an ensemble or a committee; 1 is the network of a run without them.
+    """
+    purpose = "network" if member == 1 else f"network/{member}"
+    torch.manual_seed(seed_for(experiment.plan.seed, 0, purpose))
+    return experiment.make_network()
+
+
 def start_network(experiment: Experiment, round_number: int) -> torch.nn.Module:
     """The network that a round starts from, by the plan's ``round_start``."""
     plan = experiment.plan
-    # The same first weights in every round from scratch: rounds then differ by their data alone.
-    torch.manual_seed(seed_for(plan.seed, 0, "network"))
-    network = experiment.make_network()
+    network = new_network(experiment)
+    if isinstance(experiment.source, SVGD):
+        others = range(2, experiment.source.n_particles + 1)
+        network = Committee([network, *(new_network(experiment, member) for member in others)])
     if plan.round_start != "scratch" and round_number > 1:
         name = BEST if plan.round_start == "continue" else LAST
         load_weights(network, experiment.round_folder(round_number - 1) / f"{name}.ckpt")

@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from alseg.evaluation import Calibration, CaseDice, hard_labels
+from alseg.models.committee import reported_network
 from alseg.models.features import BottleneckFeatures
 from alseg.models.uncertainty import UncertaintySource, plain_pass
 from alseg.seeding import seed_for
@@ -86,7 +87,7 @@ class Scoring:
             statistics = self.statistics(network, image, case_id, hidden_label)
             return self.strategy.score(case_id, statistics)
         features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
-        with features.watching(network):
+        with features.watching(reported_network(network)):
             statistics = self.statistics(network, image, case_id, hidden_label)
         return self.strategy.score(case_id, statistics, features.vector(), labelled)
 
@@ -130,9 +131,13 @@ class SegmentationModule(pl.LightningModule):
         schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def batch_loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of one network on a training batch, a scalar."""
+        return self.loss(network(batch["image"]), batch["label"])
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""
-        loss = self.loss(self.network(batch["image"]), batch["label"])
+        loss = self.batch_loss(self.network, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
