@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import Oracle
 from alseg.data.similarity import LabelledSimilarity
 from alseg.errors import ConfigError, check_whole_number
+from alseg.models.pseudo_labels import SemiSupervised
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.pool import Pool
@@ -43,7 +45,7 @@ class Plan:
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
             previous round's last). The optimiser starts anew in each round.
         seed: the run's seed.
-        start: how the initial volumes are chosen, ``random`` or ``diverse``.
+        start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``.
         budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
             last query may exceed it, as a cost is known after annotation. None for no limit.
         repeat_uncertain: labelled volumes stay selectable; one that is acquired again costs nothing
@@ -118,11 +120,12 @@ class Experiment:
         source: makes the passes that the strategy's statistics are taken from.
         scoring_inferer: runs a network over the windows of a volume while scoring.
         cost: of annotating a case.
+        semi_supervised: the second stage of a round; None for none.
         similarity: of candidates to labelled cases by their images, where the strategy asks for it.
         data: serves the loaders.
         oracle: reveals labels.
         make_network: builds an untrained network.
-        make_module: wraps a network into a LightningModule.
+        make_module: wraps a network into a LightningModule; its keywords are the module's.
         make_trainer: builds a Lightning trainer from its per-round settings.
         tracker: records the run.
         settings: the run's settings, flat, for the record.
@@ -140,7 +143,7 @@ class Experiment:
     data: PoolDataModule
     oracle: Oracle
     make_network: Callable[[], torch.nn.Module]
-    make_module: Callable[[torch.nn.Module], SegmentationModule]
+    make_module: partial[SegmentationModule]
     make_trainer: Callable[..., pl.Trainer]
     tracker: Tracker
     settings: Mapping[str, Any]
@@ -148,6 +151,7 @@ class Experiment:
     n_pictures: int
     save_maps: bool
     similarity: LabelledSimilarity | None = None
+    semi_supervised: SemiSupervised | None = None
 
     def round_folder(self, round_number: int) -> Path:
         """Where a round leaves its files; made if it is not there."""

@@ -24,9 +24,18 @@ from alseg.experiment import Experiment, Plan
 from alseg.models.segmentation import Scoring, SegmentationModule
 from alseg.pool import Pool
 from alseg.report import write_reports
+from alseg.second_stage import second_stage
 from alseg.seeding import seed_for
 from alseg.state import RunState, write_atomically
-from alseg.training import BEST, LAST, load_weights, round_trainer, start_network, train_member
+from alseg.training import (
+    BEST,
+    LAST,
+    load_weights,
+    round_trainer,
+    spanning,
+    start_network,
+    train_member,
+)
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +134,13 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         "cost": cost,
         "foreground_voxels": data.foreground_voxels(pool.labelled),
     }
-    module = experiment.make_module(start_network(experiment, round_number))
-    data.start_round(pool, round_number, plan.steps_per_round)
+    # without unlabelled volumes all steps are supervised
+    semi_supervised = experiment.semi_supervised if pool.unlabelled else None
+    n_steps = plan.steps_per_round
+    if semi_supervised is not None:
+        n_steps -= semi_supervised.steps(n_steps)
+    module = spanning(experiment.make_module, n_steps)(start_network(experiment, round_number))
+    data.start_round(pool, round_number, n_steps)
     acquisition = Acquisition(
         strategy,
         experiment.oracle,
@@ -152,6 +166,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         len(pool.labelled),
         BEST,
         f"round {round_number}/{plan.rounds} · {len(pool.labelled)} labelled",
+        n_steps=n_steps,
         logger=experiment.tracker.round_logger(round_number, len(pool.labelled)),
         callbacks=(acquisition, pictures),
     )
@@ -162,6 +177,8 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     members: tuple[torch.nn.Module, ...] = ()
     with timed(timings, "training"):
         trainer.fit(module, datamodule=data)
+        if semi_supervised is not None:
+            second_stage(experiment, semi_supervised, pool, round_number, module, trainer)
         trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
         if strategy.needs_passes and not is_last:
             members = tuple(

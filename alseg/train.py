@@ -34,10 +34,12 @@ from alseg.distributed import from_first, process_group, rank, wait_for_all
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
+from alseg.models.pseudo_labels import SemiSupervised
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.svgd import SVGD, SteinModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.pool import Pool
+from alseg.proxy import proxy_start
 from alseg.report import print_summary
 from alseg.rounds import prepare, run_rounds
 from alseg.seeding import seed_for
@@ -88,8 +90,9 @@ def start_or_resume(config: DictConfig, folder: Path, *, resume: bool) -> float:
             raise ConfigError(f"{folder / CONFIG_FILE} was changed after the run had started")
     elif (folder / STATE_FILE).exists():
         raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
-    experiment, pool = build(config, folder)
+    experiment = build(config, folder)
     if state is None:
+        pool = initial_pool(config, experiment)
         labels = experiment.oracle.annotate(pool.labelled)
         costs = {case_id: experiment.cost(path) for case_id, path in labels.items()}
         state = RunState(
@@ -109,8 +112,8 @@ def start_or_resume(config: DictConfig, folder: Path, *, resume: bool) -> float:
     return area_under_budget_curve(labelled, [row["val_dice"] for row in state.history])
 
 
-def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
-    """Instantiate the parts of an experiment and its initial pool; check what can be checked.
+def build(config: DictConfig, folder: Path) -> Experiment:
+    """Instantiate the parts of an experiment; check what can be checked.
 
     Args:
         config: the composed configuration.
@@ -155,6 +158,14 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     check_network(network, len(task.channels), config.data.patch_size)
     if strategy.needs_passes:
         source.check(network)
+    semi_supervised: SemiSupervised | None = part(config.semi_supervised)
+    if semi_supervised is not None:
+        source.check(network)
+        if plan.steps_per_round < 2 or "lr" not in getattr(optimizer, "keywords", {}):
+            raise ConfigError(
+                f"semi_supervised needs at least two steps_per_round, here {plan.steps_per_round}, "
+                "and a training.optimizer with lr"
+            )
     tracker: Tracker = part(config.tracking) if rank() == 0 else NoTracker()
     data = PoolDataModule(
         cache=VolumeCache(
@@ -170,40 +181,36 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         base_seed=plan.seed,
     )
     joint_loss = source.loss if isinstance(source, SVGD) else None
-    pool = initial_pool(data, plan, strategy)
-    check_headers(task, pool.labelled, labels=True)
-    return (
-        Experiment(
-            plan=plan,
-            folder=folder,
-            strategy=strategy,
-            source=source,
-            scoring_inferer=part(config.data.scoring_inferer),
-            cost=cost,
-            data=data,
-            oracle=SimulatedOracle(task),
-            make_network=make_network,
-            make_module=partial(
-                SteinModule if isinstance(source, SVGD) else SegmentationModule,
-                loss=joint_loss or part(config.training.loss),
-                optimizer=optimizer,
-                schedule=part(config.training.schedule),
-                inferer=part(config.data.inferer),
-                classes=task.foreground,
-            ),
-            make_trainer=make_trainer,
-            tracker=tracker,
-            settings=flat(OmegaConf.to_container(config, resolve=True)),
-            tags=run_tags(config, task, strategy),
-            n_pictures=config.pictures,
-            save_maps=config.save_maps,
-            similarity=(
-                None
-                if strategy.similarity is None
-                else LabelledSimilarity(data.cache, strategy.similarity)
-            ),
+    return Experiment(
+        plan=plan,
+        folder=folder,
+        strategy=strategy,
+        source=source,
+        scoring_inferer=part(config.data.scoring_inferer),
+        cost=cost,
+        data=data,
+        oracle=SimulatedOracle(task),
+        make_network=make_network,
+        make_module=partial(
+            SteinModule if isinstance(source, SVGD) else SegmentationModule,
+            loss=joint_loss or part(config.training.loss),
+            optimizer=optimizer,
+            schedule=part(config.training.schedule),
+            inferer=part(config.data.inferer),
+            classes=task.foreground,
         ),
-        pool,
+        make_trainer=make_trainer,
+        tracker=tracker,
+        settings=flat(OmegaConf.to_container(config, resolve=True)),
+        tags=run_tags(config, task, strategy),
+        n_pictures=config.pictures,
+        save_maps=config.save_maps,
+        semi_supervised=semi_supervised,
+        similarity=(
+            None
+            if strategy.similarity is None
+            else LabelledSimilarity(data.cache, strategy.similarity)
+        ),
     )
 
 
@@ -212,14 +219,17 @@ def part(node: Any, **arguments: Any) -> Any:
     return instantiate(node, _convert_="all", **arguments)
 
 
-def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:
+def initial_pool(config: DictConfig, experiment: Experiment) -> Pool:
     """The pool before the first round; it depends on the seed and the images, not on the strategy.
 
     Raises:
-        ConfigError: if the initial pool is larger than the training set.
+        AlsegError: if the initial pool is larger than the training set, a label of it is broken, or
+            the proxy task cannot be trained.
     """
-    splits = data.splits
-    if strategy.full_data:
+    data, plan = experiment.data, experiment.plan
+    splits, task = data.splits, data.cache.task
+    if experiment.strategy.full_data:
+        check_headers(task, splits.training, labels=True)
         return Pool.start(splits.training, sorted(splits.training))
     if plan.initial > len(splits.training):
         raise ConfigError(
@@ -227,10 +237,26 @@ def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:
             "volumes"
         )
     seed = seed_for(plan.seed, 0, "initial_pool")
-    if plan.start != "random":
-        data.prepare(splits.training)
-    initial = initial_cases(plan.start, data.cache, splits.training, plan.initial, seed)
+    if plan.start == "proxy":
+        key = proxy_key(config, splits.training)
+        # the training's loss: a committee's own must not change the start
+        loss = part(config.training.loss)
+        initial = proxy_start(experiment, part(config.proxy), loss, plan.initial, key)
+    else:
+        if plan.start != "random":
+            data.prepare(splits.training)
+        initial = initial_cases(plan.start, data.cache, splits.training, plan.initial, seed)
+    check_headers(task, initial, labels=True)
     return Pool.start(splits.training, initial)
+
+
+def proxy_key(config: DictConfig, case_ids: Sequence[str]) -> str:
+    """A hash of what the choice of the proxy task depends on."""
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    names = ("data", "model", "training", "proxy", "trainer", "seed")
+    chosen_from = {"case_ids": list(case_ids), "initial": config.pool.initial}
+    return config_hash(OmegaConf.create({name: content[name] for name in names} | chosen_from))
 
 
 def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequence[int]) -> None:

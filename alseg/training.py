@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,11 +15,13 @@ from alseg.callbacks.progress import progress_callbacks
 from alseg.errors import DataError
 from alseg.experiment import Experiment
 from alseg.models.committee import Committee
+from alseg.models.segmentation import SegmentationModule
 from alseg.models.svgd import SVGD
 from alseg.pool import Pool
 from alseg.seeding import seed_for
 
 BEST, LAST = "best", "last"  # names of a round's checkpoints
+MONITOR = "val/dice"  # what the best one is chosen by
 
 
 def train_member(
@@ -63,13 +66,18 @@ def new_network(experiment: Experiment, member: int = 1) -> torch.nn.Module:
     return experiment.make_network()
 
 
+def fresh_network(experiment: Experiment) -> torch.nn.Module:
+    """What a round trains, untrained: a network, or a committee of them."""
+    if not isinstance(experiment.source, SVGD):
+        return new_network(experiment)
+    members = range(1, experiment.source.n_particles + 1)
+    return Committee([new_network(experiment, member) for member in members])
+
+
 def start_network(experiment: Experiment, round_number: int) -> torch.nn.Module:
     """The network that a round starts from, by the plan's ``round_start``."""
     plan = experiment.plan
-    network = new_network(experiment)
-    if isinstance(experiment.source, SVGD):
-        others = range(2, experiment.source.n_particles + 1)
-        network = Committee([network, *(new_network(experiment, member) for member in others)])
+    network = fresh_network(experiment)
     if plan.round_start != "scratch" and round_number > 1:
         name = BEST if plan.round_start == "continue" else LAST
         load_weights(network, experiment.round_folder(round_number - 1) / f"{name}.ckpt")
@@ -83,6 +91,7 @@ def round_trainer(
     checkpoint: str,
     title: str,
     *,
+    n_steps: int | None = None,
     logger: Logger | bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> pl.Trainer:
@@ -94,25 +103,53 @@ def round_trainer(
         n_labelled: the round's labelled volumes.
         checkpoint: the weights of the best validation Dice are kept under this name.
         title: for the progress bar.
+        n_steps: optimiser steps; None for the plan's.
         logger: of the round.
         callbacks: besides those that checkpoint and show progress.
     """
     plan = experiment.plan
+    n_steps = plan.steps_per_round if n_steps is None else n_steps
+    interval = plan.val_interval_steps(n_labelled, experiment.data.batch_size)
     best = ModelCheckpoint(
         experiment.round_folder(round_number),
         checkpoint,
-        monitor="val/dice",
+        monitor=MONITOR,
         mode="max",
         save_weights_only=True,
         enable_version_counter=False,
     )
     trainer: pl.Trainer = experiment.make_trainer(
-        max_steps=plan.steps_per_round,
-        val_check_interval=plan.val_interval_steps(n_labelled, experiment.data.batch_size),
+        max_steps=n_steps,
+        val_check_interval=min(interval, n_steps),
         logger=logger,
         callbacks=[best, *callbacks, *progress_callbacks(title)],
     )
     return trainer
+
+
+def best_score(trainer: pl.Trainer) -> float:
+    """The best validation Dice that a trainer of ``round_trainer`` has seen."""
+    callbacks = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) == MONITOR]
+    (best,) = callbacks
+    assert isinstance(best, ModelCheckpoint)
+    return float("nan") if best.best_model_score is None else float(best.best_model_score)
+
+
+def spanning(make_module: partial[SegmentationModule], n_steps: int) -> partial[SegmentationModule]:
+    """The same modules, with a learning-rate schedule of so many steps, if it has a length."""
+    schedule = make_module.keywords["schedule"]
+    if "total_steps" not in getattr(schedule, "keywords", {}):
+        return make_module
+    return partial(make_module, schedule=partial(schedule, total_steps=n_steps))
+
+
+def fine_tuning(
+    make_module: partial[SegmentationModule], factor: float
+) -> partial[SegmentationModule]:
+    """The same modules, with a constant learning rate of ``factor`` times the optimiser's."""
+    optimizer = make_module.keywords["optimizer"]
+    learning_rate = factor * optimizer.keywords["lr"]
+    return partial(make_module, optimizer=partial(optimizer, lr=learning_rate), schedule=None)
 
 
 def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:

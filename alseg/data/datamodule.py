@@ -16,6 +16,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from rich.progress import track
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from alseg.data.cases import Splits
@@ -61,13 +62,17 @@ class TrainingDraws(Dataset):
     def __len__(self) -> int:
         return len(self.case_ids)
 
-    def __getitem__(self, index: int) -> Any:
-        """A dict of ``image`` [channels, d, h, w] and ``label`` [1, d, h, w], or a list of them."""
-        case_id = self.case_ids[index]
-        sample = {
+    def sample(self, case_id: str) -> dict[str, Tensor]:
+        """The whole volume before augmentation: ``image`` [channels, D, H, W] and ``label``."""
+        return {
             "image": self.cache.image(case_id)["image"],
             "label": self.cache.label(case_id, self.labels[case_id]),
         }
+
+    def __getitem__(self, index: int) -> Any:
+        """A dict of ``image`` [channels, d, h, w] and ``label`` [1, d, h, w], or a list of them."""
+        case_id = self.case_ids[index]
+        sample = self.sample(case_id)
         self.augment.set_random_state(
             seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
         )
@@ -274,6 +279,10 @@ class PoolDataModule(pl.LightningDataModule):
             self._draw_seed,
             round_number,
         )
+        return self.batches(draws)
+
+    def batches(self, draws: TrainingDraws) -> DataLoader:
+        """The batches of some training samples."""
         # With N devices, device r takes the draws r, r + N, ...: together, the same batches.
         return DataLoader(
             draws,
@@ -297,6 +306,10 @@ class PoolDataModule(pl.LightningDataModule):
         return self._one_by_one(
             PoolVolumes(self.cache, self._candidates, self._reference, self._hidden_labels)
         )
+
+    def volumes(self, case_ids: Sequence[str]) -> DataLoader:
+        """The images of some cases, one at a time, without any label."""
+        return self._one_by_one(PoolVolumes(self.cache, case_ids, (), {}))
 
     def _one_by_one(self, volumes: Dataset) -> DataLoader:
         return DataLoader(

@@ -15,6 +15,7 @@ from alseg.evaluation import Calibration, CaseDice, hard_labels
 from alseg.models.committee import reported_network
 from alseg.models.features import BottleneckFeatures
 from alseg.models.uncertainty import UncertaintySource, plain_pass
+from alseg.models.weighting import weighted_loss
 from alseg.seeding import seed_for
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import CaseScore, Strategy
@@ -132,8 +133,11 @@ class SegmentationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def batch_loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """The loss of one network on a training batch, a scalar."""
-        return self.loss(network(batch["image"]), batch["label"])
+        """The loss of one network on a training batch, a scalar; samples may carry a ``weight``."""
+        logits = network(batch["image"])
+        if "weight" in batch:
+            return weighted_loss(self.loss, logits, batch["label"], batch["weight"])
+        return self.loss(logits, batch["label"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""

@@ -1,0 +1,131 @@
+"""The semi-supervised second stage of a round (Nath et al., MICCAI 2022)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from alseg.callbacks.collection import predictions
+from alseg.data.pseudo import MixedDraws, PseudoLabel
+from alseg.distributed import rank, wait_for_all
+from alseg.experiment import Experiment
+from alseg.models.pseudo_labels import PseudoLabeller, SemiSupervised, most_confident
+from alseg.models.segmentation import Scoring, SegmentationModule
+from alseg.pool import Pool
+from alseg.seeding import seed_for
+from alseg.strategies.aggregations import mean
+from alseg.strategies.measures import entropy
+from alseg.strategies.selectors import top_k
+from alseg.strategies.strategy import Strategy
+from alseg.training import BEST, best_score, fine_tuning, load_weights, round_trainer
+
+log = logging.getLogger(__name__)
+
+# The labeller takes the statistics alone; any strategy of many passes would do.
+JUDGED_BY = Strategy("pseudo_labels", top_k, entropy, mean)
+
+
+def second_stage(
+    experiment: Experiment,
+    settings: SemiSupervised,
+    pool: Pool,
+    round_number: int,
+    module: SegmentationModule,
+    first: pl.Trainer,
+) -> None:
+    """Fine-tune the round's best network with pseudo-labels of unlabelled volumes.
+
+    It reads their images and never a label of them. Afterwards the module's network has the last
+    weights, and the round's best checkpoint is the better one, by validation Dice, of both stages.
+
+    Args:
+        experiment: the parts.
+        settings: of the second stage.
+        pool: the round's; some of it is unlabelled.
+        round_number: the round.
+        module: of the first stage.
+        first: the trainer of the first stage.
+    """
+    plan, data = experiment.plan, experiment.data
+    folder = experiment.round_folder(round_number)
+    load_weights(module.network, folder / f"{BEST}.ckpt")
+    labels_folder = folder / "pseudo_labels"
+    try:
+        pseudo_labels = label_unlabelled(
+            experiment, settings, pool, round_number, module, labels_folder
+        )
+        if not pseudo_labels:
+            log.info("no unlabelled volume shows foreground; the second stage is left out")
+            return
+        n_steps = settings.steps(plan.steps_per_round)
+        draws = MixedDraws(
+            pseudo_labels,
+            settings.annotated_share,
+            data.cache,
+            data.labels,
+            pool.training,
+            data.augment,
+            n_steps * data.batch_size,
+            seed_for(plan.seed, round_number, "second_stage/draws"),
+            round_number,
+        )
+        name = f"{BEST}_second_stage"
+        trainer = round_trainer(
+            experiment,
+            round_number,
+            len(pool.labelled),
+            name,
+            f"round {round_number}/{plan.rounds} · {len(pseudo_labels)} pseudo-labelled",
+            n_steps=n_steps,
+        )
+        make_module = fine_tuning(experiment.make_module, settings.learning_rate_factor)
+        torch.manual_seed(seed_for(plan.seed, round_number, f"second_stage/{rank()}"))
+        trainer.fit(make_module(module.network), data.batches(draws), data.val_dataloader())
+        wait_for_all()
+        before = best_score(first)
+        if rank() == 0 and (best_score(trainer) > before or math.isnan(before)):
+            os.replace(folder / f"{name}.ckpt", folder / f"{BEST}.ckpt")
+        wait_for_all()
+    finally:
+        shutil.rmtree(labels_folder, ignore_errors=True)
+
+
+def label_unlabelled(
+    experiment: Experiment,
+    settings: SemiSupervised,
+    pool: Pool,
+    round_number: int,
+    module: SegmentationModule,
+    folder: Path,
+) -> dict[str, PseudoLabel]:
+    """Pseudo-labels of the unlabelled volumes that the network is most sure of."""
+    plan, data = experiment.plan, experiment.data
+    case_ids = sorted(pool.unlabelled)
+    if settings.max_candidates is not None:
+        rng = np.random.default_rng(seed_for(plan.seed, round_number, "second_stage/candidates"))
+        drawn = rng.permutation(len(case_ids))[: settings.max_candidates]
+        case_ids = sorted(case_ids[i] for i in drawn)
+    data.prepare(case_ids)
+    folder.mkdir(exist_ok=True)
+    scoring = Scoring(
+        JUDGED_BY,
+        experiment.source,
+        experiment.scoring_inferer,
+        plan.seed,
+        round_number,
+    )
+    labeller = PseudoLabeller(module.network, scoring, folder, settings.dilation_voxels)
+    title = f"round {round_number}/{plan.rounds} · pseudo-labels"
+    judged = predictions(experiment, labeller, data.volumes(case_ids), title)
+    chosen = most_confident(judged, settings.case_share)
+    return {
+        case_id: PseudoLabel(folder / f"{case_id}.pt", settings.pseudo_weight * confidence)
+        for case_id, confidence in chosen.items()
+    }
