@@ -11,7 +11,7 @@ from alseg.errors import ConfigError
 from alseg.pool import random_start
 from alseg.strategies.selectors import Candidates, k_center
 
-STARTS = ("random", "diverse")
+STARTS = ("random", "diverse", "proxy")  # proxy: alseg.proxy, as it trains a network
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -32,7 +32,7 @@ def initial_cases(
         seed: of the draw.
 
     Raises:
-        ConfigError: if there is no such start.
+        ConfigError: if it is another start.
     """
     ids = tuple(sorted(case_ids))
     if start == "random":
@@ -41,7 +41,7 @@ def initial_cases(
         features = np.array([image_statistics(cache, case_id) for case_id in ids])
         candidates = Candidates(ids=ids, features=features)
         return tuple(k_center(candidates, size, np.random.default_rng(seed)))
-    raise ConfigError(f"pool.start is {start!r}; allowed are {', '.join(STARTS)}")
+    raise ConfigError(f"pool.start is {start!r}, which is not chosen by images alone")
 
 
 def image_statistics(cache: VolumeCache, case_id: str) -> np.ndarray:

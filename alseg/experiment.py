@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from alseg.cold_start import STARTS
 from alseg.costs import AnnotationCost
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import Oracle
+from alseg.data.similarity import LabelledSimilarity
 from alseg.errors import ConfigError, check_whole_number
+from alseg.models.pseudo_labels import SemiSupervised
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.strategies.strategy import Strategy
@@ -42,11 +45,14 @@ class Plan:
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
             previous round's last). The optimiser starts anew in each round.
         seed: the run's seed.
-        start: how the initial volumes are chosen, ``random`` or ``diverse``.
+        start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``.
         budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
             last query may exceed it, as a cost is known after annotation. None for no limit.
         candidates: a round chooses its query from that many random unlabelled volumes; None for
             all of them.
+        repeat_uncertain: labelled volumes stay selectable; one that is acquired again costs nothing
+            and is drawn that much more often in training (Nath et al., IEEE TMI 2020, there the
+            flag Delete = False).
 
     Raises:
         ConfigError: if a number is out of range.
@@ -63,6 +69,7 @@ class Plan:
     start: str = "random"
     budget: float | None = None
     candidates: int | None = None
+    repeat_uncertain: bool = False
 
     def __post_init__(self) -> None:
         for name, number in (
@@ -73,6 +80,10 @@ class Plan:
             ("val_interval", self.val_interval),
         ):
             check_whole_number(name, number, at_least=1)
+        if not isinstance(self.repeat_uncertain, bool):
+            raise ConfigError(
+                f"pool.repeat_uncertain is {self.repeat_uncertain!r}; it must be true or false"
+            )
         check_whole_number("seed", self.seed, at_least=0)
         for name, value, allowed in (
             ("round_start", self.round_start, ROUND_STARTS),
@@ -109,10 +120,12 @@ class Experiment:
         source: makes the passes that the strategy's statistics are taken from.
         scoring_inferer: runs a network over the windows of a volume while scoring.
         cost: of annotating a case.
+        semi_supervised: the second stage of a round; None for none.
+        similarity: of candidates to labelled cases by their images, where the strategy asks for it.
         data: serves the loaders.
         oracle: reveals labels.
         make_network: builds an untrained network.
-        make_module: wraps a network into a LightningModule.
+        make_module: wraps a network into a LightningModule; its keywords are the module's.
         make_trainer: builds a Lightning trainer from its per-round settings.
         tracker: records the run.
         settings: the run's settings, flat, for the record.
@@ -134,7 +147,7 @@ class Experiment:
     data: PoolDataModule
     oracle: Oracle
     make_network: Callable[[], torch.nn.Module]
-    make_module: Callable[[torch.nn.Module], SegmentationModule]
+    make_module: partial[SegmentationModule]
     make_trainer: Callable[..., pl.Trainer]
     tracker: Tracker
     settings: Mapping[str, Any]
@@ -144,6 +157,8 @@ class Experiment:
     hardware: str
     n_pictures: int
     save_maps: bool
+    similarity: LabelledSimilarity | None = None
+    semi_supervised: SemiSupervised | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps is not None:

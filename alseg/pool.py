@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,19 +15,29 @@ class Pool:
     Attributes:
         labelled: case ids in the order in which they were acquired.
         unlabelled: the remaining case ids, sorted.
+        repeated: labelled cases that were acquired again, once for each time; they are trained with
+            that much more often.
 
     Raises:
-        ValueError: if an id appears twice.
+        ValueError: if an id is labelled or unlabelled twice, or repeated without being labelled.
     """
 
     labelled: tuple[str, ...]
     unlabelled: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         ids = self.labelled + self.unlabelled
         if len(set(ids)) != len(ids):
             twice = sorted({i for i in ids if ids.count(i) > 1})
             raise ValueError(f"case ids appear twice in the pool: {', '.join(twice)}")
+        if unknown := sorted(set(self.repeated) - set(self.labelled)):
+            raise ValueError(f"cannot repeat cases that are not labelled: {', '.join(unknown)}")
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """The labelled cases, those that were acquired again as often as they were."""
+        return self.labelled + self.repeated
 
     @classmethod
     def start(cls, case_ids: Iterable[str], initial: Sequence[str]) -> Pool:
@@ -47,7 +57,16 @@ class Pool:
         return Pool(
             labelled=self.labelled + tuple(case_ids),
             unlabelled=tuple(i for i in self.unlabelled if i not in taken),
+            repeated=self.repeated,
         )
+
+    def repeat(self, case_ids: Sequence[str]) -> Pool:
+        """Return the pool in which labelled cases weigh more, by one acquisition each.
+
+        Raises:
+            ValueError: if an id is not a labelled one.
+        """
+        return replace(self, repeated=self.repeated + tuple(case_ids))
 
 
 def random_start(case_ids: Iterable[str], size: int, seed: int) -> tuple[str, ...]:

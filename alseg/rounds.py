@@ -29,22 +29,26 @@ from alseg.models.uncertainty import race_for
 from alseg.pool import Pool
 from alseg.report import write_reports
 from alseg.scores import ScoreFile
+from alseg.second_stage import second_stage
 from alseg.seeding import seed_for
 from alseg.stages import Stages
 from alseg.state import RunState
 from alseg.strategies.strategy import CaseScore
 from alseg.training import (
     BEST,
+    FIRST_STAGE,
     LAST,
     are_sound,
     load_weights,
     round_training,
+    spanning,
     start_network,
     train_member,
 )
 
 log = logging.getLogger(__name__)
 
+SECOND_STAGE = "training_second_stage"  # the stage of a round's semi-supervised fine-tuning
 TRAINED = ("training", "member_")  # how the stages begin that train a network
 
 
@@ -65,9 +69,10 @@ def prepare(experiment: Experiment, state: RunState) -> None:
 
 
 def round_candidates(experiment: Experiment, pool: Pool, round_number: int) -> tuple[str, ...]:
-    """The unlabelled cases that a round chooses its query from."""
+    """The cases that a round chooses its query from."""
     plan = experiment.plan
-    return candidate_cases(pool.unlabelled, plan.candidates, plan.seed, round_number)
+    selectable = (*pool.unlabelled, *(pool.labelled if plan.repeat_uncertain else ()))
+    return candidate_cases(selectable, plan.candidates, plan.seed, round_number)
 
 
 def run_rounds(experiment: Experiment, state: RunState) -> RunState:
@@ -166,10 +171,21 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 
     scored = candidates if strategy.needs_prediction and not is_last else ()
     data.prepare((*pool.labelled, *scored))
-    module = experiment.make_module(start_network(experiment, round_number))
-    data.start_round(pool, round_number, plan.steps_per_round)
+    # without unlabelled volumes all steps are supervised
+    semi_supervised = experiment.semi_supervised if pool.unlabelled else None
+    best, n_steps = BEST, plan.steps_per_round
+    if semi_supervised is not None:
+        best, n_steps = FIRST_STAGE, n_steps - semi_supervised.steps(n_steps)
+    module = spanning(experiment.make_module, n_steps)(start_network(experiment, round_number))
+    data.start_round(pool, round_number, n_steps)
     acquisition = Acquisition(
-        strategy, experiment.oracle, plan.query_size, plan.seed, plan.rounds, experiment.cost
+        strategy,
+        experiment.oracle,
+        plan.query_size,
+        plan.seed,
+        plan.rounds,
+        experiment.cost,
+        experiment.similarity,
     )
     acquisition.start_round(pool, round_number, candidates)
     pictures = QueryPictures(
@@ -184,8 +200,9 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         experiment,
         round_number,
         len(pool.labelled),
-        BEST,
+        best,
         f"round {round_number}/{plan.rounds} · {len(pool.labelled)} labelled",
+        n_steps=n_steps,
         logger=experiment.tracker.round_logger(round_number, len(pool.labelled)),
         callbacks=(acquisition, pictures),
     )
@@ -197,8 +214,20 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         with interruption.waits():
             result = training.fit(module, data, seed_for(plan.seed, round_number, purpose))
             trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
-            stages.finish("training", **result)
+            stages.finish("training", best=best, **result)
     training.checkpoint.delete()
+    if semi_supervised is not None and SECOND_STAGE not in stages:
+        with interruption.waits():
+            result = second_stage(
+                experiment,
+                semi_supervised,
+                pool,
+                round_number,
+                module,
+                stages["training"]["best_dice"],
+            )
+            trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
+            stages.finish(SECOND_STAGE, **result)
     members: tuple[torch.nn.Module, ...] = ()
     if strategy.needs_passes and not is_last:
         members = tuple(
@@ -227,7 +256,8 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     with timed(timings, "scoring"):
         if not is_last:
             if strategy.needs_prediction:
-                reference = pool.labelled if strategy.features else ()
+                again = set(candidates)  # labelled volumes that may be repeated
+                reference = [i for i in pool.labelled if strategy.features and i not in again]
                 earlier = to_go_on_from(scores, (*candidates, *reference))
                 done = {score.case_id for score in earlier}
                 acquisition.go_on_from(earlier, scores)
@@ -270,9 +300,11 @@ def sound_stages(folder: Path) -> Stages:
     """The finished stages of a round; none, and an empty folder, where their files are damaged."""
     clean_temporaries(folder)
     stages = Stages(folder)
-    names = {"training": (BEST, LAST)} | {
+    names: dict[str, tuple[str, ...]] = {
         name: (f"{BEST}_{name}",) for name in stages if name.startswith("member_")
     }
+    if "training" in stages:
+        names |= {"training": (stages["training"]["best"], LAST), SECOND_STAGE: (BEST,)}
     files = [folder / f"{file}.ckpt" for name in stages for file in names.get(name, ())]
     if not are_sound(*files):
         log.warning(f"the round starts again: {folder}")

@@ -136,9 +136,8 @@ class RunState:
             rows: dict[str, Any] = {
                 name: tuple(content.pop(name)) for name in ("history", "queries", "timings")
             }
-            return cls(
-                pool=Pool(tuple(pool["labelled"]), tuple(pool["unlabelled"])), **rows, **content
-            )
+            cases = {name: tuple(case_ids) for name, case_ids in pool.items()}
+            return cls(pool=Pool(**cases), **rows, **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not a valid run state: {error}") from error
 

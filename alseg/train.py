@@ -42,15 +42,19 @@ from alseg.data.cases import Splits, Task, check_headers
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
+from alseg.data.similarity import LabelledSimilarity
 from alseg.distributed import from_first, process_group, rank, wait_for_all
 from alseg.errors import ConfigError, DataError, DiskFullError, check_text, check_whole_number
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
 from alseg.interruption import Interrupted, interruption
 from alseg.models.placement import place_dropout
+from alseg.models.pseudo_labels import SemiSupervised
 from alseg.models.segmentation import SegmentationModule
+from alseg.models.svgd import SVGD, SteinModule
 from alseg.models.uncertainty import UncertaintySource, check_savings
 from alseg.pool import Pool
+from alseg.proxy import proxy_start
 from alseg.report import print_summary
 from alseg.rounds import prepare, run_rounds, start_again
 from alseg.seeding import seed_for
@@ -128,8 +132,8 @@ def start_run(config: DictConfig, folder: Path) -> float:
         save_start(folder, HydraConfig.get().overrides.task)
         save_config(config, folder)
         try:
-            experiment, pool = build(config, folder)
-            state = first_state(config, experiment, pool)
+            experiment = build(config, folder)
+            state = first_state(config, experiment)
             prepare(experiment, state)
         except Exception as error:
             # settings or data are bad: there is nothing to resume
@@ -163,9 +167,9 @@ def resume_run(folder: Path, *, force: bool) -> float:
             f"the run in {folder} cannot go on with other settings: {'; '.join(changes)}; "
             "resume_force=true starts its current round again with them"
         )
-    experiment, pool = build(config, folder)
+    experiment = build(config, folder)
     if state is None:
-        state = first_state(config, experiment, pool)
+        state = first_state(config, experiment)
     check_cases(state.pool, experiment.data.splits.training)
     if changes:
         log.warning(f"resumed with other settings: {'; '.join(changes)}")
@@ -208,8 +212,9 @@ def check_cases(pool: Pool, training: Sequence[str]) -> None:
         )
 
 
-def first_state(config: DictConfig, experiment: Experiment, pool: Pool) -> RunState:
+def first_state(config: DictConfig, experiment: Experiment) -> RunState:
     """The state before the first round."""
+    pool = initial_pool(config, experiment)
     labels = experiment.oracle.annotate(pool.labelled)
     costs = {case_id: experiment.cost(path) for case_id, path in labels.items()}
     return RunState(
@@ -228,8 +233,8 @@ def finish(experiment: Experiment, state: RunState) -> float:
     return area_under_budget_curve(labelled, [row["val_dice"] for row in state.history])
 
 
-def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
-    """Instantiate the parts of an experiment and its initial pool; check what can be checked.
+def build(config: DictConfig, folder: Path) -> Experiment:
+    """Instantiate the parts of an experiment; check what can be checked.
 
     Args:
         config: the composed configuration.
@@ -292,6 +297,14 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
     loss, optimizer = part(config.training.loss), part(config.training.optimizer)
     schedule = part(config.training.schedule)
     check_training(loss, optimizer, schedule, len(task.classes), plan.steps_per_round)
+    semi_supervised: SemiSupervised | None = part(config.semi_supervised)
+    if semi_supervised is not None:
+        source.check(make_network())
+        if plan.steps_per_round < 2 or "lr" not in getattr(optimizer, "keywords", {}):
+            raise ConfigError(
+                f"semi_supervised needs at least two steps_per_round, here {plan.steps_per_round}, "
+                "and a training.optimizer with lr"
+            )
     inferer, scoring_inferer = part(config.data.inferer), part(config.data.scoring_inferer)
     check_inferer("data.inferer", inferer)
     check_inferer("data.scoring_inferer", scoring_inferer)
@@ -320,38 +333,40 @@ def build(config: DictConfig, folder: Path) -> tuple[Experiment, Pool]:
         num_workers=workers_for(config.data.num_workers),
         base_seed=plan.seed,
     )
-    pool = initial_pool(data, plan, strategy)
-    check_headers(task, pool.labelled, labels=True)
-    return (
-        Experiment(
-            plan=plan,
-            folder=folder,
-            strategy=strategy,
-            source=source,
-            scoring_inferer=scoring_inferer,
-            cost=cost,
-            data=data,
-            oracle=SimulatedOracle(task),
-            make_network=make_network,
-            make_module=partial(
-                SegmentationModule,
-                loss=loss,
-                optimizer=optimizer,
-                schedule=schedule,
-                inferer=inferer,
-                classes=task.foreground,
-            ),
-            make_trainer=make_trainer,
-            tracker=tracker,
-            settings=flat(OmegaConf.to_container(config, resolve=True)),
-            tags=run_tags(config, task, strategy),
-            checkpoint_every_n_steps=config.checkpoint_every_n_steps,
-            on_nonfinite=config.on_nonfinite,
-            hardware=hardware,
-            n_pictures=config.pictures,
-            save_maps=config.save_maps,
+    joint_loss = source.loss if isinstance(source, SVGD) else None
+    return Experiment(
+        plan=plan,
+        folder=folder,
+        strategy=strategy,
+        source=source,
+        scoring_inferer=scoring_inferer,
+        cost=cost,
+        data=data,
+        oracle=SimulatedOracle(task),
+        make_network=make_network,
+        make_module=partial(
+            SteinModule if isinstance(source, SVGD) else SegmentationModule,
+            loss=joint_loss or loss,
+            optimizer=optimizer,
+            schedule=schedule,
+            inferer=inferer,
+            classes=task.foreground,
         ),
-        pool,
+        make_trainer=make_trainer,
+        tracker=tracker,
+        settings=flat(OmegaConf.to_container(config, resolve=True)),
+        tags=run_tags(config, task, strategy),
+        checkpoint_every_n_steps=config.checkpoint_every_n_steps,
+        on_nonfinite=config.on_nonfinite,
+        hardware=hardware,
+        n_pictures=config.pictures,
+        save_maps=config.save_maps,
+        semi_supervised=semi_supervised,
+        similarity=(
+            None
+            if strategy.similarity is None
+            else LabelledSimilarity(data.cache, strategy.similarity)
+        ),
     )
 
 
@@ -364,14 +379,17 @@ def network_with_dropout(
     return network
 
 
-def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:
+def initial_pool(config: DictConfig, experiment: Experiment) -> Pool:
     """The pool before the first round; it depends on the seed and the images, not on the strategy.
 
     Raises:
-        ConfigError: if the initial pool is larger than the training set.
+        AlsegError: if the initial pool is larger than the training set, a label of it is broken, or
+            the proxy task cannot be trained.
     """
-    splits = data.splits
-    if strategy.full_data:
+    data, plan = experiment.data, experiment.plan
+    splits, task = data.splits, data.cache.task
+    if experiment.strategy.full_data:
+        check_headers(task, splits.training, labels=True)
         return Pool.start(splits.training, sorted(splits.training))
     if plan.initial > len(splits.training):
         raise ConfigError(
@@ -379,10 +397,26 @@ def initial_pool(data: PoolDataModule, plan: Plan, strategy: Strategy) -> Pool:
             "volumes"
         )
     seed = seed_for(plan.seed, 0, "initial_pool")
-    if plan.start != "random":
-        data.prepare(splits.training)
-    initial = initial_cases(plan.start, data.cache, splits.training, plan.initial, seed)
+    if plan.start == "proxy":
+        key = proxy_key(config, splits.training)
+        # the training's loss: a committee's own must not change the start
+        loss = part(config.training.loss)
+        initial = proxy_start(experiment, part(config.proxy), loss, plan.initial, key)
+    else:
+        if plan.start != "random":
+            data.prepare(splits.training)
+        initial = initial_cases(plan.start, data.cache, splits.training, plan.initial, seed)
+    check_headers(task, initial, labels=True)
     return Pool.start(splits.training, initial)
+
+
+def proxy_key(config: DictConfig, case_ids: Sequence[str]) -> str:
+    """A hash of what the choice of the proxy task depends on."""
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    names = ("data", "model", "training", "proxy", "trainer", "seed")
+    chosen_from = {"case_ids": list(case_ids), "initial": config.pool.initial}
+    return config_hash(OmegaConf.create({name: content[name] for name in names} | chosen_from))
 
 
 def run_tags(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, str]:

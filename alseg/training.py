@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from alseg.errors import DataError
 from alseg.experiment import Experiment
 from alseg.files import newest_sound, read_tensors
 from alseg.interruption import interruption
+from alseg.models.committee import Committee
 from alseg.models.segmentation import SegmentationModule
+from alseg.models.svgd import SVGD
 from alseg.pool import Pool
 from alseg.seeding import seed_for
 from alseg.stages import Stages
@@ -29,6 +32,8 @@ from alseg.stages import Stages
 log = logging.getLogger(__name__)
 
 BEST, LAST = "best", "last"  # names of a round's checkpoints
+FIRST_STAGE = f"{BEST}_first_stage"  # the best of a round whose training has two stages
+MONITOR = "val/dice"  # what the best one is chosen by
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,13 @@ class Training:
         trainer: for this training; the round's own goes on to evaluate and score.
         checkpoint: saves the training now and then.
         guard: watches the losses.
-        best: the weights of the best validation Dice.
+        best: keeps the weights of the best validation Dice.
     """
 
     trainer: pl.Trainer
     checkpoint: TrainingCheckpoint
     guard: NonFiniteGuard
-    best: Path
+    best: BestWeights
 
     def fit(self, module: SegmentationModule, data: PoolDataModule, seed: int) -> dict[str, Any]:
         """Train, from where an earlier process has left it.
@@ -56,14 +61,22 @@ class Training:
             seed: of what draws from the global generator: dropout in training.
 
         Returns:
-            ``seconds`` and ``skipped_steps``.
+            ``seconds``, ``skipped_steps`` and ``best_dice``, of validation; None if it never was
+            a number.
         """
         torch.manual_seed(seed)
         self.trainer.fit(module, datamodule=data, ckpt_path=self._started(), weights_only=True)
         return {
             "seconds": round(self.checkpoint.seconds, 3),
             "skipped_steps": self.guard.skipped,
+            "best_dice": self.best_dice,
         }
+
+    @property
+    def best_dice(self) -> float | None:
+        """The best validation Dice so far; None if it never was a number."""
+        score = self.best.best_model_score
+        return None if score is None or not torch.isfinite(score) else float(score)
 
     def _started(self) -> Path | None:
         """The checkpoint to go on from."""
@@ -72,7 +85,7 @@ class Training:
             return None
         path, content = found
         has_best = any(state.get("best_model_path") for state in content["callbacks"].values())
-        if has_best and not are_sound(self.best):
+        if has_best and not are_sound(self.best.path):
             return None
         log.info(f"going on after step {content['global_step']}, from {path}")
         return path
@@ -96,8 +109,7 @@ def train_member(
     """
     plan, data = experiment.plan, experiment.data
     name, stage = f"{BEST}_member_{member}", f"member_{member}"
-    torch.manual_seed(seed_for(plan.seed, 0, f"network/{member}"))
-    module = experiment.make_module(experiment.make_network())
+    module = experiment.make_module(new_network(experiment, member))
     if stage not in stages:
         draw_seed = seed_for(plan.seed, round_number, f"member/{member}")
         data.start_round(pool, round_number, plan.steps_per_round, draw_seed)
@@ -115,12 +127,32 @@ def train_member(
     return module.network.eval()
 
 
+def new_network(experiment: Experiment, member: int = 1) -> torch.nn.Module:
+    """A network with first weights of its own.
+
+    They are the same in every round: rounds from scratch then differ by their data alone.
+
+    Args:
+        experiment: the parts.
+        member: of an ensemble or a committee; 1 is the network of a run without them.
+    """
+    purpose = "network" if member == 1 else f"network/{member}"
+    torch.manual_seed(seed_for(experiment.plan.seed, 0, purpose))
+    return experiment.make_network()
+
+
+def fresh_network(experiment: Experiment) -> torch.nn.Module:
+    """What a round trains, untrained: a network, or a committee of them."""
+    if not isinstance(experiment.source, SVGD):
+        return new_network(experiment)
+    members = range(1, experiment.source.n_particles + 1)
+    return Committee([new_network(experiment, member) for member in members])
+
+
 def start_network(experiment: Experiment, round_number: int) -> torch.nn.Module:
     """The network that a round starts from, by the plan's ``round_start``."""
     plan = experiment.plan
-    # The same first weights in every round from scratch: rounds then differ by their data alone.
-    torch.manual_seed(seed_for(plan.seed, 0, "network"))
-    network = experiment.make_network()
+    network = fresh_network(experiment)
     if plan.round_start != "scratch" and round_number > 1:
         name = BEST if plan.round_start == "continue" else LAST
         load_weights(network, experiment.round_folder(round_number - 1) / f"{name}.ckpt")
@@ -134,6 +166,7 @@ def round_training(
     name: str,
     title: str,
     *,
+    n_steps: int | None = None,
     logger: Logger | bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Training:
@@ -145,14 +178,17 @@ def round_training(
         n_labelled: the round's labelled volumes.
         name: the weights of the best validation Dice are kept under it.
         title: for the progress bar.
+        n_steps: optimiser steps; None for the plan's.
         logger: of the round.
         callbacks: besides those that checkpoint and show progress.
     """
     plan, folder = experiment.plan, experiment.round_folder(round_number)
+    n_steps = plan.steps_per_round if n_steps is None else n_steps
+    interval = plan.val_interval_steps(n_labelled, experiment.data.batch_size)
     best = BestWeights(
         folder,
         name,
-        monitor="val/dice",
+        monitor=MONITOR,
         mode="max",
         save_weights_only=True,
         enable_version_counter=False,
@@ -162,12 +198,12 @@ def round_training(
     )
     guard = NonFiniteGuard(experiment.on_nonfinite, folder / f"nonfinite_{name}.pt")
     trainer: pl.Trainer = experiment.make_trainer(
-        max_steps=plan.steps_per_round,
-        val_check_interval=plan.val_interval_steps(n_labelled, experiment.data.batch_size),
+        max_steps=n_steps,
+        val_check_interval=min(interval, n_steps),
         logger=logger,
         callbacks=[best, checkpoint, guard, *callbacks, *progress_callbacks(title)],
     )
-    return Training(trainer, checkpoint, guard, folder / f"{name}.ckpt")
+    return Training(trainer, checkpoint, guard, best)
 
 
 def are_sound(*checkpoints: Path) -> bool:
@@ -179,6 +215,23 @@ def are_sound(*checkpoints: Path) -> bool:
             log.warning(f"{error}; what it is needed for starts again")
             return False
     return True
+
+
+def spanning(make_module: partial[SegmentationModule], n_steps: int) -> partial[SegmentationModule]:
+    """The same modules, with a learning-rate schedule of so many steps, if it has a length."""
+    schedule = make_module.keywords["schedule"]
+    if "total_steps" not in getattr(schedule, "keywords", {}):
+        return make_module
+    return partial(make_module, schedule=partial(schedule, total_steps=n_steps))
+
+
+def fine_tuning(
+    make_module: partial[SegmentationModule], factor: float
+) -> partial[SegmentationModule]:
+    """The same modules, with a constant learning rate of ``factor`` times the optimiser's."""
+    optimizer = make_module.keywords["optimizer"]
+    learning_rate = factor * optimizer.keywords["lr"]
+    return partial(make_module, optimizer=partial(optimizer, lr=learning_rate), schedule=None)
 
 
 def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:

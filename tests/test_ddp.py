@@ -18,7 +18,7 @@ from alseg.cli import conf_folder
 from alseg.errors import ConfigError
 from alseg.models.segmentation import Scoring
 from alseg.state import RunState
-from alseg.train import build
+from alseg.train import build, initial_pool
 from alseg.trainers import check_devices, n_devices
 from alseg.training import BEST, LAST, load_weights
 
@@ -80,7 +80,8 @@ def test_one_process_scores_and_selects_the_same(
     output_dir, folder, _ = finished
     round_folder = folder / "rounds/round_01"
     config = config_of(*smoke(output_dir, "trainer=cpu"))
-    experiment, pool = build(config, tmp_path)
+    experiment = build(config, tmp_path)
+    pool = initial_pool(config, experiment)
     assert len(pool.unlabelled) == 5
     data, plan = experiment.data, experiment.plan
     data.reveal(experiment.oracle.annotate((*data.splits.validation, *data.splits.test)))

@@ -53,7 +53,10 @@ def test_area_under_the_budget_curve_by_hand() -> None:
     )
     assert area_under_budget_curve([7], [0.3]) == 0.3
     assert area_under_budget_curve([1, 9], [0.5, 0.5]) == pytest.approx(0.5)
-    for budgets, dice in (([], []), ([1, 2], [0.1]), ([2, 2], [0.1, 0.2]), ([3, 2], [0.1, 0.2])):
+    # a round that labelled nothing new adds no area
+    assert area_under_budget_curve([5, 5, 10], [0.1, 0.4, 0.6]) == pytest.approx(0.5)
+    assert area_under_budget_curve([2, 2], [0.1, 0.2]) == 0.2
+    for budgets, dice in (([], []), ([1, 2], [0.1]), ([3, 2], [0.1, 0.2])):
         with pytest.raises(ValueError, match="budgets"):
             area_under_budget_curve(budgets, dice)
 

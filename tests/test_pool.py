@@ -29,3 +29,11 @@ def test_random_start_depends_on_the_set_of_ids_and_the_seed_alone(
     assert start == random_start(shuffled, 3, seed)
     assert len(set(start)) == 3
     assert set(start) <= ids
+
+
+def test_a_repeated_case_stays_labelled_once_and_trains_more_often() -> None:
+    pool = Pool.start("abc", initial="ab").repeat("a").acquire("c").repeat("ac")
+    assert pool == Pool(("a", "b", "c"), (), repeated=("a", "a", "c"))
+    assert pool.training == ("a", "b", "c", "a", "a", "c")
+    with pytest.raises(ValueError, match="not labelled: b"):
+        Pool.start("ab", initial="a").repeat("b")

@@ -25,7 +25,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_zoo_is_complete() -> None:
-    assert len(STRATEGIES) == 26
+    assert len(STRATEGIES) == 27
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

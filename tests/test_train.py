@@ -276,11 +276,32 @@ def test_every_yaml_composes() -> None:
     root = "data.root=/somewhere"
     known = {
         "data": (["msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
-        "experiment": (["hippocampus_cpu", "hippocampus_study", "smoke", "tutorial_liver"], [root]),
+        "experiment": (
+            [
+                "hippocampus_cpu",
+                "hippocampus_study",
+                "nath2020_hippocampus",
+                "nath2022_hippocampus",
+                "nath2022_liver",
+                "papers_study",
+                "papers_study_ensemble",
+                "papers_study_mi",
+                "papers_study_proxy",
+                "papers_study_random",
+                "papers_study_repeats",
+                "papers_study_semi_supervised",
+                "papers_study_svgd",
+                "smoke",
+                "tutorial_liver",
+            ],
+            [root],
+        ),
         "trainer": (["auto", "cpu", "ddp", "debug", "gpu"], []),
         "tracking": (["mlflow", "none"], []),
         "pool": (["small", "tutorial"], []),
-        "uncertainty": (["ensemble", "mc_dropout", "tta"], []),
+        "proxy": (["diverse", "highest"], []),
+        "semi_supervised": (["none", "pseudo_label"], []),
+        "uncertainty": (["ensemble", "mc_dropout", "svgd", "tta"], []),
         "data/splits": (["file", "fraction"], []),
     }
     with initialize_config_dir(conf_folder(), version_base="1.3"):

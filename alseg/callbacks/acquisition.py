@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Acquisition(pl.Callback):
         base_seed: int,
         n_rounds: int,
         cost: AnnotationCost,
+        similarity: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None,
     ) -> None:
         self.strategy = strategy
         self.oracle = oracle
@@ -63,6 +64,7 @@ class Acquisition(pl.Callback):
         self.base_seed = base_seed
         self.n_rounds = n_rounds
         self.cost = cost
+        self.similarity = similarity  # of candidates to labelled cases, by their images
         self.acquired: Acquired | None = None
         self._pool: Pool | None = None
         self._candidates: tuple[str, ...] = ()
@@ -73,7 +75,14 @@ class Acquisition(pl.Callback):
     def start_round(
         self, pool: Pool, round_number: int, candidates: Sequence[str] | None = None
     ) -> None:
-        """Acquire from the pool from now on, or from some of its unlabelled cases."""
+        """Acquire from this pool from now on.
+
+        Args:
+            pool: the round's pool.
+            round_number: the round.
+            candidates: the cases that the query may choose, labelled ones among them where they may
+                be repeated; None for the unlabelled ones.
+        """
         self._pool = pool
         self._candidates = tuple(sorted(pool.unlabelled if candidates is None else candidates))
         self._round_number = round_number
@@ -122,7 +131,10 @@ class Acquisition(pl.Callback):
             )
         else:
             candidates = candidates_from(
-                scores, round_number=self._round_number, n_rounds=self.n_rounds
+                scores,
+                round_number=self._round_number,
+                n_rounds=self.n_rounds,
+                labelled=pool.labelled,
             )
             if candidates.ids != self._candidates:
                 difference = sorted(set(candidates.ids) ^ set(self._candidates))
@@ -130,13 +142,21 @@ class Acquisition(pl.Callback):
                     "the scored cases are not the candidates, they differ in (or repeat): "
                     f"{', '.join(difference) or 'repeated cases'}"
                 )
+        if self.similarity is not None:
+            candidates = replace(
+                candidates, similarity=self.similarity(candidates.ids, pool.labelled)
+            )
         rng = np.random.default_rng(seed_for(self.base_seed, self._round_number, "selection"))
         chosen = self.strategy.select(candidates, self.query_size, rng)
+        unlabelled = set(pool.unlabelled)
+        new = [case_id for case_id in chosen if case_id in unlabelled]
+        again = [case_id for case_id in chosen if case_id not in unlabelled]
         labels = self.oracle.annotate(chosen)
-        costs = {case_id: self.cost(path) for case_id, path in labels.items()}
+        # a case that is acquired again has its annotation already
+        costs = dict.fromkeys(again, 0.0) | {c: self.cost(labels[c]) for c in new}
         by_case = {s.case_id: s.score for s in scores or () if s.score is not None}
         self.acquired = Acquired(
-            pool=pool.acquire(chosen),
+            pool=pool.acquire(new).repeat(again),
             queries=query_rows(self._round_number, chosen, by_case, costs),
             labels=labels,
             scores=by_case,
@@ -151,22 +171,22 @@ class Acquisition(pl.Callback):
 
 
 def candidate_cases(
-    unlabelled: Sequence[str], n_candidates: int | None, base_seed: int, round_number: int
+    selectable: Sequence[str], n_candidates: int | None, base_seed: int, round_number: int
 ) -> tuple[str, ...]:
     """The cases that a round chooses its query from: all, or a random subset of ``n_candidates``.
 
     Every case has a random number of its own in a round, and the lowest ones are taken. So all
-    strategies of a seed have the same candidates as far as the same cases are still unlabelled.
+    strategies of a seed have the same candidates as far as the same cases are still selectable.
 
     Args:
-        unlabelled: the pool's unlabelled cases.
+        selectable: the cases that may be acquired.
         n_candidates: how many to take; None for all.
         base_seed: the run's seed.
         round_number: the round.
     """
     if n_candidates is None:
-        return tuple(unlabelled)
-    numbered = sorted((seed_for(base_seed, round_number, "candidate", i), i) for i in unlabelled)
+        return tuple(selectable)
+    numbered = sorted((seed_for(base_seed, round_number, "candidate", i), i) for i in selectable)
     return tuple(sorted(case_id for _, case_id in numbered[:n_candidates]))
 
 

@@ -50,6 +50,11 @@ class SoundCheckpoints(CheckpointIO):
 class BestWeights(ModelCheckpoint):
     """Keeps the weights of the best validation Dice, in a run folder that may move."""
 
+    @property
+    def path(self) -> Path:
+        """Where the weights are."""
+        return Path(str(self.dirpath), f"{self.filename}.ckpt")
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's best score, with the paths as they are now."""
         before, now = str(state_dict["dirpath"]), str(self.dirpath)

@@ -13,10 +13,10 @@ from alseg.errors import ConfigError, DataError
 from alseg.evaluation import hard_labels
 from alseg.models.segmentation import Scoring
 from alseg.pictures import draw_query
-from alseg.rounds import BEST, load_weights
 from alseg.strategies.measures import entropy
 from alseg.strategies.strategy import Measure
 from alseg.train import build, load_config
+from alseg.training import BEST, fresh_network, load_weights
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def case_maps(
     config = load_config(run_folder)
     config.tracking = {"_target_": "alseg.tracking.NoTracker"}
     config.trainer.accelerator = "cpu"
-    experiment, _ = build(config, run_folder)
+    experiment = build(config, run_folder)
     cache, plan = experiment.data.cache, experiment.plan
-    network = experiment.make_network()
+    network = fresh_network(experiment)
     load_weights(network, checkpoint)
     module = experiment.make_module(network).eval()
     scoring = Scoring(

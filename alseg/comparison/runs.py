@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -66,6 +67,11 @@ class Run:
     def reads_labels(self) -> bool:
         """Whether the strategy sees hidden labels."""
         return bool(self.config["strategy"].get("reads_labels", False))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether labelled volumes could be acquired again, which labels less than planned."""
+        return bool(self.config["pool"].get("repeat_uncertain", False))
 
     @property
     def n_volumes(self) -> int:
@@ -299,7 +305,9 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
 
     Columns: ``strategy``, ``seed``, ``full_data``, ``round``, ``labelled`` (volumes), the Dice
     columns of the history, the seconds of the timings, and ``cost`` (annotation cost up to the
-    round, in the unit of the run's cost model) where the run folders carry one.
+    round, in the unit of the run's cost model) where the run folders carry one. Of rounds that
+    labelled nothing new the last one stays. A run that may repeat volumes reaches labelled counts
+    of its own; it is read off, linearly, at those of the other runs.
     """
     rows = [
         {"strategy": run.strategy, "seed": run.seed, "full_data": run.full_data}
@@ -309,8 +317,33 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
         for run in run_set.runs
         for history, timing in zip(run.state.history, run.state.timings, strict=True)
     ]
-    table = pd.DataFrame(rows)
-    return table.sort_values(["strategy", "seed", "round"], ignore_index=True)
+    table = pd.DataFrame(rows).sort_values(["strategy", "seed", "round"], ignore_index=True)
+    table = table.drop_duplicates(["strategy", "seed", "labelled"], keep="last")
+    repeating = {(run.strategy, run.seed) for run in run_set.runs if run.repeats}
+    keys = pd.MultiIndex.from_frame(table[["strategy", "seed"]])
+    others = table[~keys.isin(repeating) & ~table["full_data"]]
+    if not repeating or others.empty:
+        return table.reset_index(drop=True)
+    budgets = np.unique(others["labelled"])
+    parts = [
+        _read_off(run, budgets) if key in repeating else run
+        for key, run in table.groupby(["strategy", "seed"])
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _read_off(curve: pd.DataFrame, budgets: np.ndarray) -> pd.DataFrame:
+    """The rounds of one run at other labelled counts, as far as its own reach, linear between."""
+    labelled = curve["labelled"].to_numpy()
+    reached = budgets[(budgets >= labelled[0]) & (budgets <= labelled[-1])]
+    columns = {
+        name: np.interp(reached, labelled, values)
+        for name, values in curve.select_dtypes("number").items()
+        if name not in ("seed", "round")
+    }
+    rounds = curve["round"].to_numpy()[np.searchsorted(labelled, reached)]
+    same = {name: curve[name].iloc[0] for name in ("strategy", "seed", "full_data")}
+    return pd.DataFrame(same | {"round": rounds} | columns | {"labelled": reached})
 
 
 def _cost(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
@@ -324,15 +357,25 @@ def _cost(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def query_table(run_set: RunSet) -> pd.DataFrame:
-    """One row an acquired case: ``strategy``, ``seed``, ``round`` (0: initial), ``case_id``, ..."""
+    """One row a labelled case: ``strategy``, ``seed``, ``round`` (0: initial), ``case_id``, ...
+
+    A case that was acquired again has its first row alone.
+    """
     return pd.DataFrame(
         [
             {"strategy": run.strategy, "seed": run.seed} | query
             for run in run_set.runs
             if not run.full_data
-            for query in run.state.queries
+            for query in _first_of_each_case(run.state.queries)
         ]
     )
+
+
+def _first_of_each_case(queries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    first: dict[str, dict[str, Any]] = {}
+    for query in queries:
+        first.setdefault(query["case_id"], dict(query))
+    return list(first.values())
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:

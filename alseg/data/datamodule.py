@@ -16,6 +16,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from rich.progress import track
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from alseg.data.cases import Splits
@@ -32,9 +33,9 @@ log = logging.getLogger(__name__)
 class TrainingDraws(Dataset):
     """The training samples of a round, in the order in which they are used.
 
-    Draw i is a function of (seed, round, i): its case comes from a shuffled pass over the labelled
-    cases, and its augmentation has a seed of its own. So the number of workers changes nothing, and
-    a round can start again at any draw.
+    Draw i is a function of (seed, round, i): its case comes from a shuffled pass over the given
+    cases (one that is given twice comes twice a pass), and its augmentation has a seed of its own.
+    So the number of workers changes nothing, and a round can start again at any draw.
     """
 
     def __init__(
@@ -62,14 +63,17 @@ class TrainingDraws(Dataset):
     def __len__(self) -> int:
         return len(self.case_ids)
 
-    def __getitem__(self, index: int) -> Any:
-        """``image`` [channels, d, h, w], ``label`` [1, d, h, w], ``case_id``; or a list of such."""
-        case_id = self.case_ids[index]
-        sample = {
-            "case_id": case_id,
+    def sample(self, case_id: str) -> dict[str, Tensor]:
+        """The whole volume before augmentation: ``image`` [channels, D, H, W] and ``label``."""
+        return {
             "image": self.cache.image(case_id)["image"],
             "label": self.cache.label(case_id, self.labels[case_id]),
         }
+
+    def __getitem__(self, index: int) -> Any:
+        """``image`` [channels, d, h, w], ``label`` [1, d, h, w], ``case_id``; or a list of such."""
+        case_id = self.case_ids[index]
+        sample: dict[str, Any] = {"case_id": case_id, **self.sample(case_id)}
         self.augment.set_random_state(
             seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
         )
@@ -122,11 +126,11 @@ class WholeVolumes(Dataset):
 
 
 class PoolVolumes(Dataset):
-    """The volumes that a strategy looks at: unlabelled ones and, for reference, labelled ones.
+    """The volumes that a strategy looks at: the candidates and, for reference, labelled ones.
 
     Args:
         cache: the preprocessed volumes.
-        unlabelled: the candidates.
+        candidates: the cases that a query may choose.
         reference: labelled cases, flagged so; their labels are not served.
         hidden_labels: label files of the candidates, for a strategy that reads labels; else empty.
     """
@@ -134,13 +138,13 @@ class PoolVolumes(Dataset):
     def __init__(
         self,
         cache: VolumeCache,
-        unlabelled: Sequence[str],
+        candidates: Sequence[str],
         reference: Sequence[str],
         hidden_labels: Mapping[str, Path],
     ) -> None:
         self.cache = cache
-        self.case_ids = [*unlabelled, *reference]
-        self.n_unlabelled = len(unlabelled)
+        self.case_ids = [*candidates, *reference]
+        self.n_candidates = len(candidates)
         self.hidden_labels = hidden_labels
 
     def __len__(self) -> int:
@@ -151,7 +155,7 @@ class PoolVolumes(Dataset):
         sample: dict[str, Any] = {
             "case_id": case_id,
             "image": self.cache.image(case_id)["image"],
-            "labelled": index >= self.n_unlabelled,
+            "labelled": index >= self.n_candidates,
         }
         if case_id in self.hidden_labels:
             sample["hidden_label"] = self.cache.label(case_id, self.hidden_labels[case_id])
@@ -246,11 +250,13 @@ class PoolDataModule(pl.LightningDataModule):
         """What ``predict_dataloader`` serves in this round.
 
         Args:
-            candidates: unlabelled cases.
+            candidates: the cases that a query may choose.
             reference: labelled cases whose images a strategy compares the candidates with.
             hidden_labels: labels of the candidates, for a strategy flagged with ``reads_labels``.
         """
-        self._candidates, self._reference = tuple(candidates), tuple(reference)
+        known = set(candidates)
+        self._candidates = tuple(candidates)
+        self._reference = tuple(case_id for case_id in reference if case_id not in known)
         self._hidden_labels = hidden_labels
 
     def prepare(self, case_ids: Iterable[str]) -> None:
@@ -321,16 +327,20 @@ class PoolDataModule(pl.LightningDataModule):
         draws = TrainingDraws(
             self.cache,
             self.labels,
-            pool.labelled,
+            pool.training,
             self.augment,
             n_steps * self.batch_size,
             self._draw_seed,
             round_number,
         )
+        return self.batches(draws, self._first_step)
+
+    def batches(self, draws: TrainingDraws, first_step: int = 0) -> DataLoader:
+        """The batches of some training samples, from a step on."""
         return DataLoader(
             self._noted(draws),
             batch_size=self.batch_size // world_size(),
-            sampler=RemainingDraws(len(draws), self._first_step * self.batch_size),
+            sampler=RemainingDraws(len(draws), first_step * self.batch_size),
             num_workers=self.num_workers,
             collate_fn=list_data_collate,
         )
@@ -344,10 +354,14 @@ class PoolDataModule(pl.LightningDataModule):
         return self._one_by_one(WholeVolumes(self.cache, self.splits.test, self.labels))
 
     def predict_dataloader(self) -> DataLoader:
-        """The unlabelled volumes, or those that ``start_scoring`` named, one at a time."""
+        """The candidates, one at a time, and the labelled volumes they are compared with."""
         return self._one_by_one(
             PoolVolumes(self.cache, self._candidates, self._reference, self._hidden_labels)
         )
+
+    def volumes(self, case_ids: Sequence[str]) -> DataLoader:
+        """The images of some cases, one at a time, without any label."""
+        return self._one_by_one(PoolVolumes(self.cache, case_ids, (), {}))
 
     def _one_by_one(self, volumes: CaseSet) -> DataLoader:
         return DataLoader(

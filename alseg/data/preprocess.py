@@ -97,6 +97,24 @@ class VolumeCache:
         )
         return entry["label"]
 
+    def derived(
+        self, case_id: str, fingerprint: str, compute: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What is computed from a preprocessed image alone, once, and kept beside it.
+
+        Args:
+            case_id: the case.
+            fingerprint: text that changes whenever ``compute`` does.
+            compute: from the image [channels, D, H, W] to a tensor.
+        """
+        kind = f"derived-{hashlib.sha256(fingerprint.encode()).hexdigest()[:8]}"
+        entry = self._entry(
+            kind,
+            self.task.cases[case_id].images,
+            lambda: {"derived": compute(self.image(case_id)["image"])},
+        )
+        return entry["derived"]
+
     def _entry(
         self, kind: str, sources: Sequence[Path], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:

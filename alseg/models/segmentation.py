@@ -13,9 +13,11 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from alseg.evaluation import Calibration, CaseDice, hard_labels
+from alseg.models.committee import reported_network
 from alseg.models.features import BottleneckFeatures
 from alseg.models.mc_dropout import MaskSeed
 from alseg.models.uncertainty import MCDropout, UncertaintySource, plain_pass
+from alseg.models.weighting import weighted_loss
 from alseg.seeding import seed_for
 from alseg.strategies.racing import Race
 from alseg.strategies.statistics import VoxelStatistics
@@ -121,7 +123,7 @@ class Scoring:
         if isinstance(self.source, MCDropout) and not self.strategy.deterministic:
             passes = self.source.passes(network, image, self.inferer, mask_seed, features)
         else:
-            with features.watching(network) if features else nullcontext():
+            with features.watching(reported_network(network)) if features else nullcontext():
                 passes = iter((self._whole_statistics(network, image, mask_seed),))
         for statistics in passes:
             if hidden_label is not None and self.strategy.reads_labels:
@@ -178,9 +180,16 @@ class SegmentationModule(pl.LightningModule):
         schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def batch_loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of one network on a training batch, a scalar; samples may carry a ``weight``."""
+        logits = network(batch["image"])
+        if "weight" in batch:
+            return weighted_loss(self.loss, logits, batch["label"], batch["weight"])
+        return self.loss(logits, batch["label"])
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""
-        loss = self.loss(self.network(batch["image"]), batch["label"])
+        loss = self.batch_loss(self.network, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 

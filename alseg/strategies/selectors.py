@@ -31,6 +31,8 @@ class Candidates:
             asks for them.
         features: a feature vector a case, shape [n, d], where the strategy asks for them.
         labelled_features: the same of the m labelled cases, shape [m, d].
+        similarity: how much each image resembles the labelled ones, in [0, 1], shape [n], where the
+            strategy asks for it.
         round_number: the round that acquires, from 1.
         n_rounds: rounds of the run; the last one acquires nothing.
     """
@@ -40,6 +42,7 @@ class Candidates:
     class_scores: np.ndarray | None = None
     features: np.ndarray | None = None
     labelled_features: np.ndarray | None = None
+    similarity: np.ndarray | None = None
     round_number: int = 1
     n_rounds: int = 2
 
@@ -67,6 +70,16 @@ class Candidates:
         if self.class_scores is None:
             raise ValueError("this selector needs class scores: give the strategy class_scores")
         return self.class_scores
+
+    def require_similarity(self) -> np.ndarray:
+        """The similarities to the labelled images.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.similarity is None:
+            raise ValueError("this selector compares images: give the strategy a similarity")
+        return self.similarity
 
     def standard_features(self) -> tuple[np.ndarray, np.ndarray]:
         """Features of the candidates [n, d] and of the labelled cases [m, d], standardised.
@@ -102,6 +115,7 @@ class Candidates:
             scores=rows(self.scores),
             class_scores=rows(self.class_scores),
             features=rows(self.features),
+            similarity=rows(self.similarity),
         )
 
 

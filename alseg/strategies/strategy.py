@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alseg.errors import ConfigError, ScoringError
 from alseg.strategies.measures import entropy
+from alseg.strategies.mutual_information import ImageSimilarity
 from alseg.strategies.selectors import Candidates, Selector
 from alseg.strategies.statistics import VoxelStatistics
 
@@ -56,6 +57,8 @@ class Strategy:
         class_scores: from statistics to one score a foreground class, for selectors by class.
         features: pool the activations of the network's bottleneck, for selectors by diversity:
             their ``mean`` over the volume, or over the predicted ``foreground``.
+        similarity: compare the images of the candidates with the labelled ones, for selectors by
+            diversity that look at images alone.
         deterministic: look at one pass of the plain network instead of the uncertainty source's
             many; needs no dropout.
         full_data: label the whole pool before the first round, the upper reference.
@@ -72,6 +75,7 @@ class Strategy:
     aggregation: Aggregation | None = None
     class_scores: ClassScores | None = None
     features: str | None = None
+    similarity: ImageSimilarity | None = None
     deterministic: bool = False
     full_data: bool = False
     reads_labels: bool = False
@@ -171,19 +175,26 @@ class Strategy:
             scores=numbers[:, 0] if self.measure else None,
             class_scores=numbers if self.class_scores else None,
             features=numbers if self.features else None,
+            similarity=numbers[:, 1] / 10 if self.similarity else None,
         )
 
 
 def candidates_from(
-    scores: Iterable[CaseScore], *, round_number: int = 1, n_rounds: int = 2
+    scores: Iterable[CaseScore],
+    *,
+    round_number: int = 1,
+    n_rounds: int = 2,
+    labelled: Iterable[str] = (),
 ) -> Candidates:
     """Sort scored cases by id into candidates, the labelled ones' features apart.
 
     Args:
-        scores: of unlabelled cases, and of labelled ones where features are compared with theirs.
+        scores: of candidates, and of labelled cases where features are compared with theirs.
         round_number: the round that acquires, from 1.
         n_rounds: rounds of the run.
+        labelled: labelled cases; one of them that is a candidate again is a reference as well.
     """
+    known = set(labelled)
     ordered = sorted(scores, key=lambda s: s.case_id)
     waiting = [s for s in ordered if not s.labelled]
     return Candidates(
@@ -191,7 +202,7 @@ def candidates_from(
         scores=_rows([s.score for s in waiting]),
         class_scores=_rows([s.class_scores for s in waiting]),
         features=_rows([s.features for s in waiting]),
-        labelled_features=_rows([s.features for s in ordered if s.labelled]),
+        labelled_features=_rows([s.features for s in ordered if s.labelled or s.case_id in known]),
         round_number=round_number,
         n_rounds=n_rounds,
     )

@@ -79,3 +79,26 @@ def test_a_selector_that_breaks_its_promise_is_refused() -> None:
     for answer in (["rehearsal_1"], ["rehearsal_1"] * 2, ["a", "b"]):
         with pytest.raises(ScoringError, match=r"must select 2 distinct candidates|twice"):
             Strategy(name="bad", selector=lambda c, k, rng, answer=answer: answer)
+
+
+def test_labelled_candidates_are_repeated_at_no_cost(phantoms: Path) -> None:
+    ids = list(read_msd(phantoms).cases)
+    pool = Pool.start(ids, ids[:4])  # 3 has the highest score of the labelled ones
+    acquisition = make(phantoms, pool, TOP_K)
+    acquisition.start_round(pool, 2, candidates=ids)
+    acquisition.acquire([CaseScore(i, float(int(i[-3:]) % 4)) for i in ids])
+    acquired = acquisition.result()
+    chosen = [(row["case_id"], row["cost"]) for row in acquired.queries]
+    assert chosen == [("phantom_003", 0.0), ("phantom_007", 1.0), ("phantom_011", 1.0)]
+    assert acquired.pool == pool.acquire(["phantom_007", "phantom_011"]).repeat(["phantom_003"])
+
+
+def test_a_labelled_candidate_serves_as_a_reference_too(phantoms: Path) -> None:
+    ids = list(read_msd(phantoms).cases)
+    pool = Pool.start(ids, ids[:1])
+    core_set = Strategy("core_set", selectors.k_center, features="mean", deterministic=True)
+    acquisition = make(phantoms, pool, core_set)
+    acquisition.start_round(pool, 2, candidates=ids)
+    acquisition.acquire([CaseScore(i, features=(float(int(i[-3:])),)) for i in ids])
+    # 0 is labelled: 11 is the farthest from it, then 5 (6 is as far, ties by id), then 8
+    assert [r["case_id"][-3:] for r in acquisition.result().queries] == ["011", "005", "008"]

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic import BUDGETS, CASES, write_run, write_sweep
+from synthetic import BUDGETS, CASES, CLASSES, write_run, write_sweep
 
 from alseg.comparison.runs import (
     RunSet,
@@ -149,3 +149,22 @@ def test_a_broken_configuration_is_named_and_never_executed(tmp_path: Path, text
     (folder / "config.yaml").write_text(text)
     with pytest.raises(DataError, match=r"a/config\.yaml"):
         read_run(folder)
+
+
+def test_a_run_with_repeats_is_read_off_at_the_others_budgets(tmp_path: Path) -> None:
+    write_run(tmp_path / "random", "random", 1)
+    classes = [f"_{name}" for name in CLASSES]
+    own = (0.50, 0.60, 0.62, 0.70, 0.78, 0.80)
+    history = [
+        {"round": number, "labelled": labelled}
+        | {f"{part}_dice{k}": dice for part in ("val", "test") for k in ("", *classes)}
+        for number, (labelled, dice) in enumerate(zip((5, 8, 8, 12, 16, 19), own, strict=True), 1)
+    ]
+    pool = {"initial": 5, "query_size": 5, "rounds": 6, "repeat_uncertain": True}
+    write_run(tmp_path / "variance", "variance", 1, history=history, pool=pool)
+    curves = learning_curves(gathered(tmp_path))
+    curve = curves[curves["strategy"] == "variance"]
+    assert curve["labelled"].tolist() == [5, 10, 15]
+    # 10 lies half-way between 8 (its last round with them) and 12, 15 three quarters to 16
+    assert curve["test_dice"].tolist() == pytest.approx([0.5, (0.62 + 0.70) / 2, 0.76])
+    assert curve["round"].tolist() == [1, 4, 5]
