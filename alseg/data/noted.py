@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from typing import Any, Protocol
 
 import torch
@@ -27,7 +28,7 @@ class CaseSet(Sized, Protocol):
 
 
 class Noted(Dataset):
-    """A data set whose loader processes note which sample they are about to read.
+    """A data set whose loader processes note which sample they are reading.
 
     Args:
         dataset: the data set.
@@ -36,35 +37,50 @@ class Noted(Dataset):
 
     def __init__(self, dataset: CaseSet, num_workers: int) -> None:
         self.dataset = dataset
-        # [workers, 2]: process id and sample, in memory that outlives a process
-        self.notes = torch.full((num_workers, 2), -1, dtype=torch.int64).share_memory_()
+        # [workers, 3]: process, sample, whether it is being read; outlives the process
+        self.notes = torch.full((num_workers, 3), -1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
         worker = get_worker_info()
-        if worker is not None:
-            self.notes[worker.id] = torch.tensor([os.getpid(), index])
-        return self.dataset[index]
+        if worker is None:
+            return self.dataset[index]
+        self.notes[worker.id] = torch.tensor([os.getpid(), index, True])
+        sample = self.dataset[index]
+        self.notes[worker.id, 2] = False
+        return sample
 
-    def read_by(self, process_id: int) -> str | None:
-        """The case that a loader process was reading last."""
-        for pid, index in self.notes.tolist():
-            if pid == process_id:
-                return self.dataset.case_ids[index]
+    def readings(self) -> list[tuple[int, str, bool]]:
+        """Each loader process, the case that it read last, and whether it had not finished it."""
+        return [
+            (process, self.dataset.case_ids[index], reading == 1)
+            for process, index, reading in self.notes.tolist()
+            if process > 0
+        ]
+
+
+def loader_death(error: BaseException, noted: Iterable[Noted]) -> DataError | None:
+    """What an error says of a dead loader process; None if it is another error.
+
+    torch tells of the death, unless the main process was just fetching a sample from the process
+    that died: then the connection breaks first.
+    """
+    readings = [reading for dataset in noted for reading in dataset.readings()]
+    if found := re.search(_DEATH, str(error)):
+        dead = {int(process) for process in found[1].split(",")}
+        cases = {case for process, case, _ in readings if process in dead}
+        how = found[2].replace("is killed by signal: ", "was killed by signal ")
+    elif isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
+        alive = {process.pid for process in multiprocessing.active_children()}
+        cases = {case for process, case, reading in readings if reading and process not in alive}
+        how = "died"
+        if not cases:
+            return None
+    else:
         return None
-
-
-def loader_death(error: BaseException, noted: list[Noted]) -> DataError | None:
-    """What torch's error on a dead loader process means; None if the error is another one."""
-    found = re.search(_DEATH, str(error))
-    if found is None:
-        return None
-    how = found[2].replace("is killed by signal: ", "was killed by signal ")
-    cases = {s.read_by(int(pid)) for s in noted for pid in found[1].split(",")} - {None}
-    names = ", ".join(sorted(str(case) for case in cases)) or "no case yet"
     return DataError(
-        f"a loader process {how} while it was reading {names}; if it ran out of memory, lower "
-        "data.num_workers or data.batch_size"
+        f"a loader process {how} while it was reading {', '.join(sorted(cases)) or 'no case yet'}; "
+        "if it ran out of memory, lower data.num_workers or data.batch_size"
     )
