@@ -12,9 +12,10 @@ import torch
 from alseg.data.preprocess import VolumeCache
 from alseg.errors import DataError
 from alseg.experiment import Experiment
+from alseg.interruption import Interrupted
 from alseg.rounds import run_round
 from alseg.state import RunState
-from alseg.train import start_or_resume
+from alseg.train import resume_run
 from tests.front_door import run_smoke, smoke_config
 
 QUICK = (
@@ -58,11 +59,11 @@ def test_all_parts_run_together_and_resume_at_a_round_boundary(
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr("alseg.rounds.remaining_rounds", stop_after_one)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             run_smoke(folder, shared, *QUICK, *ALL_PARTS)
     assert json.loads((folder / "state.json").read_text())["finished_rounds"] == 1
     assert not (folder / "rounds" / "round_01" / "pseudo_labels").exists()
-    start_or_resume(smoke_config(shared), folder, resume=True)
+    resume_run(folder, force=False)
     resumed = json.loads((folder / "state.json").read_text())
     for part in ("history", "queries", "pool"):
         assert resumed[part] == whole[part]

@@ -37,6 +37,7 @@ class Noted(Dataset):
 
     def __init__(self, dataset: CaseSet, num_workers: int) -> None:
         self.dataset = dataset
+        self.case_ids = dataset.case_ids
         # [workers, 3]: process, sample, whether it is being read; outlives the process
         self.notes = torch.full((num_workers, 3), -1, dtype=torch.int64).share_memory_()
 
@@ -55,7 +56,7 @@ class Noted(Dataset):
     def readings(self) -> list[tuple[int, str, bool]]:
         """Each loader process, the case that it read last, and whether it had not finished it."""
         return [
-            (process, self.dataset.case_ids[index], reading == 1)
+            (process, self.case_ids[index], reading == 1)
             for process, index, reading in self.notes.tolist()
             if process > 0
         ]
