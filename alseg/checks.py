@@ -82,11 +82,12 @@ def check_transforms(name: str, transforms: Any) -> None:
 
 
 def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequence[int]) -> None:
-    """Check that the network takes the training patches.
+    """Check that a network was built and takes the training patches.
 
     Raises:
         ConfigError: if it does not.
     """
+    check_part("model.network", network, torch.nn.Module)
     check_sizes("data.patch_size", patch_size)
     patch = torch.empty(1, n_channels, *patch_size, device="meta")
     try:

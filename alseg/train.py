@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -283,7 +282,6 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         out_channels=len(task.classes),
     )
     network = plain_network()
-    check_part("model.network", network, torch.nn.Module)
     check_network(network, *shape)
     make_network = partial(
         network_with_dropout, plain_network, config.model.get("dropout_placement", "all"), *shape

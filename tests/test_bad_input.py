@@ -148,7 +148,8 @@ def test_a_loader_process_that_ends_is_told_with_its_case(
     if what == "Deadly":
         # died: where the main process was just fetching a sample from it
         assert re.search(
-            rf"(was killed by signal Killed|died) while it was reading {marked};", told
+            rf"(was killed by signal Killed|exited unexpectedly|died) while it was reading {marked};",
+            told,
         )
     else:
         assert told == f"alseg: error: data.augment failed on the case {marked}: no 99, please"

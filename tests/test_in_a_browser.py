@@ -16,16 +16,14 @@ from urllib.request import urlopen
 from alseg.compare import compare
 from tests.conftest import Outcome
 
-STORE = "sqlite:///runs/mlflow.db"
-
 
 @contextmanager
-def mlflow_ui(folder: Path) -> Iterator[str]:
+def mlflow_ui(folder: Path, store: str) -> Iterator[str]:
     """The address of ``mlflow ui`` on the runs below a folder, as README starts it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", STORE, "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
     with (folder / "ui.log").open("w") as log:
         server = subprocess.Popen(
             [*command, "--port", str(port)],
@@ -88,10 +86,13 @@ def test_two_strategies_are_compared_in_the_mlflow_ui_and_on_the_page(
     from mlflow import MlflowClient
 
     strategies = ("random", "variance", "full")
+    store = (
+        f"sqlite:///{tmp_path}/mlflow.db"  # MLflow keeps stores open by name: not a relative one
+    )
     for strategy in strategies:
-        run = train(f"strategy={strategy}", tracking="mlflow")
+        run = train(f"strategy={strategy}", f"tracking.uri={store}", tracking="mlflow")
         assert run.exit_code == 0, run.err
-    client = MlflowClient(STORE)
+    client = MlflowClient(store)
     experiment = client.get_experiment_by_name("smoke")
     assert experiment is not None
     runs = [
@@ -99,13 +100,13 @@ def test_two_strategies_are_compared_in_the_mlflow_ui_and_on_the_page(
         for r in client.search_runs([experiment.experiment_id])
         if "mlflow.parentRunId" not in r.data.tags
     ]
-    page = compare(["--tracking-uri", STORE, "--experiment", "smoke", "--log-to-mlflow", STORE])
+    page = compare(["--tracking-uri", store, "--experiment", "smoke", "--log-to-mlflow", store])
 
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False},
     )
-    with mlflow_ui(tmp_path) as address:
+    with mlflow_ui(tmp_path, store) as address:
         browser.get(f"{address}/#/experiments/{experiment.experiment_id}/runs")
         shows(browser, *(f"{strategy} seed 1" for strategy in strategies))
         ids = ",".join(f'"{r.info.run_id}"' for r in runs)

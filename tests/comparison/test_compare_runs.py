@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from alseg.comparison.runs import (
     read_run,
 )
 from alseg.errors import ConfigError, DataError
+from alseg.state import RunState
 
 
 def gathered(root: Path, reference: str = "random") -> RunSet:
@@ -70,10 +71,8 @@ def test_a_dry_pool_completes_a_run(tmp_path: Path) -> None:
 
 def test_annotation_cost_adds_up_over_the_queries_before_a_round(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r", "random", 1)
-    content = json.loads((folder / "state.json").read_text())
-    for query in content["queries"]:
-        query["cost"] = 2.5
-    (folder / "state.json").write_text(json.dumps(content))
+    state = RunState.load(folder)
+    replace(state, queries=tuple(query | {"cost": 2.5} for query in state.queries)).save(folder)
     curves = learning_curves(gathered(tmp_path))
     assert curves["cost"].tolist() == [2.5 * n for n in BUDGETS]
 
