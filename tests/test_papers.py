@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from alseg.experiment import Experiment
 from alseg.interruption import Interrupted
 from alseg.rounds import run_round
 from alseg.state import RunState
-from alseg.train import resume_run
+from tests.conftest import Outcome
 from tests.front_door import run_smoke, smoke_config
 
 QUICK = (
@@ -47,7 +48,7 @@ ALL_PARTS = (
 
 
 def test_all_parts_run_together_and_resume_at_a_round_boundary(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., Outcome], shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_smoke(tmp_path / "whole", shared, *QUICK, *ALL_PARTS)
     assert [row["round"] for row in whole["history"]] == [1, 2]
@@ -63,7 +64,7 @@ def test_all_parts_run_together_and_resume_at_a_round_boundary(
             run_smoke(folder, shared, *QUICK, *ALL_PARTS)
     assert json.loads((folder / "state.json").read_text())["finished_rounds"] == 1
     assert not (folder / "rounds" / "round_01" / "pseudo_labels").exists()
-    resume_run(folder, force=False)
+    assert train(resume=folder, smoke=False).exit_code == 0
     resumed = json.loads((folder / "state.json").read_text())
     for part in ("history", "queries", "pool"):
         assert resumed[part] == whole[part]
