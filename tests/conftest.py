@@ -23,7 +23,9 @@ HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Task04_Hippocampu
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    # more threads than free cores make tests slower by far: OMP_NUM_THREADS=1 beside other work
+    wanted = int(os.environ.get("OMP_NUM_THREADS", 2))
+    torch.set_num_threads(min(wanted, 2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
