@@ -127,10 +127,10 @@ def start_run(config: DictConfig, folder: Path) -> float:
         raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
     wait_for_all()  # all have looked at the folder before the first one writes to it
     with hold(folder):
-        # Before the first long work: whenever this process is killed, the run can be resumed.
-        save_start(folder, HydraConfig.get().overrides.task)
-        save_config(config, folder)
         try:
+            # Before the first long work: whenever this process is killed, the run can be resumed.
+            save_start(folder, HydraConfig.get().overrides.task)
+            save_config(config, folder)
             experiment = build(config, folder)
             state = first_state(config, experiment)
             prepare(experiment, state)
