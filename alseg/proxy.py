@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from pytorch_lightning.callbacks import LambdaCallback
 from torch import Tensor
 
 from alseg.callbacks.collection import predictions
@@ -26,6 +27,7 @@ from alseg.distributed import from_first, rank, wait_for_all
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.experiment import Experiment
 from alseg.files import write_atomically
+from alseg.interruption import interruption
 from alseg.models.segmentation import Scoring, SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.seeding import seed_for
@@ -158,7 +160,11 @@ def trained_on_proxy(
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
-        callbacks=progress_callbacks("proxy task"),
+        # Lightning's own handler of SIGTERM would end nothing here
+        callbacks=[
+            LambdaCallback(on_train_start=lambda *_: interruption.take_back()),
+            *progress_callbacks("proxy task"),
+        ],
     )
     torch.manual_seed(seed_for(plan.seed, 0, f"proxy/training/{rank()}"))
     trainer.fit(module, data.batches(draws))

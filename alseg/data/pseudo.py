@@ -15,7 +15,8 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from alseg.data.datamodule import TrainingDraws
-from alseg.errors import ConfigError, DataError, check_whole_number
+from alseg.errors import ConfigError, check_whole_number
+from alseg.files import read_tensors
 from alseg.seeding import seed_for
 
 
@@ -129,9 +130,5 @@ class MixedDraws(TrainingDraws):
         pseudo = self.pseudo_labels.get(case_id)
         if pseudo is None:
             return super().sample(case_id) | {"weight": torch.tensor(1.0)}
-        try:
-            label = torch.load(pseudo.path, weights_only=True)
-        except Exception as error:  # torch.load lets pickle, zip and runtime errors through
-            raise DataError(f"cannot read the pseudo-label {pseudo.path}: {error}") from error
-        image = self.cache.image(case_id)["image"]
+        image, label = self.cache.image(case_id)["image"], read_tensors(pseudo.path)
         return {"image": image, "label": label, "weight": torch.tensor(pseudo.weight)}

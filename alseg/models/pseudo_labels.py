@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from alseg.errors import ConfigError, check_whole_number
+from alseg.files import write_tensors
 from alseg.models.segmentation import Scoring
 from alseg.strategies.aggregations import foreground_mean
 from alseg.strategies.measures import entropy
@@ -140,5 +141,5 @@ class PseudoLabeller(pl.LightningModule):
         confidence = confidence_of(statistics, self.dilation_voxels)
         if confidence is not None:
             label = statistics.prediction.to(torch.uint8).unsqueeze(0).cpu()
-            torch.save(label, self.folder / f"{case_id}.pt")
+            write_tensors(self.folder / f"{case_id}.pt", label)
         return Judged(case_id, confidence)

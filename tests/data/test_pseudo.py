@@ -12,6 +12,7 @@ from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
 from alseg.data.pseudo import IntensityLabel, MixedDraws, ProxyDraws, PseudoLabel
 from alseg.errors import ConfigError, DataError
+from alseg.files import write_tensors
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_mixed_draws_hold_their_share_and_weights(cache: VolumeCache, tmp_path: 
     pseudo = {}
     for weight, case_id in zip((0.5, 0.25, 0.75), list(cache.task.cases)[2:5], strict=True):
         path = tmp_path / f"{case_id}.pt"
-        torch.save(torch.full_like(cache.image(case_id)["image"], 1, dtype=torch.uint8), path)
+        write_tensors(path, torch.full_like(cache.image(case_id)["image"], 1, dtype=torch.uint8))
         pseudo[case_id] = PseudoLabel(path, weight)
     draws = MixedDraws(pseudo, 0.25, cache, labels, annotated, [], 12, 1, 1)
     assert [case_id in annotated for case_id in draws.case_ids] == [False, False, False, True] * 3
@@ -77,7 +78,7 @@ def test_mixed_draws_hold_their_share_and_weights(cache: VolumeCache, tmp_path: 
         assert float(sample["weight"]) == (pseudo[case_id].weight if case_id in pseudo else 1)
         assert (sample["label"] == 1).all() == (case_id in pseudo)
     next(iter(pseudo.values())).path.write_bytes(b"broken")
-    with pytest.raises(DataError, match="pseudo-label"):
+    with pytest.raises(DataError, match="is damaged"):
         draws.sample(next(iter(pseudo)))
 
 
