@@ -15,8 +15,8 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from alseg.data.volumes import read_header
-from alseg.errors import ConfigError, DataError
+from alseg.data.volumes import read_header, reading
+from alseg.errors import check_choice
 
 AnnotationCost = Callable[[Path], float]
 
@@ -66,18 +66,15 @@ def cost_named(name: str) -> AnnotationCost:
     Raises:
         ConfigError: if there is none.
     """
-    if name not in COSTS:
-        raise ConfigError(f"cost is {name!r}; allowed are {', '.join(COSTS)}")
+    check_choice("cost", name, COSTS)
     return COSTS[name]
 
 
 def _load(label: Path) -> Any:
     read_header(label)
-    try:
+    with reading(label):
         image = nibabel.load(label)  # type: ignore[attr-defined]
         image.get_fdata(dtype=np.float32)  # kept by the image; broken files show here
-    except Exception as error:  # nibabel lets errors of gzip, zlib, struct and its own through
-        raise DataError(f"{label} is not a readable NIfTI file: {error}") from error
     return image
 
 

@@ -1,6 +1,7 @@
 """The errors that a user can act on."""
 
 import errno
+from collections.abc import Collection
 
 
 class AlsegError(Exception):
@@ -47,6 +48,26 @@ def check_whole_number(name: str, value: object, at_least: int) -> None:
     """
     if type(value) is not int or value < at_least:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Check a setting that is one of a few names.
+
+    Raises:
+        ConfigError: if it is none of them.
+    """
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Check a setting that is on or off.
+
+    Raises:
+        ConfigError: if it is neither true nor false.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; it must be true or false")
 
 
 def check_text(name: str, value: object) -> None:

@@ -12,6 +12,7 @@ from monai.networks.utils import one_hot
 from torch import Tensor
 
 from alseg.distributed import gathered
+from alseg.strategies.statistics import most_likely
 
 
 class CaseDice:
@@ -155,4 +156,4 @@ def area_under_budget_curve(labelled: Sequence[float], dice: Sequence[float]) ->
 
 def hard_labels(logits: Tensor) -> Tensor:
     """The most likely class of each voxel: [B, C, D, H, W] -> [B, 1, D, H, W]."""
-    return torch.argmax(logits, dim=1, keepdim=True)
+    return most_likely(logits, dim=1).unsqueeze(1)

@@ -19,7 +19,7 @@ from alseg.costs import AnnotationCost
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import Oracle
 from alseg.data.similarity import LabelledSimilarity
-from alseg.errors import ConfigError, check_whole_number
+from alseg.errors import ConfigError, check_choice, check_flag, check_whole_number
 from alseg.models.pseudo_labels import SemiSupervised
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
@@ -80,18 +80,11 @@ class Plan:
             ("val_interval", self.val_interval),
         ):
             check_whole_number(name, number, at_least=1)
-        if not isinstance(self.repeat_uncertain, bool):
-            raise ConfigError(
-                f"pool.repeat_uncertain is {self.repeat_uncertain!r}; it must be true or false"
-            )
+        check_flag("pool.repeat_uncertain", self.repeat_uncertain)
         check_whole_number("seed", self.seed, at_least=0)
-        for name, value, allowed in (
-            ("round_start", self.round_start, ROUND_STARTS),
-            ("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS),
-            ("pool.start", self.start, STARTS),
-        ):
-            if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+        check_choice("round_start", self.round_start, ROUND_STARTS)
+        check_choice("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS)
+        check_choice("pool.start", self.start, STARTS)
         if self.budget is not None and not (
             type(self.budget) in (int, float) and 0 < self.budget < math.inf
         ):
@@ -165,10 +158,7 @@ class Experiment:
             check_whole_number(
                 "checkpoint_every_n_steps", self.checkpoint_every_n_steps, at_least=1
             )
-        if self.on_nonfinite not in ON_NON_FINITE:
-            raise ConfigError(
-                f"on_nonfinite is {self.on_nonfinite!r}; allowed are {', '.join(ON_NON_FINITE)}"
-            )
+        check_choice("on_nonfinite", self.on_nonfinite, ON_NON_FINITE)
 
     def round_folder(self, round_number: int) -> Path:
         """Where a round leaves its files; made if it is not there."""

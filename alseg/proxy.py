@@ -125,7 +125,9 @@ def _chosen_by_proxy(experiment: Experiment, proxy: Proxy, loss: Loss, size: int
     module.scoring = Scoring(
         proxy.strategy, proxy.source, experiment.scoring_inferer, plan.seed, round_number=0
     )
-    scores: list[CaseScore] = predictions(experiment, module, data.volumes(case_ids), "proxy task")
+    scores: list[CaseScore] = predictions(
+        experiment.make_trainer, module, data.volumes(case_ids), "proxy task"
+    )
     rng = np.random.default_rng(seed_for(plan.seed, 0, "proxy/selection"))
     return proxy.strategy.select(candidates_from(scores), size, rng)
 

@@ -48,7 +48,7 @@ from alseg.training import (
 
 log = logging.getLogger(__name__)
 
-SECOND_STAGE = "training_second_stage"  # the stage of a round's semi-supervised fine-tuning
+FINE_TUNING = "training_second_stage"  # the stage of a round's semi-supervised fine-tuning
 TRAINED = ("training", "member_")  # how the stages begin that train a network
 
 
@@ -216,7 +216,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
             trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
             stages.finish("training", best=best, **result)
     training.checkpoint.delete()
-    if semi_supervised is not None and SECOND_STAGE not in stages:
+    if semi_supervised is not None and FINE_TUNING not in stages:
         with interruption.waits():
             result = second_stage(
                 experiment,
@@ -227,7 +227,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                 stages["training"]["best_dice"],
             )
             trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
-            stages.finish(SECOND_STAGE, **result)
+            stages.finish(FINE_TUNING, **result)
     members: tuple[torch.nn.Module, ...] = ()
     if strategy.needs_passes and not is_last:
         members = tuple(
@@ -304,7 +304,7 @@ def sound_stages(folder: Path) -> Stages:
         name: (f"{BEST}_{name}",) for name in stages if name.startswith("member_")
     }
     if "training" in stages:
-        names |= {"training": (stages["training"]["best"], LAST), SECOND_STAGE: (BEST,)}
+        names |= {"training": (stages["training"]["best"], LAST), FINE_TUNING: (BEST,)}
     files = [folder / f"{file}.ckpt" for name in stages for file in names.get(name, ())]
     if not are_sound(*files):
         log.warning(f"the round starts again: {folder}")

@@ -25,11 +25,16 @@ from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import entropy
 from alseg.strategies.selectors import top_k
 from alseg.strategies.strategy import Strategy
-from alseg.training import BEST, FIRST_STAGE, fine_tuning, load_weights, round_training
+from alseg.training import (
+    BEST,
+    FIRST_STAGE,
+    SECOND_STAGE,
+    fine_tuning,
+    load_weights,
+    round_training,
+)
 
 log = logging.getLogger(__name__)
-
-SECOND_STAGE = f"{BEST}_second_stage"  # the best of the second stage
 
 # The labeller takes the statistics alone; any strategy of many passes would do.
 JUDGED_BY = Strategy("pseudo_labels", top_k, entropy, mean)
@@ -149,7 +154,7 @@ def label_unlabelled(
     )
     labeller = PseudoLabeller(module.network, scoring, folder, settings.dilation_voxels)
     title = f"round {round_number}/{plan.rounds} · pseudo-labels"
-    judged = predictions(experiment, labeller, data.volumes(case_ids), title)
+    judged = predictions(experiment.make_trainer, labeller, data.volumes(case_ids), title)
     chosen = most_confident(judged, settings.case_share)
     return {
         case_id: PseudoLabel(folder / f"{case_id}.pt", settings.pseudo_weight * confidence)

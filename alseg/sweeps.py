@@ -29,15 +29,15 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
 from rich.console import Console
 from rich.table import Table
 
-from alseg.cli import print_error, sentence
+from alseg.cli import part, print_error, sentence
 from alseg.errors import AlsegError, ConfigError
 from alseg.evaluation import area_under_budget_curve
 from alseg.files import write_atomically
+from alseg.isolation import exit_in_words
 from alseg.settings import CONFIG_FILE, config_hash, flat, load_config, save_config, save_start
 from alseg.state import RunState, hold
 from alseg.trainers import n_devices
@@ -176,9 +176,7 @@ def _run_child(folder: Path, name: str) -> str:
     if child.returncode == 0:
         return ""
     if child.returncode < 0:
-        killed_by = signal.Signals(-child.returncode)
-        hint = " (out of memory?)" if killed_by == signal.SIGKILL else ""
-        return f"the process was killed by {killed_by.name}{hint}"
+        return f"the process {exit_in_words(child.returncode)}"
     return last.removeprefix("alseg: error: ") or f"exit code {child.returncode}"
 
 
@@ -186,7 +184,7 @@ def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
     """Mark the job's run in the tracking store as failed; makes one if it had not come to that."""
     try:
         state = RunState.load(folder) if RunState.is_in(folder) else None
-        tracker = instantiate(config.tracking)
+        tracker = part(config.tracking)
         tracker.open(
             folder,
             state.tracking_run_id if state else None,

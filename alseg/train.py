@@ -6,12 +6,11 @@ them to ``run_rounds``.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,14 @@ from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
 from alseg.data.similarity import LabelledSimilarity
 from alseg.distributed import from_first, process_group, rank, wait_for_all
-from alseg.errors import ConfigError, DataError, DiskFullError, check_text, check_whole_number
+from alseg.errors import (
+    ConfigError,
+    DataError,
+    DiskFullError,
+    check_flag,
+    check_text,
+    check_whole_number,
+)
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
 from alseg.interruption import Interrupted, interruption
@@ -244,7 +250,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     """
     for name in ("output_dir", "cache_dir", "experiment_name"):
         check_text(name, config[name])
-    settings = [field.name for field in dataclasses.fields(Plan)]
+    settings = [field.name for field in fields(Plan)]
     check_keys("pool", config.pool, [name for name in settings if name not in config])
     plan = Plan(
         **config.pool,
@@ -263,8 +269,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     check_devices(config.trainer)
     # refuses bad settings now, not later
     hardware = hardware_of(make_trainer(logger=False, enable_checkpointing=False))
-    if not isinstance(config.save_maps, bool):
-        raise ConfigError(f"save_maps is {config.save_maps!r}; it must be true or false")
+    check_flag("save_maps", config.save_maps)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)
     task: Task = part(config.data.task)
@@ -288,21 +293,21 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     )
     if strategy.needs_prediction:
         check_scores(strategy, len(task.classes))
-    if strategy.needs_passes:
+    semi_supervised: SemiSupervised | None = part(config.semi_supervised)
+    if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     if "learning_rate" in config.training:
         check_positive("training.learning_rate", config.training.learning_rate)
     loss, optimizer = part(config.training.loss), part(config.training.optimizer)
     schedule = part(config.training.schedule)
     check_training(loss, optimizer, schedule, len(task.classes), plan.steps_per_round)
-    semi_supervised: SemiSupervised | None = part(config.semi_supervised)
-    if semi_supervised is not None:
-        source.check(make_network())
-        if plan.steps_per_round < 2 or "lr" not in getattr(optimizer, "keywords", {}):
-            raise ConfigError(
-                f"semi_supervised needs at least two steps_per_round, here {plan.steps_per_round}, "
-                "and a training.optimizer with lr"
-            )
+    if semi_supervised is not None and (
+        plan.steps_per_round < 2 or "lr" not in getattr(optimizer, "keywords", {})
+    ):
+        raise ConfigError(
+            f"semi_supervised needs at least two steps_per_round, here {plan.steps_per_round}, "
+            "and a training.optimizer with lr"
+        )
     inferer, scoring_inferer = part(config.data.inferer), part(config.data.scoring_inferer)
     check_inferer("data.inferer", inferer)
     check_inferer("data.scoring_inferer", scoring_inferer)

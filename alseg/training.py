@@ -32,7 +32,8 @@ from alseg.stages import Stages
 log = logging.getLogger(__name__)
 
 BEST, LAST = "best", "last"  # names of a round's checkpoints
-FIRST_STAGE = f"{BEST}_first_stage"  # the best of a round whose training has two stages
+# the best of each stage, in a round whose training has two
+FIRST_STAGE, SECOND_STAGE = f"{BEST}_first_stage", f"{BEST}_second_stage"
 MONITOR = "val/dice"  # what the best one is chosen by
 
 

@@ -22,8 +22,8 @@ from alseg.data.cases import Splits, Task
 from alseg.data.preprocess import VolumeCache
 from alseg.data.survey import Facts, Finding, look_at, oddities
 from alseg.errors import DataError, check_text, check_whole_number
+from alseg.files import write_atomically
 from alseg.isolation import Died, map_in_processes
-from alseg.state import write_atomically
 
 Report = Mapping[str, list[Finding]]
 

@@ -39,10 +39,11 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
+from alseg.files import write_atomically
 from alseg.models.segmentation import Scoring
 from alseg.models.uncertainty import MCDropout, plain_pass, race_for
 from alseg.settings import load_config
-from alseg.state import RunState, write_atomically
+from alseg.state import RunState
 from alseg.strategies import aggregations, measures, selectors
 from alseg.strategies.statistics import entropy_of
 from alseg.strategies.strategy import Strategy
@@ -237,7 +238,7 @@ def prepared(arguments: argparse.Namespace, record: Record) -> Setting:
 def load(arguments: argparse.Namespace) -> tuple[Setting, RunState]:
     """The trained network and the volumes it has not been trained on."""
     folder = run_folder(arguments)
-    experiment, _ = build(load_config(folder), folder)
+    experiment = build(load_config(folder), folder)
     state = RunState.load(folder)
     network = experiment.make_network()
     load_weights(network, folder / "rounds" / "round_01" / "best.ckpt")

@@ -34,6 +34,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantom_dataset(tmp_path_factory.mktemp("phantoms"), n_volumes=12, size=32)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs of a module keep phantoms and preprocessed volumes."""
+    return tmp_path_factory.mktemp("shared")
+
+
 @pytest.fixture(scope="session")
 def hippocampus() -> Path:
     """The real MSD Task04, where it is at hand."""

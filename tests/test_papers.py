@@ -27,12 +27,6 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all runs keep phantoms and preprocessed volumes."""
-    return tmp_path_factory.mktemp("papers")
-
-
 def initial(state: dict) -> list[str]:
     return [row["case_id"] for row in state["queries"] if row["round"] == 0]
 

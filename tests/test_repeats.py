@@ -25,12 +25,6 @@ REPEATS = (
 )
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all runs keep phantoms and preprocessed volumes."""
-    return tmp_path_factory.mktemp("repeats")
-
-
 def test_repeated_volumes_are_trained_with_more_and_counted_once(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.front_door import run_smoke
 
 # two windows a volume, of which the passes can leave one out
 WINDOWS = ("data.inferer.roi_size=[16,32,32]", "scoring.n_passes=6")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("savings")
 
 
 def queried(state: dict[str, Any]) -> list[str]:

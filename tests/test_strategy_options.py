@@ -13,12 +13,6 @@ from tests.front_door import run_smoke
 EXAMPLE = Path(__file__).parents[1] / "scripts" / "own_strategy"
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all runs keep phantoms and preprocessed volumes."""
-    return tmp_path_factory.mktemp("options")
-
-
 def acquired(state: dict, round_number: int) -> list[str]:
     return [row["case_id"] for row in state["queries"] if row["round"] == round_number]
 

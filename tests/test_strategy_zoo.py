@@ -18,12 +18,6 @@ STRATEGIES = sorted(path.stem for path in Path(conf_folder(), "strategy").glob("
 READ_LABELS = {"foreground_aware_random", "oracle_dice"}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all runs keep phantoms and preprocessed volumes."""
-    return tmp_path_factory.mktemp("zoo")
-
-
 def test_the_zoo_is_complete() -> None:
     assert len(STRATEGIES) == 27
 

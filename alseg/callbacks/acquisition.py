@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
+from alseg.callbacks.collection import Collection, gather
 from alseg.costs import AnnotationCost
 from alseg.data.oracle import Oracle
-from alseg.distributed import gathered, rank
+from alseg.distributed import rank
 from alseg.errors import ScoringError
 from alseg.pool import Pool
 from alseg.scores import ScoreFile
@@ -41,7 +42,7 @@ class Acquired:
     features: Mapping[str, tuple[float, ...]]
 
 
-class Acquisition(pl.Callback):
+class Acquisition(Collection):
     """Collects the scores of a prediction run over the pool and acquires the query at its end.
 
     It is the only place that makes a new pool. For a strategy that needs no prediction ``acquire``
@@ -58,6 +59,7 @@ class Acquisition(pl.Callback):
         cost: AnnotationCost,
         similarity: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None,
     ) -> None:
+        super().__init__()
         self.strategy = strategy
         self.oracle = oracle
         self.query_size = query_size
@@ -69,7 +71,6 @@ class Acquisition(pl.Callback):
         self._pool: Pool | None = None
         self._candidates: tuple[str, ...] = ()
         self._round_number = 0
-        self._scores: list[CaseScore] = []
         self._file: ScoreFile | None = None
 
     def start_round(
@@ -86,29 +87,21 @@ class Acquisition(pl.Callback):
         self._pool = pool
         self._candidates = tuple(sorted(pool.unlabelled if candidates is None else candidates))
         self._round_number = round_number
-        self._scores, self._file, self.acquired = [], None, None
+        self.outputs, self._file, self.acquired = [], None, None
 
     def go_on_from(self, scores: Sequence[CaseScore], file: ScoreFile) -> None:
         """Start from the scores of an interrupted pass; keep those that come in a file."""
-        self._scores, self._file = list(scores) if rank() == 0 else [], file
+        self.outputs, self._file = list(scores) if rank() == 0 else [], file
 
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the score of one case."""
-        self._scores.append(outputs)
+    def keep(self, output: CaseScore) -> None:
+        """Keep the score of one case, in the file as well."""
+        super().keep(output)
         if self._file is not None:
-            self._file.append(outputs)
+            self._file.append(output)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Acquire from all ranks' scores."""
-        self.acquire(gather(self._scores))
+        self.acquire(gather(self.outputs))
 
     def acquire(self, scores: list[CaseScore] | None = None) -> None:
         """Select the query, ask the oracle and make the new pool.
@@ -207,15 +200,3 @@ def query_rows(
         }
         for rank, case_id in enumerate(case_ids, start=1)
     )
-
-
-def gather(scores: list[CaseScore]) -> list[CaseScore]:
-    """All ranks' scores, each case once.
-
-    Distributed samplers fill up uneven parts by repeating cases. A case's masks depend on its name
-    alone, so the repetitions are equal and the first is kept.
-    """
-    parts = gathered(scores)
-    if len(parts) == 1:
-        return scores  # with repetitions, if there are any: those would be a mistake
-    return list({score.case_id: score for part in reversed(parts) for score in part}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,7 +10,6 @@ from torch.utils.data import DataLoader
 
 from alseg.callbacks.progress import progress_callbacks
 from alseg.distributed import gathered
-from alseg.experiment import Experiment
 
 
 class Collection(pl.Callback):
@@ -17,6 +17,10 @@ class Collection(pl.Callback):
 
     def __init__(self) -> None:
         self.outputs: list[Any] = []
+
+    def keep(self, output: Any) -> None:
+        """Keep one output."""
+        self.outputs.append(output)
 
     def on_predict_batch_end(
         self,
@@ -27,26 +31,41 @@ class Collection(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep one output."""
-        self.outputs.append(outputs)
+        """Keep the output of one case."""
+        self.keep(outputs)
+
+
+def gather(outputs: list[Any]) -> list[Any]:
+    """All ranks' outputs, those with one ``case_id`` once.
+
+    Distributed samplers fill up uneven parts by repeating cases. A case's masks depend on its name
+    alone, so the repetitions are equal and the first is kept.
+    """
+    parts = gathered(outputs)
+    if len(parts) == 1:
+        return outputs  # with repetitions, if there are any: those would be a mistake
+    return list({output.case_id: output for part in reversed(parts) for output in part}.values())
 
 
 def predictions(
-    experiment: Experiment, module: pl.LightningModule, volumes: DataLoader, title: str
+    make_trainer: Callable[..., pl.Trainer],
+    module: pl.LightningModule,
+    volumes: DataLoader,
+    title: str,
 ) -> list[Any]:
     """Outputs of ``predict_step`` with a ``case_id``: one a case, of all devices.
 
     Args:
-        experiment: makes the trainer.
+        make_trainer: builds a Lightning trainer from its settings.
         module: predicts.
         volumes: one at a time.
         title: for the progress bar.
     """
     collection = Collection()
-    trainer = experiment.make_trainer(
+    trainer = make_trainer(
         logger=False,
         enable_checkpointing=False,
         callbacks=[collection, *progress_callbacks(title)],
     )
     trainer.predict(module, volumes, return_predictions=False)
-    return list({o.case_id: o for part in gathered(collection.outputs) for o in part}.values())
+    return gather(collection.outputs)

@@ -15,7 +15,7 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from alseg.data.datamodule import TrainingDraws
-from alseg.errors import ConfigError, check_whole_number
+from alseg.errors import ConfigError, check_choice, check_whole_number
 from alseg.files import read_tensors
 from alseg.seeding import seed_for
 
@@ -48,8 +48,7 @@ class IntensityLabel:
     channel: int = 0
 
     def __post_init__(self) -> None:
-        if self.side not in ("above", "below", "both"):
-            raise ConfigError(f"proxy: side is {self.side!r}; allowed are above, below, both")
+        check_choice("proxy: side", self.side, ("above", "below", "both"))
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ConfigError(f"proxy: window is {list(self.window)}; it must hold [low, high]")
         check_whole_number("proxy: opening_voxels", self.opening_voxels, at_least=0)

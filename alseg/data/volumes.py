@@ -54,9 +54,9 @@ def read_header(path: Path) -> Header:
     """
     if not path.name.endswith(ENDINGS):
         raise DataError(f"{path} does not end in {' or '.join(ENDINGS)}, which alseg reads")
-    with _told(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with reading(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         block = file.read(max(_HEADERS))
-    with _told(path):
+    with reading(path):
         size = next((n for n in _HEADERS if n in _sizes(block)), 348)
         header = _HEADERS[size](block[:size])
         shape = tuple(int(n) for n in header.get_data_shape())
@@ -101,7 +101,7 @@ def read_volume(paths: Sequence[Path]) -> MetaTensor:
     loader = LoadImage(
         reader="NibabelReader", image_only=True, ensure_channel_first=True, dtype=np.float32
     )
-    with _told(paths[0]):
+    with reading(paths[0]):
         volume = loader([str(path) for path in paths] if len(paths) > 1 else str(paths[0]))
     assert isinstance(volume, MetaTensor)
     return volume
@@ -110,7 +110,7 @@ def read_volume(paths: Sequence[Path]) -> MetaTensor:
 def _check_stream(path: Path, declared: int) -> None:
     """Decompress step by step: the checksum holds, and the end is where the header says."""
     n_bytes = 0
-    with _told(path), gzip.open(path) as file:
+    with reading(path), gzip.open(path) as file:
         while n_bytes <= declared + _STEP and (step := file.read(_STEP)):
             n_bytes += len(step)
     if n_bytes > declared + _STEP:
@@ -138,7 +138,7 @@ def _sizes(block: bytes) -> tuple[int, int]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Tell whatever reading a file may raise: errors of gzip, zlib, struct, nibabel and MONAI."""
     try:
         yield

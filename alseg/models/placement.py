@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from alseg.errors import ConfigError
+from alseg.errors import ConfigError, check_choice
 from alseg.models.features import depth
 from alseg.models.mc_dropout import active_dropout_layers
 
@@ -33,10 +33,7 @@ def place_dropout(
     Raises:
         ConfigError: if the placement is unknown, or none of the dropout layers lies there.
     """
-    if placement not in PLACEMENTS:
-        raise ConfigError(
-            f"model.dropout_placement is {placement!r}; allowed are {', '.join(PLACEMENTS)}"
-        )
+    check_choice("model.dropout_placement", placement, PLACEMENTS)
     layers = active_dropout_layers(network)
     if placement == "all" or not layers:
         return

@@ -16,7 +16,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from alseg.errors import ConfigError, check_whole_number
+from alseg.errors import ConfigError, check_choice, check_whole_number
 from alseg.models.features import BottleneckFeatures
 from alseg.models.mc_dropout import MaskSeed, check_dropout
 from alseg.models.passes import dropout_passes
@@ -77,10 +77,7 @@ class MCDropout:
             raise ConfigError(
                 f"scoring.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
             )
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"scoring.passes is {self.schedule!r}; allowed are {', '.join(SCHEDULES)}"
-            )
+        check_choice("scoring.passes", self.schedule, SCHEDULES)
         if not (type(self.error_rate) in (int, float) and 0 < self.error_rate < 1):
             raise ConfigError(
                 f"scoring.error_rate is {self.error_rate!r}; it must be a number between 0 and 1"

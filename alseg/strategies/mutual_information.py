@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own idiom)
 from torch import Tensor
 
-from alseg.errors import ConfigError, check_whole_number
+from alseg.errors import ConfigError, check_choice, check_whole_number
 from alseg.strategies.selectors import Candidates, top_k
 
 OVER_LABELLED = ("mean", "max")
@@ -60,11 +60,7 @@ class ImageSimilarity:
                 f"similarity has bins={self.bins} and quantiles={list(self.quantiles)}; allowed "
                 "are at most 256 bins, and two increasing quantiles in [0, 1]"
             )
-        if self.over_labelled not in OVER_LABELLED:
-            raise ConfigError(
-                f"similarity.over_labelled is {self.over_labelled!r}; allowed are "
-                f"{', '.join(OVER_LABELLED)}"
-            )
+        check_choice("similarity.over_labelled", self.over_labelled, OVER_LABELLED)
 
     @property
     def fingerprint(self) -> str:

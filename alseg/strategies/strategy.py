@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from alseg.errors import ConfigError, ScoringError
+from alseg.errors import ConfigError, ScoringError, check_choice
 from alseg.strategies.measures import entropy
 from alseg.strategies.mutual_information import ImageSimilarity
 from alseg.strategies.selectors import Candidates, Selector
@@ -85,11 +85,8 @@ class Strategy:
             raise ConfigError(f"strategy.name is {self.name!r}; it must be text")
         if (self.measure is None) != (self.aggregation is None):
             raise ConfigError(f"strategy {self.name}: measure and aggregation come together or not")
-        if self.features is not None and self.features not in FEATURES:
-            raise ConfigError(
-                f"strategy {self.name}: features is {self.features!r}; allowed are "
-                f"{', '.join(FEATURES)}"
-            )
+        if self.features is not None:
+            check_choice(f"strategy {self.name}: features", self.features, FEATURES)
         # A part that the selector misses should not come to light after hours of training.
         try:
             self.select(self._rehearsal(), 2, np.random.default_rng(0))
