@@ -33,6 +33,7 @@ from alseg.second_stage import second_stage
 from alseg.seeding import seed_for
 from alseg.stages import Stages
 from alseg.state import RunState
+from alseg.strategies.racing import Heats, Raced
 from alseg.strategies.strategy import CaseScore
 from alseg.training import (
     BEST,
@@ -268,8 +269,9 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                 )
                 race = race_for(experiment.source, strategy, plan.query_size)
                 if race is not None:
-                    for score in earlier:
-                        race.know(score.pass_scores or ())
+                    for s in earlier:
+                        assert s.score is not None  # a race is for strategies with a measure
+                        race.know(Raced(s.case_id, s.score, s.pass_scores or (), s.hint))
                 module.scoring = Scoring(
                     strategy,
                     experiment.source,
@@ -277,7 +279,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                     plan.seed,
                     round_number,
                     members,
-                    race,
+                    None if race is None else Heats(race),
                 )
                 trainer.predict(module, datamodule=data, return_predictions=False)
             else:
@@ -325,14 +327,18 @@ def start_again(folder: Path) -> None:
 def to_go_on_from(file: ScoreFile, case_ids: Collection[str]) -> list[CaseScore]:
     """The scores that an interrupted pass over these cases has left, at least one case short.
 
-    The prediction loop then has a volume to look at, and what follows it runs as always.
+    The prediction loop then has a volume to look at, and what follows it runs as always. A heat's
+    volumes are there together or not at all: they race as they would have without the interruption.
     """
-    scores = [score for score in file.read() if score.case_id in set(case_ids)]
-    if len(scores) == len(case_ids):
-        scores.pop()
+    wanted = set(case_ids)
+    groups = [group for group in file.read() if wanted.issuperset(s.case_id for s in group)]
+    # several processes may have scored one case
+    while len({s.case_id for group in groups for s in group}) == len(wanted):
+        groups.pop()
+    scores = list({s.case_id: s for group in groups for s in group}.values())
     if scores:
         log.info(f"{len(scores)} of {len(case_ids)} volumes were scored before the interruption")
-    file.start(scores)
+    file.start(groups)
     return scores
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class ScoreFile:
-    """A round's scores while they come in, a line each: a checksum and the fields of a CaseScore.
+    """A round's scores while they come in, a line a group: a checksum and their fields.
 
-    A line reaches the operating system before the next volume is looked at. A line that was cut off
-    or changed is left out, and its volume scored again.
+    A group is one volume, or those of a heat. Its line reaches the operating system before the next
+    volume is looked at. A line that was cut off or changed is left out, and its volumes are scored
+    again.
 
     Under torchrun each process has a file of its own, and the first one reads them all: the number
     of processes may change in between.
@@ -34,53 +35,55 @@ class ScoreFile:
         self.folder = folder
         self.path = folder / f"partial_scores_{rank()}.jsonl"
 
-    def read(self) -> list[CaseScore]:
-        """All processes' scores so far, each case once; in all processes."""
-        scores: dict[str, CaseScore] = {}
+    def read(self) -> list[list[CaseScore]]:
+        """All processes' groups so far; in all processes."""
+        groups: list[list[CaseScore]] = []
         for path in sorted(self.folder.glob("partial_scores_*.jsonl")):
             lines = path.read_text(errors="replace").splitlines()
             for number, line in enumerate(lines, start=1):
-                score = _parsed(line)
-                if score is not None:
-                    scores[score.case_id] = score
+                group = _parsed(line)
+                if group is not None:
+                    groups.append(group)
                 elif number < len(lines):  # a last line that is cut off is nothing to tell
-                    log.warning(f"line {number} of {path} is damaged; its volume is scored again")
+                    log.warning(f"line {number} of {path} is damaged; it is scored again")
         gathered(None)  # all have read
-        return list(scores.values())
+        return groups
 
-    def start(self, scores: Iterable[CaseScore]) -> None:
-        """Begin anew with these scores, as ``read`` has given them."""
+    def start(self, groups: Iterable[Sequence[CaseScore]]) -> None:
+        """Begin anew with these groups, as ``read`` has given them."""
         if rank() == 0:
-            write_atomically(self.path, "".join(_line(score) for score in scores))
+            write_atomically(self.path, "".join(map(_line, groups)))
             for path in self.folder.glob("partial_scores_*.jsonl"):
                 if path != self.path:
                     path.unlink(missing_ok=True)
         gathered(None)  # before the others begin theirs
 
-    def append(self, score: CaseScore) -> None:
-        """Add a score.
+    def append(self, group: Sequence[CaseScore]) -> None:
+        """Add a group, if it is not empty.
 
         Raises:
             StorageError: if it cannot be written.
         """
-        with told_by_name(self.path), self.path.open("a") as file:
-            file.write(_line(score))
+        if group:
+            with told_by_name(self.path), self.path.open("a") as file:
+                file.write(_line(group))
 
     def delete(self) -> None:
         """Delete the file: all volumes have been scored, or all are to be scored again."""
         self.path.unlink(missing_ok=True)
 
 
-def _line(score: CaseScore) -> str:
-    content = json.dumps(asdict(score))
+def _line(group: Sequence[CaseScore]) -> str:
+    content = json.dumps([asdict(score) for score in group])
     return f"{zlib.crc32(content.encode()):08x} {content}\n"
 
 
-def _parsed(line: str) -> CaseScore | None:
+def _parsed(line: str) -> list[CaseScore] | None:
     checksum, _, content = line.partition(" ")
     if checksum != f"{zlib.crc32(content.encode()):08x}":
         return None
-    fields: dict[str, Any] = json.loads(content)
-    for name, value in fields.items():
-        fields[name] = tuple(value) if isinstance(value, list) else value
-    return CaseScore(**fields)
+    group: list[dict[str, Any]] = json.loads(content)
+    for fields in group:
+        for name, value in fields.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
+    return [CaseScore(**fields) for fields in group]

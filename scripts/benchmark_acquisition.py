@@ -45,6 +45,7 @@ from alseg.models.uncertainty import MCDropout, plain_pass, race_for
 from alseg.settings import load_config
 from alseg.state import RunState
 from alseg.strategies import aggregations, measures, selectors
+from alseg.strategies.racing import Heats
 from alseg.strategies.statistics import entropy_of
 from alseg.strategies.strategy import Strategy
 from alseg.train import build
@@ -375,13 +376,20 @@ def scored(setting: Setting, row: Row) -> dict[str, Any]:
     """All volumes in alseg's way."""
     source = MCDropout(row.n_passes, row.gate, row.schedule)
     race = race_for(source, STRATEGY, query_size(len(setting.cases)))
-    scoring = Scoring(STRATEGY, source, setting.inferer, row.seed, 1, race=race)
-    results = {}
+    scoring = Scoring(STRATEGY, source, setting.inferer, row.seed, 1)
+    heats = None if race is None else Heats(race)
+    results: dict[str, Any] = {}
+    decided = []
     for case_id in setting.cases:
-        image = setting.load(case_id)
-        with measured(setting) as result:
-            case = scoring.score(setting.network, image, case_id)
-        results[case_id] = {**result, "score": case.score, "n_passes": case.n_passes}
+        case = setting.network, setting.load(case_id), case_id
+        with measured(setting) as result:  # the volume at which a heat runs has the heat's cost
+            if heats is None:
+                decided.append(scoring.score(*case))
+            else:
+                decided += scoring.race(heats, *case, is_last=case_id == setting.cases[-1])
+        results[case_id] = result
+    for score in decided:
+        results[score.case_id] |= {"score": score.score, "n_passes": score.n_passes}
     return results
 
 

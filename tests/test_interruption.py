@@ -24,6 +24,7 @@ from alseg.callbacks.checkpoints import random_state, restore_random_state
 from alseg.interruption import Interrupted, interruption
 from alseg.models.segmentation import SegmentationModule
 from alseg.state import RunState, hold
+from alseg.strategies import racing
 from tests.conftest import Outcome, write_msd
 from tests.front_door import run_smoke
 
@@ -132,6 +133,31 @@ def test_ctrl_c_while_scoring_keeps_the_scores(
     assert results(cut.folder) == whole
     assert list(cut.folder.glob("rounds/round_01/maps/*"))
     assert not list(cut.folder.glob("rounds/*/partial_scores*"))
+
+
+@pytest.mark.parametrize(("heat_bytes", "kept"), [(None, 0), (600_000, 3)])
+def test_volumes_race_as_without_an_interruption(
+    train: Train,
+    at_call: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    heat_bytes: int | None,
+    kept: int,
+) -> None:
+    if heat_bytes is not None:
+        monkeypatch.setattr(racing, "HEAT_BYTES", heat_bytes)
+    settings = (
+        *STEPS[:-2], "strategy=variance", "scoring.n_passes=6", "scoring.passes=adaptive",
+        "scoring.gate=0.05", "data.inferer.roi_size=[16,32,32]", "pool.query_size=1",
+    )  # fmt: skip
+    uninterrupted = train(*settings)
+    at_call("predict_step", 4, send(signal.SIGINT))
+    cut = train(*settings)
+    assert cut.exit_code == 130
+    resumed = train(resume=cut.folder, smoke=False)
+    assert resumed.exit_code == 0, resumed.err
+    told = f"{kept} of 5 volumes were scored before the interruption"
+    assert (told in resumed.out) == (kept > 0)
+    assert results(cut.folder) == results(uninterrupted.folder)
 
 
 def test_damaged_checkpoints_are_told_and_replaced(

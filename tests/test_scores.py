@@ -12,24 +12,27 @@ SCORES = [
     CaseScore("a", 0.1 + 0.2, class_scores=(1.0, 1e-300)),
     CaseScore("b", 2.0, features=(0.5, -1.0, 3.0)),
     CaseScore("c", None, features=(1.0, 2.0, 3.0), labelled=True),
+    CaseScore("d", 1.5, n_passes=2, pass_scores=(1.0, 1.5), hint=0.1),
 ]
+GROUPS = [SCORES[:1], SCORES[1:2], SCORES[2:]]
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> ScoreFile:
     file = ScoreFile(tmp_path)
     file.start([])
-    for score in SCORES:
-        file.append(score)
+    for group in GROUPS:
+        file.append(group)
     return file
 
 
 def test_scores_come_back_bit_by_bit(file: ScoreFile) -> None:
-    assert file.read() == SCORES
+    assert file.read() == GROUPS
     again = ScoreFile(file.folder)
     again.start(again.read()[:2])
-    again.append(SCORES[2])
-    assert again.read() == SCORES
+    again.append(GROUPS[2])
+    again.append([])
+    assert again.read() == GROUPS
     again.delete()
     assert again.read() == []
 
@@ -39,17 +42,17 @@ def test_a_line_that_was_cut_off_is_left_out_and_not_continued(file: ScoreFile) 
     first_two = len(b"".join(content.splitlines(keepends=True)[:2]))
     for length in range(first_two, len(content) - 1):
         file.path.write_bytes(content[:length])
-        assert file.read() == SCORES[:2]
+        assert file.read() == GROUPS[:2]
     file.start(file.read())
-    file.append(SCORES[2])
-    assert file.read() == SCORES
+    file.append(GROUPS[2])
+    assert file.read() == GROUPS
 
 
 def test_a_changed_line_is_told_and_left_out(
     file: ScoreFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.path.write_text(file.path.read_text().replace("2.0", "9.0", 1))
-    assert [score.case_id for score in file.read()] == ["a", "c"]
+    assert file.read() == [GROUPS[0], GROUPS[2]]
     assert f"line 2 of {file.path} is damaged" in caplog.text
 
 

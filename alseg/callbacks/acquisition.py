@@ -93,11 +93,11 @@ class Acquisition(Collection):
         """Start from the scores of an interrupted pass; keep those that come in a file."""
         self.outputs, self._file = list(scores) if rank() == 0 else [], file
 
-    def keep(self, output: CaseScore) -> None:
-        """Keep the score of one case, in the file as well."""
-        super().keep(output)
+    def keep(self, outputs: list[CaseScore]) -> None:
+        """Keep the scores of some cases, in the file as well."""
+        super().keep(outputs)
         if self._file is not None:
-            self._file.append(output)
+            self._file.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Acquire from all ranks' scores."""

@@ -18,9 +18,9 @@ class Collection(pl.Callback):
     def __init__(self) -> None:
         self.outputs: list[Any] = []
 
-    def keep(self, output: Any) -> None:
-        """Keep one output."""
-        self.outputs.append(output)
+    def keep(self, outputs: list[Any]) -> None:
+        """Keep the outputs of some cases."""
+        self.outputs += outputs
 
     def on_predict_batch_end(
         self,
@@ -31,7 +31,7 @@ class Collection(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the output of one case."""
+        """Keep the outputs of the cases that are done."""
         self.keep(outputs)
 
 

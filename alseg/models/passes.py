@@ -7,8 +7,10 @@ the windows that cannot contribute to the score run once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import islice, product
 from typing import TypeVar
 
@@ -28,6 +30,27 @@ from alseg.strategies.statistics import BoxStatistics, VoxelStatistics, entropy_
 KEPT_BYTES = 2 * 1024**3
 
 
+@dataclass(frozen=True)
+class Passes:
+    """Stochastic passes over one volume, each made when it is asked for.
+
+    Attributes:
+        after_each: the statistics so far, after each pass; the same object each time. A consumer
+            that has seen enough may stop, or leave and come back.
+        deterministic: softmax of the deterministic pass that a gate begins with, [C, D, H, W]; None
+            without a gate.
+        n_bytes: about what is kept between two passes; None without a gate, when it is not known
+            before the first one.
+    """
+
+    after_each: Iterator[VoxelStatistics]
+    deterministic: Tensor | None = None
+    n_bytes: int | None = None
+
+    def __iter__(self) -> Iterator[VoxelStatistics]:
+        return self.after_each
+
+
 @torch.no_grad()
 def dropout_passes(
     network: nn.Module,
@@ -38,8 +61,8 @@ def dropout_passes(
     *,
     gate: float | None = None,
     features: BottleneckFeatures | None = None,
-) -> Iterator[VoxelStatistics]:
-    """Run T stochastic sliding-window passes over one volume and stream their statistics.
+) -> Passes:
+    """T stochastic sliding-window passes over one volume, and their statistics.
 
     Memory does not depend on T: the passes follow each other, and what is kept between them is the
     statistics and the activations before the first dropout.
@@ -53,45 +76,78 @@ def dropout_passes(
         mask_seed: gives the seed of each dropout mask.
         gate: see ``windows_to_keep``; None runs all windows in each pass.
         features: shown each window of each pass; not together with a gate.
-
-    Yields:
-        The statistics so far, after each pass; the same object each time. A consumer that has seen
-        enough may stop.
     """
     windows = sliding_windows(image, inferer)
     if windows is None:
-        with features.watching(network) if features else nullcontext():
-            yield from stochastic_passes(network, image, inferer, n_passes, mask_seed)
-        return
+        return Passes(_plainly(network, image, inferer, n_passes, mask_seed, features))
     parts = two_parts(network, windows.cut([0, len(windows.boxes) - 1]))
     heads = _Heads(parts, windows)
-    statistics = VoxelStatistics()
-    kept: Sequence[int] = range(len(windows.boxes))
-    stitch = _Stitch(windows, windows.bounding_box(kept))
-    if gate is not None:
-        kept, stitch, statistics = _behind_gate(parts, heads, windows, gate)
+    if gate is None:
+        kept: Sequence[int] = range(len(windows.boxes))
+        gated = _Gated(kept, _Stitch(windows, windows.bounding_box(kept)), VoxelStatistics())
+    else:
+        gated = _behind_gate(parts, heads, windows, gate)
     masks = MaskedDropout(mask_seed)
-    for samples in _batches(product(range(n_passes), kept), windows.batch_size):
-        masks.samples = samples
-        activations = heads([window for _, window in samples])
-        with masks.attached_to(network):
-            logits = parts.tail(activations, features)  # [B, C, d, h, w]
-        for (_, window), window_logits in zip(samples, logits, strict=True):
-            stitch.add(window, window_logits)
-            if window == kept[-1]:
-                statistics.update(stitch.take())
-                yield statistics
+
+    @torch.no_grad()
+    def after_each() -> Iterator[VoxelStatistics]:
+        for samples in _batches_of_passes(n_passes, gated.kept, windows.batch_size):
+            masks.samples = samples
+            activations = heads([window for _, window in samples])
+            with masks.attached_to(network):
+                logits = parts.tail(activations, features)  # [B, C, d, h, w]
+            for (_, window), window_logits in zip(samples, logits, strict=True):
+                gated.stitch.add(window, window_logits)
+                if window == gated.kept[-1]:
+                    gated.statistics.update(gated.stitch.take())
+                    yield gated.statistics
+
+    n_bytes = None if gate is None else windows.n_bytes + heads.n_bytes + gated.n_bytes
+    return Passes(after_each(), gated.deterministic, n_bytes)
 
 
-def _behind_gate(
-    parts: TwoParts, heads: _Heads, windows: Windows, gate: float
-) -> tuple[Sequence[int], _Stitch, BoxStatistics]:
-    """A deterministic pass, and what it leaves to the stochastic ones.
+@torch.no_grad()
+def _plainly(
+    network: nn.Module,
+    image: Tensor,
+    inferer: Inferer,
+    n_passes: int,
+    mask_seed: MaskSeed,
+    features: BottleneckFeatures | None,
+) -> Iterator[VoxelStatistics]:
+    with features.watching(network) if features else nullcontext():
+        yield from stochastic_passes(network, image, inferer, n_passes, mask_seed)
 
-    Returns:
-        The windows to run, where to put their logits together with those of the other windows, and
-        statistics of their bounding box.
+
+@dataclass(frozen=True)
+class _Gated:
+    """What a gate leaves to the stochastic passes.
+
+    Attributes:
+        kept: the windows to run.
+        stitch: puts their logits together with those of the other windows.
+        statistics: of the bounding box of what is kept.
+        deterministic: softmax of the deterministic pass, [C, D, H, W].
     """
+
+    kept: Sequence[int]
+    stitch: _Stitch
+    statistics: VoxelStatistics
+    deterministic: Tensor | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the volume's softmax, and the region's logits and statistics."""
+        if self.deterministic is None:
+            return 0
+        region = math.prod(side.stop - side.start for side in self.stitch.region)
+        n_classes = len(self.deterministic)
+        # logits, mean and squared deviations in 32 bits and votes in 16 a class; entropy
+        return self.deterministic.nbytes + region * (n_classes * 14 + 4)
+
+
+def _behind_gate(parts: TwoParts, heads: _Heads, windows: Windows, gate: float) -> _Gated:
+    """Run a deterministic pass, to see which windows the stochastic ones need."""
     everything = range(len(windows.boxes))
     stitch = _Stitch(windows, windows.bounding_box(everything))
     plain: list[Tensor] = []
@@ -108,7 +164,7 @@ def _behind_gate(
         stitch.add(index, plain[index])
     region = windows.bounding_box(kept)
     box = shifted(overlap_of(region, windows.inside), origin_of(windows.inside))
-    return kept, stitch.within(region), BoxStatistics(probabilities, box)
+    return _Gated(kept, stitch.within(region), BoxStatistics(probabilities, box), probabilities)
 
 
 class _Stitch:
@@ -162,7 +218,7 @@ class _Heads:
         self.parts = parts
         self.windows = windows
         self._known: dict[int, tuple[Tensor, ...]] = {}
-        self._bytes = 0
+        self.n_bytes = 0  # of what is known
 
     def __call__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """The activations of a batch of windows, which may hold one several times."""
@@ -174,15 +230,24 @@ class _Heads:
             fresh = {index: tuple(a[[row]] for a in batch) for row, index in enumerate(missing)}
         found = [fresh[i] if i in fresh else self._known[i] for i in indices]
         for index, activations in fresh.items():
-            self._bytes += sum(a.nbytes for a in activations)
-            if self._bytes <= KEPT_BYTES:
+            self.n_bytes += sum(a.nbytes for a in activations)
+            if self.n_bytes <= KEPT_BYTES:
                 self._known[index] = tuple(a.to(self.windows.weight.device) for a in activations)
         return tuple(torch.cat(same).to(device) for same in zip(*found, strict=True))
 
     def keep_only(self, indices: Sequence[int]) -> None:
         """Forget the other windows."""
         self._known = {i: self._known[i] for i in indices if i in self._known}
-        self._bytes = sum(a.nbytes for activations in self._known.values() for a in activations)
+        self.n_bytes = sum(a.nbytes for activations in self._known.values() for a in activations)
+
+
+def _batches_of_passes(
+    n_passes: int, windows: Sequence[int], size: int
+) -> Iterator[list[tuple[int, int]]]:
+    """(pass, window) in batches that end where a pass ends, as a consumer may stop there."""
+    step = max(1, size // len(windows))
+    for first in range(0, n_passes, step):
+        yield from _batches(product(range(n_passes)[first : first + step], windows), size)
 
 
 _T = TypeVar("_T")

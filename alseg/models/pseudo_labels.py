@@ -134,7 +134,7 @@ class PseudoLabeller(pl.LightningModule):
         self.folder = folder
         self.dilation_voxels = dilation_voxels
 
-    def predict_step(self, batch: dict, batch_idx: int) -> Judged:
+    def predict_step(self, batch: dict, batch_idx: int) -> list[Judged]:
         """Judge one volume; its label, uint8 [1, D, H, W], goes to disk."""
         (case_id,) = batch["case_id"]
         statistics = self.scoring.statistics(self.network, batch["image"], case_id)
@@ -142,4 +142,4 @@ class PseudoLabeller(pl.LightningModule):
         if confidence is not None:
             label = statistics.prediction.to(torch.uint8).unsqueeze(0).cpu()
             write_tensors(self.folder / f"{case_id}.pt", label)
-        return Judged(case_id, confidence)
+        return [Judged(case_id, confidence)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,12 @@ from alseg.evaluation import Calibration, CaseDice, hard_labels
 from alseg.models.committee import reported_network
 from alseg.models.features import BottleneckFeatures
 from alseg.models.mc_dropout import MaskSeed
+from alseg.models.passes import Passes
 from alseg.models.uncertainty import MCDropout, UncertaintySource, plain_pass
 from alseg.models.weighting import weighted_loss
 from alseg.seeding import seed_for
-from alseg.strategies.racing import Race
+from alseg.strategies.measures import entropy
+from alseg.strategies.racing import Contender, Heats
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import CaseScore, Strategy
 
@@ -35,7 +38,7 @@ class Scoring:
         base_seed: the run's seed.
         round_number: the round, which the masks depend on.
         members: the networks of an ensemble after the first one, which the module holds.
-        race: decides how many passes a volume takes; None for all of them.
+        heats: let volumes race, which decides how many passes they take; None for all of them.
     """
 
     strategy: Strategy
@@ -44,7 +47,7 @@ class Scoring:
     base_seed: int
     round_number: int
     members: tuple[nn.Module, ...] = ()
-    race: Race | None = None
+    heats: Heats | None = None
 
     def statistics(
         self,
@@ -74,12 +77,9 @@ class Scoring:
     ) -> CaseScore:
         """The score of one volume, with features where the strategy asks for them.
 
-        As ``statistics``, but a race may end the passes early; ``labelled`` says that the case is a
-        labelled one, of which only the features are kept. An ensemble's features are those of its
-        first member.
+        As ``statistics``; ``labelled`` says that the case is a labelled one, of which only the
+        features are kept. An ensemble's features are those of its first member.
         """
-        if self.race is not None:
-            return self._raced(self.race, network, image, case_id, hidden_label)
         features = None
         if self.strategy.features is not None:
             features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
@@ -87,24 +87,54 @@ class Scoring:
         vector = None if features is None else features.vector()
         return self.strategy.score(case_id, statistics, vector, labelled)
 
-    def _raced(
+    def race(
         self,
-        race: Race,
+        heats: Heats,
         network: nn.Module,
         image: Tensor,
         case_id: str,
-        hidden_label: Tensor | None,
-    ) -> CaseScore:
-        passes = self._passes(network, image, case_id, hidden_label, None)
+        hidden_label: Tensor | None = None,
+        *,
+        is_last: bool,
+    ) -> list[CaseScore]:
+        """Let a volume race for the query.
+
+        Returns:
+            The scores of the volumes of its heat if that has been run, or none yet: it is when the
+            memory is full, or the volume is the last one.
+        """
+        assert isinstance(self.source, MCDropout)  # see race_for
+        passes = self.source.passes(network, image, self.inferer, self._mask_seed(case_id))
 
         def scores() -> Iterator[float]:
-            for statistics in passes:
+            for statistics in self._labelled(passes, hidden_label):
                 score = self.strategy.score(case_id, statistics).score
                 assert score is not None  # a race is for strategies with a measure
                 yield score
 
-        raced = race.run(scores())
-        return CaseScore(case_id, raced.score, n_passes=len(raced.so_far), pass_scores=raced.so_far)
+        contender = Contender(case_id, scores(), self._hint(passes))
+        # without a gate nobody knows what the volume will keep: it races alone
+        n_bytes = heats.limit if passes.n_bytes is None else passes.n_bytes
+        return [
+            CaseScore(
+                raced.case_id,
+                raced.score,
+                n_passes=len(raced.so_far),
+                pass_scores=raced.so_far,
+                hint=raced.hint,
+            )
+            for raced in heats.enter(contender, n_bytes, is_last=is_last)
+        ]
+
+    def _hint(self, passes: Passes) -> float | None:
+        """The entropy of a gate's deterministic pass, aggregated as the score."""
+        if passes.deterministic is None:
+            return None
+        assert self.strategy.aggregation is not None
+        statistics = VoxelStatistics()
+        statistics.update(passes.deterministic)
+        hint = float(self.strategy.aggregation(entropy(statistics), statistics))
+        return hint if 0 < hint < math.inf else None
 
     def _passes(
         self,
@@ -115,20 +145,30 @@ class Scoring:
         features: BottleneckFeatures | None,
     ) -> Iterator[VoxelStatistics]:
         """The statistics after each pass, or after all of them where the source has but those."""
-
-        def mask_seed(pass_index: int, window: int, layer: int) -> int:
-            purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
-            return seed_for(self.base_seed, self.round_number, purpose, case_id)
-
+        mask_seed = self._mask_seed(case_id)
+        passes: Iterable[VoxelStatistics]
         if isinstance(self.source, MCDropout) and not self.strategy.deterministic:
             passes = self.source.passes(network, image, self.inferer, mask_seed, features)
         else:
             with features.watching(reported_network(network)) if features else nullcontext():
-                passes = iter((self._whole_statistics(network, image, mask_seed),))
+                passes = (self._whole_statistics(network, image, mask_seed),)
+        yield from self._labelled(passes, hidden_label)
+
+    def _labelled(
+        self, passes: Iterable[VoxelStatistics], hidden_label: Tensor | None
+    ) -> Iterator[VoxelStatistics]:
+        """The same statistics, with the hidden label for strategies that read it."""
         for statistics in passes:
             if hidden_label is not None and self.strategy.reads_labels:
                 statistics.attach_hidden_label(hidden_label)
             yield statistics
+
+    def _mask_seed(self, case_id: str) -> MaskSeed:
+        def mask_seed(pass_index: int, window: int, layer: int) -> int:
+            purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
+            return seed_for(self.base_seed, self.round_number, purpose, case_id)
+
+        return mask_seed
 
     def _whole_statistics(
         self, network: nn.Module, image: Tensor, mask_seed: MaskSeed
@@ -223,19 +263,20 @@ class SegmentationModule(pl.LightningModule):
         self._log_dice("test")
         self.calibration.take_all()
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> CaseScore:
-        """Look at one volume of the pool; returns a few numbers, never a volume."""
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[CaseScore]:
+        """Look at one volume of the pool; returns a few numbers, never a volume.
+
+        They are those of the volume, or in a race of all the volumes that it decides.
+        """
         if self.scoring is None:
             raise RuntimeError("scoring has not been set")
         (case_id,) = batch["case_id"]
         hidden_label = batch["hidden_label"][0, 0] if "hidden_label" in batch else None  # [D, H, W]
-        return self.scoring.score(
-            self.network,
-            batch["image"],
-            case_id,
-            hidden_label,
-            labelled=bool(batch["labelled"]),
-        )
+        case = self.network, batch["image"], case_id, hidden_label
+        if self.scoring.heats is not None:
+            is_last = batch_idx + 1 == self.trainer.num_predict_batches[0]
+            return self.scoring.race(self.scoring.heats, *case, is_last=is_last)
+        return [self.scoring.score(*case, labelled=bool(batch["labelled"]))]
 
     @torch.no_grad()
     def predict_labels(self, image: Tensor) -> Tensor:

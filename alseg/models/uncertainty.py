@@ -7,7 +7,7 @@ conf/uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Protocol
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alseg.errors import ConfigError, check_choice, check_whole_number
 from alseg.models.features import BottleneckFeatures
 from alseg.models.mc_dropout import MaskSeed, check_dropout
-from alseg.models.passes import dropout_passes
+from alseg.models.passes import Passes, dropout_passes
 from alseg.models.windows import is_plain
 from alseg.strategies.racing import Race, n_top_needed
 from alseg.strategies.statistics import VoxelStatistics
@@ -102,7 +102,7 @@ class MCDropout:
         inferer: Inferer,
         mask_seed: MaskSeed,
         features: BottleneckFeatures | None = None,
-    ) -> Iterator[VoxelStatistics]:
+    ) -> Passes:
         """The statistics after each pass, see ``dropout_passes``."""
         return dropout_passes(
             network, image, inferer, self.n_passes, mask_seed, gate=self.gate, features=features

@@ -40,6 +40,11 @@ class Windows:
     inside: Box
     batch_size: int
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that a volume's windows take."""
+        return self.image.nbytes + self.weight.nbytes + self.importance.nbytes
+
     def cut(self, indices: Sequence[int]) -> Tensor:
         """Some of the windows, [B, channels, d, h, w]."""
         return torch.cat([self.image[(..., *self.boxes[i])] for i in indices])

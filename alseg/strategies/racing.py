@@ -3,16 +3,17 @@
 The score of a volume after T stochastic passes is what fixed passes would give. After t < T of them
 it can be predicted, with an interval; where the interval lies below what the query already has, the
 remaining passes would change nothing that matters. After the successive elimination of Even-Dar,
-Mannor and Mansour (JMLR 7, 2006), with each volume visited once, so that pools larger than memory
-stream.
+Mannor and Mansour (JMLR 7, 2006).
+
+Volumes race in heats, as many at a time as fit into memory, so pools larger than memory stream.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -20,18 +21,44 @@ from scipy.special import stdtrit
 
 from alseg.strategies.selectors import Selector, prefilter, top_k
 
+FEWEST_PAIRS = 5  # (hint, score) of volumes before a hint alone can stop one
+# What the volumes of a heat may keep between their passes: 2 GiB, 18 volumes of 3 million voxels.
+HEAT_BYTES = 2 * 1024**3
+
+
+@dataclass
+class Contender:
+    """A volume in a race.
+
+    Attributes:
+        case_id: the volume.
+        scores: its score after 1, 2, ... passes; a pass is made when its score is taken.
+        hint: a positive number that foretells the score at no pass's cost, if there is one: the
+            score of the deterministic prediction.
+        so_far: the scores s_1, s_2, ... that have been taken.
+    """
+
+    case_id: str
+    scores: Iterator[float]
+    hint: float | None = None
+    so_far: list[float] = field(default_factory=list)
+
 
 @dataclass(frozen=True)
 class Raced:
     """What a race made of one volume.
 
     Attributes:
+        case_id: the volume.
         score: after all passes, or predicted for them if the volume was stopped.
         so_far: the scores s_1, s_2, ... after each pass that it took.
+        hint: the contender's.
     """
 
+    case_id: str
     score: float
     so_far: tuple[float, ...]
+    hint: float | None = None
 
 
 class Race:
@@ -49,15 +76,19 @@ class Race:
         c mu sqrt((T-t) / ((t-1) (T-1)))
 
     which falls to 0 at t = T. The relative spread c is pooled over all volumes so far, or a
-    volume's own where that is larger, and the quantile is Student's. A volume is stopped when the
-    upper limit of its prediction lies below the k-th best of the scores that are final.
+    volume's own where that is larger, and the quantile is Student's. Before the first pass, where
+    volumes come with a hint, the final score is predicted from it by the regression of log score on
+    log hint over the volumes so far, with its prediction interval.
 
-    Those are exact, so a volume of the true query is lost only if an interval of its own fails:
-    with intervals of the level 1 - error_rate / (k looks), T-2 looks a volume, that happens with a
-    probability of at most ``error_rate`` an acquisition, as far as the x are normal. Volumes that
-    are not of the query cannot spoil it, so the pool's size does not matter. The first k volumes
-    take all passes, and so does each that may still be of the query: about k (1 + log(n / k)) of n
-    in random order. The order is that in which scores come, the pool's.
+    A volume is stopped when the upper limit of its prediction lies below the k-th best of the
+    scores that are final. Those are exact, so a volume of the true query is lost only if an
+    interval of its own fails: with intervals of the level 1 - error_rate / (k looks), T-1 looks a
+    volume, that happens with a probability of at most ``error_rate`` an acquisition, as far as the
+    x, and the residuals of the regression, are normal. Volumes that are not of the query cannot
+    spoil it, so the pool's size does not matter.
+
+    In a heat the volume that promises most makes the next pass, so the k best are known early and
+    the others are stopped after few passes or none.
 
     Args:
         n_top: k, how many of the highest scores have to be right.
@@ -72,60 +103,153 @@ class Race:
         self._best: list[float] = []  # a heap of the k highest final scores
         self._squares = 0.0  # of relative deviations of the x, over all volumes
         self._freedom = 0
+        self._pairs: list[tuple[float, float]] = []  # (log hint, log score)
 
-    def run(self, scores: Iterable[float]) -> Raced:
-        """Take one volume's scores s_1, s_2, ... as far as needed.
+    def run(self, heat: Sequence[Contender]) -> list[Raced]:
+        """Race some volumes with each other and with those of earlier heats.
 
-        Args:
-            scores: at most T; taken one by one, so the passes behind them need not be made.
+        Returns:
+            One result a volume, in the order in which they were decided.
         """
-        taken: list[float] = []
-        for score in scores:
-            taken.append(score)
-            if self._is_out(taken):
-                break
-        self.know(taken)
-        is_final = len(taken) == self.n_passes
-        return Raced(taken[-1] if is_final else self._prediction(taken), tuple(taken))
+        live = sorted(heat, key=lambda c: -(c.hint or 0.0))
+        raced: list[Raced] = []
+        while live:
+            stopped = [c for c in live if self._is_out(c)]
+            if not stopped:
+                ratio = self._score_per_hint(live)
+                leader = max(live, key=lambda c: self._promise(c, ratio))
+                leader.so_far.append(next(leader.scores))
+                stopped = [leader] if len(leader.so_far) == self.n_passes else []
+            for contender in stopped:
+                live.remove(contender)
+                raced.append(
+                    Raced(
+                        contender.case_id,
+                        self._score(contender),
+                        tuple(contender.so_far),
+                        contender.hint,
+                    )
+                )
+                self.know(raced[-1])
+        return raced
 
-    def know(self, scores: Sequence[float]) -> None:
-        """Take in what a volume has shown, such as one from before an interruption.
-
-        Args:
-            scores: s_1, s_2, ... as far as they were taken.
-        """
-        self._learn_spread(scores)
-        if len(scores) == self.n_passes:
-            heapq.heappush(self._best, scores[-1])
+    def know(self, raced: Raced) -> None:
+        """Take in what a volume has shown, such as one from before an interruption."""
+        values = pseudo_values(raced.so_far)
+        if len(values) > 1 and values.mean():
+            self._squares += float(np.square(values / values.mean() - 1).sum())
+            self._freedom += len(values) - 1
+        if len(values) and raced.hint and raced.score > 0:
+            self._pairs.append((math.log(raced.hint), math.log(raced.score)))
+        if len(raced.so_far) == self.n_passes:
+            heapq.heappush(self._best, raced.score)
             if len(self._best) > self.n_top:
                 heapq.heappop(self._best)
 
-    def _prediction(self, scores: Sequence[float]) -> float:
-        mean = float(np.mean(pseudo_values(scores)))
-        return (scores[0] + (self.n_passes - 1) * mean) / self.n_passes
+    def _score(self, contender: Contender) -> float:
+        """Final, or predicted; there is always one pass, or a regression."""
+        if len(contender.so_far) == self.n_passes:
+            return contender.so_far[-1]
+        if len(contender.so_far) < 2:
+            assert contender.hint is not None
+            return math.exp(self._regression(contender.hint)[0])
+        return self._final(contender, float(pseudo_values(contender.so_far).mean()))
 
-    def _is_out(self, scores: Sequence[float]) -> bool:
-        n_taken = len(scores)
-        if not 2 <= n_taken < self.n_passes or len(self._best) < self.n_top or not self._freedom:
-            return False
-        values = pseudo_values(scores)
+    def _final(self, contender: Contender, mean: float) -> float:
+        """The final score, if x_2 ... x_T have this mean."""
+        return (contender.so_far[0] + (self.n_passes - 1) * mean) / self.n_passes
+
+    def _promise(self, contender: Contender, ratio: float | None) -> tuple[bool, float]:
+        """What to compare live volumes by: the predicted score."""
+        if len(contender.so_far) > 1:
+            return False, self._final(contender, float(pseudo_values(contender.so_far).mean()))
+        if contender.so_far:
+            return True, math.inf  # one pass says nothing yet: go on
+        if contender.hint is None or ratio is None:
+            return True, contender.hint or 0.0
+        return False, contender.hint * ratio
+
+    def _score_per_hint(self, live: Sequence[Contender]) -> float | None:
+        """The mean ratio of score and hint; None while no volume has shown it."""
+        ratios = [math.exp(score - hint) for hint, score in self._pairs]
+        ratios += [self._score(c) / c.hint for c in live if c.hint and len(c.so_far) > 1]
+        return float(np.mean(ratios)) if ratios else None
+
+    def _is_out(self, contender: Contender) -> bool:
+        return len(self._best) == self.n_top and self._upper_limit(contender) < self._best[0]
+
+    def _upper_limit(self, contender: Contender) -> float:
+        n_taken = len(contender.so_far)
+        if n_taken == 0 and contender.hint is not None and len(self._pairs) >= FEWEST_PAIRS:
+            predicted, error, freedom = self._regression(contender.hint)
+            return math.exp(min(700.0, predicted + self._quantile(freedom) * error))
+        if n_taken < 2 or not self._freedom:
+            return math.inf
+        values = pseudo_values(contender.so_far)
         mean = float(values.mean())
         spread = math.sqrt(self._squares / self._freedom)
         if len(values) > 2 and mean:
             spread = max(spread, float(values.std(ddof=1)) / abs(mean))
-        level = self.error_rate / (self.n_top * (self.n_passes - 2))
         left = (self.n_passes - n_taken) / ((n_taken - 1) * (self.n_passes - 1))
-        margin = -float(stdtrit(self._freedom, level)) * spread * math.sqrt(left)
+        margin = self._quantile(self._freedom) * spread * math.sqrt(left)
         if margin >= 1:  # mu may be any number of times m
-            return False
-        highest = mean + abs(mean) * margin / (1 - margin)
-        return (scores[0] + (self.n_passes - 1) * highest) / self.n_passes < self._best[0]
+            return math.inf
+        return self._final(contender, mean + abs(mean) * margin / (1 - margin))
 
-    def _learn_spread(self, scores: Sequence[float]) -> None:
-        values = pseudo_values(scores)
-        if len(values) > 1 and values.mean():
-            self._squares += float(np.square(values / values.mean() - 1).sum())
-            self._freedom += len(values) - 1
+    def _quantile(self, freedom: int) -> float:
+        return -float(stdtrit(freedom, self.error_rate / (self.n_top * (self.n_passes - 1))))
+
+    def _regression(self, hint: float) -> tuple[float, float, int]:
+        """Log score at a hint: predicted, its standard error, and the degrees of freedom."""
+        hints, scores = np.array(self._pairs).T
+        offsets = hints - hints.mean()
+        sum_of_squares = float(np.square(offsets).sum())
+        if sum_of_squares == 0:  # all hints are equal
+            return float(scores.mean()), math.inf, len(hints) - 2
+        slope = float((offsets * scores).sum()) / sum_of_squares
+        residuals = scores - scores.mean() - slope * offsets
+        freedom = len(hints) - 2
+        offset = math.log(hint) - float(hints.mean())
+        error = math.sqrt(
+            float(np.square(residuals).sum())
+            / freedom
+            * (1 + 1 / len(hints) + offset**2 / sum_of_squares)
+        )
+        return float(scores.mean()) + slope * offset, error, freedom
+
+
+class Heats:
+    """Gathers volumes into heats and lets them race.
+
+    Args:
+        race: of all heats.
+        limit: bytes that the volumes of a heat may keep; a heat starts when they are reached. None
+            for HEAT_BYTES.
+    """
+
+    def __init__(self, race: Race, limit: int | None = None) -> None:
+        self.race = race
+        self.limit = HEAT_BYTES if limit is None else limit
+        self._heat: list[Contender] = []
+        self._bytes = 0
+
+    def enter(self, contender: Contender, n_bytes: int, *, is_last: bool) -> list[Raced]:
+        """Add a volume.
+
+        Args:
+            contender: the volume.
+            n_bytes: what it keeps between its passes.
+            is_last: whether no other follows.
+
+        Returns:
+            The results of its heat if that has been run, or none yet.
+        """
+        self._heat.append(contender)
+        self._bytes += n_bytes
+        if self._bytes < self.limit and not is_last:
+            return []
+        heat, self._heat, self._bytes = self._heat, [], 0
+        return self.race.run(heat)
 
 
 def pseudo_values(scores: Sequence[float]) -> np.ndarray:

@@ -34,6 +34,7 @@ class CaseScore:
         labelled: whether the case is labelled already and serves as a reference alone.
         n_passes: how many passes the score was taken from.
         pass_scores: the score after each of them, in a race for the query.
+        hint: what the race had to go by before the first of them.
     """
 
     case_id: str
@@ -43,6 +44,7 @@ class CaseScore:
     labelled: bool = False
     n_passes: int | None = None
     pass_scores: tuple[float, ...] | None = None
+    hint: float | None = None
 
 
 @dataclass(frozen=True)

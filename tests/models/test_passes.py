@@ -183,7 +183,7 @@ def test_passes_share_batches_and_stay_the_same(batch: int) -> None:
 
 def test_a_consumer_may_stop_and_no_hook_stays() -> None:
     network, image = build("unet_tiny"), torch.rand(1, 1, 48, 16, 16)
-    stream: Iterator[VoxelStatistics] = dropout_passes(network, image, INFERER, 50, mask_seed)
+    stream: Iterator[VoxelStatistics] = iter(dropout_passes(network, image, INFERER, 50, mask_seed))
     assert next(stream).n_passes == 1
     assert not any(module._forward_hooks for module in network.modules())
     assert next(stream).n_passes == 2

@@ -12,7 +12,7 @@ from monai.networks.nets import UNet
 from alseg.models.segmentation import Scoring
 from alseg.models.uncertainty import MCDropout, race_for
 from alseg.strategies import aggregations, measures, selectors
-from alseg.strategies.racing import Race
+from alseg.strategies.racing import Heats, Race
 from alseg.strategies.strategy import Strategy
 
 LABEL = torch.zeros(8, 8, 8, dtype=torch.uint8)
@@ -65,10 +65,12 @@ def test_a_race_ends_the_passes_of_a_volume_that_is_surely_out() -> None:
     inferer = SlidingWindowInferer(8, sw_batch_size=1)
     race = race_for(source, strategy, 1)
     assert race is not None
-    raced = Scoring(strategy, source, inferer, 1, 1, race=race)
+    raced, heats = Scoring(strategy, source, inferer, 1, 1), Heats(race)
     fixed = Scoring(strategy, MCDropout(20), inferer, 1, 1)
     loud, quiet = (torch.randn(1, 1, 8, 8, 8) * scale for scale in (3.0, 0.01))
-    first, second = raced.score(network, loud, "loud"), raced.score(network, quiet, "quiet")
+    # without a gate each is a heat of its own
+    (first,) = raced.race(heats, network, loud, "loud", is_last=False)
+    (second,) = raced.race(heats, network, quiet, "quiet", is_last=False)
     assert replace(first, pass_scores=None) == fixed.score(network, loud, "loud")
     assert first.n_passes == 20
     assert second.n_passes is not None
@@ -78,6 +80,30 @@ def test_a_race_ends_the_passes_of_a_volume_that_is_surely_out() -> None:
     assert second.score == pytest.approx(exact, rel=0.7)
     # what is drawn afterwards is all passes' statistics
     assert raced.statistics(network, quiet, "quiet").n_passes == 20
+
+
+def test_volumes_behind_a_gate_race_together() -> None:
+    torch.manual_seed(0)
+    network = UNet(3, 1, 2, channels=(8, 8), strides=(2,), dropout=0.1, norm="batch").eval()
+    strategy = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)
+    inferer = SlidingWindowInferer(8, sw_batch_size=2)
+    images = {f"{i}": torch.randn(1, 1, 8, 8, 16) * (3.0 if i == 3 else 0.01) for i in range(8)}
+    source = MCDropout(10, gate=0.1, schedule="adaptive")
+    race = race_for(source, strategy, 1)
+    assert race is not None
+    raced, heats = Scoring(strategy, source, inferer, 1, 1), Heats(race)
+    decided = []
+    for case_id, image in images.items():
+        assert not decided
+        is_last = case_id == "7"
+        decided += raced.race(heats, network, image, case_id, is_last=is_last)
+    assert sorted(score.case_id for score in decided) == list(images)
+    # The loud one is found though its hint is the lowest: the network is sure of it, and unstable.
+    fixed = Scoring(strategy, MCDropout(10, gate=0.1), inferer, 1, 1)
+    loud = max(decided, key=lambda score: score.score or 0.0)
+    assert loud.hint == min(score.hint or 0.0 for score in decided)
+    assert replace(loud, pass_scores=None, hint=None) == fixed.score(network, images["3"], "3")
+    assert any(score.n_passes != 10 for score in decided)
 
 
 def test_a_race_is_for_many_passes_and_adaptive_ones() -> None:
