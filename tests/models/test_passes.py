@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.networks.nets import UNet
 from torch import Tensor, nn
 
 from alseg.models import passes
@@ -179,6 +182,34 @@ def test_passes_share_batches_and_stay_the_same(batch: int) -> None:
         for t in range(1, 6)
     ]
     assert after_each == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(5, 24)] * 3),
+    window=st.sampled_from([(8, 8, 8), (16, 8, 8), (8, 16, 24)]),
+    overlap=st.floats(0, 0.7),
+    batch=st.integers(1, 9),
+    n_passes=st.integers(1, 4),
+    gate=st.sampled_from([None, 0.0, 0.3]),
+)
+def test_scores_are_invariant_to_the_batch_size(
+    size: tuple[int, int, int],
+    window: tuple[int, int, int],
+    overlap: float,
+    batch: int,
+    n_passes: int,
+    gate: float | None,
+) -> None:
+    torch.manual_seed(0)
+    network = UNet(3, 1, 3, channels=(4, 8), strides=(2,), dropout=0.3, norm="batch").eval()
+    image = torch.randn(1, 1, *size)
+
+    def statistics(batch: int) -> VoxelStatistics:
+        inferer = SlidingWindowInferer(window, batch, overlap)
+        return all_passes(network, image, inferer, n_passes, mask_seed, gate=gate)
+
+    check_equal(statistics(batch), statistics(1), atol=1e-6)
 
 
 def test_a_consumer_may_stop_and_no_hook_stays() -> None:
