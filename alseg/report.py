@@ -31,8 +31,7 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
             f"{seconds['training_seconds']:.0f}",
             f"{seconds['scoring_seconds']:.1f}",
         )
-    labelled = [row["labelled"] for row in state.history]
-    area = area_under_budget_curve(labelled, [row["test_dice"] for row in state.history])
+    area = area_under_budget_curve(*state.learning_curve("test_dice"))
     console = Console()
     console.print(table)
     # soft_wrap: paths and commands stay in one piece, to be copied

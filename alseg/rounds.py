@@ -365,13 +365,15 @@ def evaluate(
 
 def write_scores(folder: Path, acquired: Acquired) -> None:
     """Write ``scores.csv`` and ``features.csv`` of a round, where its strategy has them."""
-    if acquired.scores:
-        scores = pd.DataFrame(sorted(acquired.scores.items()), columns=["case_id", "score"])
+    ordered = sorted(acquired.scores, key=lambda s: s.case_id)
+    rows = [(s.case_id, s.score, s.n_passes) for s in ordered if s.score is not None]
+    if rows:
+        scores = pd.DataFrame(rows, columns=["case_id", "score", "n_passes"])
         write_atomically(folder / "scores.csv", scores.to_csv(index=False))
-    if acquired.features:
-        features = pd.DataFrame.from_dict(dict(acquired.features), orient="index")
-        table = features.rename_axis("case_id").sort_index().to_csv(float_format="%.6g")
-        write_atomically(folder / "features.csv", table)
+    vectors = {s.case_id: s.features for s in ordered if s.features is not None}
+    if vectors:
+        features = pd.DataFrame.from_dict(vectors, orient="index").rename_axis("case_id")
+        write_atomically(folder / "features.csv", features.to_csv(float_format="%.6g"))
 
 
 def hidden_labels(experiment: Experiment, case_ids: Sequence[str]) -> Mapping[str, Path]:

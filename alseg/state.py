@@ -65,6 +65,10 @@ class RunState:
         if not all(isinstance(i, str) for i in self.pool.labelled + self.pool.unlabelled):
             raise ValueError("a case id in the pool is no text")
 
+    def learning_curve(self, column: str) -> tuple[list[float], list[float]]:
+        """The labelled counts of the finished rounds, and what a column of the history holds."""
+        return [row["labelled"] for row in self.history], [row[column] for row in self.history]
+
     def after_round(
         self,
         pool: Pool,

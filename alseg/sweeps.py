@@ -141,10 +141,7 @@ def check_job(config: DictConfig, folder: Path) -> None:
 
 def validation_area(folder: Path) -> float:
     """Area under the budget curve of the validation Dice of the run in a folder."""
-    history = RunState.load(folder).history
-    return area_under_budget_curve(
-        [row["labelled"] for row in history], [row["val_dice"] for row in history]
-    )
+    return area_under_budget_curve(*RunState.load(folder).learning_curve("val_dice"))
 
 
 def _run_child(folder: Path, name: str) -> str:

@@ -402,6 +402,9 @@ def fetch_runs(uri: str, experiment: str, folder: Path) -> list[StoredRun]:
     """
     from mlflow import MlflowClient
 
+    database = _sqlite_file(uri)
+    if database is not None and not database.is_file():  # which sqlite would make
+        raise ConfigError(f"there is no tracking store {_without_secrets(uri)}")
     try:
         with _store_lock(uri):
             client = MlflowClient(uri)
@@ -472,14 +475,20 @@ def log_comparison(
 @contextmanager
 def _store_lock(uri: str) -> Iterator[Path | None]:
     """Lock a sqlite store and give its folder; other stores lock themselves."""
-    parsed = urlparse(uri)
-    if parsed.scheme != "sqlite":
+    database = _sqlite_file(uri)
+    if database is None:
         yield None
         return
-    database = Path(parsed.path.removeprefix("/"))  # sqlite:///relative, sqlite:////absolute
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(database.name + ".lock")):
         yield database.parent
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite store; None for another kind of store."""
+    parsed = urlparse(uri)
+    # sqlite:///relative, sqlite:////absolute
+    return Path(parsed.path.removeprefix("/")) if parsed.scheme == "sqlite" else None
 
 
 def _without_secrets(uri: str) -> str:

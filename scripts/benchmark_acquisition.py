@@ -39,6 +39,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
+from alseg.build import build
 from alseg.files import write_atomically
 from alseg.models.segmentation import Scoring
 from alseg.models.uncertainty import MCDropout, plain_pass, race_for
@@ -48,7 +49,6 @@ from alseg.strategies import aggregations, measures, selectors
 from alseg.strategies.racing import Heats
 from alseg.strategies.statistics import entropy_of
 from alseg.strategies.strategy import Strategy
-from alseg.train import build
 from alseg.training import load_weights
 
 STRATEGY = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)

@@ -34,6 +34,7 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from alseg.build import build
 from alseg.callbacks.acquisition import Acquisition
 from alseg.cli import conf_folder, part
 from alseg.data.similarity import LabelledSimilarity
@@ -44,7 +45,6 @@ from alseg.pool import Pool
 from alseg.settings import load_config
 from alseg.state import RunState
 from alseg.strategies.strategy import CaseScore, Strategy
-from alseg.train import build
 from alseg.training import load_weights
 
 SETTINGS = (

@@ -252,6 +252,10 @@ SETTINGS = [
         "model.dropout_placement is 'encoder'; allowed are all, decoder, bottleneck",
     ),
     setting(
+        "strategy=random model.dropout_placement=encoder",
+        "model.dropout_placement is 'encoder'; allowed are all, decoder, bottleneck",
+    ),
+    setting(
         "model=segresnet model.dropout_placement=decoder",
         "but SegResNet has no dropout there: use model.dropout_placement=all",
     ),

@@ -13,12 +13,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from alseg.build import build, initial_pool
 from alseg.callbacks.acquisition import Acquisition
 from alseg.cli import conf_folder
 from alseg.errors import ConfigError
 from alseg.models.segmentation import Scoring
 from alseg.state import RunState
-from alseg.train import build, initial_pool
 from alseg.trainers import check_devices, n_devices
 from alseg.training import BEST, LAST, load_weights
 
@@ -104,7 +104,8 @@ def test_one_process_scores_and_selects_the_same(
     trainer.predict(module, datamodule=data, return_predictions=False)
 
     two = pd.read_csv(round_folder / "scores.csv").set_index("case_id")["score"].to_dict()
-    assert dict(acquisition.result().scores) == pytest.approx(two, rel=1e-6)
+    scores = {s.case_id: s.score for s in acquisition.result().scores}
+    assert scores == pytest.approx(two, rel=1e-6)
     one = [row["case_id"] for row in acquisition.result().queries]
     assert one == [row["case_id"] for row in RunState.load(folder).queries if row["round"] == 1]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from tests.front_door import run_smoke
 
 # two windows a volume, of which the passes can leave one out
@@ -21,6 +23,12 @@ def test_adaptive_passes_behind_a_gate_query_the_same(tmp_path: Path, shared: Pa
         tmp_path / "cheap", shared, *WINDOWS, "scoring.passes=adaptive", "scoring.gate=0.05"
     )
     assert queried(cheap) == queried(plain)
+    passes = {
+        name: pd.read_csv(tmp_path / name / "rounds" / "round_01" / "scores.csv")["n_passes"]
+        for name in ("plain", "cheap")
+    }
+    assert (passes["plain"] == 6).all()
+    assert passes["cheap"].max() == 6
 
 
 def test_a_strategy_without_passes_does_not_mind(tmp_path: Path, shared: Path) -> None:

@@ -31,15 +31,14 @@ class Acquired:
         queries: one row an acquired case, in the order of acquisition: round, case_id, score, rank,
             cost.
         labels: the label files that the oracle revealed.
-        scores: the scores of all candidates, by case id; empty if the strategy has none.
-        features: the feature vectors of candidates and labelled cases, by case id; empty likewise.
+        scores: of all candidates and the labelled cases they were compared with; empty for a
+            strategy that needs no prediction.
     """
 
     pool: Pool
     queries: tuple[dict[str, Any], ...]
     labels: Mapping[str, Path]
-    scores: Mapping[str, float]
-    features: Mapping[str, tuple[float, ...]]
+    scores: tuple[CaseScore, ...]
 
 
 class Acquisition(Collection):
@@ -152,8 +151,7 @@ class Acquisition(Collection):
             pool=pool.acquire(new).repeat(again),
             queries=query_rows(self._round_number, chosen, by_case, costs),
             labels=labels,
-            scores=by_case,
-            features={s.case_id: s.features for s in scores or () if s.features is not None},
+            scores=tuple(scores or ()),
         )
 
     def result(self) -> Acquired:

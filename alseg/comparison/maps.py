@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alseg.build import build
 from alseg.errors import ConfigError, DataError
 from alseg.evaluation import hard_labels
 from alseg.models.segmentation import Scoring
 from alseg.pictures import draw_query
+from alseg.settings import load_config
 from alseg.strategies.measures import entropy
 from alseg.strategies.strategy import Measure
-from alseg.train import build, load_config
 from alseg.training import BEST, fresh_network, load_weights
 
 

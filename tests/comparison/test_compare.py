@@ -103,6 +103,13 @@ def test_an_mlflow_experiment_gives_the_same_numbers_and_takes_the_page(tmp_path
 def test_a_store_without_the_experiment_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from mlflow import MlflowClient
+
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    assert exit_code(monkeypatch, "--tracking-uri", uri, "--experiment", "x") == 2
+    arguments = ("--tracking-uri", uri, "--experiment", "x")
+    assert exit_code(monkeypatch, *arguments) == 2
+    assert f"there is no tracking store {uri}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # a name with a typo makes no store
+    MlflowClient(uri).search_experiments()
+    assert exit_code(monkeypatch, *arguments) == 2
     assert "has no experiment 'x'" in capsys.readouterr().err

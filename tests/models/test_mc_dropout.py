@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from monai.inferers import SlidingWindowInferer, sliding_window_inference
 from torch import Tensor, nn
 
-from alseg.cli import conf_folder
+from alseg.cli import conf_folder, part
 from alseg.errors import ConfigError
 from alseg.models.mc_dropout import (
     MaskedDropout,
@@ -19,7 +19,6 @@ from alseg.seeding import seed_for
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import variance
 from alseg.strategies.statistics import VoxelStatistics
-from alseg.train import part
 
 MODELS = sorted(path.stem for path in (Path(conf_folder()) / "model").glob("*.yaml"))
 WINDOW = (32, 32, 32)
