@@ -287,7 +287,6 @@ def test_every_yaml_composes() -> None:
                 "papers_study_ensemble",
                 "papers_study_mi",
                 "papers_study_proxy",
-                "papers_study_random",
                 "papers_study_repeats",
                 "papers_study_semi_supervised",
                 "papers_study_svgd",
