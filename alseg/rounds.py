@@ -267,7 +267,9 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                     reference=[i for i in reference if i not in done],
                     hidden_labels=hidden_labels(experiment, candidates),
                 )
-                race = race_for(experiment.source, strategy, plan.query_size)
+                race = race_for(
+                    experiment.source, strategy, plan.query_size, n_volumes=len(candidates)
+                )
                 if race is not None:
                     for s in earlier:
                         assert s.score is not None  # a race is for strategies with a measure
@@ -328,7 +330,8 @@ def to_go_on_from(file: ScoreFile, case_ids: Collection[str]) -> list[CaseScore]
     """The scores that an interrupted pass over these cases has left, at least one case short.
 
     The prediction loop then has a volume to look at, and what follows it runs as always. A heat's
-    volumes are there together or not at all: they race as they would have without the interruption.
+    volumes are there together or not at all: in one process they race as they would have without
+    the interruption.
     """
     wanted = set(case_ids)
     groups = [group for group in file.read() if wanted.issuperset(s.case_id for s in group)]

@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -375,7 +375,7 @@ def together(moments: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 def scored(setting: Setting, row: Row) -> dict[str, Any]:
     """All volumes in alseg's way."""
     source = MCDropout(row.n_passes, row.gate, row.schedule)
-    race = race_for(source, STRATEGY, query_size(len(setting.cases)))
+    race = race_for(source, STRATEGY, query_size(len(setting.cases)), len(setting.cases))
     scoring = Scoring(STRATEGY, source, setting.inferer, row.seed, 1)
     heats = None if race is None else Heats(race)
     results: dict[str, Any] = {}
@@ -411,10 +411,9 @@ def peak(arguments: argparse.Namespace) -> float:
     with torch.no_grad(), setting.precision():
         if way == "classic":
             np.var(classic_passes(setting, image, n_passes), axis=0)
-        else:
-            source = MCDropout(n_passes, arguments.gates[0])
-            scoring = Scoring(STRATEGY, source, setting.inferer, 1, 1)
-            scoring.score(setting.network, image, setting.cases[0])
+        else:  # several volumes, as they wait for each other
+            some = replace(setting, cases=setting.cases[:4])
+            scored(some, Row("all", n_passes, 1, arguments.gates[0], "adaptive"))
     if image.is_cuda:
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

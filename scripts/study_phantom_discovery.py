@@ -8,9 +8,9 @@ each seed one network is trained, on the initial random volumes; then each strat
     python scripts/study_phantom_discovery.py runs/discovery
     python scripts/study_phantom_discovery.py runs/discovery --seeds 1 2 -- steps_per_round=200
 
-What stands behind ``--`` goes to ``python -m alseg.train``. Networks and scores are kept in the
-folder, so the script can be stopped and started again at any time. It prints a Markdown table,
-writes discovery.csv and draws discovery.png.
+What stands behind ``--`` goes to ``python -m alseg.train``. Networks and the results of each seed
+are kept in the folder: the script can be stopped and started again, then with the same settings. It
+prints a Markdown table, writes discovery.csv and draws discovery.png.
 
 A strategy whose selector changes over the rounds (clasp_pe) is asked as in the first of two.
 """
@@ -42,7 +42,7 @@ from alseg.experiment import Experiment
 from alseg.files import write_atomically
 from alseg.models.segmentation import Scoring
 from alseg.pool import Pool
-from alseg.settings import load_config
+from alseg.settings import load_config, load_start
 from alseg.state import RunState
 from alseg.strategies.strategy import CaseScore, Strategy
 from alseg.training import load_weights
@@ -100,6 +100,8 @@ def train(folder: Path, seed: int, overrides: Sequence[str]) -> None:
     """Train the seed's network, or what is left of it."""
     settings = [f"hydra.run.dir={folder}", f"seed={seed}", *SETTINGS, *overrides]
     if RunState.is_in(folder):
+        if not set(overrides) <= set(load_start(folder).overrides):
+            sys.exit(f"{folder} was trained with other settings; give another folder")
         settings = [f"resume={folder}"]
     subprocess.run([sys.executable, "-m", "alseg.train", *settings], check=True)
 

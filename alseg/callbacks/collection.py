@@ -39,7 +39,8 @@ def gather(outputs: list[Any]) -> list[Any]:
     """All ranks' outputs, those with one ``case_id`` once.
 
     Distributed samplers fill up uneven parts by repeating cases. A case's masks depend on its name
-    alone, so the repetitions are equal and the first is kept.
+    alone, so the repetitions are equal and the first is kept. (In a race one of them may be
+    predicted and the other exact: either is right about the query.)
     """
     parts = gathered(outputs)
     if len(parts) == 1:

@@ -32,7 +32,7 @@ KEPT_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Passes:
-    """Stochastic passes over one volume, each made when it is asked for.
+    """Stochastic passes over one volume, made when they are asked for.
 
     Attributes:
         after_each: the statistics so far, after each pass; the same object each time. A consumer
@@ -61,6 +61,7 @@ def dropout_passes(
     *,
     gate: float | None = None,
     features: BottleneckFeatures | None = None,
+    ahead: bool = True,
 ) -> Passes:
     """T stochastic sliding-window passes over one volume, and their statistics.
 
@@ -76,6 +77,7 @@ def dropout_passes(
         mask_seed: gives the seed of each dropout mask.
         gate: see ``windows_to_keep``; None runs all windows in each pass.
         features: shown each window of each pass; not together with a gate.
+        ahead: batches may hold windows of the next passes; False for a consumer that may stop.
     """
     windows = sliding_windows(image, inferer)
     if windows is None:
@@ -91,18 +93,22 @@ def dropout_passes(
 
     @torch.no_grad()
     def after_each() -> Iterator[VoxelStatistics]:
-        for samples in _batches_of_passes(n_passes, gated.kept, windows.batch_size):
+        at_once = max(1, windows.batch_size // len(gated.kept)) if ahead else 1
+        for samples in _batches_of_passes(n_passes, at_once, gated.kept, windows.batch_size):
             masks.samples = samples
             activations = heads([window for _, window in samples])
             with masks.attached_to(network):
                 logits = parts.tail(activations, features)  # [B, C, d, h, w]
+            del activations  # between two passes it would be kept for nothing
             for (_, window), window_logits in zip(samples, logits, strict=True):
                 gated.stitch.add(window, window_logits)
                 if window == gated.kept[-1]:
                     gated.statistics.update(gated.stitch.take())
                     yield gated.statistics
 
-    n_bytes = None if gate is None else windows.n_bytes + heads.n_bytes + gated.n_bytes
+    n_bytes = None
+    if gate is not None:
+        n_bytes = windows.n_bytes + heads.n_bytes_of(len(gated.kept)) + gated.n_bytes
     return Passes(after_each(), gated.deterministic, n_bytes)
 
 
@@ -218,7 +224,7 @@ class _Heads:
         self.parts = parts
         self.windows = windows
         self._known: dict[int, tuple[Tensor, ...]] = {}
-        self.n_bytes = 0  # of what is known
+        self._bytes_each = 0
 
     def __call__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """The activations of a batch of windows, which may hold one several times."""
@@ -230,24 +236,26 @@ class _Heads:
             fresh = {index: tuple(a[[row]] for a in batch) for row, index in enumerate(missing)}
         found = [fresh[i] if i in fresh else self._known[i] for i in indices]
         for index, activations in fresh.items():
-            self.n_bytes += sum(a.nbytes for a in activations)
-            if self.n_bytes <= KEPT_BYTES:
+            self._bytes_each = sum(a.nbytes for a in activations)
+            if (len(self._known) + 1) * self._bytes_each <= KEPT_BYTES:
                 self._known[index] = tuple(a.to(self.windows.weight.device) for a in activations)
         return tuple(torch.cat(same).to(device) for same in zip(*found, strict=True))
 
     def keep_only(self, indices: Sequence[int]) -> None:
         """Forget the other windows."""
         self._known = {i: self._known[i] for i in indices if i in self._known}
-        self.n_bytes = sum(a.nbytes for activations in self._known.values() for a in activations)
+
+    def n_bytes_of(self, n_windows: int) -> int:
+        """What so many windows take, as far as they are kept."""
+        return min(n_windows * self._bytes_each, KEPT_BYTES)
 
 
 def _batches_of_passes(
-    n_passes: int, windows: Sequence[int], size: int
+    n_passes: int, at_once: int, windows: Sequence[int], size: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """(pass, window) in batches that end where a pass ends, as a consumer may stop there."""
-    step = max(1, size // len(windows))
-    for first in range(0, n_passes, step):
-        yield from _batches(product(range(n_passes)[first : first + step], windows), size)
+    """(pass, window) in batches that end where a pass ends."""
+    for first in range(0, n_passes, at_once):
+        yield from _batches(product(range(n_passes)[first : first + at_once], windows), size)
 
 
 _T = TypeVar("_T")

@@ -21,6 +21,7 @@ from alseg.models.passes import Passes
 from alseg.models.uncertainty import MCDropout, UncertaintySource, plain_pass
 from alseg.models.weighting import weighted_loss
 from alseg.seeding import seed_for
+from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import entropy
 from alseg.strategies.racing import Contender, Heats
 from alseg.strategies.statistics import VoxelStatistics
@@ -112,7 +113,7 @@ class Scoring:
                 assert score is not None  # a race is for strategies with a measure
                 yield score
 
-        contender = Contender(case_id, scores(), self._hint(passes))
+        contender = Contender(case_id, scores(), self._hint(passes, hidden_label))
         # without a gate nobody knows what the volume will keep: it races alone
         n_bytes = heats.limit if passes.n_bytes is None else passes.n_bytes
         return [
@@ -126,15 +127,22 @@ class Scoring:
             for raced in heats.enter(contender, n_bytes, is_last=is_last)
         ]
 
-    def _hint(self, passes: Passes) -> float | None:
-        """The entropy of a gate's deterministic pass, aggregated as the score."""
+    def _hint(self, passes: Passes, hidden_label: Tensor | None) -> float | None:
+        """The entropy of a gate's deterministic pass, aggregated as the score.
+
+        Its mean where that gives nothing, as with an aggregation that looks at votes alone.
+        """
         if passes.deterministic is None:
             return None
         assert self.strategy.aggregation is not None
-        statistics = VoxelStatistics()
-        statistics.update(passes.deterministic)
-        hint = float(self.strategy.aggregation(entropy(statistics), statistics))
-        return hint if 0 < hint < math.inf else None
+        plain = VoxelStatistics()
+        plain.update(passes.deterministic)
+        for statistics in self._labelled((plain,), hidden_label):
+            for aggregation in (self.strategy.aggregation, mean):
+                hint = float(aggregation(entropy(statistics), statistics))
+                if 0 < hint < math.inf:
+                    return hint
+        return None
 
     def _passes(
         self,

@@ -105,7 +105,14 @@ class MCDropout:
     ) -> Passes:
         """The statistics after each pass, see ``dropout_passes``."""
         return dropout_passes(
-            network, image, inferer, self.n_passes, mask_seed, gate=self.gate, features=features
+            network,
+            image,
+            inferer,
+            self.n_passes,
+            mask_seed,
+            gate=self.gate,
+            features=features,
+            ahead=self.schedule == "fixed",
         )
 
 
@@ -191,8 +198,10 @@ class FlipAugmentation:
         return statistics
 
 
-def race_for(source: UncertaintySource, strategy: Strategy, query_size: int) -> Race | None:
-    """The race that adaptive passes run for a query; None for passes that are fixed.
+def race_for(
+    source: UncertaintySource, strategy: Strategy, query_size: int, n_volumes: int
+) -> Race | None:
+    """The race that adaptive passes run over some volumes for a query; None for fixed passes.
 
     Raises:
         ConfigError: if the strategy needs more than the highest scores.
@@ -205,7 +214,7 @@ def race_for(source: UncertaintySource, strategy: Strategy, query_size: int) -> 
     elif n_top is None:
         reason = "has a selector that needs every score exactly"
     else:
-        return Race(n_top, source.n_passes, source.error_rate)
+        return Race(n_top, source.n_passes, source.error_rate, n_volumes)
     raise ConfigError(
         "scoring.passes is 'adaptive', which gets the highest scores right and no others, but "
         f"strategy {strategy.name} {reason}: use scoring.passes=fixed"
@@ -236,7 +245,7 @@ def check_savings(
                     "uncertainty=mc_dropout alone"
                 )
         return
-    race_for(source, strategy, query_size)
+    race_for(source, strategy, query_size, n_volumes=query_size)
     if source.gate is None:
         return
     if strategy.features:

@@ -220,6 +220,33 @@ def test_a_consumer_may_stop_and_no_hook_stays() -> None:
     assert next(stream).n_passes == 2
 
 
+def test_no_pass_is_made_ahead_for_a_consumer_that_may_stop() -> None:
+    network, image = build("unet_tiny"), torch.rand(1, 1, 16, 16, 16)
+    inferer = SlidingWindowInferer(16, 8)  # one window a pass, eight a batch
+    for ahead, expected in ((True, 8), (False, 2)):
+        stream = iter(dropout_passes(network, image, inferer, 8, mask_seed, ahead=ahead))
+        *_, last = (m for m in network.modules() if isinstance(m, nn.ConvTranspose3d))
+        calls = Calls(last)
+        next(stream)
+        next(stream)
+        assert calls.windows == expected
+
+
+def test_what_a_volume_keeps_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = build("basic_unet"), torch.rand(1, 1, 96, 16, 16)
+
+    def announced(limit: int) -> int:
+        monkeypatch.setattr(passes, "KEPT_BYTES", limit)
+        n_bytes = dropout_passes(network, image, INFERER, 3, mask_seed, gate=0.0).n_bytes
+        assert n_bytes is not None
+        return n_bytes
+
+    # four windows of the first block's 16 channels, as far as they are kept
+    one = 16 * 32 * 16 * 16 * 4
+    assert announced(2**40) - announced(0) == 4 * one
+    assert announced(2 * one) - announced(0) == 2 * one
+
+
 def test_activations_beyond_the_memory_limit_are_computed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

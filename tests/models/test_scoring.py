@@ -63,7 +63,7 @@ def test_a_race_ends_the_passes_of_a_volume_that_is_surely_out() -> None:
     strategy = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)
     source = MCDropout(20, schedule="adaptive")
     inferer = SlidingWindowInferer(8, sw_batch_size=1)
-    race = race_for(source, strategy, 1)
+    race = race_for(source, strategy, 1, n_volumes=2)
     assert race is not None
     raced, heats = Scoring(strategy, source, inferer, 1, 1), Heats(race)
     fixed = Scoring(strategy, MCDropout(20), inferer, 1, 1)
@@ -89,7 +89,7 @@ def test_volumes_behind_a_gate_race_together() -> None:
     inferer = SlidingWindowInferer(8, sw_batch_size=2)
     images = {f"{i}": torch.randn(1, 1, 8, 8, 16) * (3.0 if i == 3 else 0.01) for i in range(8)}
     source = MCDropout(10, gate=0.1, schedule="adaptive")
-    race = race_for(source, strategy, 1)
+    race = race_for(source, strategy, 1, n_volumes=8)
     assert race is not None
     raced, heats = Scoring(strategy, source, inferer, 1, 1), Heats(race)
     decided = []
@@ -106,11 +106,26 @@ def test_volumes_behind_a_gate_race_together() -> None:
     assert any(score.n_passes != 10 for score in decided)
 
 
+def test_strategies_that_read_labels_and_votes_race_with_a_hint(network: UNet) -> None:
+    inferer = SlidingWindowInferer(8)
+    image = torch.randn(1, 1, 8, 8, 8)
+    reads = scoring(reads_labels=True, deterministic=False).strategy
+    votes = Strategy("disagreement", selectors.top_k, measures.variance, lambda _, s: 0.0)
+    for strategy in (reads, votes):
+        source = MCDropout(3, gate=0.1, schedule="adaptive")
+        race = race_for(source, strategy, 1, n_volumes=1)
+        assert race is not None
+        scored = Scoring(strategy, source, inferer, 1, 1)
+        (raced,) = scored.race(Heats(race), network, image, "case_1", LABEL, is_last=True)
+        assert raced.hint is not None
+        assert raced.hint > 0
+
+
 def test_a_race_is_for_many_passes_and_adaptive_ones() -> None:
     plain = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)
     without = Strategy(
         "entropy", selectors.top_k, measures.entropy, aggregations.mean, deterministic=True
     )
-    assert isinstance(race_for(MCDropout(5, schedule="adaptive"), plain, 2), Race)
-    assert race_for(MCDropout(5), plain, 2) is None
-    assert race_for(MCDropout(5, schedule="adaptive"), without, 2) is None
+    assert isinstance(race_for(MCDropout(5, schedule="adaptive"), plain, 2, 9), Race)
+    assert race_for(MCDropout(5), plain, 2, 9) is None
+    assert race_for(MCDropout(5, schedule="adaptive"), without, 2, 9) is None

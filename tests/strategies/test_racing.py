@@ -62,7 +62,7 @@ def test_only_volumes_far_below_the_query_are_stopped() -> None:
     rng = np.random.default_rng(0)
     noise = 1 + 0.1 * rng.standard_normal((40, N_PASSES))
     scores = running_means(np.repeat([10.0, 1.0], 20)[:, None] * noise)
-    raced, passes = run(Race(5, N_PASSES, 0.05), scores)
+    raced, passes = run(Race(5, N_PASSES, 0.05, 40), scores)
     assert passes[:5].tolist() == [N_PASSES] * 5  # nothing to compare with yet
     assert (passes[20:] == 2).all()
     assert best(raced, 5) == best(scores[:, -1], 5)
@@ -79,7 +79,7 @@ def test_passes_that_are_not_needed_are_not_made() -> None:
             made.append(level)
             yield level * (1 + 0.01 * (-1) ** t)
 
-    race = Race(1, N_PASSES, 0.05)
+    race = Race(1, N_PASSES, 0.05, 3)
     for level in (10.0, 1.0):
         race.run([Contender(str(level), scores(level))])
     assert made.count(10.0) == N_PASSES
@@ -99,16 +99,36 @@ def test_the_error_rate_holds(
     for _ in range(n_pools):
         scores = simulated_pool(rng, 40, spread, between, biased)
         hints = scores[:, -1] ** 0.7 * rng.lognormal(0, 0.15, 40) if hinted else None
-        raced, passes = run(Race(5, N_PASSES, 0.05), scores, hints, heat_size)
+        raced, passes = run(Race(5, N_PASSES, 0.05, 40), scores, hints, heat_size)
         wrong += best(raced, 5) != best(scores[:, -1], 5)
         passes_taken += passes.mean() / n_pools
     assert wrong / n_pools <= 0.05, (wrong, passes_taken)
     assert passes_taken < N_PASSES
 
 
+@pytest.mark.parametrize(("n_passes", "spread"), [(2, 0.0), (4, 0.2)])
+def test_the_error_rate_holds_for_one_winner_among_many_with_weak_hints(
+    n_passes: int, spread: float
+) -> None:
+    # the winner is the volume with the largest residual, and looks at hints are many
+    rng = np.random.default_rng(5)
+    n_pools, wrong, n_hinted = 200, 0, 0
+    for _ in range(n_pools):
+        hints = rng.lognormal(0, 0.7, 100)
+        level = hints * rng.lognormal(0, 1.0, 100)
+        noise = 1 + spread * rng.standard_normal((100, n_passes))
+        scores = running_means(level[:, None] * noise)
+        race = Race(1, n_passes, 0.05, 100)
+        raced, passes = run(race, scores, hints, heat_size=100)
+        wrong += best(raced, 1) != best(scores[:, -1], 1)
+        n_hinted += (passes == 0).sum()
+    assert wrong / n_pools <= 0.05, wrong
+    assert n_hinted > 0
+
+
 def test_a_looser_error_rate_saves_more() -> None:
     scores = simulated_pool(np.random.default_rng(2), 200, 0.2, 0.3, True)
-    taken = [run(Race(5, N_PASSES, rate), scores)[1].sum() for rate in (0.001, 0.05, 0.5)]
+    taken = [run(Race(5, N_PASSES, rate, 200), scores)[1].sum() for rate in (0.001, 0.05, 0.5)]
     assert taken[0] > taken[1] > taken[2]
 
 
@@ -118,7 +138,7 @@ def test_heats_and_hints_save_passes() -> None:
     hints = scores[:, -1] * rng.lognormal(0, 0.1, 120)
 
     def taken(hints: np.ndarray | None, heat_size: int) -> np.ndarray:
-        return run(Race(5, N_PASSES, 0.05), scores, hints, heat_size)[1]
+        return run(Race(5, N_PASSES, 0.05, 40), scores, hints, heat_size)[1]
 
     alone, together, hinted = taken(None, 1), taken(None, 20), taken(hints, 20)
     assert hinted.sum() < 0.7 * together.sum() < 0.7 * alone.sum()
@@ -128,12 +148,12 @@ def test_heats_and_hints_save_passes() -> None:
 
 def test_a_hint_alone_stops_nobody_as_long_as_it_is_not_known_what_it_is_worth() -> None:
     scores = np.repeat([10.0, 1.0], [3, 17])[:, None] * np.ones(N_PASSES)
-    _, passes = run(Race(3, N_PASSES, 0.05), scores, scores[:, -1], heat_size=20)
+    _, passes = run(Race(3, N_PASSES, 0.05, 40), scores, scores[:, -1], heat_size=20)
     assert (passes[:3] == N_PASSES).all()
     assert sorted(passes[3:])[-2:] == [2, 2]  # two more pairs
     assert sorted(passes[3:])[:-2] == [0] * 15
     # equal hints say nothing
-    _, passes = run(Race(3, N_PASSES, 0.05), scores, np.ones(20), heat_size=20)
+    _, passes = run(Race(3, N_PASSES, 0.05, 40), scores, np.ones(20), heat_size=20)
     assert (passes >= 2).all()
 
 
@@ -146,7 +166,7 @@ def test_what_promises_most_is_looked_at_first() -> None:
             yield level
 
     heat = [Contender(n, scores(n, x), x) for n, x in (("c", 1.0), ("a", 3.0), ("b", 2.0))]
-    raced = Race(1, N_PASSES, 0.05).run(heat)
+    raced = Race(1, N_PASSES, 0.05, 3).run(heat)
     assert order[:N_PASSES] == ["a"] * N_PASSES
     assert raced[0].case_id == "a"
 
@@ -163,10 +183,10 @@ def test_scores_from_before_an_interruption_count(hinted: bool) -> None:
             for i in range(first, first + 10)
         ]
 
-    race = Race(3, N_PASSES, 0.05)
+    race = Race(3, N_PASSES, 0.05, 40)
     heats = [race.run(heat(first)) for first in range(0, 40, 10)]
     assert any(len(r.so_far) < N_PASSES for r in heats[1])
-    resumed = Race(3, N_PASSES, 0.05)
+    resumed = Race(3, N_PASSES, 0.05, 40)
     for before in [*heats[0], *heats[1]]:
         resumed.know(before)
     # the rest of the race is the same, to the last pass
@@ -174,7 +194,7 @@ def test_scores_from_before_an_interruption_count(hinted: bool) -> None:
 
 
 def test_a_heat_is_run_when_the_memory_is_full_or_the_last_volume_has_come() -> None:
-    heats = Heats(Race(1, 2, 0.05), limit=100)
+    heats = Heats(Race(1, 2, 0.05, 9), limit=100)
 
     def enter(name: str, n_bytes: int, is_last: bool = False) -> list[str]:
         contender = Contender(name, iter([1.0, 1.0]))
@@ -189,14 +209,16 @@ def test_a_heat_is_run_when_the_memory_is_full_or_the_last_volume_has_come() -> 
 
 def test_volumes_that_score_0_are_no_special_case() -> None:
     scores = np.zeros((20, N_PASSES))
-    raced, passes = run(Race(2, N_PASSES, 0.05), scores)
+    raced, passes = run(Race(2, N_PASSES, 0.05, 20), scores)
     assert not raced.any()
     assert (passes == N_PASSES).all()  # none is below another
 
 
 def test_few_passes_are_all_made() -> None:
     for n_passes in (1, 2):
-        (raced,) = Race(1, n_passes, 0.05).run([Contender("a", iter([1.0, 2.0][:n_passes]), 1.0)])
+        (raced,) = Race(1, n_passes, 0.05, 1).run(
+            [Contender("a", iter([1.0, 2.0][:n_passes]), 1.0)]
+        )
         assert len(raced.so_far) == n_passes
 
 
