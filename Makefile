@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UI_STORE ?= sqlite:///runs/mlflow.db
+TEST_JOBS ?= 2 # processes that share the test files
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types ui wheel clean
@@ -23,7 +24,7 @@ demo: install ## run an experiment on generated CT phantoms (5 minutes on 2 core
 	$(BIN)/python -m alseg.train strategy=variance
 
 test: install ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
 lint: install ## check style and format
 	$(BIN)/ruff check .
