@@ -33,7 +33,7 @@ from alseg.second_stage import second_stage
 from alseg.seeding import seed_for
 from alseg.stages import Stages
 from alseg.state import RunState
-from alseg.strategies.racing import Heats, Raced
+from alseg.strategies.racing import Heats
 from alseg.strategies.strategy import CaseScore
 from alseg.training import (
     BEST,
@@ -271,9 +271,8 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                     experiment.source, strategy, plan.query_size, n_volumes=len(candidates)
                 )
                 if race is not None:
-                    for s in earlier:
-                        assert s.score is not None  # a race is for strategies with a measure
-                        race.know(Raced(s.case_id, s.score, s.pass_scores or (), s.hint))
+                    for score in earlier:
+                        race.know(score)
                 module.scoring = Scoring(
                     strategy,
                     experiment.source,

@@ -116,16 +116,7 @@ class Scoring:
         contender = Contender(case_id, scores(), self._hint(passes, hidden_label))
         # without a gate nobody knows what the volume will keep: it races alone
         n_bytes = heats.limit if passes.n_bytes is None else passes.n_bytes
-        return [
-            CaseScore(
-                raced.case_id,
-                raced.score,
-                n_passes=len(raced.so_far),
-                pass_scores=raced.so_far,
-                hint=raced.hint,
-            )
-            for raced in heats.enter(contender, n_bytes, is_last=is_last)
-        ]
+        return heats.enter(contender, n_bytes, is_last=is_last)
 
     def _hint(self, passes: Passes, hidden_label: Tensor | None) -> float | None:
         """The entropy of a gate's deterministic pass, aggregated as the score.

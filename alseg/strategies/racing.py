@@ -20,6 +20,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from alseg.strategies.selectors import Selector, prefilter, top_k
+from alseg.strategies.strategy import CaseScore
 
 FEWEST_PAIRS = 5  # (hint, score) of volumes before a hint alone can stop one
 # What the volumes of a heat may keep between their passes, 2 GiB (18 volumes of 3 million voxels),
@@ -44,23 +45,6 @@ class Contender:
     scores: Iterator[float]
     hint: float | None = None
     so_far: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Raced:
-    """What a race made of one volume.
-
-    Attributes:
-        case_id: the volume.
-        score: after all passes, or predicted for them if the volume was stopped.
-        so_far: the scores s_1, s_2, ... after each pass that it took.
-        hint: the contender's.
-    """
-
-    case_id: str
-    score: float
-    so_far: tuple[float, ...]
-    hint: float | None = None
 
 
 class Race:
@@ -118,15 +102,16 @@ class Race:
         self._pairs: list[tuple[float, float]] = []  # (log hint, log score)
         self._line: _Line | None = None
 
-    def run(self, heat: Sequence[Contender]) -> list[Raced]:
+    def run(self, heat: Sequence[Contender]) -> list[CaseScore]:
         """Race some volumes with each other and with those of earlier heats.
 
         Returns:
-            One result a volume, in the order in which they were decided.
+            One score a volume, after all passes or predicted for them, in the order in which they
+            were decided.
         """
         live = sorted(heat, key=lambda c: -(c.hint or 0.0))
         limits: dict[str, tuple[tuple[int, int], float]] = {}
-        raced: list[Raced] = []
+        raced: list[CaseScore] = []
         while live:
             stopped = [c for c in live if self._is_out(c, limits)]
             if not stopped:
@@ -138,19 +123,22 @@ class Race:
                 live.remove(contender)
                 contender.scores = iter(())  # what its passes have kept is free
                 raced.append(
-                    Raced(
+                    CaseScore(
                         contender.case_id,
                         self._score(contender),
-                        tuple(contender.so_far),
-                        contender.hint,
+                        n_passes=len(contender.so_far),
+                        pass_scores=tuple(contender.so_far),
+                        hint=contender.hint,
                     )
                 )
                 self.know(raced[-1])
         return raced
 
-    def know(self, raced: Raced) -> None:
+    def know(self, raced: CaseScore) -> None:
         """Take in what a volume has shown, such as one from before an interruption."""
-        values = pseudo_values(raced.so_far)
+        assert raced.score is not None
+        assert raced.pass_scores is not None
+        values = pseudo_values(raced.pass_scores)
         if len(values) > 1 and values.mean():
             self._squares += float(np.square(values / values.mean() - 1).sum())
             self._freedom += len(values) - 1
@@ -159,7 +147,7 @@ class Race:
             due = FEWEST_PAIRS if self._line is None else 2 * self._line.n_pairs
             if len(self._pairs) == due:
                 self._line = _Line.through(self._pairs)
-        if len(raced.so_far) == self.n_passes:
+        if raced.n_passes == self.n_passes:
             heapq.heappush(self._best, raced.score)
             if len(self._best) > self.n_top:
                 heapq.heappop(self._best)
@@ -285,7 +273,7 @@ class Heats:
         self._heat: list[Contender] = []
         self._bytes = 0
 
-    def enter(self, contender: Contender, n_bytes: int, *, is_last: bool) -> list[Raced]:
+    def enter(self, contender: Contender, n_bytes: int, *, is_last: bool) -> list[CaseScore]:
         """Add a volume.
 
         Args:
@@ -294,7 +282,7 @@ class Heats:
             is_last: whether no other follows.
 
         Returns:
-            The results of its heat if that has been run, or none yet.
+            The scores of its heat if that has been run, or none yet.
         """
         self._heat.append(contender)
         self._bytes += n_bytes

@@ -44,7 +44,7 @@ def run(
     by_case = {r.case_id: r for r in raced}
     assert len(by_case) == len(raced) == n
     ordered = [by_case[c.case_id] for c in contenders]
-    return np.array([r.score for r in ordered]), np.array([len(r.so_far) for r in ordered])
+    return np.array([r.score for r in ordered]), np.array([len(r.pass_scores) for r in ordered])
 
 
 def best(scores: np.ndarray, k: int) -> set[int]:
@@ -185,7 +185,7 @@ def test_scores_from_before_an_interruption_count(hinted: bool) -> None:
 
     race = Race(3, N_PASSES, 0.05, 40)
     heats = [race.run(heat(first)) for first in range(0, 40, 10)]
-    assert any(len(r.so_far) < N_PASSES for r in heats[1])
+    assert any(len(r.pass_scores) < N_PASSES for r in heats[1])
     resumed = Race(3, N_PASSES, 0.05, 40)
     for before in [*heats[0], *heats[1]]:
         resumed.know(before)
@@ -219,7 +219,7 @@ def test_few_passes_are_all_made() -> None:
         (raced,) = Race(1, n_passes, 0.05, 1).run(
             [Contender("a", iter([1.0, 2.0][:n_passes]), 1.0)]
         )
-        assert len(raced.so_far) == n_passes
+        assert len(raced.pass_scores) == n_passes
 
 
 def test_what_selectors_need() -> None:
