@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationKeyError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -69,6 +70,8 @@ def _message(error: BaseException) -> str:
         return f"{error.full_key} is not set; add {error.full_key}=... to the command"
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
         return f"there is no setting {error.full_key or error.key}, which alseg needs"
+    if isinstance(error, InterpolationKeyError):
+        return _broken_reference(str(error).splitlines()[0], error.full_key)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).partition(' full_key:')[0].splitlines()[0]}"
     if "Config group override must be a string or a list" in str(error):
@@ -119,6 +122,15 @@ def _unknown_setting(error: OmegaConfBaseException) -> str:
     siblings = [str(key) for key in parent] if parent is not None else []
     hint = nearest(name.rpartition(".")[2], siblings)
     return f"there is no setting {name}; {hint}a new one is added with +{name}=..."
+
+
+def _broken_reference(message: str, found_at: str | None) -> str:
+    """A ${name} of no setting, with the override that brought it in, wherever it was met."""
+    missing = re.search(r"'(.+)'", message)
+    for argument in sys.argv[1:]:
+        if missing and f"${{{missing[1]}}}" in argument:
+            return f"{argument}: there is no setting {missing[1]}"
+    return f"{found_at}: {message}" if found_at else message
 
 
 def printable(text: str) -> str:

@@ -219,7 +219,8 @@ CHOICES = [
     setting("+pool.round=5", "pool has no setting 'round'; did you mean rounds?"),
     setting("seed", "Error parsing override 'seed'"),
     setting("~seed", "there is no setting seed, which alseg needs"),
-    setting("seed=${nothing}", "Interpolation key 'nothing' not found"),
+    setting("seed=${nothing}", "seed=${nothing}: there is no setting nothing"),
+    setting("data.batch_size=${nothing}", "${nothing}: there is no setting nothing"),
     setting("data.task.root=???", "data.task.root is not set"),
 ]
 SETTINGS = [
