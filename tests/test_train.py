@@ -290,6 +290,7 @@ def test_every_yaml_composes() -> None:
                 "papers_study_repeats",
                 "papers_study_semi_supervised",
                 "papers_study_svgd",
+                "rare_lesions_study",
                 "smoke",
                 "tutorial_liver",
             ],
