@@ -273,7 +273,7 @@ def test_every_training_runs(train: Train) -> None:
 
 def test_every_yaml_composes() -> None:
     """The groups and choices of conf/ are known, and each composes with its defaults."""
-    root = "data.root=/somewhere"
+    root = "++data.root=/somewhere"  # phantoms have none
     known = {
         "data": (["msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
         "experiment": (
@@ -308,10 +308,7 @@ def test_every_yaml_composes() -> None:
         for group, (expected, extra) in known.items():
             assert choices(group) == expected
             for name in expected:
-                add = [
-                    e if "phantom" not in name and "smoke" not in name else f"+{e}" for e in extra
-                ]
-                compose("config", overrides=[f"{group}={name}", *add])
+                compose("config", overrides=[f"{group}={name}", *extra])
 
 
 def test_the_tutorial_experiment_has_the_tutorials_numbers() -> None:
