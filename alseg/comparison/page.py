@@ -116,7 +116,7 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
     """The figures that the data carry, in the order of the page."""
     curves, full, labels = comparison.curves, comparison.full, comparison.labels
     palette = Palette(comparison.run_set.strategies, comparison.reference, labels)
-    band = " Bands: 95% bootstrap intervals of the mean over seeds."
+    band = " Bands: 95% intervals of the mean over seeds (Student's t)."
     names = ", ".join(labels[s] for s in comparison.run_set.strategies)
     drawings = [
         Drawing(

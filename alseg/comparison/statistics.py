@@ -22,7 +22,6 @@ from alseg.evaluation import area_under_budget_curve
 
 MIN_PAIRS = 3
 ALPHA = 0.05
-N_RESAMPLES = 10_000
 NAN = float("nan")
 
 
@@ -81,19 +80,22 @@ def pair_by_seed(
     return paired.dropna().sort_values(keys, ignore_index=True)
 
 
-def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean (Efron, Ann. Statist. 7, 1979).
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the mean: Student's t (Biometrika 6, 1908), as the paired t-test beside it.
 
-    Resamples the values ``N_RESAMPLES`` times with replacement, with a seeded generator. With few
-    values it is too narrow; that is why the number of pairs stands beside it. NaN for fewer than
+    mean ± t_(n-1, 0.975) s / sqrt(n), s the standard deviation of the sample. NaN for fewer than
     ``MIN_PAIRS`` values.
+
+    Rejected: the percentile bootstrap (Efron 1979). With as few seeds as a study has it is far too
+    narrow: of 1500 samples of normal numbers its "95%" held the mean in 75% for 3, 83% for 5, 90%
+    for 10.
     """
     sample = np.asarray(values, dtype=np.float64)
-    if len(sample) < MIN_PAIRS:
+    n = len(sample)
+    if n < MIN_PAIRS:
         return NAN, NAN
-    draws = np.random.default_rng(seed).integers(len(sample), size=(N_RESAMPLES, len(sample)))
-    low, high = np.quantile(sample[draws].mean(axis=1), (ALPHA / 2, 1 - ALPHA / 2))
-    return float(low), float(high)
+    half = float(stats.t.ppf(1 - ALPHA / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
+    return float(sample.mean()) - half, float(sample.mean()) + half
 
 
 def paired_p_value(differences: Sequence[float]) -> float:
@@ -130,12 +132,12 @@ def differences_from_reference(
     """Paired differences of each strategy from the reference.
 
     Columns: ``strategy``, ``n_pairs``, ``difference`` (mean over seeds), ``low`` and ``high`` (95%
-    bootstrap), ``p`` (paired t-test), ``p_holm`` (corrected over the strategies).
+    interval), ``p`` (paired t-test), ``p_holm`` (corrected over the strategies).
     """
     rows = []
     for strategy in sorted(set(summaries["strategy"]) - {reference}):
         differences = pair_by_seed(summaries, strategy, reference, value)["difference"]
-        low, high = bootstrap_interval(differences)
+        low, high = interval_of_mean(differences)
         rows.append(
             {
                 "strategy": strategy,
@@ -162,7 +164,7 @@ def difference_curves(
     for strategy in sorted(set(curves["strategy"]) - {reference}):
         paired = pair_by_seed(curves, strategy, reference, value, on=("seed", "labelled"))
         for labelled, group in paired.groupby("labelled"):
-            low, high = bootstrap_interval(group["difference"])
+            low, high = interval_of_mean(group["difference"])
             rows.append(
                 {
                     "strategy": strategy,
@@ -178,7 +180,7 @@ def difference_curves(
 
 
 def mean_curves(curves: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Mean over seeds at each labelled count, with a 95% bootstrap interval.
+    """Mean over seeds at each labelled count, with a 95% interval.
 
     Columns: ``strategy``, ``labelled``, ``n_seeds``, ``mean``, ``sd`` (of the sample), ``low``,
     ``high``; ``cost``, the mean annotation cost, where the curves carry one.
@@ -186,7 +188,7 @@ def mean_curves(curves: pd.DataFrame, value: str) -> pd.DataFrame:
     rows = []
     for (strategy, at), group in curves.groupby(["strategy", "labelled"]):
         dice = group[value].dropna()
-        low, high = bootstrap_interval(dice)
+        low, high = interval_of_mean(dice)
         rows.append(
             {
                 "strategy": strategy,

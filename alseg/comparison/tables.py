@@ -188,8 +188,8 @@ def difference_table(comparison: Comparison) -> Table:
         _shown(rows),
         (
             *_seed_note(comparison),
-            "Interval: percentile bootstrap of the mean over seeds (Efron 1979). p: two-sided "
-            "paired t-test, Holm-corrected over the strategies (Holm 1979).",
+            "Interval: Student's t for the mean over seeds, 95%, not corrected for the number of "
+            "strategies. p: two-sided paired t-test, Holm-corrected over them (Holm 1979).",
         ),
     )
 

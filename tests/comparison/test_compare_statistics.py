@@ -82,14 +82,25 @@ def test_too_few_pairs_give_no_p_value_and_no_interval() -> None:
     assert all(math.isnan(row[name]) for name in ("low", "high", "p", "p_holm"))
 
 
-def test_the_bootstrap_is_seeded_and_near_scipys() -> None:
-    values = np.random.default_rng(3).normal(0.02, 0.01, 12)
-    low, high = statistics.bootstrap_interval(values)
-    assert (low, high) == statistics.bootstrap_interval(values)
-    theirs = stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(7)
-    ).confidence_interval
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=5e-4)
+def test_the_interval_is_scipys_and_agrees_with_the_p_value() -> None:
+    rng = np.random.default_rng(3)
+    for n in (3, 5, 12):
+        values = rng.normal(0.02, 0.02, n)
+        interval = statistics.interval_of_mean(values)
+        assert interval == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval())
+        excludes_zero = interval[0] > 0 or interval[1] < 0
+        assert excludes_zero == (statistics.paired_p_value(values) < 0.05)
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [statistics.interval_of_mean(rng.normal(size=3)) for _ in range(2000)]
+    held = np.mean([low <= 0 <= high for low, high in intervals])
+    assert held == pytest.approx(0.95, abs=0.015)  # three standard errors
+
+
+def test_equal_values_have_an_interval_without_width() -> None:
+    assert statistics.interval_of_mean([0.5, 0.5, 0.5]) == (0.5, 0.5)
 
 
 def test_p_values_of_differences_without_spread() -> None:
