@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ INK, PAPER = "#1b1b1f", "#fffffe"
 # Okabe and Ito's colours, distinct for colour-blind readers, the strongest first
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOST_BANDS = 4  # in one plot; more of them hide each other
 SEQUENTIAL = LinearSegmentedColormap.from_list("blues", ["#e8f1f8", "#0072b2", "#003f66"])
 QUERY_ROUNDS = LinearSegmentedColormap.from_list("rounds", ["#003f66", "#0072b2", "#b3d4ea"])
 
@@ -73,6 +75,10 @@ class Palette:
         index = [s for s in self.strategies if s != self.reference].index(strategy)
         style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         return style | {"ls": ("-", "-.", ":")[index // len(COLOURS) % 3]}
+
+    def has_band(self, strategy: str) -> bool:
+        """Whether its interval is drawn among the others': of many strategies the reference's."""
+        return len(self.strategies) <= MOST_BANDS or strategy == self.reference
 
 
 @contextmanager
@@ -126,9 +132,10 @@ def _draw_curves(axes: Axes, means: pd.DataFrame, palette: Palette, budget: str)
     for strategy, rows in means.groupby("strategy"):
         style = palette.style(strategy)
         axes.plot(rows[budget], rows["mean"], lw=2, label=palette.labels[strategy], **style)
-        axes.fill_between(
-            rows[budget], rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0
-        )
+        if palette.has_band(str(strategy)):
+            axes.fill_between(
+                rows[budget], rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0
+            )
     axes.grid()
 
 
@@ -145,24 +152,31 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def paired_differences(differences: pd.DataFrame, palette: Palette) -> Figure:
-    """Paired difference from the reference at each labelled count, with 95% intervals."""
-    with canvas(6.4, 4.2) as figure:
-        axes = figure.add_subplot()
-        axes.axhline(0, color=INK, lw=1.2, ls="--")
-        for strategy, rows in differences.groupby("strategy"):
-            style = palette.style(strategy)
-            axes.plot(
-                rows["labelled"], rows["difference"], lw=2, label=palette.labels[strategy], **style
-            )
+    """Paired difference from the reference at each labelled count, with 95% intervals.
+
+    One panel a strategy, all on the same axes.
+    """
+    strategies = sorted(differences["strategy"].unique())
+    n_columns = min(2, len(strategies))
+    n_rows = math.ceil(len(strategies) / n_columns)
+    with canvas(6.4, 0.8 + 1.9 * n_rows) as figure:
+        grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
+        panels = grid.ravel().tolist()
+        for axes, strategy in zip(panels, strategies, strict=False):
+            rows, style = differences[differences["strategy"] == strategy], palette.style(strategy)
+            axes.axhline(0, color=INK, lw=1.2, ls="--")
+            axes.plot(rows["labelled"], rows["difference"], lw=2, **style)
             axes.fill_between(
                 rows["labelled"], rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0
             )
-        axes.set(
-            xlabel="labelled volumes",
-            ylabel=f"Dice minus {palette.labels[palette.reference]}",
-        )
-        axes.grid()
-        _legend_below(figure, axes)
+            axes.set_title(palette.labels[strategy])
+            axes.grid()
+        for axes in panels[len(strategies) :]:
+            axes.set_axis_off()
+        for axes in panels[:-n_columns]:  # an empty panel below has no labels
+            axes.tick_params(labelbottom=axes in panels[len(strategies) - n_columns :])
+        figure.supxlabel("labelled volumes")
+        figure.supylabel(f"Dice minus {palette.labels[palette.reference]}")
         return figure
 
 

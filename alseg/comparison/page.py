@@ -116,7 +116,9 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
     """The figures that the data carry, in the order of the page."""
     curves, full, labels = comparison.curves, comparison.full, comparison.labels
     palette = Palette(comparison.run_set.strategies, comparison.reference, labels)
-    band = " Bands: 95% intervals of the mean over seeds (Student's t)."
+    interval = "95% intervals of the mean over seeds (Student's t)"
+    banded = [labels[s] for s in comparison.run_set.strategies if palette.has_band(s)]
+    band = f" Bands: {interval}" + ("." if len(banded) > 1 else f", of {banded[0]} alone.")
     names = ", ".join(labels[s] for s in comparison.run_set.strategies)
     drawings = [
         Drawing(
@@ -151,7 +153,8 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
         drawings.append(
             Drawing(
                 "paired_differences",
-                f"Dice minus that of {labels[comparison.reference]}, paired by seed.{band}",
+                f"Dice minus that of {labels[comparison.reference]}, paired by seed. "
+                f"Bands: {interval}.",
                 f"Paired differences from {labels[comparison.reference]} by labelled volumes.",
                 figures.paired_differences(comparison.difference_curves, palette),
             )

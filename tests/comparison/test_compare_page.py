@@ -14,7 +14,7 @@ from synthetic import dice_rows, write_run, write_sweep
 
 from alseg.comparison.analysis import Comparison, analyse
 from alseg.comparison.answer import best_strategy, sentences
-from alseg.comparison.figures import cliques
+from alseg.comparison.figures import Palette, cliques
 from alseg.comparison.page import all_drawings, write_comparison
 from alseg.comparison.runs import find_run_folders, gather_runs
 from alseg.comparison.tables import all_tables, latex
@@ -138,6 +138,21 @@ def test_a_strategy_that_reads_labels_never_wins_and_is_marked(
     figures = {d.name: d.figure for d in all_drawings(comparison)}
     labels = [text.get_text() for text in figures["learning_curves"].legends[0].get_texts()]
     assert "oracle_foreground (reads labels)" in labels
+
+
+def test_every_strategy_has_a_panel_of_differences(comparison: Comparison) -> None:
+    figures = {d.name: d.figure for d in all_drawings(comparison)}
+    titles = [axes.get_title() for axes in figures["paired_differences"].axes if axes.lines]
+    others = sorted(set(comparison.run_set.strategies) - {"random"})
+    assert titles == [comparison.labels[strategy] for strategy in others]
+    assert len(titles) > 2
+
+
+def test_many_bands_would_hide_each_other() -> None:
+    names = ["random", "a", "b", "c", "d"]
+    few, many = (Palette(some, "random", {n: n for n in some}) for some in (names[:4], names))
+    assert [few.has_band(name) for name in few.strategies] == [True] * 4
+    assert [many.has_band(name) for name in names] == [True, False, False, False, False]
 
 
 def test_unfinished_runs_and_pictures_are_on_the_page(page: Path) -> None:
