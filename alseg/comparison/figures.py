@@ -130,13 +130,20 @@ def class_curves(
 
 def _draw_curves(axes: Axes, means: pd.DataFrame, palette: Palette, budget: str) -> None:
     for strategy, rows in means.groupby("strategy"):
-        style = palette.style(strategy)
-        axes.plot(rows[budget], rows["mean"], lw=2, label=palette.labels[strategy], **style)
-        if palette.has_band(str(strategy)):
-            axes.fill_between(
-                rows[budget], rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0
-            )
+        style = palette.style(strategy) | {"label": palette.labels[strategy]}
+        _draw_line(axes, rows, budget, "mean", style, band=palette.has_band(str(strategy)))
     axes.grid()
+
+
+def _draw_line(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, style: dict[str, Any], *, band: bool = True
+) -> None:
+    """A line of one strategy, in the band from ``low`` to ``high``."""
+    axes.plot(rows[x], rows[y], lw=2, **style)
+    if band:
+        axes.fill_between(
+            rows[x], rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0
+        )
 
 
 def _draw_full(axes: Axes, full: pd.DataFrame, value: str) -> None:
@@ -163,12 +170,9 @@ def paired_differences(differences: pd.DataFrame, palette: Palette) -> Figure:
         grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
         panels = grid.ravel().tolist()
         for axes, strategy in zip(panels, strategies, strict=False):
-            rows, style = differences[differences["strategy"] == strategy], palette.style(strategy)
+            rows = differences[differences["strategy"] == strategy]
             axes.axhline(0, color=INK, lw=1.2, ls="--")
-            axes.plot(rows["labelled"], rows["difference"], lw=2, **style)
-            axes.fill_between(
-                rows["labelled"], rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0
-            )
+            _draw_line(axes, rows, "labelled", "difference", palette.style(strategy))
             axes.set_title(palette.labels[strategy])
             axes.grid()
         for axes in panels[len(strategies) :]:
