@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
 from alseg.callbacks.checkpoints import BestWeights, TrainingCheckpoint
+from alseg.callbacks.final_validation import FinalValidation
 from alseg.callbacks.non_finite import NonFiniteGuard
 from alseg.callbacks.progress import progress_callbacks
 from alseg.data.datamodule import PoolDataModule
@@ -202,7 +203,14 @@ def round_training(
         max_steps=n_steps,
         val_check_interval=min(interval, n_steps),
         logger=logger,
-        callbacks=[best, checkpoint, guard, *callbacks, *progress_callbacks(title)],
+        callbacks=[
+            best,
+            checkpoint,
+            guard,
+            FinalValidation(),
+            *callbacks,
+            *progress_callbacks(title),
+        ],
     )
     return Training(trainer, checkpoint, guard, best)
 
