@@ -145,7 +145,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--volumes", type=int, default=40, help="of the pool that are scored")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--reference", type=int, default=50, help="passes, a multiple of 10")
-    parser.add_argument("--gates", type=float, nargs="+", default=[0.05, 0.1])
+    parser.add_argument("--gates", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--passes", type=int, nargs="+", default=[10, 5, 20], choices=(5, 10, 20))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true", help="train and score in bf16-mixed")
