@@ -24,7 +24,7 @@ from alseg.seeding import seed_for
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import entropy
 from alseg.strategies.racing import Contender, Heats
-from alseg.strategies.statistics import VoxelStatistics
+from alseg.strategies.statistics import VoxelStatistics, single_pass
 from alseg.strategies.strategy import CaseScore, Strategy
 
 
@@ -126,8 +126,7 @@ class Scoring:
         if passes.deterministic is None:
             return None
         assert self.strategy.aggregation is not None
-        plain = VoxelStatistics()
-        plain.update(passes.deterministic)
+        plain = single_pass(passes.deterministic)
         for statistics in self._labelled((plain,), hidden_label):
             for aggregation in (self.strategy.aggregation, mean):
                 hint = float(aggregation(entropy(statistics), statistics))
@@ -175,9 +174,7 @@ class Scoring:
         if not self.strategy.deterministic:
             networks = (network, *self.members)
             return self.source.statistics(networks, image, self.inferer, mask_seed)
-        statistics = VoxelStatistics()
-        statistics.update(plain_pass(network, image, self.inferer))
-        return statistics
+        return single_pass(plain_pass(network, image, self.inferer))
 
 
 class SegmentationModule(pl.LightningModule):

@@ -14,7 +14,7 @@ from alseg.models.passes import dropout_passes
 from alseg.models.uncertainty import MCDropout
 from alseg.models.windows import sliding_windows
 from alseg.strategies.measures import entropy, expected_entropy, mutual_information, variance
-from alseg.strategies.statistics import BoxStatistics, VoxelStatistics, entropy_of
+from alseg.strategies.statistics import BoxStatistics, VoxelStatistics, entropy_of, single_pass
 from tests.models.test_mc_dropout import build, mask_seed
 
 INFERER = SlidingWindowInferer((16, 16, 16), sw_batch_size=2, overlap=0.25)
@@ -146,6 +146,15 @@ def test_box_statistics_are_those_of_whole_volumes() -> None:
             torch.testing.assert_close(
                 getattr(boxed, name), getattr(whole, name), atol=1e-6, rtol=1e-5
             )
+
+
+def test_statistics_of_a_single_pass_are_those_of_an_update() -> None:
+    probabilities = torch.softmax(torch.randn(3, 6, 5, 4), dim=0)
+    single, updated = single_pass(probabilities), VoxelStatistics()
+    updated.update(probabilities)
+    assert single.n_passes == updated.n_passes == 1
+    for name in ("mean", "variance", "expected_entropy", "votes", "prediction"):
+        assert torch.equal(getattr(single, name), getattr(updated, name)), name
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1, 1.5, "half", True])
