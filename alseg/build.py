@@ -224,7 +224,7 @@ def initial_pool(config: DictConfig, experiment: Experiment) -> Pool:
         )
     seed = seed_for(plan.seed, 0, "initial_pool")
     if plan.start == "proxy":
-        key = proxy_key(config, splits.training)
+        key = proxy_key(config, data.cache, splits.training)
         # the training's loss: a committee's own must not change the start
         loss = part(config.training.loss)
         initial = proxy_start(experiment, part(config.proxy), loss, plan.initial, key)
@@ -236,12 +236,13 @@ def initial_pool(config: DictConfig, experiment: Experiment) -> Pool:
     return Pool.start(splits.training, initial)
 
 
-def proxy_key(config: DictConfig, case_ids: Sequence[str]) -> str:
+def proxy_key(config: DictConfig, cache: VolumeCache, case_ids: Sequence[str]) -> str:
     """A hash of what the choice of the proxy task depends on."""
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
-    names = ("data", "model", "training", "proxy", "trainer", "seed")
-    chosen_from = {"case_ids": list(case_ids), "initial": config.pool.initial}
+    names = ("data", "model", "training", "proxy", "seed")
+    images = {case_id: cache.key(cache.task.cases[case_id].images) for case_id in case_ids}
+    chosen_from = {"images": images, "initial": config.pool.initial}
     return config_hash(OmegaConf.create({name: content[name] for name in names} | chosen_from))
 
 

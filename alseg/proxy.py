@@ -106,6 +106,8 @@ def proxy_start(
             chosen = _chosen_by_proxy(experiment, proxy, loss, size)
             write_atomically(kept, json.dumps(chosen))
             wait_for_all()
+        else:
+            log.info(f"proxy task: its choice is known from an earlier run, in {kept}")
         return tuple(json.loads(kept.read_text()))
 
 
@@ -119,6 +121,12 @@ def _chosen_by_proxy(experiment: Experiment, proxy: Proxy, loss: Loss, size: int
         raise DataError(
             f"the proxy label {label} finds no foreground in any of {len(case_ids)} volumes; "
             "set proxy.labels or proxy.modality to suit the preprocessed intensities"
+        )
+    n_empty = len(case_ids) - len(with_foreground)
+    if n_empty > len(with_foreground):
+        log.warning(
+            f"the proxy label {label} finds no foreground in {n_empty} of {len(case_ids)} volumes: "
+            "its window should suit the preprocessed intensities"
         )
     log.info(f"proxy task: training {proxy.steps} steps on {len(with_foreground)} volumes")
     module = trained_on_proxy(experiment, proxy, loss, label, with_foreground)

@@ -227,7 +227,6 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                 module,
                 stages["training"]["best_dice"],
             )
-            trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
             stages.finish(FINE_TUNING, **result)
     members: tuple[torch.nn.Module, ...] = ()
     if strategy.needs_passes and not is_last:
@@ -235,8 +234,8 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
             train_member(experiment, pool, round_number, member, stages)
             for member in range(2, experiment.source.n_members + 1)
         )
-    trained = [stages[name]["seconds"] for name in stages if name.startswith(TRAINED)]
-    timings["training_seconds"] = round(math.fsum(trained), 3)
+    trained = [stages[name] for name in stages if name.startswith(TRAINED)]
+    timings["training_seconds"] = round(math.fsum(stage["seconds"] for stage in trained), 3)
     load_weights(module.network, folder / f"{BEST}.ckpt")
     if "evaluation" not in stages:
         started = time.monotonic()
@@ -249,7 +248,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         "labelled": len(pool.labelled),
         "cost": cost,
         "foreground_voxels": data.foreground_voxels(pool.labelled),
-        "skipped_steps": stages["training"]["skipped_steps"],
+        "skipped_steps": sum(stage["skipped_steps"] for stage in trained),
         **stages["evaluation"]["columns"],
     }
     queries: tuple[dict[str, Any], ...] = ()

@@ -28,7 +28,9 @@ from alseg.strategies.strategy import Strategy
 from alseg.training import (
     BEST,
     FIRST_STAGE,
+    LAST,
     SECOND_STAGE,
+    Training,
     fine_tuning,
     load_weights,
     round_training,
@@ -62,12 +64,12 @@ def second_stage(
         first_dice: its best validation Dice; None if it never was a number.
 
     Returns:
-        ``seconds``. An interrupted stage begins again.
+        ``seconds`` and ``skipped_steps``. An interrupted stage begins again.
     """
     started = time.monotonic()
     folder = experiment.round_folder(round_number)
     load_weights(module.network, folder / f"{FIRST_STAGE}.ckpt")
-    labels_folder, better = folder / "pseudo_labels", FIRST_STAGE
+    labels_folder, better, skipped_steps = folder / "pseudo_labels", FIRST_STAGE, 0
     try:
         pseudo_labels = label_unlabelled(
             experiment, settings, pool, round_number, module, labels_folder
@@ -75,7 +77,8 @@ def second_stage(
         if not pseudo_labels:
             log.info("no unlabelled volume shows foreground; the second stage is left out")
         else:
-            dice = fine_tune(experiment, settings, pool, round_number, module, pseudo_labels)
+            training = fine_tune(experiment, settings, pool, round_number, module, pseudo_labels)
+            dice, skipped_steps = training.best_dice, training.guard.skipped
             if dice is not None and (first_dice is None or dice > first_dice):
                 better = SECOND_STAGE
         if rank() == 0:
@@ -83,7 +86,7 @@ def second_stage(
         wait_for_all()
     finally:
         shutil.rmtree(labels_folder, ignore_errors=True)
-    return {"seconds": round(time.monotonic() - started, 3)}
+    return {"seconds": round(time.monotonic() - started, 3), "skipped_steps": skipped_steps}
 
 
 def fine_tune(
@@ -93,11 +96,11 @@ def fine_tune(
     round_number: int,
     module: SegmentationModule,
     pseudo_labels: Mapping[str, PseudoLabel],
-) -> float | None:
+) -> Training:
     """Train the module's network on annotated and pseudo-labelled volumes.
 
     Returns:
-        The best validation Dice; None if it never was a number.
+        The finished training.
     """
     plan, data = experiment.plan, experiment.data
     n_steps = settings.steps(plan.steps_per_round)
@@ -123,9 +126,12 @@ def fine_tune(
     make_module = fine_tuning(experiment.make_module, settings.learning_rate_factor)
     torch.manual_seed(seed_for(plan.seed, round_number, f"second_stage/{rank()}"))
     training.trainer.fit(make_module(module.network), data.batches(draws), data.val_dataloader())
+    training.trainer.save_checkpoint(
+        experiment.round_folder(round_number) / f"{LAST}.ckpt", weights_only=True
+    )
     training.checkpoint.delete()
     wait_for_all()
-    return training.best_dice
+    return training
 
 
 def label_unlabelled(

@@ -135,6 +135,24 @@ def test_ctrl_c_while_scoring_keeps_the_scores(
     assert not list(cut.folder.glob("rounds/*/partial_scores*"))
 
 
+def test_a_second_stage_that_was_interrupted_begins_again(
+    train: Train, at_call: Callable[..., list[int]]
+) -> None:
+    settings = (
+        *STEPS, "strategy=random", "semi_supervised=pseudo_label", "pool.rounds=1",
+        "semi_supervised.step_share=0.5", "data.num_workers=0",
+    )  # fmt: skip
+    whole = train(*settings)
+    assert whole.exit_code == 0, whole.err
+    calls = at_call("training_step", 5, send(signal.SIGTERM))  # 3 steps a stage
+    cut = train(*settings)
+    assert cut.exit_code == 143
+    resumed = train(resume=cut.folder, smoke=False)
+    assert resumed.exit_code == 0, resumed.err
+    assert calls[0] == 5 + 3
+    assert results(cut.folder) == results(whole.folder)
+
+
 @pytest.mark.parametrize(("heat_bytes", "kept"), [(None, 0), (600_000, 3)])
 def test_volumes_race_as_without_an_interruption(
     train: Train,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
+from alseg.build import proxy_key
+from alseg.data.cases import read_msd
 from alseg.data.preprocess import VolumeCache
 from alseg.errors import DataError
 from alseg.experiment import Experiment
@@ -91,6 +95,17 @@ def test_proxy_start_is_shared_by_strategies_and_trained_for_once(
         run_smoke(tmp_path / "c", shared, *common, *nowhere)
     with pytest.raises(Exception, match=r"proxy\.modality"):  # Hydra wraps it
         run_smoke(tmp_path / "d", shared, *common, "proxy.modality=PET")
+
+
+def test_the_proxy_start_is_that_of_these_images(phantoms: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(phantoms, tmp_path / "copy")
+    cache = VolumeCache(read_msd(copy), [], "none", tmp_path)
+    config, cases = smoke_config(tmp_path), ["phantom_000", "phantom_001"]
+    before = proxy_key(config, cache, cases)
+    assert proxy_key(config, cache, cases) == before
+    assert proxy_key(config, cache, cases[:1]) != before
+    os.utime(copy / "imagesTr" / "phantom_001.nii.gz", (1, 1))
+    assert proxy_key(config, cache, cases) != before
 
 
 def test_the_second_stage_reads_no_hidden_label_and_keeps_the_better_weights(

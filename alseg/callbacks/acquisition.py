@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from alseg.scores import ScoreFile
 from alseg.seeding import seed_for
 from alseg.strategies.selectors import Candidates
 from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,12 @@ class Acquisition(Collection):
                 raise ScoringError(
                     "the scored cases are not the candidates, they differ in (or repeat): "
                     f"{', '.join(difference) or 'repeated cases'}"
+                )
+            known = candidates.scores
+            if known is not None and len(known) > self.query_size and np.ptp(known) == 0:
+                log.warning(
+                    f"all {len(known)} candidates have the score {known[0]:g}, so it chooses none "
+                    "of them: does the strategy compare passes, of which there is one?"
                 )
         if self.similarity is not None:
             candidates = replace(

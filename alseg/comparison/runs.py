@@ -296,7 +296,8 @@ def check_unique(runs: Sequence[Run]) -> None:
         if len(same) > 1:
             raise ConfigError(
                 f"strategy {strategy!r} has {len(same)} complete runs of seed {seed}: "
-                f"{same[0].folder} and {same[1].folder}; give one of them"
+                f"{same[0].folder} and {same[1].folder}; give one of them (runs of other "
+                "settings want a strategy.name=... of their own)"
             )
 
 

@@ -118,7 +118,7 @@ class VolumeCache:
     def _entry(
         self, kind: str, sources: Sequence[Path], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        path = self.folder / f"{kind}-{self._key(sources)}.pt"
+        path = self.folder / f"{kind}-{self.key(sources)}.pt"
         entry = _read_entry(path)
         if entry is not None:
             return entry
@@ -132,7 +132,8 @@ class VolumeCache:
                 write_tensors(path, entry)
         return entry
 
-    def _key(self, sources: Sequence[Path]) -> str:
+    def key(self, sources: Sequence[Path]) -> str:
+        """Changes whenever what is computed from some files may: their content or preprocessing."""
         parts: list[object] = [CACHE_FORMAT, self.fingerprint]
         for source in sources:
             stat = source.stat()

@@ -29,7 +29,7 @@ class LabelledSimilarity:
         self._values: dict[str, dict[str, float]] = {}  # by candidate, then by labelled case
 
     def __call__(self, candidates: Sequence[str], labelled: Sequence[str]) -> np.ndarray:
-        """The similarity of each candidate to the labelled images, shape [n]."""
+        """The similarity of each candidate to the labelled images but itself, shape [n]."""
         references = {case_id: self._reference(case_id) for case_id in labelled}
         for case_id in candidates:
             known = self._values.setdefault(case_id, {})
@@ -37,8 +37,9 @@ class LabelledSimilarity:
             if missing:
                 image = self._description(case_id)
                 known |= {o: self.similarity.between(image, references[o]) for o in missing}
-        values = [[self._values[c][other] for other in labelled] for c in candidates]
-        return self.similarity.to_labelled(np.array(values))
+        values = [[self._values[c][other] for other in labelled if other != c] for c in candidates]
+        # a repeatable candidate may be all that is labelled: it resembles itself
+        return np.array([self.similarity.to_labelled(np.array(v or [1.0])) for v in values])
 
     def _reference(self, case_id: str) -> np.ndarray:
         if case_id not in self._labelled:

@@ -57,18 +57,21 @@ class SemiSupervised:
     dilation_voxels: int = 2
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("step_share", self.step_share, 0 < self.step_share < 1),
-            ("case_share", self.case_share, 0 < self.case_share <= 1),
-            ("annotated_share", self.annotated_share, 0 <= self.annotated_share < 1),
-            ("pseudo_weight", self.pseudo_weight, 0 < self.pseudo_weight < math.inf),
-            ("learning_rate_factor", self.learning_rate_factor, 0 < self.learning_rate_factor <= 1),
+        factor = self.learning_rate_factor
+        for name, value, allowed, told in (
+            ("step_share", self.step_share, 0 < self.step_share < 1, "between 0 and 1"),
+            ("case_share", self.case_share, 0 < self.case_share <= 1, "above 0, at most 1"),
+            (
+                "annotated_share",
+                self.annotated_share,
+                0 <= self.annotated_share < 1,
+                "from 0 to below 1",
+            ),
+            ("pseudo_weight", self.pseudo_weight, 0 < self.pseudo_weight < math.inf, "above 0"),
+            ("learning_rate_factor", factor, 0 < factor <= 1, "above 0, at most 1"),
         ):
             if not allowed:
-                raise ConfigError(
-                    f"semi_supervised.{name} is {value!r}; it must lie between 0 and 1"
-                    + (", or above" if name == "pseudo_weight" else "")
-                )
+                raise ConfigError(f"semi_supervised.{name} is {value!r}; it must be {told}")
         if self.max_candidates is not None:
             check_whole_number("semi_supervised.max_candidates", self.max_candidates, at_least=1)
         check_whole_number("semi_supervised.dilation_voxels", self.dilation_voxels, at_least=0)

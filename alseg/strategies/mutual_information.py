@@ -81,9 +81,9 @@ class ImageSimilarity:
         values = [normalized_mutual_information(x, y, self.bins) for x, y in zip(a, b, strict=True)]
         return float(np.mean(values))
 
-    def to_labelled(self, values: np.ndarray) -> np.ndarray:
-        """NMI of n candidates with m labelled images, [n, m], to one number a candidate, [n]."""
-        return values.mean(axis=1) if self.over_labelled == "mean" else values.max(axis=1)
+    def to_labelled(self, values: np.ndarray) -> float:
+        """NMI of a candidate with m labelled images, [m], to one number."""
+        return float(values.mean() if self.over_labelled == "mean" else values.max())
 
 
 def normalized_mutual_information(a: np.ndarray, b: np.ndarray, bins: int) -> float:

@@ -46,6 +46,16 @@ def test_the_highest_scores_are_acquired_and_ties_go_by_id(phantoms: Path, pool:
     assert len(acquired.scores) == 11
 
 
+def test_scores_that_choose_nothing_are_told(
+    phantoms: Path, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    acquisition = make(phantoms, pool, TOP_K)
+    acquisition.acquire(scores(pool))
+    assert not caplog.text
+    acquisition.acquire([CaseScore(case_id, 0.0) for case_id in pool.unlabelled])
+    assert "all 11 candidates have the score 0, so it chooses none of them" in caplog.text
+
+
 def test_random_draws_differ_by_seed_and_need_no_scores(phantoms: Path, pool: Pool) -> None:
     def draw(seed: int) -> list[str]:
         acquisition = make(phantoms, pool, RANDOM, seed)

@@ -43,3 +43,7 @@ def test_similarity_is_the_mean_nmi_and_each_pair_is_compared_once(
     # a candidate was acquired: only the pairs with it are new
     similarity(CANDIDATES[1:], [*LABELLED, CANDIDATES[0]])
     assert len(compared) == 8
+    # one that may be repeated is not compared with itself
+    nmi = normalized_mutual_info_score(described[LABELLED[0]], described[LABELLED[1]])
+    assert similarity(LABELLED[:1], LABELLED[:2]) == pytest.approx([nmi], abs=1e-12)
+    assert similarity(LABELLED[:1], LABELLED[:1]) == [1]

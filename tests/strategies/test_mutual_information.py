@@ -53,9 +53,9 @@ def test_images_of_any_shape_and_contrast_are_comparable() -> None:
 
 
 def test_to_labelled_takes_the_mean_or_the_maximum() -> None:
-    values = np.array([[0.2, 0.4], [0.9, 0.1]])
-    assert ImageSimilarity().to_labelled(values) == pytest.approx([0.3, 0.5])
-    assert ImageSimilarity(over_labelled="max").to_labelled(values) == pytest.approx([0.4, 0.9])
+    values = np.array([0.2, 0.4])
+    assert ImageSimilarity().to_labelled(values) == pytest.approx(0.3)
+    assert ImageSimilarity(over_labelled="max").to_labelled(values) == 0.4
 
 
 def test_score_weighs_uncertainty_and_diversity() -> None:
