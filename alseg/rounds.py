@@ -370,6 +370,8 @@ def write_scores(folder: Path, acquired: Acquired) -> None:
     rows = [(s.case_id, s.score, s.n_passes) for s in ordered if s.score is not None]
     if rows:
         scores = pd.DataFrame(rows, columns=["case_id", "score", "n_passes"])
+        if acquired.similarities:
+            scores["similarity"] = scores["case_id"].map(acquired.similarities)
         write_atomically(folder / "scores.csv", scores.to_csv(index=False))
     vectors = {s.case_id: s.features for s in ordered if s.features is not None}
     if vectors:

@@ -50,6 +50,12 @@ def test_all_parts_run_together_and_resume_at_a_round_boundary(
 ) -> None:
     whole = run_smoke(tmp_path / "whole", shared, *QUICK, *ALL_PARTS)
     assert [row["round"] for row in whole["history"]] == [1, 2]
+    # the query can be retraced from what is written down
+    scores = pd.read_csv(tmp_path / "whole/rounds/round_01/scores.csv", index_col="case_id")
+    scaled = (scores - scores.min()) / (scores.max() - scores.min())
+    keys = (scaled["score"] - scaled["similarity"]).sort_values(ascending=False)
+    query = [row["case_id"] for row in whole["queries"] if row["round"] == 1]
+    assert query == keys.index[: len(query)].tolist()
 
     def stop_after_one(experiment: Experiment, state: RunState) -> RunState:
         run_round(experiment, state)

@@ -36,12 +36,14 @@ class Acquired:
         labels: the label files that the oracle revealed.
         scores: of all candidates and the labelled cases they were compared with; empty for a
             strategy that needs no prediction.
+        similarities: of the candidates to the labelled images, for a strategy that compares them.
     """
 
     pool: Pool
     queries: tuple[dict[str, Any], ...]
     labels: Mapping[str, Path]
     scores: tuple[CaseScore, ...]
+    similarities: Mapping[str, float]
 
 
 class Acquisition(Collection):
@@ -143,10 +145,11 @@ class Acquisition(Collection):
                     f"all {len(known)} candidates have the score {known[0]:g}, so it chooses none "
                     "of them: does the strategy compare passes, of which there is one?"
                 )
+        similarities: dict[str, float] = {}
         if self.similarity is not None:
-            candidates = replace(
-                candidates, similarity=self.similarity(candidates.ids, pool.labelled)
-            )
+            similarity = self.similarity(candidates.ids, pool.labelled)
+            candidates = replace(candidates, similarity=similarity)
+            similarities = dict(zip(candidates.ids, similarity.tolist(), strict=True))
         rng = np.random.default_rng(seed_for(self.base_seed, self._round_number, "selection"))
         chosen = self.strategy.select(candidates, self.query_size, rng)
         unlabelled = set(pool.unlabelled)
@@ -161,6 +164,7 @@ class Acquisition(Collection):
             queries=query_rows(self._round_number, chosen, by_case, costs),
             labels=labels,
             scores=tuple(scores or ()),
+            similarities=similarities,
         )
 
     def result(self) -> Acquired:
