@@ -201,7 +201,7 @@ class _Stitch:
         inside = overlap_of(self.region, self.windows.inside)
         total = self._total[(slice(None), *shifted(inside, origin_of(self.region)))]
         self._total = None
-        return torch.softmax(total / self.windows.weight[inside], dim=0)
+        return torch.softmax(total.div_(self.windows.weight[inside]), dim=0)
 
     def within(self, region: Box) -> _Stitch:
         """One for a part of this region, that starts from what has been added here."""
