@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 from torch import Tensor
 
 from alseg.callbacks.collection import predictions
+from alseg.callbacks.non_finite import NonFiniteGuard
 from alseg.callbacks.progress import progress_callbacks
 from alseg.data.cases import Task
 from alseg.data.pseudo import IntensityLabel, ProxyDraws
@@ -50,7 +52,8 @@ class Proxy:
         source: of that uncertainty. It is not the run's, so that runs which differ in theirs share
             the initial pool.
         steps: optimiser steps.
-        modality: ``CT``, ``MRI``, or ``auto`` for what the first channel of the data set is called.
+        modality: ``CT``, ``MRI``, or ``auto`` for what the first channel of the data set is called:
+            CT if a word of it begins or ends so (CTA, CBCT), else MRI.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -74,7 +77,9 @@ class Proxy:
         """The pseudo-label for a data set."""
         if self.modality != "auto":
             return self.labels[self.modality]
-        return self.labels["CT" if "CT" in task.channels[0].upper().split() else "MRI"]
+        words = re.findall("[A-Z]+", task.channels[0].upper())
+        is_ct = any(word.startswith("CT") or word.endswith("CT") for word in words)
+        return self.labels["CT" if is_ct else "MRI"]
 
 
 def proxy_start(
@@ -96,6 +101,7 @@ def proxy_start(
     Raises:
         ConfigError: if the network has no dropout where the proxy's source needs it.
         DataError: if no pseudo-label holds any foreground.
+        TrainingError: if a loss is not finite and such steps are not to be left out.
     """
     proxy.source.check(experiment.make_network())
     folder = experiment.data.cache.folder
@@ -173,6 +179,7 @@ def trained_on_proxy(
         # Lightning's own handler of SIGTERM would end nothing here
         callbacks=[
             LambdaCallback(on_train_start=lambda *_: interruption.take_back()),
+            NonFiniteGuard(experiment.on_nonfinite, experiment.folder / "nonfinite_proxy.pt"),
             *progress_callbacks("proxy task"),
         ],
     )

@@ -7,19 +7,27 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from alseg.build import proxy_key
-from alseg.data.cases import read_msd
+from alseg.data.cases import Task, read_msd
 from alseg.data.preprocess import VolumeCache
-from alseg.errors import DataError
+from alseg.data.pseudo import IntensityLabel
+from alseg.errors import DataError, TrainingError
 from alseg.experiment import Experiment
 from alseg.interruption import Interrupted
+from alseg.models.segmentation import SegmentationModule
+from alseg.models.uncertainty import MCDropout
+from alseg.proxy import Proxy
 from alseg.rounds import run_round
 from alseg.state import RunState
+from alseg.strategies import selectors
+from alseg.strategies.strategy import Strategy
 from tests.conftest import Outcome
 from tests.front_door import run_smoke, smoke_config
 
@@ -101,6 +109,31 @@ def test_proxy_start_is_shared_by_strategies_and_trained_for_once(
         run_smoke(tmp_path / "c", shared, *common, *nowhere)
     with pytest.raises(Exception, match=r"proxy\.modality"):  # Hydra wraps it
         run_smoke(tmp_path / "d", shared, *common, "proxy.modality=PET")
+
+
+def test_a_loss_of_the_proxy_task_that_is_not_finite_is_told(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(module: SegmentationModule, network: nn.Module, batch: Any) -> torch.Tensor:
+        return network(batch["image"]).sum() * torch.nan
+
+    monkeypatch.setattr(SegmentationModule, "batch_loss", spoiled)
+    proxy = ("pool.start=proxy", "proxy.steps=3", "pool.rounds=1", "seed=91")
+    with pytest.raises(TrainingError, match="loss is not finite in step 1, with the case"):
+        run_smoke(tmp_path / "a", shared, *QUICK, *proxy)
+    assert (tmp_path / "a" / "nonfinite_proxy.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("channel", "modality"),
+    [("CT", "CT"), ("cta", "CT"), ("CBCT_0", "CT"), ("MRI", "MRI"), ("T1", "MRI"), ("DWI", "MRI")],
+)
+def test_the_modality_is_read_off_the_channels_name(channel: str, modality: str) -> None:
+    labels = {"CT": IntensityLabel(side="both"), "MRI": IntensityLabel(side="above")}
+    task = Task("any", Path(), (channel,), ("background", "organ"), {})
+    strategy = Strategy("random", selectors.random)
+    proxy = Proxy(labels, strategy, MCDropout(1), steps=1)
+    assert proxy.label_of(task) is labels[modality]
 
 
 def test_the_proxy_start_is_that_of_these_images(phantoms: Path, tmp_path: Path) -> None:
