@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from alseg.callbacks.checkpoints import SoundCheckpoints
+from alseg.callbacks.memory_format import ChannelsLast
 from alseg.distributed import world_size
 from alseg.errors import ConfigError
 
@@ -93,13 +94,29 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def make_trainer(*, accelerator: str, precision: str = "auto", **settings: Any) -> pl.Trainer:
+def make_trainer(
+    *,
+    accelerator: str,
+    precision: str = "auto",
+    channels_last: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
+    **settings: Any,
+) -> pl.Trainer:
     """A ``pytorch_lightning.Trainer``; ``precision="auto"`` follows the accelerator.
 
+    Args:
+        accelerator: Lightning's, such as ``auto`` or ``cpu``.
+        precision: Lightning's, or ``auto``.
+        channels_last: see ``ChannelsLast``.
+        callbacks: further ones.
+        settings: Lightning's others.
+
     Raises:
-        ConfigError: if the accelerator is not there, or Lightning refuses a setting.
+        ConfigError: if the accelerator is not there, or a setting is refused.
     """
     check_accelerator(accelerator)
+    if type(channels_last) is not bool:
+        raise ConfigError(f"trainer.channels_last is {channels_last!r}; it must be true or false")
     quiet_lightning()
     if precision == "auto":
         precision = precision_for(accelerator)
@@ -109,6 +126,7 @@ def make_trainer(*, accelerator: str, precision: str = "auto", **settings: Any) 
             precision=precision,  # type: ignore[arg-type]
             use_distributed_sampler=False,  # the data module splits its cases itself
             plugins=[SoundCheckpoints(), *settings.pop("plugins", ())],
+            callbacks=[*callbacks, *([ChannelsLast()] if channels_last else [])],
             **settings,
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:

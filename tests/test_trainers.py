@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from alseg.callbacks.progress import duration
 from alseg.errors import ConfigError
-from alseg.trainers import precision_for, workers_for
+from alseg.models.segmentation import SegmentationModule
+from alseg.trainers import make_trainer, precision_for, workers_for
+from tests.front_door import run_smoke
 
 
 def test_precision_follows_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +40,36 @@ def test_workers_suit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_channels_last_holds_in_training_evaluation_and_scoring(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last: dict[str, bool] = {}
+
+    def watch(step: str) -> None:
+        plain = getattr(SegmentationModule, step)
+
+        def watched(self: SegmentationModule, *arguments: object) -> object:
+            weights = [p for p in self.network.parameters() if p.dim() == 5 and len(p[0]) > 1]
+            last[step] = all(w.is_contiguous(memory_format=torch.channels_last_3d) for w in weights)
+            return plain(self, *arguments)
+
+        monkeypatch.setattr(SegmentationModule, step, watched)
+
+    for step in ("training_step", "validation_step", "test_step", "predict_step"):
+        watch(step)
+    settings = ("strategy=variance", "pool.rounds=2", "steps_per_round=4")
+    state = run_smoke(tmp_path / "last", shared, "trainer.channels_last=true", *settings)
+    assert last == dict.fromkeys(
+        ("training_step", "validation_step", "test_step", "predict_step"), True
+    )
+    plain = run_smoke(tmp_path / "first", shared, *settings)
+    assert not any(last.values())
+    first_dice = [s["history"][0]["test_dice"] for s in (state, plain)]
+    assert first_dice[0] == pytest.approx(first_dice[1], abs=0.01)  # other last bits
+
+
+def test_channels_last_is_a_switch() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.channels_last is 'always'"):
+        make_trainer(accelerator="cpu", channels_last="always")  # type: ignore[arg-type]
