@@ -24,6 +24,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from alseg.checks import nearest
+from alseg.console import remove_bar
 from alseg.errors import NO_ROOM, AlsegError
 from alseg.interruption import Interrupted
 
@@ -150,7 +151,10 @@ def told() -> Iterator[None]:
     ``ALSEG_TRACEBACK=1`` shows tracebacks.
     """
     try:
-        yield
+        try:
+            yield
+        finally:
+            remove_bar()
     except Interrupted as stop:
         how = f"; continue with: python -m alseg.train resume={stop.folder}" if stop.folder else ""
         print(f"alseg: {stop}{how}", file=sys.stderr)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from alseg.console import interrupt_line
+
 # Ctrl-C; kill, a time limit, a preemption; Slurm's --signal=USR1@SECONDS
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -88,7 +90,8 @@ class Interruption:
             raise Interrupted(number)
         self.requested = number
         # not through logging or print: the signal may have come in the middle of one of them
-        os.write(2, b"alseg: stopping after this step; a second signal does not wait\n")
+        text = "alseg: stopping after this step; a second signal does not wait"
+        os.write(2, interrupt_line(text))
 
 
 interruption = Interruption()

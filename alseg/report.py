@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Sequence
+from pathlib import Path
 
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from alseg.console import console, file_size, fits, say
 from alseg.distributed import rank
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment
@@ -13,14 +17,36 @@ from alseg.files import write_atomically
 from alseg.pictures import draw_learning_curve
 from alseg.state import RunState
 
+CLASS_WIDTH, ROUND_WIDTH = 30, 8  # of the columns in classes_table; a count has up to 5 digits
+
 
 def print_summary(experiment: Experiment, state: RunState) -> None:
-    """Print Dice by labelled count, the area under the budget curve, and where the files lie."""
+    """Print Dice by labelled count, the area under the budget curve, and what to do next."""
     classes = experiment.data.cache.task.foreground
     title = f"{experiment.tags['data']}, strategy {experiment.strategy.title}"
-    table = Table(title=f"{title}, seed {experiment.plan.seed}: mean Dice, test Dice by class")
+    table = rounds_table(state, f"{title}, seed {experiment.plan.seed}", classes)
+    if fits(table):
+        console().print(table)
+    else:
+        console().print(rounds_table(state, f"{title}, seed {experiment.plan.seed}"))
+        console().print(classes_table(state, classes))
+    folder = experiment.folder
+    area = area_under_budget_curve(*state.learning_curve("test_dice"))
+    say(f"area under the budget curve (test Dice): {area:.4f}")
+    sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
+    say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
+    say(f"learning curve:  {folder / 'learning_curve.png'}")
+    if experiment.tracker.ui_command:
+        say(f"MLflow UI:       {experiment.tracker.ui_command}")
+    say(f"compare runs:    python -m alseg.compare {folder.parent}")
+
+
+def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:
+    """A row a round: mean Dice, test Dice of these classes, seconds."""
+    meaning = "mean Dice, test Dice by class" if classes else "mean Dice"
+    table = Table(title=Text(f"{title}: {meaning}"))
     for heading in ("round", "labelled", "cost", "val", "test", *classes, "train s", "score s"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for row, seconds in zip(state.history, state.timings, strict=True):
         dice = [row["val_dice"], row["test_dice"], *(row[f"test_dice_{name}"] for name in classes)]
         table.add_row(
@@ -31,14 +57,25 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
             f"{seconds['training_seconds']:.0f}",
             f"{seconds['scoring_seconds']:.1f}",
         )
-    area = area_under_budget_curve(*state.learning_curve("test_dice"))
-    console = Console()
-    console.print(table)
-    # soft_wrap: paths and commands stay in one piece, to be copied
-    console.print(f"area under the budget curve (test Dice): {area:.4f}", soft_wrap=True)
-    console.print(f"learning curve:  {experiment.folder / 'learning_curve.png'}", soft_wrap=True)
-    if experiment.tracker.ui_command:
-        console.print(f"MLflow UI:       {experiment.tracker.ui_command}", soft_wrap=True)
+    return table
+
+
+def classes_table(state: RunState, classes: Sequence[str]) -> Table:
+    """A row a class: test Dice by labelled count, of as many of the last rounds as fit."""
+    table = Table(title=Text("test Dice by class and labelled volumes"))
+    table.add_column("class", overflow="fold", max_width=CLASS_WIDTH)
+    n_columns = max(1, (console().width - CLASS_WIDTH - 4) // ROUND_WIDTH)
+    rows = state.history[-n_columns:]
+    for row in rows:
+        table.add_column(str(row["labelled"]), justify="right", no_wrap=True)
+    for name in classes:
+        table.add_row(Text(name), *(f"{row[f'test_dice_{name}']:.3f}" for row in rows))
+    return table
+
+
+def size_of(folder: Path, pattern: str) -> int:
+    """Bytes of the files below a folder whose names match."""
+    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
 
 
 def metrics_table(state: RunState) -> pd.DataFrame:

@@ -17,8 +17,8 @@ import pytorch_lightning as pl
 import torch
 
 from alseg.callbacks.acquisition import Acquired, Acquisition, candidate_cases
-from alseg.callbacks.progress import duration
 from alseg.callbacks.query_pictures import QueryPictures
+from alseg.console import duration
 from alseg.data.datamodule import PoolDataModule
 from alseg.distributed import rank, wait_for_all
 from alseg.experiment import Experiment, Plan

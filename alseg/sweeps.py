@@ -1,11 +1,7 @@
 """Sweeps: every job in a process and a folder of its own, and a summary at the end.
 
-Hydra's launchers say when and where a job starts; the job itself is a child process. A job that
-runs out of memory or crashes in native code then ends itself and no other, whatever the launcher,
-and each job gets its share of the threads and gives back all its memory. It costs the seconds that
-Python needs to import torch.
-
-Rejected: the job inside the launcher's worker. One killed worker makes joblib throw away all jobs.
+Hydra's launchers say when and where a job starts; the job itself is a process of its own, whatever
+the launcher (see ``alseg.jobs``). Without it, one killed worker makes joblib throw away all jobs.
 """
 
 from __future__ import annotations
@@ -15,10 +11,8 @@ import json
 import logging
 import math
 import os
-import signal
-import subprocess
+import statistics
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,15 +24,26 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from alseg.cli import part, print_error, sentence
+from alseg.console import console, duration, say
 from alseg.errors import AlsegError, ConfigError
 from alseg.evaluation import area_under_budget_curve
 from alseg.files import write_atomically
 from alseg.isolation import exit_in_words
-from alseg.settings import CONFIG_FILE, config_hash, flat, load_config, save_config, save_start
+from alseg.jobs import run_in_fork
+from alseg.settings import (
+    CONFIG_FILE,
+    START_FILE,
+    config_hash,
+    flat,
+    load_config,
+    load_start,
+    save_config,
+    save_start,
+)
 from alseg.state import RunState, hold
 from alseg.trainers import n_devices
 
@@ -145,36 +150,27 @@ def validation_area(folder: Path) -> float:
 
 
 def _run_child(folder: Path, name: str) -> str:
-    """Run the job in a child process, passing on its output; returns why it failed, or ''."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    """Run the job in a process of its own, passing on its output; returns why it failed, or ''."""
     # joblib gives its workers their share of the cores by itself (OMP_NUM_THREADS).
     if threads := HydraConfig.get().launcher.get("cpus_per_task"):
-        environment["OMP_NUM_THREADS"] = str(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     last = ""
-    with (
-        (folder / LOG_FILE).open("a") as file,
-        subprocess.Popen(
-            [sys.executable, "-m", "alseg.sweeps", str(folder)],
-            env=environment,
-            stdin=subprocess.PIPE,  # closes when this process ends: see _end_with_parent
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as child,
-    ):
-        assert child.stdout is not None
-        for line in child.stdout:
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
+
+        def take(line: str) -> None:
+            nonlocal last
             file.write(line)
             file.flush()
             if line.strip():
                 print(f"[{name}] {line}", end="", flush=True)
                 last = line.strip()
-    if child.returncode == 0:
+
+        exit_code = run_in_fork(work, folder, take)
+    if exit_code == 0:
         return ""
-    if child.returncode < 0:
-        return f"the process {exit_in_words(child.returncode)}"
-    return last.removeprefix("alseg: error: ") or f"exit code {child.returncode}"
+    if exit_code < 0:
+        return f"the process {exit_in_words(exit_code)}"
+    return last.removeprefix("alseg: error: ") or f"exit code {exit_code}"
 
 
 def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
@@ -249,42 +245,135 @@ def latest_sweep(parent: Path, overrides: Sequence[str]) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class JobRow:
+    """A job as the tables of a sweep show it.
+
+    Attributes:
+        strategy: its strategy.
+        settings: its overrides besides strategy and seed that not all jobs have.
+        seed: its seed.
+        job: how it has ended.
+        rounds: finished rounds.
+        dice: test Dice of the last round; None before the first.
+        area: area under the budget curve of the test Dice; None before the first round.
+    """
+
+    strategy: str
+    settings: str
+    seed: str
+    job: Job
+    rounds: int
+    dice: float | None
+    area: float | None
+
+
 def print_sweep(folder: Path) -> bool:
-    """Print a table of the jobs in a sweep folder; returns whether all of them have finished."""
-    table = Table(title=f"sweep {folder}")
-    for heading in ("strategy", "seed", "status", "rounds", "test Dice", "seconds", "folder"):
-        table.add_column(heading, no_wrap=True)
-    failed: dict[str, str] = {}
-    n_jobs = 0
-    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if not (path / CONFIG_FILE).is_file() and not (path / JOB_FILE).is_file():
-            continue  # a launcher's own
-        n_jobs += 1
-        job = Job.load(path)
-        strategy = seed = rounds = dice = "-"
+    """Print the jobs in a sweep folder, the means of each strategy, and what to do next.
+
+    Returns:
+        Whether all jobs have finished.
+    """
+    rows = job_rows(folder)
+    jobs = list(rows.values())
+    show_settings = any(row.settings for row in jobs)
+    console().print(jobs_table(jobs, show_settings))
+    failed = {name: row.job for name, row in rows.items() if row.job.status != FINISHED}
+    if len(failed) < len(jobs):
+        console().print(means_table(jobs, show_settings))
+    say(f"{len(jobs) - len(failed)} of {len(jobs)} jobs finished in {folder}")
+    for name, job in failed.items():
+        say(f"not finished: {folder / name}: {job.reason or job.status}")
+    if failed:
+        say(
+            "run what is missing with the same command and "
+            f"sweep.resume=true hydra.sweep.dir={quoted(folder)}"
+        )
+    else:
+        say(f"compare them: python -m alseg.compare {folder}")
+    return not failed
+
+
+def job_rows(folder: Path) -> dict[str, JobRow]:
+    """The jobs in a sweep folder, by the names of their folders."""
+    paths = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    # other folders are a launcher's own
+    paths = [p for p in paths if (p / CONFIG_FILE).is_file() or (p / JOB_FILE).is_file()]
+    overrides = {
+        path: load_start(path).overrides if (path / START_FILE).is_file() else () for path in paths
+    }
+    common = set.intersection(*map(set, overrides.values())) if paths else set()
+    rows = {}
+    for path in paths:
+        strategy = seed = "-"
         if (path / CONFIG_FILE).is_file():
             config = load_config(path)
             strategy, seed = str(config.strategy.name), str(config.seed)
+        history: Sequence[dict[str, Any]] = ()
         if RunState.is_in(path):
             state = RunState.load(path)
-            rounds = str(state.finished_rounds)
-            dice = f"{state.history[-1]['test_dice']:.4f}" if state.history else "-"
-        if job.status != FINISHED:
-            failed[path.name] = job.reason or job.status
-        table.add_row(strategy, seed, job.status, rounds, dice, f"{job.seconds:.0f}", path.name)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
-    console.print(f"{n_jobs - len(failed)} of {n_jobs} jobs finished")
-    for name, reason in failed.items():
-        console.print(f"not finished: {folder / name}: {reason}", soft_wrap=True, markup=False)
-    if failed:
-        console.print(
-            "run what is missing with the same command and "
-            f"sweep.resume=true hydra.sweep.dir={quoted(folder)}",
-            soft_wrap=True,
-            markup=False,
+            history = state.history
+        own = [o for o in overrides[path] if o not in common]
+        rows[path.name] = JobRow(
+            strategy,
+            " ".join(o for o in own if not o.startswith(("strategy=", "seed="))),
+            seed,
+            Job.load(path),
+            len(history),
+            history[-1]["test_dice"] if history else None,
+            area_under_budget_curve(*state.learning_curve("test_dice")) if history else None,
         )
-    return not failed
+    return rows
+
+
+def jobs_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:
+    """One row a job."""
+    table = _table("jobs of the sweep", show_settings)
+    for heading in ("seed", "status", "rounds", "test Dice", "area", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in jobs:
+        settings = [Text(row.settings)] if show_settings else []
+        table.add_row(
+            Text(row.strategy),
+            *settings,
+            row.seed,
+            row.job.status,
+            str(row.rounds or "-"),
+            "-" if row.dice is None else f"{row.dice:.4f}",
+            "-" if row.area is None else f"{row.area:.4f}",
+            duration(row.job.seconds),
+        )
+    return table
+
+
+def means_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:
+    """One row a strategy (and settings): mean and standard deviation over its finished jobs."""
+    table = _table("mean ± standard deviation over seeds", show_settings)
+    for heading in ("seeds", "test Dice", "area under the curve"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    finished = [row for row in jobs if row.job.status == FINISHED]
+    for strategy, settings in dict.fromkeys((row.strategy, row.settings) for row in finished):
+        group = [row for row in finished if (row.strategy, row.settings) == (strategy, settings)]
+        table.add_row(
+            Text(strategy),
+            *([Text(settings)] if show_settings else []),
+            str(len(group)),
+            _mean([row.dice for row in group if row.dice is not None]),
+            _mean([row.area for row in group if row.area is not None]),
+        )
+    return table
+
+
+def _table(title: str, show_settings: bool) -> Table:
+    table = Table(title=title)
+    for heading in ("strategy", *(["settings"] if show_settings else [])):
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _mean(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
 
 
 def identifying(overrides: Sequence[str]) -> list[str]:
@@ -305,22 +394,11 @@ def quoted(path: Path) -> str:
     return "'" + str(path).replace("'", r"\'") + "'"
 
 
-def _end_with_parent() -> None:
-    """End this process when the sweep's has gone, so that a killed sweep leaves no job running."""
-    os.read(0, 1)  # not sys.stdin: a daemon thread must hold no lock when Python shuts down
-    os.kill(os.getpid(), signal.SIGTERM)  # it saves the step that it is in
-
-
-def main() -> None:
-    """One job, in the child process: ``python -m alseg.sweeps RUN_FOLDER``."""
+def work(folder: Path) -> None:
+    """Run one job to its end, in its own process."""
     from alseg import train  # here: it imports this module
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     print(f"job on {torch.get_num_threads()} thread(s)")
-    folder = quoted(Path(sys.argv[1]))
-    sys.argv = ["alseg.train", f"resume={folder}", f"hydra.run.dir={folder}"]
+    settings = quoted(folder)
+    sys.argv = ["alseg.train", f"resume={settings}", f"hydra.run.dir={settings}"]
     train.main()
-
-
-if __name__ == "__main__":
-    main()

@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
-from rich.progress import track
 
+from alseg.console import track
 from alseg.errors import AlsegError, ConfigError, check_text
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox
 
@@ -417,7 +417,7 @@ def fetch_runs(uri: str, experiment: str, folder: Path) -> list[StoredRun]:
             runs += [run for run in page if _is_strategy_run(run.data.tags)]
             token = page.token or ""
         stored = []
-        for run in track(runs, "Reading runs", transient=True):
+        for run in track(runs, "reading the store", "run", len(runs)):
             target = folder / run.info.run_id
             target.mkdir(parents=True)
             _download(client, run.info.run_id, "", target)

@@ -31,7 +31,9 @@ from alseg.errors import (
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment
 from alseg.interruption import Interrupted, interruption
+from alseg.jobs import is_job
 from alseg.pool import Pool
+from alseg.provenance import LOG_FILE, PROVENANCE_FILE, recorded
 from alseg.report import print_summary
 from alseg.rounds import prepare, run_rounds, start_again
 from alseg.settings import (
@@ -70,7 +72,7 @@ def train(config: DictConfig) -> float:
     folder = Path(config.resume).absolute()
     if not folder.is_dir():
         raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
-    with hold(folder), started_in(folder), interruptible(folder):
+    with hold(folder), started_in(folder), interruptible(folder), recorded(folder):
         return resume_run(folder, force=config.resume_force)
 
 
@@ -99,7 +101,7 @@ def start_run(config: DictConfig, folder: Path) -> float:
     if RunState.is_in(folder):
         raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
     wait_for_all()  # all have looked at the folder before the first one writes to it
-    with hold(folder):
+    with hold(folder), recorded(folder):
         try:
             # Before the first long work: whenever this process is killed, the run can be resumed.
             save_start(folder, HydraConfig.get().overrides.task)
@@ -110,7 +112,7 @@ def start_run(config: DictConfig, folder: Path) -> float:
         except Exception as error:
             # settings or data are bad: there is nothing to resume
             if rank() == 0 and not isinstance(error, DiskFullError):
-                for name in (CONFIG_FILE, START_FILE, LOCK_FILE):
+                for name in (CONFIG_FILE, START_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE):
                     (folder / name).unlink(missing_ok=True)
             raise
         return finish(experiment, state)
@@ -187,7 +189,7 @@ def check_cases(pool: Pool, training: Sequence[str]) -> None:
 def finish(experiment: Experiment, state: RunState) -> float:
     """Run the rounds that are left; returns the area under the validation Dice's curve."""
     state = run_rounds(experiment, state)
-    if rank() == 0:
+    if rank() == 0 and not is_job():  # a sweep sums up its jobs itself
         print_summary(experiment, state)
     return area_under_budget_curve(*state.learning_curve("val_dice"))
 

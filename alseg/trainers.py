@@ -125,8 +125,7 @@ def make_trainer(
             accelerator=accelerator,
             precision=precision,  # type: ignore[arg-type]
             use_distributed_sampler=False,  # the data module splits its cases itself
-            # Lightning refuses a bar among the callbacks of a trainer that is told to show none
-            enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
+            enable_progress_bar=False,  # RoundProgress shows it
             plugins=[SoundCheckpoints(), *settings.pop("plugins", ())],
             callbacks=[*callbacks, *([ChannelsLast()] if channels_last else [])],
             **settings,

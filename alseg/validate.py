@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -12,12 +11,11 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from alseg.checks import check_part, check_transforms
 from alseg.cli import conf_folder, part, printable, run_entry_point, told
+from alseg.console import console, say, track
 from alseg.data.cases import Splits, Task
 from alseg.data.preprocess import VolumeCache
 from alseg.data.survey import Facts, Finding, look_at, oddities
@@ -68,7 +66,7 @@ def survey(cache: VolumeCache, n_processes: int) -> Report:
     looks = map_in_processes(partial(look_at, cache), cache.task.cases, n_processes)
     facts: dict[str, Facts] = {}
     errors: dict[str, list[Finding]] = {}
-    for case_id, look in track(looks, "Checking", len(cache.task.cases), transient=True):
+    for case_id, look in track(looks, "checking", "case", len(cache.task.cases)):
         if isinstance(look, Facts):
             facts[case_id] = look
         elif isinstance(look, Died):
@@ -113,20 +111,18 @@ def kinds(report: Report) -> Counter[str]:
 
 def print_report(task: Task, report: Report) -> None:
     """Print a line for each case with findings, and the summary."""
-    console = Console(width=None if sys.stdout.isatty() else 140)
     table = Table("case", "status", "kind", "what", title=f"{printable(str(task.root))}")
     for case_id, findings in report.items():
         for finding in findings:
             table.add_row(case_id, finding.level, finding.kind, printable(finding.message))
     if table.row_count:
-        console.print(table)
+        console().print(table)
     for kind, count in kinds(report).most_common():
-        console.print(f"{kind}: {count} case(s)", markup=False)
+        say(f"{kind}: {count} case(s)")
     counts = Counter(level(findings) for findings in report.values())
-    console.print(
+    say(
         f"{len(report)} cases of {task.name}: {counts['ok']} ok, {counts['warning']} with "
-        f"warnings, {counts['error']} with errors",
-        markup=False,
+        f"warnings, {counts['error']} with errors"
     )
 
 

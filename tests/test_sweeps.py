@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -198,28 +197,44 @@ def _hydra_is_left_alone() -> Iterator[None]:
     HydraConfig.instance().cfg = before
 
 
-def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Let jobs run a shell script in the place of Python."""
-    program = tmp_path / "child"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sweeps.sys, "executable", str(program))
+def killed(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crashed(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def told(folder: Path) -> None:
+    print("alseg: error: data.root is x", file=sys.stderr)
+    sys.exit(2)
+
+
+def raised(folder: Path) -> None:
+    raise ValueError("no")
+
+
+def silent(folder: Path) -> None:
+    sys.exit(7)
 
 
 @pytest.mark.parametrize(
-    ("script", "reason"),
+    ("work", "reason"),
     [
-        ("kill -9 $$", r"the process was killed by SIGKILL (out of memory?)"),
-        ("kill -11 $$", r"the process was killed by SIGSEGV"),
-        ("echo 'alseg: error: data.root is x' >&2; exit 2", "data.root is x"),
-        ("echo; echo 'ValueError: no'; echo; exit 1", "ValueError: no"),
-        ("exit 7", "exit code 7"),
+        (killed, r"the process was killed by SIGKILL (out of memory?)"),
+        (crashed, r"the process was killed by SIGSEGV"),
+        (told, "data.root is x"),
+        (raised, "ValueError: no"),
+        (silent, "exit code 7"),
     ],
 )
 def test_a_job_that_dies_is_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[Path], None],
+    reason: str,
 ) -> None:
-    child(tmp_path, monkeypatch, script)
+    monkeypatch.setattr(sweeps, "work", work)
     folder = tmp_path / "sweep" / "job"
     folder.mkdir(parents=True)
     assert math.isnan(run_job(composed(tmp_path), folder))
@@ -239,7 +254,7 @@ def test_several_devices_are_refused_with_the_right_command(tmp_path: Path) -> N
 def test_a_job_with_other_settings_is_not_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child(tmp_path, monkeypatch, "exit 1")
+    monkeypatch.setattr(sweeps, "work", silent)
     folder = tmp_path / "job"
     folder.mkdir()
     run_job(composed(tmp_path), folder)
@@ -250,7 +265,7 @@ def test_a_job_with_other_settings_is_not_continued(
 def test_a_job_that_is_still_running_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child(tmp_path, monkeypatch, "exit 1")
+    monkeypatch.setattr(sweeps, "work", silent)
     with hold(tmp_path):
         assert math.isnan(run_job(composed(tmp_path, "sweep.resume=true"), tmp_path))
     assert Job.load(tmp_path).status == "unfinished"

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alseg.callbacks.progress import duration
+from alseg.console import duration
 from alseg.errors import ConfigError
 from alseg.models.segmentation import SegmentationModule
 from alseg.trainers import make_trainer, precision_for, workers_for

@@ -1,82 +1,128 @@
-"""Progress of a round: a bar with the time left on a terminal, log lines elsewhere."""
+"""Progress of a round: how far training, evaluation and scoring are, and the time left."""
 
 from __future__ import annotations
 
 import logging
-import sys
-import time
+from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
+
+from alseg.console import Meter, duration
+from alseg.distributed import rank
 
 log = logging.getLogger(__name__)
 
 
-class ProgressLines(pl.Callback):
-    """Logs a line at each validation and while the pool is scored, with the time left."""
+class RoundProgress(pl.Callback):
+    """Shows how far a stage of a round is; see ``Meter``. Logs each validation while training.
 
-    def __init__(self, title: str, seconds_between: float = 15.0) -> None:
+    Args:
+        title: what the round is called, such as ``round 2/4 · 10 labelled``.
+    """
+
+    def __init__(self, title: str) -> None:
         self.title = title
-        self.seconds_between = seconds_between
-        self._started = self._logged = 0.0
+        self._meter: Meter | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._started = time.monotonic()
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to show the training, from the step that an earlier process has left."""
+        self._begin("step", trainer.max_steps, done=trainer.global_step)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Show the step and the loss."""
+        if self._meter is not None:
+            loss = outputs["loss"]
+            self._meter.update(trainer.global_step, lambda: f"loss {float(loss):.3f}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the step, the loss and the validation Dice, while training."""
         if trainer.state.fn != TrainerFn.FITTING:
-            return
-        values = trainer.callback_metrics
-        loss, dice = float(values["train/loss"]), float(values["val/dice"])
-        left = self._left(trainer.global_step, trainer.max_steps)
-        log.info(
-            f"{self.title} · step {trainer.global_step}/{trainer.max_steps} · loss {loss:.3f} · "
-            f"validation Dice {dice:.3f} · {left} left"
-        )
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._started = self._logged = time.monotonic()
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Log how far the scoring is, now and then and at its end."""
-        total, done = int(trainer.num_predict_batches[0]), batch_idx + 1
-        now = time.monotonic()
-        if now - self._logged > self.seconds_between or done == total:
-            self._logged = now
-            rate = done / max(now - self._started, 1e-9)
+            self._end()
+        elif self._meter is not None:
+            values = trainer.callback_metrics
+            loss, dice = float(values["train/loss"]), float(values["val/dice"])
+            self._meter.reached(trainer.global_step)
             log.info(
-                f"{self.title} · scored {done}/{total} volumes · {rate:.1f} volumes/s · "
-                f"{self._left(done, total)} left"
+                f"{self.title} · step {trainer.global_step}/{trainer.max_steps} · "
+                f"loss {loss:.3f} · validation Dice {dice:.3f} · {self._meter.time_left()} left"
             )
 
-    def _left(self, done: int, total: int) -> str:
-        elapsed = time.monotonic() - self._started
-        return duration(elapsed / max(done, 1) * (total - done))
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The training is done."""
+        self._end()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to show an evaluation on the validation volumes."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._begin("validated", trainer.num_val_batches)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **more: Any
+    ) -> None:
+        """Show how many volumes are done."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._one_more()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to show an evaluation on the test volumes."""
+        self._begin("tested", trainer.num_test_batches)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **more: Any
+    ) -> None:
+        """Show how many volumes are done."""
+        self._one_more()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The evaluation is done."""
+        self._end()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to show the scoring."""
+        self._begin("scored", trainer.num_predict_batches)
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **more: Any
+    ) -> None:
+        """Show how many volumes are done."""
+        self._one_more()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log how long the scoring took."""
+        if self._meter is not None:
+            meter = self._meter
+            log.info(f"{self.title} · scored {meter.total} volumes in {duration(meter.seconds)}")
+        self._end()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the bar, so that what went wrong stands on a line of its own."""
+        self._end()
+
+    def _begin(self, unit: str, total: Any, *, done: int = 0) -> None:
+        self._end()
+        total = sum(int(n) for n in total) if isinstance(total, list) else int(total)
+        self._meter = Meter(self.title, unit, total, done=done)
+
+    def _one_more(self) -> None:
+        if self._meter is not None:
+            self._meter.update(self._meter.done + 1)
+
+    def _end(self) -> None:
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None
 
 
 def progress_callbacks(title: str) -> list[pl.Callback]:
-    """The callbacks that show a round's progress, by what the output is."""
-    bars: list[pl.Callback] = [RichProgressBar()] if sys.stdout.isatty() else []
-    return [*bars, ProgressLines(title)]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    """The callbacks that show a round's progress: on the first device only."""
+    return [RoundProgress(title)] if rank() == 0 else []

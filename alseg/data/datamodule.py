@@ -15,10 +15,10 @@ import pytorch_lightning as pl
 from monai.data.utils import list_data_collate
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
+from alseg.console import track
 from alseg.data.cases import Splits
 from alseg.data.noted import CaseSet, Noted, loader_death
 from alseg.data.preprocess import VolumeCache
@@ -274,12 +274,11 @@ class PoolDataModule(pl.LightningDataModule):
         wanted = {(case_id, case_id in self.labels) for case_id in case_ids}
         ids = sorted(case_id for case_id, _ in wanted - self._prepared)
         before, started = len(self.cache.preprocessed), time.monotonic()
-        quiet = not ids or rank() > 0
         # Threads: reading, resampling and compression all release the interpreter lock.
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
             filled = threads.map(fill, ids)
             try:
-                for _ in track(filled, "Preprocessing", len(ids), transient=True, disable=quiet):
+                for _ in track(filled, "preprocessing", "volume", len(ids), shown=rank() == 0):
                     pass
             except BaseException:  # a signal, too, waits for what is being read and no more
                 threads.shutdown(cancel_futures=True)

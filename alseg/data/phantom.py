@@ -41,10 +41,10 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, ornt_transform
-from rich.console import Console
-from rich.progress import track
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as connected_parts
+
+from alseg.console import track
 
 GENERATOR_VERSION = 2  # part of the folder's hash: raise it whenever any voxel may change
 FIELD_OF_VIEW_MM = (320.0, 320.0, 250.0)
@@ -53,7 +53,6 @@ SMALLEST_SIZE = 24
 BACKGROUND, LIVER, TUMOUR = 0, 1, 2
 
 _GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
-_PROGRESS_FROM_VOXELS = 8_000_000  # about three seconds of work
 _LATTICE_REACH_MM = 200.0  # random fields are frozen beyond it, outside the body
 
 Field = npt.NDArray[np.float32]
@@ -475,13 +474,7 @@ def write_phantom_dataset(
         scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
         try:
             hard_cases = []
-            cases = track(
-                range(n_volumes),
-                description="Generating CT phantoms",
-                console=Console(stderr=True),
-                disable=n_volumes * math.prod(shape) < _PROGRESS_FROM_VOXELS,
-            )
-            for index in cases:
+            for index in track(range(n_volumes), "drawing CT phantoms", "volume", n_volumes):
                 # seed_for is for the rounds; a data set must not change with the experiment's rule
                 rng = np.random.default_rng([seed, index])
                 recipe = sample_recipe(
