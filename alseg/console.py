@@ -14,7 +14,8 @@ from functools import cache
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -61,6 +62,13 @@ def say(text: str) -> None:
     console().print(Text(text), soft_wrap=True)
 
 
+class _Bar(Progress):
+    """A bar that leaves room in its line for the ``^C`` that a terminal shows."""
+
+    def get_renderable(self) -> RenderableType:
+        return Constrain(super().get_renderable(), console().width - 3)
+
+
 class Meter:
     """Shows how far a piece of work is, and the time that is left.
 
@@ -82,7 +90,7 @@ class Meter:
         self._bar: Progress | None = None
         if shown and animated() and not _bars:
             # No thread of its own: loader processes are forked, and a lock held then stays locked.
-            self._bar = Progress(
+            self._bar = _Bar(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[state]}", markup=False),
@@ -95,10 +103,6 @@ class Meter:
             self._bar.start()
             _bars.append(self._bar)
 
-    def reached(self, done: int) -> None:
-        """Note how many are done without showing it."""
-        self.done = done
-
     def update(self, done: int, detail: Callable[[], str] = str) -> None:
         """Show how many are done; costs nothing between two frames.
 
@@ -106,7 +110,7 @@ class Meter:
             done: how many.
             detail: more to say, such as the loss; called only if it is shown.
         """
-        self.reached(done)
+        self.done = done
         now = time.monotonic()
         between = SECONDS_BETWEEN_FRAMES if self._bar is not None else SECONDS_BETWEEN_LINES
         if not self._shown or now - self._shown_at < between:

@@ -49,10 +49,9 @@ class RoundProgress(pl.Callback):
         elif self._meter is not None:
             values = trainer.callback_metrics
             loss, dice = float(values["train/loss"]), float(values["val/dice"])
-            self._meter.reached(trainer.global_step)
             log.info(
                 f"{self.title} · step {trainer.global_step}/{trainer.max_steps} · "
-                f"loss {loss:.3f} · validation Dice {dice:.3f} · {self._meter.time_left()} left"
+                f"loss {loss:.3f} · val Dice {dice:.3f}"
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
