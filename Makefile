@@ -7,7 +7,7 @@ UI_STORE ?= sqlite:///runs/mlflow.db
 TEST_JOBS ?= 2 # processes that share the test files
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types ui wheel clean
+.PHONY: help install demo test lint types docs ui wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,9 @@ lint: install ## check style and format
 types: install ## check types
 	$(BIN)/mypy
 
+docs: install ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 ui: install ## open the MLflow UI on the runs made here
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri $(UI_STORE)
 
@@ -40,4 +43,4 @@ wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## remove .venv and build outputs; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
