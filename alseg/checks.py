@@ -5,22 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-from alseg.errors import ConfigError, check_whole_number
+from alseg.errors import ConfigError, check_whole_number, nearest
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import Strategy
-
-
-def nearest(name: str, allowed: Collection[str]) -> str:
-    """A hint for a name that is not among the allowed ones; empty if none is near."""
-    match = get_close_matches(name, list(allowed), n=1)
-    return f"did you mean {match[0]}? " if match else ""
 
 
 def check_keys(name: str, given: Collection[str], allowed: Collection[str]) -> None:

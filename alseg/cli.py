@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -23,13 +27,16 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from alseg.checks import nearest
+from alseg import __version__
+from alseg.command_line import override_to_paste
 from alseg.console import remove_bar
-from alseg.errors import NO_ROOM, AlsegError
+from alseg.errors import NO_ROOM, AlsegError, nearest
 from alseg.interruption import Interrupted
 
 # Libraries that read the configuration: what they raise is about the command line or a YAML file.
 COMPOSERS = ("hydra", "omegaconf", "yaml", "antlr4")
+# Those whose versions a bug report wants.
+LIBRARIES = ("torch", "pytorch-lightning", "monai", "mlflow", "hydra-core", "numpy")
 
 
 def conf_folder() -> str:
@@ -41,6 +48,14 @@ def conf_folder() -> str:
 
 # For the YAML files that name other files of conf/.
 OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """Compose a configuration of alseg.train, with the running entry point's search path."""
+    if GlobalHydra.instance().is_initialized():
+        return compose("config", list(overrides))
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        return compose("config", list(overrides))
 
 
 def part(node: Any, **arguments: Any) -> Any:
@@ -156,7 +171,11 @@ def told() -> Iterator[None]:
         finally:
             remove_bar()
     except Interrupted as stop:
-        how = f"; continue with: python -m alseg.train resume={stop.folder}" if stop.folder else ""
+        how = ""
+        if stop.folder:
+            how = (
+                f"; continue with: python -m alseg.train {override_to_paste('resume', stop.folder)}"
+            )
         print(f"alseg: {stop}{how}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
@@ -180,8 +199,17 @@ def is_the_users(error: Exception) -> bool:
     return any(f"/site-packages/{name}/" in raised_in for name in COMPOSERS)
 
 
+def versions() -> str:
+    """The version of alseg, and of the libraries that results depend on; none is imported."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return f"alseg {__version__} (Python {platform.python_version()}, {libraries})"
+
+
 def run_entry_point(main: Callable[[], None]) -> None:
-    """Run an entry point; see ``told``."""
+    """Run an entry point; see ``told``. ``--version`` is answered here, for Hydra has its own."""
+    if "--version" in sys.argv[1:]:
+        print(versions())
+        return
     # Hydra otherwise prints a traceback of its own and ends with exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with told():

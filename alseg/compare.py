@@ -11,14 +11,13 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alseg.cli import run_entry_point
-from alseg.comparison.analysis import Comparison, analyse
-from alseg.comparison.answer import sentences
-from alseg.comparison.page import write_comparison
-from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
 from alseg.errors import ConfigError
-from alseg.tracking import fetch_runs, log_comparison
+
+if TYPE_CHECKING:
+    from alseg.comparison.analysis import Comparison
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -46,6 +45,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--log-to-mlflow", metavar="URI", help="record the comparison in this MLflow store"
     )
+    parser.add_argument("--version", action="store_true", help="print the versions and end")
     return parser.parse_args(arguments)
 
 
@@ -62,6 +62,13 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
         AlsegError: with one clear sentence, if the runs cannot be read or compared.
     """
     options = parse(arguments)
+    # imported after the command line was read: --help answers without them
+    from alseg.comparison.analysis import analyse
+    from alseg.comparison.answer import sentences
+    from alseg.comparison.page import write_comparison
+    from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
+    from alseg.tracking import fetch_runs, log_comparison
+
     if bool(options.folders) == bool(options.tracking_uri):
         raise ConfigError("give either run folders, or --tracking-uri with --experiment")
     if bool(options.tracking_uri) != bool(options.experiment):

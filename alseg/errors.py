@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Collection
+from difflib import get_close_matches
 
 
 class AlsegError(Exception):
@@ -38,6 +39,12 @@ class DiskFullError(StorageError):
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def nearest(name: str, allowed: Collection[str]) -> str:
+    """A hint for a name that is not among the allowed ones; empty if none is near."""
+    match = get_close_matches(name, list(allowed), n=1)
+    return f"did you mean {match[0]}? " if match else ""
 
 
 def check_whole_number(name: str, value: object, at_least: int) -> None:

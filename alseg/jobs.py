@@ -22,7 +22,7 @@ from multiprocessing import connection
 from pathlib import Path
 
 # They import all that a job needs, and start neither threads nor devices.
-PRELOADED = ["alseg.build", "alseg.rounds"]
+PRELOADED = ["alseg.run"]
 _context = multiprocessing.get_context("forkserver")
 
 

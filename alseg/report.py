@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
     say(f"learning curve:  {folder / 'learning_curve.png'}")
     if experiment.tracker.ui_command:
         say(f"MLflow UI:       {experiment.tracker.ui_command}")
-    say(f"compare runs:    python -m alseg.compare {folder.parent}")
+    say(f"compare runs:    python -m alseg.compare {shlex.quote(str(folder.parent))}")
 
 
 def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:

@@ -6,11 +6,11 @@ the launcher (see ``alseg.jobs``). Without it, one killed worker makes joblib th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import os
+import shlex
 import statistics
 import sys
 import time
@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alseg.cli import part, print_error, sentence
+from alseg.command_line import identifying, override, override_to_paste
 from alseg.console import console, duration, say
 from alseg.errors import AlsegError, ConfigError
 from alseg.evaluation import area_under_budget_curve
@@ -205,7 +206,7 @@ class SweepCallback(Callback):
         with read_write(config.hydra):
             config.hydra.sweep.dir = str(folder)
             # Jobs are composed anew: a job with its own experiment_name would go elsewhere.
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+            config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print one line a job; exit code 1 if one of them has not finished."""
@@ -287,10 +288,10 @@ def print_sweep(folder: Path) -> bool:
     if failed:
         say(
             "run what is missing with the same command and "
-            f"sweep.resume=true hydra.sweep.dir={quoted(folder)}"
+            f"sweep.resume=true {override_to_paste('hydra.sweep.dir', folder)}"
         )
     else:
-        say(f"compare them: python -m alseg.compare {folder}")
+        say(f"compare them: python -m alseg.compare {shlex.quote(str(folder))}")
     return not failed
 
 
@@ -376,29 +377,10 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.4f}{deviation}"
 
 
-def identifying(overrides: Sequence[str]) -> list[str]:
-    """The overrides that say what a job or a sweep computes, in an order of their own."""
-    return sorted(o for o in overrides if not o.startswith(("sweep.", "resume=")))
-
-
-def job_hash(overrides: Sequence[str]) -> str:
-    """A short hash of a job's overrides: its folder has the same name whenever it is started."""
-    return hashlib.sha256(json.dumps(identifying(overrides)).encode()).hexdigest()[:8]
-
-
-OmegaConf.register_new_resolver("job_hash", job_hash, replace=True)
-
-
-def quoted(path: Path) -> str:
-    """A path as a value on Hydra's command line."""
-    return "'" + str(path).replace("'", r"\'") + "'"
-
-
 def work(folder: Path) -> None:
     """Run one job to its end, in its own process."""
-    from alseg import train  # here: it imports this module
+    from alseg import train
 
     print(f"job on {torch.get_num_threads()} thread(s)")
-    settings = quoted(folder)
-    sys.argv = ["alseg.train", f"resume={settings}", f"hydra.run.dir={settings}"]
+    sys.argv = ["alseg.train", override("resume", folder), override("hydra.run.dir", folder)]
     train.main()

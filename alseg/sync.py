@@ -11,10 +11,6 @@ from pathlib import Path
 
 from alseg.cli import run_entry_point
 from alseg.errors import ConfigError, DataError
-from alseg.outbox import JOURNAL_FILE
-from alseg.settings import load_config
-from alseg.state import hold
-from alseg.tracking import sync
 
 
 def sync_all(folders: Sequence[Path]) -> None:
@@ -24,6 +20,11 @@ def sync_all(folders: Sequence[Path]) -> None:
         DataError: if a folder is not there.
         ConfigError: if something could not be sent, or a run is still at work.
     """
+    from alseg.outbox import JOURNAL_FILE  # here: --help answers without them
+    from alseg.settings import load_config
+    from alseg.state import hold
+    from alseg.tracking import sync
+
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}")
@@ -44,8 +45,8 @@ def main() -> None:
     """The entry point of ``python -m alseg.sync``."""
     parser = argparse.ArgumentParser(prog="python -m alseg.sync", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
-    folders = parser.parse_args().folders
-    run_entry_point(lambda: sync_all(folders))
+    parser.add_argument("--version", action="store_true", help="print the versions and end")
+    run_entry_point(lambda: sync_all(parser.parse_args().folders))
 
 
 if __name__ == "__main__":

@@ -1,197 +1,21 @@
 """Run an active-learning experiment: ``python -m alseg.train strategy=variance``.
 
-It starts or resumes a run in a folder; ``alseg.build`` makes the experiment of the configuration,
-and ``alseg.rounds`` runs it.
+A door: ``alseg.run`` starts or resumes a run, ``alseg.sweeps`` runs the jobs of a sweep. They are
+imported when there is a job, so that help, version and completion answer at once.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alseg.build import build, first_state
 from alseg.cli import conf_folder, run_entry_point, told
-from alseg.distributed import from_first, process_group, rank, wait_for_all
-from alseg.errors import (
-    ConfigError,
-    DataError,
-    DiskFullError,
-    check_text,
-)
-from alseg.evaluation import area_under_budget_curve
-from alseg.experiment import Experiment
-from alseg.interruption import Interrupted, interruption
-from alseg.jobs import is_job
-from alseg.pool import Pool
-from alseg.provenance import LOG_FILE, PROVENANCE_FILE, recorded
-from alseg.report import print_summary
-from alseg.rounds import prepare, run_rounds, start_again
-from alseg.settings import (
-    CONFIG_FILE,
-    START_FILE,
-    config_hash,
-    deciding,
-    differences,
-    load_config,
-    load_start,
-    save_config,
-    save_start,
-)
-from alseg.state import LOCK_FILE, RunState, hold
-from alseg.sweeps import run_job
-
-log = logging.getLogger(__name__)
-
-
-def train(config: DictConfig) -> float:
-    """Run the experiment that a composed configuration describes.
-
-    Returns:
-        The area under the budget curve of the *validation* Dice, for hyper-parameter sweepers: test
-        data must not steer a search.
-
-    Raises:
-        AlsegError: with one clear sentence, if the data or the settings cannot be used.
-    """
-    # torchrun's processes start within the same second, or not: they take the first one's folder
-    folder = from_first(Path(HydraConfig.get().runtime.output_dir))
-    if not config.resume:
-        with interruptible(folder):
-            return start_run(config, folder)
-    check_text("resume", config.resume)
-    folder = Path(config.resume).absolute()
-    if not folder.is_dir():
-        raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
-    with hold(folder), started_in(folder), interruptible(folder), recorded(folder):
-        return resume_run(folder, force=config.resume_force)
-
-
-@contextmanager
-def interruptible(folder: Path) -> Iterator[None]:
-    """End at a signal, saying which folder is to be resumed."""
-    with interruption.handled():
-        try:
-            yield
-        except (Interrupted, KeyboardInterrupt) as stop:
-            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            resumable = folder if (folder / CONFIG_FILE).is_file() else None
-            raise Interrupted(number, resumable) from None
-
-
-@contextmanager
-def started_in(folder: Path) -> Iterator[None]:
-    """Go to where the run was started, for the relative paths in its settings."""
-    start = Path(load_start(folder).folder) if (folder / START_FILE).is_file() else Path.cwd()
-    with chdir(start if start.is_dir() else Path.cwd()):
-        yield
-
-
-def start_run(config: DictConfig, folder: Path) -> float:
-    """Run the experiment in a new folder."""
-    if RunState.is_in(folder):
-        raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
-    wait_for_all()  # all have looked at the folder before the first one writes to it
-    with hold(folder), recorded(folder):
-        try:
-            # Before the first long work: whenever this process is killed, the run can be resumed.
-            save_start(folder, HydraConfig.get().overrides.task)
-            save_config(config, folder)
-            experiment = build(config, folder)
-            state = first_state(config, experiment)
-            prepare(experiment, state)
-        except Exception as error:
-            # settings or data are bad: there is nothing to resume
-            if rank() == 0 and not isinstance(error, DiskFullError):
-                for name in (CONFIG_FILE, START_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE):
-                    (folder / name).unlink(missing_ok=True)
-            raise
-        return finish(experiment, state)
-
-
-def resume_run(folder: Path, *, force: bool) -> float:
-    """Go on with the run in a folder, which this process holds, from its configuration and state.
-
-    Args:
-        folder: the run folder.
-        force: accept settings that the run was not started with; its current round starts again.
-
-    Raises:
-        ConfigError: naming the settings that are not those of the run.
-    """
-    state = None
-    if RunState.is_in(folder) or not (folder / CONFIG_FILE).exists():
-        state = RunState.load(folder)
-    saved = load_config(folder)
-    config = with_overrides(saved, folder)
-    changes = differences(deciding(saved), deciding(config))
-    if state is not None and state.config_hash != config_hash(saved):
-        changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
-    if changes and not force:
-        raise ConfigError(
-            f"the run in {folder} cannot go on with other settings: {'; '.join(changes)}; "
-            "resume_force=true starts its current round again with them"
-        )
-    experiment = build(config, folder)
-    if state is None:
-        state = first_state(config, experiment)
-    check_cases(state.pool, experiment.data.splits.training)
-    if changes:
-        log.warning(f"resumed with other settings: {'; '.join(changes)}")
-        start_again(experiment.round_folder(state.finished_rounds + 1))
-    save_config(config, folder)
-    state = replace(state, config_hash=config_hash(config))
-    prepare(experiment, state)
-    return finish(experiment, state)
-
-
-def with_overrides(saved: DictConfig, folder: Path) -> DictConfig:
-    """A run's settings, with the overrides of this command added to those that it was started with.
-
-    Args:
-        saved: the run's configuration.
-        folder: the run folder.
-    """
-    overrides = [
-        override
-        for override in HydraConfig.get().overrides.task
-        if not override.startswith(("resume=", "resume_force="))
-    ]
-    if not overrides:
-        return saved
-    before = [o for o in load_start(folder).overrides if not o.startswith("sweep.")]
-    return compose("config", [*before, *overrides])
-
-
-def check_cases(pool: Pool, training: Sequence[str]) -> None:
-    """Check that a run's cases are those of its data set.
-
-    Raises:
-        DataError: naming cases that are not.
-    """
-    differing = sorted({*pool.labelled, *pool.unlabelled} ^ set(training))
-    if differing:
-        raise DataError(
-            f"the run was started with other training cases than the data set has now; they differ "
-            f"in {', '.join(differing[:5])}"
-        )
-
-
-def finish(experiment: Experiment, state: RunState) -> float:
-    """Run the rounds that are left; returns the area under the validation Dice's curve."""
-    state = run_rounds(experiment, state)
-    if rank() == 0 and not is_job():  # a sweep sums up its jobs itself
-        print_summary(experiment, state)
-    return area_under_budget_curve(*state.learning_curve("val_dice"))
+from alseg.errors import ConfigError
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="config")
@@ -201,6 +25,10 @@ def _hydra_main(config: DictConfig) -> float:
 
 
 def _job(config: DictConfig) -> float:
+    from alseg.distributed import process_group, rank
+    from alseg.run import train
+    from alseg.sweeps import run_job
+
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -212,7 +40,7 @@ def _job(config: DictConfig) -> float:
         if rank() > 0:
             logging.disable(logging.INFO)  # the first process says it all
         with process_group():
-            return train(config)
+            return train(config, folder, HydraConfig.get().overrides.task)
     finally:
         # Hydra makes the folder before the settings are checked: leave no empty ones behind.
         for path in (folder, *folder.parents):

@@ -1,133 +1,20 @@
-"""Check a data set ahead of a run: ``python -m alseg.validate data=msd data.root=FOLDER``."""
+"""Check a data set ahead of a run: ``python -m alseg.validate data=msd data.root=FOLDER``.
+
+A door: ``alseg.data_report`` looks at the data set.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-from collections import Counter
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
-
 import hydra
-from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
+from omegaconf import DictConfig
 
-from alseg.checks import check_part, check_transforms
-from alseg.cli import conf_folder, part, printable, run_entry_point, told
-from alseg.console import console, say, track
-from alseg.data.cases import Splits, Task
-from alseg.data.preprocess import VolumeCache
-from alseg.data.survey import Facts, Finding, look_at, oddities
-from alseg.errors import DataError, check_text, check_whole_number
-from alseg.files import write_atomically
-from alseg.isolation import Died, map_in_processes
-
-Report = Mapping[str, list[Finding]]
-
-
-def validate(config: DictConfig) -> Report:
-    """Look at each case as training would, and print what was found.
-
-    Returns:
-        The findings of each case; none for a case that is fine.
-
-    Raises:
-        AlsegError: if the data set cannot be read at all, or a case cannot be used.
-    """
-    check_text("cache_dir", config.cache_dir)
-    workers = len(os.sched_getaffinity(0)) if config.workers == "auto" else config.workers
-    check_whole_number("workers", workers, at_least=1)
-    if config.json is not None:
-        check_text("json", config.json)
-    task: Task = part(config.data.task)
-    check_part("data.task", task, Task)
-    check_part("data.splits", part(config.data.splits, case_ids=list(task.cases)), Splits)
-    preprocess = part(config.data.preprocess)
-    check_transforms("data.preprocess", preprocess)
-    cache = VolumeCache(
-        task,
-        preprocess,
-        fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
-        folder=config.cache_dir,
-    )
-    report = survey(cache, workers)
-    if config.json is not None:
-        write_atomically(Path(config.json), as_json(task, report))
-    print_report(task, report)
-    n_bad = sum(level(findings) == "error" for findings in report.values())
-    if n_bad:
-        raise DataError(f"{n_bad} of the {len(report)} cases of {task.root} cannot be used")
-    return report
-
-
-def survey(cache: VolumeCache, n_processes: int) -> Report:
-    """Look at all cases in processes of their own, with a progress bar."""
-    looks = map_in_processes(partial(look_at, cache), cache.task.cases, n_processes)
-    facts: dict[str, Facts] = {}
-    errors: dict[str, list[Finding]] = {}
-    for case_id, look in track(looks, "checking", "case", len(cache.task.cases)):
-        if isinstance(look, Facts):
-            facts[case_id] = look
-        elif isinstance(look, Died):
-            errors[case_id] = [Finding("error", "crash", f"the process that read it {look.how}")]
-        else:
-            errors[case_id] = [look]
-    findings = errors | oddities(dict(sorted(facts.items())), cache.task.classes)
-    return dict(sorted(findings.items()))
-
-
-def level(findings: list[Finding]) -> str:
-    """The worst of a case's findings: error, warning or ok."""
-    levels = {finding.level for finding in findings}
-    return next((name for name in ("error", "warning") if name in levels), "ok")
-
-
-def as_json(task: Task, report: Report) -> str:
-    """The report as JSON."""
-    cases = [
-        {
-            "case": case_id,
-            "status": level(findings),
-            "findings": [vars(finding) for finding in findings],
-        }
-        for case_id, findings in report.items()
-    ]
-    summary = Counter(level(findings) for findings in report.values())
-    content = {
-        "data": task.name,
-        "root": str(task.root),
-        "summary": {name: summary[name] for name in ("ok", "warning", "error")},
-        "kinds": dict(kinds(report)),
-        "cases": cases,
-    }
-    return json.dumps(content, indent=1)
-
-
-def kinds(report: Report) -> Counter[str]:
-    """In how many cases each kind of finding occurs, such as ``warning: anisotropic``."""
-    return Counter(f"{f.level}: {f.kind}" for findings in report.values() for f in findings)
-
-
-def print_report(task: Task, report: Report) -> None:
-    """Print a line for each case with findings, and the summary."""
-    table = Table("case", "status", "kind", "what", title=f"{printable(str(task.root))}")
-    for case_id, findings in report.items():
-        for finding in findings:
-            table.add_row(case_id, finding.level, finding.kind, printable(finding.message))
-    if table.row_count:
-        console().print(table)
-    for kind, count in kinds(report).most_common():
-        say(f"{kind}: {count} case(s)")
-    counts = Counter(level(findings) for findings in report.values())
-    say(
-        f"{len(report)} cases of {task.name}: {counts['ok']} ok, {counts['warning']} with "
-        f"warnings, {counts['error']} with errors"
-    )
+from alseg.cli import conf_folder, run_entry_point, told
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="validate")
 def _hydra_main(config: DictConfig) -> None:
+    from alseg.data_report import validate  # here: --help answers without it
+
     with told():
         validate(config)
 

@@ -206,7 +206,7 @@ def test_importing_reaches_no_network() -> None:
         "import os, socket\n"
         "def refuse(*args): raise AssertionError('network')\n"
         "socket.socket.connect = refuse\n"
-        "import alseg.train\n"
+        "import alseg.run\n"
         "assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == 'true'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

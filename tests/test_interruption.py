@@ -243,7 +243,7 @@ def test_a_folder_in_use_is_refused(train: Train, tmp_path: Path) -> None:
 def test_preprocessing_that_was_killed_goes_on(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alseg.train.prepare", lambda *args: send(signal.SIGTERM)())
+    monkeypatch.setattr("alseg.run.prepare", lambda *args: send(signal.SIGTERM)())
     cut = train("pool.rounds=1", "steps_per_round=2")
     assert cut.exit_code == 143
     assert f"resume={cut.folder}" in cut.err

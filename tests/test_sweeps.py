@@ -22,10 +22,11 @@ from omegaconf import DictConfig, open_dict
 
 from alseg import sweeps
 from alseg.cli import conf_folder
+from alseg.command_line import job_hash
 from alseg.errors import ConfigError
 from alseg.settings import config_hash
 from alseg.state import RunState, hold
-from alseg.sweeps import Job, job_hash, latest_sweep, print_sweep, run_job, sweep_folder
+from alseg.sweeps import Job, latest_sweep, print_sweep, run_job, sweep_folder
 
 JOBS = ("experiment=smoke", "trainer=cpu", "steps_per_round=1", "val_interval=1", "pictures=0")
 

@@ -1,0 +1,39 @@
+"""Commands as text: what is printed to be pasted into a shell, and what identifies a job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import OmegaConf
+
+
+def override(name: str, value: str | Path) -> str:
+    """``name=value`` for Hydra: the value is taken as it is, whatever characters it holds."""
+    # a literal ${ is written \${, and backslashes before one are doubled
+    text = re.sub(r"(\\*)\$\{", lambda found: rf"{2 * found[1]}\${{", str(value))
+    return f"{name}={QuotedString(text, Quote.single).with_quotes()}"
+
+
+def override_to_paste(name: str, value: str | Path) -> str:
+    """``name=value`` to be typed into a shell, with quotes where they are needed."""
+    is_plain = re.fullmatch(r"[\w./-]*[a-zA-Z/][\w./-]*", str(value))  # and no number
+    return f"{name}={value}" if is_plain else shlex.quote(override(name, value))
+
+
+def identifying(overrides: Sequence[str]) -> list[str]:
+    """The overrides that say what a job or a sweep computes, in an order of their own."""
+    return sorted(o for o in overrides if not o.startswith(("sweep.", "resume=")))
+
+
+def job_hash(overrides: Sequence[str]) -> str:
+    """A short hash of a job's overrides: its folder has the same name whenever it is started."""
+    return hashlib.sha256(json.dumps(identifying(overrides)).encode()).hexdigest()[:8]
+
+
+OmegaConf.register_new_resolver("job_hash", job_hash, replace=True)
