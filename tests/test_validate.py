@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alseg.data.survey import Facts, oddities
+from alseg.data.findings import warning
+from alseg.data.survey import Facts, intensity_oddities, oddities
 from alseg.isolation import Died, map_in_processes
 from tests import bad_input
 from tests.bad_input import CASE, ROWS
@@ -94,13 +95,17 @@ def test_a_good_data_set_ends_with_0(validate: Callable, tmp_path: Path) -> None
 
 def facts(**changes: object) -> Facts:
     usual: dict = {
+        "header": (),
         "size_mm": np.full(3, 100.0),
         "spacing_mm": np.ones(3),
         "direction": np.eye(3),
         "orientation": "RAS",
+        "grids": ((100, 100, 100), (100, 100, 100)),
+        "quantiles": np.array([[-1000.0, 40.0, 100.0]]),
         "voxels": str(changes),
         "constant": False,
         "classes": (0, 1, 2),
+        "classes_in_file": (0, 1, 2),
         "label_type": np.dtype(np.uint8),
     }
     return Facts(**usual | changes)
@@ -109,8 +114,13 @@ def facts(**changes: object) -> Facts:
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"classes": (0, 2)}, "class missing"),
-        ({"classes": (0,)}, "empty label"),
+        ({"classes": (0, 2), "classes_in_file": (0, 2)}, "class missing"),
+        ({"classes": (0,), "classes_in_file": (0,)}, "empty label"),
+        ({"classes": (0, 1)}, "class lost"),
+        ({"header": (warning("unit", "metres"),)}, "unit"),
+        ({"grids": ((512, 512, 90), (40, 50, 90))}, "grid"),
+        ({"quantiles": np.array([[24.0, 1064.0, 1124.0]])}, "intensities"),
+        ({"quantiles": np.array([[0.0, 0.9, 1.0]])}, "intensities"),
         ({"constant": True}, "constant"),
         ({"voxels": "v1"}, "twin"),
         ({"spacing_mm": np.array([1, 1, 3.1])}, "anisotropic"),
@@ -123,7 +133,7 @@ def facts(**changes: object) -> Facts:
 )
 def test_what_is_odd(changes: dict, kind: str) -> None:
     cases = {f"c{i}": facts(voxels=f"v{i}") for i in range(5)} | {"odd": facts(**changes)}
-    found = oddities(cases, ("background", "liver", "tumour"))
+    found = oddities(cases, ("background", "liver", "tumour"), ("CT",))
     assert kind in [finding.kind for finding in found.pop("odd")]
     assert not any(found.values())
 
@@ -134,5 +144,6 @@ def test_the_real_hippocampus_is_fine(hippocampus: Path, tmp_path: Path) -> None
     from alseg.data.survey import look_at
 
     cache = VolumeCache(read_msd(hippocampus), [], "", tmp_path)
+    names = cache.task.classes, cache.task.channels
     seen = {case_id: look_at(cache, case_id) for case_id in list(cache.task.cases)[:8]}
-    assert not any(oddities(seen, cache.task.classes).values())  # type: ignore[arg-type]
+    assert not any(oddities(seen, *names).values())  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from alseg.callbacks.acquisition import Acquisition
-from alseg.data.preprocess import VolumeCache, write_nifti
+from alseg.data.preprocess import VolumeCache
+from alseg.data.volumes import write_nifti
 from alseg.evaluation import hard_labels
 from alseg.models.segmentation import SegmentationModule
 from alseg.pictures import draw_query
@@ -86,7 +87,9 @@ class QueryPictures(pl.Callback):
                 for kind, volume in to_source.items():
                     native = in_source_space(volume, entry, nearest=kind == "prediction")
                     path = self.folder / "maps" / f"{case_id}_{kind}.nii.gz"
-                    write_nifti(path, native.to(volume.dtype), entry["source_affine"])
+                    write_nifti(
+                        path, native.to(volume.dtype), self.cache.task.cases[case_id].images[0]
+                    )
 
 
 def in_source_space(volume: Tensor, entry: dict[str, Tensor], *, nearest: bool) -> Tensor:
