@@ -17,6 +17,7 @@ from alseg.data.naming import case_id_of, case_ids_of, composed, inside, known_c
 from alseg.data.volumes import Header, read_header
 from alseg.errors import ConfigError, DataError, check_whole_number
 
+_CONVERT = "convert it with nnUNetv2_convert_old_nnUNet_dataset for data=nnunet"
 MAX_JSON_BYTES = 100_000_000  # hundreds of thousands of cases
 
 
@@ -143,11 +144,12 @@ def read_nnunet(root: str | Path) -> Task:
     folder, content = _read_dataset_json(root)
     path = folder / "dataset.json"
     if "training" in content and not {"channel_names", "file_ending"} & content.keys():
-        raise DataError(
-            f"{path} is not that of an nnU-Net v2 raw data set. If it comes from the Medical "
-            "Segmentation Decathlon, use data=msd; if from nnU-Net v1, convert it with "
-            "nnUNetv2_convert_old_nnUNet_dataset"
-        )
+        entries = content["training"]
+        first = entries[0] if isinstance(entries, list) and entries else None
+        image = first.get("image") if isinstance(first, dict) else None
+        if isinstance(image, str) and image.isprintable() and (folder / image).is_file():
+            raise DataError(f"{path} is of the Medical Segmentation Decathlon; use data=msd")
+        raise DataError(f"{path} is of nnU-Net v1; {_CONVERT}")
     ending = content.get("file_ending")
     if ending not in (".nii.gz", ".nii"):
         raise DataError(
@@ -252,8 +254,7 @@ def _inside_msd(folder: Path, name: Any, source: Path) -> Path:
             renamed = plain.with_name(plain.name.replace(case_id, f"{case_id}_0000", 1))
             if case_id and ".." not in plain.parts and renamed.is_file():
                 raise DataError(
-                    f"{error}; there is {renamed.name}, as in nnU-Net v1, which "
-                    "nnUNetv2_convert_old_nnUNet_dataset converts for data=nnunet"
+                    f"{error}; there is {renamed.name}, as in nnU-Net v1: {_CONVERT}"
                 ) from error
         raise
 

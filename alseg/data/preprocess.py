@@ -24,16 +24,12 @@ from alseg.data.findings import Finding, by, in_mm, warning
 from alseg.data.volumes import MAX_GIB, read_volume
 from alseg.errors import DataError
 from alseg.files import TEMPORARY, read_tensors, write_tensors
+from alseg.strategies.statistics import class_dtype
 
 CACHE_FORMAT = 3
 QUANTILES = (0.05, 0.5, 0.95)  # of the source's intensities
 _N_BLOCKS, _BLOCK = 16, 2**16  # bytes: what is read of a file to know it again
 _N_SAMPLED = 10**6  # voxels that quantiles are taken of
-
-
-def class_dtype(n_classes: int) -> torch.dtype:
-    """The type that stores class indices: one byte up to 256 classes."""
-    return torch.uint8 if n_classes <= 256 else torch.int32
 
 
 class VolumeCache:

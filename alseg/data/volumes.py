@@ -232,7 +232,7 @@ def _between_forms(header: Any, edges: np.ndarray) -> float:
     """The largest distance between a corner by the sform and by the qform, in voxel edges."""
     try:
         difference = header.get_sform() - header.get_qform()
-    except HeaderDataError:  # quaternions that are none
+    except (HeaderDataError, ValueError):  # quaternions that are none
         return np.inf
     last = np.array([*header.get_data_shape(), 1, 1, 1][:3]) - 1
     corners = np.array(list(np.ndindex(2, 2, 2))) * last
