@@ -147,7 +147,7 @@ def read_nnunet(root: str | Path) -> Task:
         entries = content["training"]
         first = entries[0] if isinstance(entries, list) and entries else None
         image = first.get("image") if isinstance(first, dict) else None
-        if isinstance(image, str) and image.isprintable() and (folder / image).is_file():
+        if isinstance(image, str) and image.isprintable() and os.path.isfile(folder / image):
             raise DataError(f"{path} is of the Medical Segmentation Decathlon; use data=msd")
         raise DataError(f"{path} is of nnU-Net v1; {_CONVERT}")
     ending = content.get("file_ending")
@@ -252,7 +252,7 @@ def _inside_msd(folder: Path, name: Any, source: Path) -> Path:
             plain = folder / name
             case_id = case_id_of(plain)
             renamed = plain.with_name(plain.name.replace(case_id, f"{case_id}_0000", 1))
-            if case_id and ".." not in plain.parts and renamed.is_file():
+            if case_id and ".." not in plain.parts and os.path.isfile(renamed):
                 raise DataError(
                     f"{error}; there is {renamed.name}, as in nnU-Net v1: {_CONVERT}"
                 ) from error

@@ -84,7 +84,8 @@ def read_header(path: Path) -> Header:
         shape = tuple(int(n) for n in header.get_data_shape())
         dtype = header.get_data_dtype()
         unit, mm = _UNITS.get(int(header["xyzt_units"]) % 8, ("an unknown unit", 1.0))
-        affine = np.diag([mm, mm, mm, 1.0]) @ np.asarray(header.get_best_affine(), np.float64)
+        affine = np.array(header.get_best_affine(), np.float64)
+        affine[:3] *= mm
         offset = float(header["vox_offset"])
         findings = tuple(_findings(header, affine, unit, mm))
     if not shape or min(shape) < 1:
