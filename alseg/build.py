@@ -30,6 +30,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.data.oracle import SimulatedOracle
 from alseg.data.preprocess import VolumeCache
 from alseg.data.similarity import LabelledSimilarity
+from alseg.data.survey import warn
 from alseg.distributed import rank
 from alseg.errors import ConfigError, check_flag, check_text, check_whole_number
 from alseg.experiment import Experiment, Plan
@@ -86,8 +87,8 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     check_part("data.task", task, Task)
     splits: Splits = part(config.data.splits, case_ids=list(task.cases))
     check_part("data.splits", splits, Splits)
-    check_headers(task, (*splits.validation, *splits.test), labels=True)
-    check_headers(task, splits.training, labels=False)
+    headers = check_headers(task, (*splits.validation, *splits.test), labels=True)
+    headers |= check_headers(task, splits.training, labels=False)
 
     shape = len(task.channels), config.data.patch_size
     plain_network = partial(
@@ -147,6 +148,8 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         num_workers=workers_for(config.data.num_workers),
         base_seed=plan.seed,
     )
+    if rank() == 0:
+        warn(data.cache, headers)
     joint_loss = source.loss if isinstance(source, SVGD) else None
     return Experiment(
         plan=plan,

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,20 +17,40 @@ from alseg.checks import check_part, check_transforms
 from alseg.cli import part, printable
 from alseg.console import console, say, track
 from alseg.data.cases import Splits, Task
+from alseg.data.findings import Finding
 from alseg.data.preprocess import VolumeCache
-from alseg.data.survey import Facts, Finding, look_at, oddities
+from alseg.data.survey import Facts, look_at, oddities, set_findings
 from alseg.errors import DataError, check_text, check_whole_number
 from alseg.files import write_atomically
 from alseg.isolation import Died, map_in_processes
 
-Report = Mapping[str, list[Finding]]
+
+@dataclass(frozen=True)
+class Report:
+    """What a look at a data set has found.
+
+    Attributes:
+        data_set: of the data set as a whole.
+        cases: of each case, sorted; none for a case that is fine.
+    """
+
+    data_set: list[Finding]
+    cases: Mapping[str, list[Finding]]
+
+    def levels(self) -> Counter[str]:
+        """How many cases are ok, have warnings, have errors."""
+        return Counter(level(findings) for findings in self.cases.values())
+
+    def kinds(self) -> Counter[str]:
+        """In how many cases each kind of finding occurs, such as ``warning: anisotropic``."""
+        return Counter(f"{f.level}: {f.kind}" for found in self.cases.values() for f in found)
 
 
 def validate(config: DictConfig) -> Report:
     """Look at each case as training would, and print what was found.
 
     Returns:
-        The findings of each case; none for a case that is fine.
+        The findings.
 
     Raises:
         AlsegError: if the data set cannot be read at all, or a case cannot be used.
@@ -54,9 +75,8 @@ def validate(config: DictConfig) -> Report:
     if config.json is not None:
         write_atomically(Path(config.json), as_json(task, report))
     print_report(task, report)
-    n_bad = sum(level(findings) == "error" for findings in report.values())
-    if n_bad:
-        raise DataError(f"{n_bad} of the {len(report)} cases of {task.root} cannot be used")
+    if n_bad := report.levels()["error"]:
+        raise DataError(f"{n_bad} of the {len(report.cases)} cases of {task.root} cannot be used")
     return report
 
 
@@ -72,8 +92,9 @@ def survey(cache: VolumeCache, n_processes: int) -> Report:
             errors[case_id] = [Finding("error", "crash", f"the process that read it {look.how}")]
         else:
             errors[case_id] = [look]
-    findings = errors | oddities(dict(sorted(facts.items())), cache.task.classes)
-    return dict(sorted(findings.items()))
+    facts = dict(sorted(facts.items()))
+    cases = errors | oddities(facts, cache.task.classes, cache.task.channels)
+    return Report(set_findings(cache, facts), dict(sorted(cases.items())))
 
 
 def level(findings: list[Finding]) -> str:
@@ -90,36 +111,34 @@ def as_json(task: Task, report: Report) -> str:
             "status": level(findings),
             "findings": [vars(finding) for finding in findings],
         }
-        for case_id, findings in report.items()
+        for case_id, findings in report.cases.items()
     ]
-    summary = Counter(level(findings) for findings in report.values())
+    summary = report.levels()
     content = {
         "data": task.name,
         "root": str(task.root),
         "summary": {name: summary[name] for name in ("ok", "warning", "error")},
-        "kinds": dict(kinds(report)),
+        "kinds": dict(report.kinds()),
+        "data_set": [vars(finding) for finding in report.data_set],
         "cases": cases,
     }
     return json.dumps(content, indent=1)
 
 
-def kinds(report: Report) -> Counter[str]:
-    """In how many cases each kind of finding occurs, such as ``warning: anisotropic``."""
-    return Counter(f"{f.level}: {f.kind}" for findings in report.values() for f in findings)
-
-
 def print_report(task: Task, report: Report) -> None:
-    """Print a line for each case with findings, and the summary."""
+    """Print a line for each case with findings, the summary, and what concerns the whole set."""
     table = Table("case", "status", "kind", "what", title=f"{printable(str(task.root))}")
-    for case_id, findings in report.items():
+    for case_id, findings in report.cases.items():
         for finding in findings:
             table.add_row(case_id, finding.level, finding.kind, printable(finding.message))
     if table.row_count:
         console().print(table)
-    for kind, count in kinds(report).most_common():
+    for kind, count in report.kinds().most_common():
         say(f"{kind}: {count} case(s)")
-    counts = Counter(level(findings) for findings in report.values())
+    counts = report.levels()
     say(
-        f"{len(report)} cases of {task.name}: {counts['ok']} ok, {counts['warning']} with "
+        f"{len(report.cases)} cases of {task.name}: {counts['ok']} ok, {counts['warning']} with "
         f"warnings, {counts['error']} with errors"
     )
+    for finding in report.data_set:
+        say(f"{finding.level}: data set: {printable(finding.message)}")

@@ -2,7 +2,8 @@
 
 A file is written beside its place, flushed to the disk and renamed, so that a process killed at any
 moment leaves the old file or the new one. What a disk or a transfer spoils later is found by the
-checksum when the file is read.
+checksum when the file is read. In a folder that others may write, no link that they have put there
+is followed: the temporary file is a new one with a random name, or none at all.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 
@@ -44,21 +46,23 @@ def told_by_name(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, for a file that takes its place at the end of the block.
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, open for writing, that takes the place of ``path`` at the end of the block.
 
     Raises:
         StorageError: if it cannot be written; what was at ``path`` is left as it was.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}")
     with told_by_name(path):
-        try:
-            yield temporary
-            with temporary.open("rb") as file:
+        # "x": neither an existing file nor a link is opened
+        with temporary.open("xb") as file:
+            try:
+                yield file
+                file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the new name, too, survives a power failure
@@ -67,15 +71,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file atomically; under torchrun only the first process writes.
+    """Write a text file (UTF-8) atomically; under torchrun only the first process writes.
 
     Raises:
         StorageError: if it cannot be written.
     """
     if rank() > 0:
         return
-    with replacing(path) as temporary:
-        temporary.write_text(text)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def clean_temporaries(folder: Path) -> None:
@@ -126,7 +130,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DataError: if it cannot be read, is no JSON object, or was changed.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -148,7 +152,7 @@ def write_tensors(path: Path, content: Any) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     archive = buffer.getbuffer()
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as file:
         file.write(archive)
         file.write(_crc(archive))
 

@@ -118,5 +118,5 @@ def draw_query(
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -237,6 +237,7 @@ SETTINGS = [
     setting("val_interval_unit=minutes", "val_interval_unit is 'minutes'; allowed are steps,"),
     setting("round_start=warm", "round_start is 'warm'; allowed are scratch, continue,"),
     setting("scoring.n_passes=0", "scoring.n_passes is 0"),
+    setting("scoring.n_passes=40000", "scoring.n_passes is 40000; at most 32767 fit"),
     setting("scoring.gate=1.5", "scoring.gate is 1.5; it must be null or a number from 0"),
     setting("scoring.passes=some", "scoring.passes is 'some'; allowed are fixed, adaptive"),
     setting("scoring.passes=adaptive scoring.error_rate=0", "scoring.error_rate is 0"),
@@ -420,6 +421,30 @@ JSON = [
         (),
         first_entry(image="imagesTr/case_01.nii.gz"),
     ),
+    Row(
+        "one label for two cases",
+        ["labelsTr/case_01.nii.gz twice, for case_00 and for case_01"],
+        (),
+        first_entry(label="labelsTr/case_01.nii.gz"),
+    ),
+    Row(
+        "a key twice in one object of dataset.json",
+        ["not valid JSON: the key '1' comes twice"],
+        (),
+        write_json('{"labels": {"0": "background", "1": "a", "1": "b"}}'),
+    ),
+    Row(
+        "the background is not value 0",
+        ["'labels' gives background the value 1; it must be 0"],
+        (),
+        edit(labels={"0": "blob", "1": "background"}),
+    ),
+    Row(
+        "dataset.json of nnU-Net v2",
+        ["describes an nnU-Net v2 raw data set; use data=nnunet"],
+        (),
+        write_json('{"channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}'),
+    ),
     Row("one class", ["'labels' must number at least 2 name(s)"], (), edit(labels={"0": "b"})),
     Row(
         "class numbers with a gap", ["'labels' must number"], (), edit(labels={"0": "b", "2": "x"})
@@ -435,22 +460,34 @@ JSON = [
 ]
 LINKS = [
     Row(
-        "an image that links out of the folder",
-        ["lies outside the data set's folder"],
+        "an image that links to nothing, as before `git annex get`",
+        ["a link to", "which is not there; fetch the content first"],
         (),
-        link(f"imagesTr/{CASE}.nii.gz", "OUTSIDE/target"),
+        lambda root: (image(root).unlink(), image(root).symlink_to("../.git/annex/objects/key")),
     ),
     Row(
-        "an image folder that links out of the folder",
-        ["lies outside the data set's folder"],
+        "an image that is a pointer of Git LFS",
+        ["only says where its content is; fetch it first"],
         (),
-        link("imagesTr", "OUTSIDE/target"),
+        raw(image, lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     ),
     Row(
-        "a dataset.json that links out of the folder",
-        ["dataset.json, which lies outside the data set's folder"],
+        "a link to a folder in the place of an image",
+        ["but there is no file"],
         (),
-        link("dataset.json", "OUTSIDE/target"),
+        lambda root: (image(root).unlink(), image(root).symlink_to("/etc")),
+    ),
+    Row(
+        "a link to a device in the place of an image",
+        ["but there is no file"],
+        (),
+        lambda root: (image(root).unlink(), image(root).symlink_to("/dev/zero")),
+    ),
+    Row(
+        "a dataset.json that links to text which is no JSON",
+        ["dataset.json is not valid JSON"],
+        (),
+        lambda root: (dataset(root).unlink(), dataset(root).symlink_to("/etc/passwd")),
     ),
     Row("an image that links to itself", ["which is no path"], (), loop),
     Row(
@@ -608,6 +645,20 @@ GEOMETRY = [
         volume(label, LABELS, np.eye(4) + np.outer([1, 0, 0, 0], [0, 0, 0, 5])),
     ),
     Row(
+        "a grid that cannot be meant: micrometres read as mm",
+        ["voxels of 500 x 500 x 500 mm, which Spacing turns into", "the unit of its header or"],
+        ("data.preprocess=[{_target_:monai.transforms.Spacing,pixdim:[1.5,1.5,1.5]}]",),
+        lambda root: [
+            save(path, np.asarray(nibabel.load(path).dataobj), np.diag([500.0, 500, 500, 1]))
+            for path in (image(root), label(root))
+        ],
+    ),
+    Row(
+        "a preprocessing that fails",
+        ["preprocessing", "failed in Zoom: "],
+        ("data.preprocess=[{_target_:monai.transforms.Zoom,zoom:[1,2]}]",),
+    ),
+    Row(
         "voxels without a volume",
         ["whose voxels have no volume"],
         (),
@@ -691,6 +742,18 @@ traceback (`ALSEG_TRACEBACK=1` shows it), no run folder, and an exit code:
 The table is written by `python -m tests.bad_input`; each row of it is a test
 (`tests/test_bad_input.py`). Messages are shortened: `...` stands for paths and the like.
 `python -m alseg.validate` runs the checks of the files over a whole data set ahead of a run.
+
+What can be used but is worth knowing is told by `alseg.validate`, by case and of the data set as a
+whole (`cases` and `data_set` in its JSON), and, as far as it can be known without reading voxels,
+by a run's first lines (`warning: data set: ...`): numbers in dataset.json that do not agree with
+what is there, files that nothing names, images without a label, headers without orientation codes,
+in other units than mm, or that contradict themselves, and (`alseg.validate` only) intensities that
+are shifted or scaled against those of all other cases.
+
+A name in dataset.json never leaves the data set's folder: absolute paths and `..` beyond it are
+refused. A symbolic link *in* that folder is followed wherever it leads, as a clone of git-annex or
+DataLad needs; what leads out of the folder is told. Only regular files are read, only as NIfTI or
+JSON, and nothing in them is run. Case ids come from the data set's own names, never from targets.
 """
 
 

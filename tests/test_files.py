@@ -13,6 +13,7 @@ from alseg.files import (
     read_json,
     read_tensors,
     replacing,
+    write_atomically,
     write_json,
     write_tensors,
 )
@@ -80,10 +81,37 @@ def test_a_full_disk_is_told_by_name_and_leaves_the_old_file(
 
 def test_an_error_within_leaves_nothing(tmp_path: Path) -> None:
     def write_half() -> None:
-        with replacing(tmp_path / "a") as temporary:
-            temporary.write_text("half")
+        with replacing(tmp_path / "a") as file:
+            file.write(b"half")
             raise ValueError("half")
 
     with pytest.raises(ValueError, match="half"):
         write_half()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.write_text("of somebody else")
+    monkeypatch.setattr("secrets.token_hex", lambda n: "guessed")  # which nobody can
+    (tmp_path / ".tmp-guessed-a.json").symlink_to(foreign)
+    with pytest.raises(StorageError, match=r"cannot write .*a.json: File exists"):
+        write_json(tmp_path / "a.json", {"a": 1})
+    assert foreign.read_text() == "of somebody else"
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(tmp_path: Path) -> None:
+    foreign, path = tmp_path / "foreign", tmp_path / "a.json"
+    foreign.write_text("of somebody else")
+    path.symlink_to(foreign)
+    write_json(path, {"a": 1})
+    assert foreign.read_text() == "of somebody else"
+    assert read_json(path) == {"a": 1}
+    assert not path.is_symlink()
+
+
+def test_text_is_utf_8(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a.txt", "Müller 肝")
+    assert (tmp_path / "a.txt").read_bytes() == "Müller 肝".encode()

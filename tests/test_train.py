@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from alseg.cli import conf_folder
 from alseg.data.cases import read_msd
 from alseg.state import RunState
+from tests import bad_input
 from tests.conftest import Outcome, write_msd
 
 Train = Callable[..., Outcome]
@@ -348,3 +349,20 @@ def test_the_real_hippocampus_runs(train: Train, hippocampus: Path) -> None:
     assert len(state.pool.unlabelled) == 133
     assert state.timings[0]["preprocessed_volumes"] == 200
     assert re.search(r"preprocessed 200 volumes", run.out)
+
+
+def test_a_run_warns_of_what_its_data_set_says(
+    train: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    root = bad_input.write_blobs(tmp_path / "blobs")
+    bad_input.edit(numTraining=12)(root)
+    for path in (bad_input.image(root), bad_input.label(root)):
+        image = nibabel.load(path)
+        image.header.set_xyzt_units("micron")
+        image.set_sform(np.diag([1000.0, 1000, 1000, 1]), 1)
+        nibabel.save(image, path)
+    sizes = ("data.patch_size=[16,16,16]", "data.inferer.roi_size=[16,16,16]")
+    run = train(f"data.task.root={root}", "strategy=random", "pictures=0", *sizes)
+    assert run.exit_code == 0, run.err
+    assert "warning: data set: dataset.json says numTraining 12, but 'training'" in run.out
+    assert f"warning: data set: unit in 1 case(s) ({bad_input.CASE}); of" in run.out

@@ -8,10 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from alseg.data.survey import Facts, oddities
+from alseg.data.findings import warning
+from alseg.data.survey import Facts, intensity_oddities, oddities
 from alseg.isolation import Died, map_in_processes
 from tests import bad_input
 from tests.bad_input import CASE, ROWS
@@ -92,15 +96,76 @@ def test_a_good_data_set_ends_with_0(validate: Callable, tmp_path: Path) -> None
     assert validate(tmp_path / "nowhere")[0] == 2
 
 
+def test_what_concerns_the_whole_data_set_is_reported(validate: Callable, tmp_path: Path) -> None:
+    root = bad_input.write_blobs(tmp_path / "blobs")
+    bad_input.edit(numTraining=12, labels={"0": "background", "1": "blob", "2": "clot"})(root)
+    shutil.copy(root / "imagesTr" / "case_00.nii.gz", root / "imagesTr" / "left_over.nii.gz")
+    order = "data.preprocess=[{_target_:monai.transforms.Spacing,pixdim:[1,1,2]}]"
+    exit_code, out, _, report = validate(root, order)
+    assert exit_code == 0
+    found = {finding["kind"]: finding["message"] for finding in report["data_set"]}
+    assert found == {
+        "numTraining": "dataset.json says numTraining 12, but 'training' lists 10 case(s)",
+        "not used": "imagesTr holds 1 file(s) that 'training' does not name; they are not used: "
+        "left_over.nii.gz",
+        "axes": "data.preprocess resamples to 1 x 1 x 2 mm before it re-orients, so that these "
+        "edges follow the axes of each file; put Orientation first",
+        "class never seen": "no label holds clot",
+    }
+    assert "warning: data set: dataset.json says numTraining 12" in out
+
+
+def test_an_offset_of_one_case_is_told(validate: Callable, tmp_path: Path) -> None:
+    """A CT of ten is stored from 0 to 4095, the others from -1024 to 3071."""
+    root = bad_input.write_blobs(tmp_path / "blobs")
+    for index, path in enumerate(sorted((root / "imagesTr").iterdir())):
+        volume = np.asarray(nibabel.load(path).dataobj)
+        bad_input.save(path, (300 * volume + 1024 * (index == 3)).astype(np.int16))
+    report = validate(root)[3]
+    odd = {case["case"]: case["findings"] for case in report["cases"] if case["findings"]}
+    (finding,) = odd.pop("case_03")
+    assert not odd
+    assert finding["kind"] == "intensities"
+    assert "shifted by about 10" in finding["message"]
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    spread=st.floats(50, 2000),
+    noise=st.floats(0, 0.08),
+    shift=st.sampled_from([-1024.0, 1024.0, 3000.0]),
+    n_odd=st.integers(0, 4),
+    seed=st.integers(0, 99),
+)
+def test_shifted_intensities_are_found_and_only_these(
+    spread: float, noise: float, shift: float, n_odd: int, seed: int
+) -> None:
+    """Up to four of ten, wherever the shift is large against the spread."""
+    rng = np.random.default_rng(seed)
+    ends = np.array([-1000.0, -1000.0 + spread / 2, -1000.0 + spread])
+    cases = {f"c{i}": (ends + noise * spread * rng.uniform(-1, 1, 3))[None] for i in range(10)}
+    odd = {f"c{i}" for i in range(n_odd)}
+    for case_id in odd:
+        cases[case_id] = cases[case_id] + shift
+    found = intensity_oddities(cases, ("CT",))
+    assert set(found) <= odd
+    if abs(shift) > spread:
+        assert set(found) == odd
+
+
 def facts(**changes: object) -> Facts:
     usual: dict = {
+        "header": (),
         "size_mm": np.full(3, 100.0),
         "spacing_mm": np.ones(3),
         "direction": np.eye(3),
         "orientation": "RAS",
+        "grids": ((100, 100, 100), (100, 100, 100)),
+        "quantiles": np.array([[-1000.0, 40.0, 100.0]]),
         "voxels": str(changes),
         "constant": False,
         "classes": (0, 1, 2),
+        "classes_in_file": (0, 1, 2),
         "label_type": np.dtype(np.uint8),
     }
     return Facts(**usual | changes)
@@ -109,8 +174,13 @@ def facts(**changes: object) -> Facts:
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"classes": (0, 2)}, "class missing"),
-        ({"classes": (0,)}, "empty label"),
+        ({"classes": (0, 2), "classes_in_file": (0, 2)}, "class missing"),
+        ({"classes": (0,), "classes_in_file": (0,)}, "empty label"),
+        ({"classes": (0, 1)}, "class lost"),
+        ({"header": (warning("unit", "metres"),)}, "unit"),
+        ({"grids": ((512, 512, 90), (40, 50, 90))}, "grid"),
+        ({"quantiles": np.array([[24.0, 1064.0, 1124.0]])}, "intensities"),
+        ({"quantiles": np.array([[0.0, 0.9, 1.0]])}, "intensities"),
         ({"constant": True}, "constant"),
         ({"voxels": "v1"}, "twin"),
         ({"spacing_mm": np.array([1, 1, 3.1])}, "anisotropic"),
@@ -123,7 +193,7 @@ def facts(**changes: object) -> Facts:
 )
 def test_what_is_odd(changes: dict, kind: str) -> None:
     cases = {f"c{i}": facts(voxels=f"v{i}") for i in range(5)} | {"odd": facts(**changes)}
-    found = oddities(cases, ("background", "liver", "tumour"))
+    found = oddities(cases, ("background", "liver", "tumour"), ("CT",))
     assert kind in [finding.kind for finding in found.pop("odd")]
     assert not any(found.values())
 
@@ -134,5 +204,6 @@ def test_the_real_hippocampus_is_fine(hippocampus: Path, tmp_path: Path) -> None
     from alseg.data.survey import look_at
 
     cache = VolumeCache(read_msd(hippocampus), [], "", tmp_path)
+    names = cache.task.classes, cache.task.channels
     seen = {case_id: look_at(cache, case_id) for case_id in list(cache.task.cases)[:8]}
-    assert not any(oddities(seen, cache.task.classes).values())  # type: ignore[arg-type]
+    assert not any(oddities(seen, *names).values())  # type: ignore[arg-type]

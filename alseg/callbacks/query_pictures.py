@@ -12,10 +12,12 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from alseg.callbacks.acquisition import Acquisition
-from alseg.data.preprocess import VolumeCache, write_nifti
+from alseg.data.preprocess import VolumeCache
+from alseg.data.volumes import write_nifti
 from alseg.evaluation import hard_labels
 from alseg.models.segmentation import SegmentationModule
 from alseg.pictures import draw_query
+from alseg.strategies.statistics import class_dtype
 
 
 class QueryPictures(pl.Callback):
@@ -82,11 +84,14 @@ class QueryPictures(pl.Callback):
                     f"{scoring.strategy.name}" + ("" if score is None else f" {score:.3g}"),
                 )
             if self.save_maps:
-                to_source = {"prediction": prediction.to(torch.uint8), "uncertainty": uncertainty}
+                classes = prediction.to(class_dtype(len(statistics.mean)))
+                to_source = {"prediction": classes, "uncertainty": uncertainty}
                 for kind, volume in to_source.items():
                     native = in_source_space(volume, entry, nearest=kind == "prediction")
                     path = self.folder / "maps" / f"{case_id}_{kind}.nii.gz"
-                    write_nifti(path, native.to(volume.dtype), entry["source_affine"])
+                    write_nifti(
+                        path, native.to(volume.dtype), self.cache.task.cases[case_id].images[0]
+                    )
 
 
 def in_source_space(volume: Tensor, entry: dict[str, Tensor], *, nearest: bool) -> Tensor:

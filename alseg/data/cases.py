@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alseg.data import statements
+from alseg.data.findings import Finding
+from alseg.data.naming import case_id_of, case_ids_of, composed, inside, known_case, short
 from alseg.data.volumes import Header, read_header
 from alseg.errors import ConfigError, DataError, check_whole_number
 
+_CONVERT = "convert it with nnUNetv2_convert_old_nnUNet_dataset for data=nnunet"
 MAX_JSON_BYTES = 100_000_000  # hundreds of thousands of cases
 
 
@@ -31,10 +36,11 @@ class Task:
 
     Attributes:
         name: the name in dataset.json.
-        root: the resolved folder of the data set.
+        root: the folder of the data set.
         channels: the names of the image channels, such as ``("CT",)``.
         classes: the class names by label value; index 0 is the background.
         cases: the labelled cases by id, sorted.
+        findings: what the data set says about itself that does not hold, and what is not used.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Task:
     channels: tuple[str, ...]
     classes: tuple[str, ...]
     cases: Mapping[str, Case]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def foreground(self) -> tuple[str, ...]:
@@ -73,29 +80,59 @@ def read_msd(root: str | Path) -> Task:
     """
     folder, content = _read_dataset_json(root)
     path = folder / "dataset.json"
-    cases: dict[str, Case] = {}
     entries = content.get("training")
+    if "training" not in content and {"channel_names", "file_ending"} & content.keys():
+        raise DataError(f"{path} describes an nnU-Net v2 raw data set; use data=nnunet")
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path} lists no cases under 'training'")
     for entry in entries:
         if not isinstance(entry, dict) or not {"image", "label"} <= entry.keys():
             raise DataError(
-                f"{path}: each entry of 'training' needs 'image' and 'label', got {_short(entry)}"
+                f"{path}: each entry of 'training' needs 'image' and 'label', got {short(entry)}"
             )
-        image = _inside(folder, entry["image"], path)
-        case = Case(case_id_of(image), (image,), _inside(folder, entry["label"], path))
-        _add_case(cases, case, path)
+    images = [_inside_msd(folder, entry["image"], path) for entry in entries]
+    labels = [inside(folder, entry["label"], path) for entry in entries]
+    seen: set[Path] = set()
+    for image in images:
+        if image in seen:
+            raise DataError(f"{path} names the case {case_id_of(image)} twice")
+        seen.add(image)
+    ids = case_ids_of([image.relative_to(folder) for image in images], path)
+    parts = zip(ids, images, labels, strict=True)
+    cases = _cases((Case(case_id, (image,), label) for case_id, image, label in parts), path)
+    channels = _names_by_index(content.get("modality"), "modality", path)
+    classes = _names_by_index(content.get("labels"), "labels", path, at_least=2)
+    _check_background(classes, path)
+    test = content.get("test")
+    test = test if isinstance(test, list) else []
+    test_files = {folder / os.path.normpath(name) for name in test if isinstance(name, str)}
+    used = {*images, *labels}
+    findings = [
+        *statements.number_of(
+            content, "numTraining", len(entries), f"'training' lists {len(entries)} case(s)"
+        ),
+        *statements.number_of(content, "numTest", len(test), f"'test' lists {len(test)}"),
+        *statements.image_size(content, len(channels)),
+        *statements.channel_names(content, "modality", channels),
+        *statements.background(classes),
+        *statements.not_used(folder, used, test_files, "'training'"),
+        *statements.links_out(folder, used),
+    ]
     return Task(
         name=_name_of(content, folder, path),
         root=folder,
-        channels=_names_by_index(content.get("modality"), "modality", path),
-        classes=_names_by_index(content.get("labels"), "labels", path, at_least=2),
-        cases=dict(sorted(cases.items())),
+        channels=channels,
+        classes=classes,
+        cases=cases,
+        findings=tuple(findings),
     )
 
 
 def read_nnunet(root: str | Path) -> Task:
     """Read an nnU-Net v2 raw data set (``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz``).
+
+    As in nnU-Net v2, the key ``dataset`` of dataset.json names the images and the label of each
+    case, if it is there; imagesTr and labelsTr are then not searched.
 
     Args:
         root: a folder such as ``nnUNet_raw/Dataset003_Liver``.
@@ -106,37 +143,120 @@ def read_nnunet(root: str | Path) -> Task:
     """
     folder, content = _read_dataset_json(root)
     path = folder / "dataset.json"
+    if "training" in content and not {"channel_names", "file_ending"} & content.keys():
+        entries = content["training"]
+        first = entries[0] if isinstance(entries, list) and entries else None
+        image = first.get("image") if isinstance(first, dict) else None
+        if isinstance(image, str) and image.isprintable() and os.path.isfile(folder / image):
+            raise DataError(f"{path} is of the Medical Segmentation Decathlon; use data=msd")
+        raise DataError(f"{path} is of nnU-Net v1; {_CONVERT}")
     ending = content.get("file_ending")
     if ending not in (".nii.gz", ".nii"):
-        raise DataError(f"{path}: file_ending is {ending!r}; alseg reads .nii.gz and .nii")
+        raise DataError(
+            f"{path}: file_ending is {ending!r}; alseg reads .nii.gz and .nii, into which "
+            "SimpleITK converts most formats"
+        )
     channels = _names_by_index(content.get("channel_names"), "channel_names", path)
     labels = content.get("labels")
     if not isinstance(labels, dict) or not all(type(v) is int for v in labels.values()):
         raise DataError(
-            f"{path}: 'labels' must map each class name to one integer, got {_short(labels)}"
+            f"{path}: 'labels' must map each class name to one integer, got {short(labels)}; "
+            "regions, which overlap, are not read: name each value as a class of its own"
         )
     if "ignore" in labels:
         raise DataError(f"{path}: alseg does not read data sets with an ignore label yet")
     by_value = {str(value): name for name, value in labels.items()}
     if len(by_value) < len(labels):
-        raise DataError(f"{path}: 'labels' gives two classes one value: {_short(labels)}")
-    cases: dict[str, Case] = {}
-    for label in sorted((folder / "labelsTr").glob(f"[!.]*{ending}")):  # ._X: macOS's own
-        case_id = label.name.removesuffix(ending)
-        names = [f"imagesTr/{case_id}_{index:04d}{ending}" for index in range(len(channels))]
-        images = tuple(_inside(folder, name, path) for name in names)
-        _add_case(
-            cases, Case(case_id, images, _inside(folder, f"labelsTr/{label.name}", path)), path
-        )
-    if not cases:
-        raise DataError(f"{folder / 'labelsTr'} holds no label files ending in {ending}")
+        raise DataError(f"{path}: 'labels' gives two classes one value: {short(labels)}")
+    classes = _names_by_index(by_value, "labels", path, at_least=2)
+    _check_background(classes, path)
+    named = "dataset" in content
+    found = _named_cases if named else _found_cases
+    cases = _cases(found(folder, content, path, len(channels)), path)
+    used = {file for case in cases.values() for file in (*case.images, case.label)}
+    unused = (
+        statements.not_used(folder, used, (), "'dataset'")
+        if named
+        else statements.not_used_nnunet(folder, used, cases)
+    )
+    n_cases = f"{len(cases)} case(s) have a label"
+    findings = [
+        *statements.number_of(content, "numTraining", len(cases), n_cases),
+        *statements.channel_names(content, "channel_names", channels),
+        *statements.background(classes),
+        *unused,
+        *statements.links_out(folder, used),
+    ]
     return Task(
         name=folder.name,
         root=folder,
         channels=channels,
-        classes=_names_by_index(by_value, "labels", path, at_least=2),
+        classes=classes,
         cases=cases,
+        findings=tuple(findings),
     )
+
+
+def _found_cases(
+    folder: Path, content: Mapping[str, Any], path: Path, n_channels: int
+) -> Iterator[Case]:
+    """The cases of an nnU-Net data set by the files of labelsTr."""
+    ending = content["file_ending"]
+    labels = sorted((folder / "labelsTr").glob(f"[!.]*{ending}"))  # ._X: macOS's own
+    if not labels:
+        raise DataError(f"{folder / 'labelsTr'} holds no label files ending in {ending}")
+    for label in labels:
+        name = label.name.removesuffix(ending)
+        if not name:
+            raise DataError(f"{folder / 'labelsTr'} holds {label.name}, which names no case")
+        plain = folder / "imagesTr" / label.name
+        if plain.is_file() and not any((folder / "imagesTr").glob(f"*_0000{ending}")):
+            raise DataError(
+                f"{plain} has no channel number; nnU-Net calls it {name}_0000{ending}. Rename the "
+                "images, or name them under 'dataset' in dataset.json"
+            )
+        names = [f"imagesTr/{name}_{index:04d}{ending}" for index in range(n_channels)]
+        images = tuple(inside(folder, image, path) for image in names)
+        yield Case(composed(name), images, inside(folder, f"labelsTr/{label.name}", path))
+
+
+def _named_cases(
+    folder: Path, content: Mapping[str, Any], path: Path, n_channels: int
+) -> Iterator[Case]:
+    """The cases of an nnU-Net data set by the key ``dataset``."""
+    entries = content["dataset"]
+    if not isinstance(entries, dict) or not entries:
+        raise DataError(f"{path}: 'dataset' must name at least one case, got {short(entries)}")
+    for name, entry in entries.items():
+        if not name.strip() or not name.isprintable() or "/" in name:
+            raise DataError(f"{path}: 'dataset' names the case {short(name)}, which is no name")
+        images = entry.get("images") if isinstance(entry, dict) else None
+        if not isinstance(images, list) or len(images) != n_channels or "label" not in entry:
+            raise DataError(
+                f"{path}: the case {short(name)} of 'dataset' needs 'images' with {n_channels} "
+                f"file(s), one a channel, and 'label', got {short(entry)}"
+            )
+        yield Case(
+            composed(name),
+            tuple(inside(folder, image, path) for image in images),
+            inside(folder, entry["label"], path),
+        )
+
+
+def _inside_msd(folder: Path, name: Any, source: Path) -> Path:
+    """``inside``, with a word on images that are called as in nnU-Net."""
+    try:
+        return inside(folder, name, source)
+    except DataError as error:
+        if isinstance(name, str) and name.isprintable():
+            plain = folder / name
+            case_id = case_id_of(plain)
+            renamed = plain.with_name(plain.name.replace(case_id, f"{case_id}_0000", 1))
+            if case_id and ".." not in plain.parts and os.path.isfile(renamed):
+                raise DataError(
+                    f"{error}; there is {renamed.name}, as in nnU-Net v1: {_CONVERT}"
+                ) from error
+        raise
 
 
 def split_by_fraction(
@@ -195,12 +315,12 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
         for entry in entries:
             name = entry.get("image") if isinstance(entry, dict) else entry
             if not isinstance(name, str):
-                raise DataError(f"{path}: '{part}' holds {_short(entry)}, which names no case")
-            ids.append(case_id_of(PurePosixPath(name)))
+                raise DataError(f"{path}: '{part}' holds {short(entry)}, which names no case")
+            ids.append(known_case(name, known))
         for case_id in ids:
             if case_id not in known:
                 raise DataError(
-                    f"{path}: '{part}' names {_short(case_id)}, which the data set has not"
+                    f"{path}: '{part}' names {short(case_id)}, which the data set has not"
                 )
             if case_id in seen:
                 raise DataError(f"{path} names {case_id} twice")
@@ -209,7 +329,9 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
     return Splits(**parts)
 
 
-def check_headers(task: Task, case_ids: Iterable[str], *, labels: bool) -> None:
+def check_headers(
+    task: Task, case_ids: Iterable[str], *, labels: bool
+) -> dict[str, tuple[Finding, ...]]:
     """Check files from their headers alone.
 
     Args:
@@ -217,14 +339,19 @@ def check_headers(task: Task, case_ids: Iterable[str], *, labels: bool) -> None:
         case_ids: the cases to check.
         labels: whether to open the label files too; not for cases whose label is hidden.
 
+    Returns:
+        What the image header of each case leaves open or says twice and differently.
+
     Raises:
         DataError: naming the first file that is unreadable or does not fit.
     """
+    findings: dict[str, tuple[Finding, ...]] = {}
     for case_id in case_ids:
         case = task.cases[case_id]
-        check_image_headers(task, case)
+        findings[case_id] = check_image_headers(task, case).findings
         if labels:
             check_label_header(case, case.label)
+    return findings
 
 
 def check_image_headers(task: Task, case: Case) -> Header:
@@ -237,11 +364,12 @@ def check_image_headers(task: Task, case: Case) -> Header:
         DataError: naming the file that is not.
     """
     first = read_header(case.images[0])
-    n_channels = first.shape[3] if len(first.shape) == 4 else len(case.images)
-    if len(first.shape) not in (3, 4) or n_channels != len(task.channels):
+    # either one file with all channels or one file a channel
+    n_channels = len(task.channels) if len(case.images) == 1 else 1
+    if first.n_channels != n_channels:
         raise DataError(
-            f"{case.images[0]} has shape {first.shape}; a 3D volume with {len(task.channels)} "
-            f"channel(s) is needed"
+            f"{case.images[0]} has shape {first.shape}; a 3D volume with {n_channels} channel(s) "
+            "is needed"
         )
     for path in case.images[1:]:
         other = read_header(path)
@@ -263,7 +391,7 @@ def check_label_header(case: Case, label: Path) -> Header:
         DataError: if it is not.
     """
     header, image = read_header(label), read_header(case.images[0])
-    if header.shape != image.shape[:3]:
+    if header.shape[:3] != image.shape[:3] or header.n_channels != 1:
         raise DataError(
             f"label {label} has shape {header.shape}, but its image {case.images[0]} has "
             f"{image.shape[:3]}"
@@ -285,11 +413,6 @@ def _check_same_grid(path: Path, header: Header, other: Path, reference: Header)
     raise DataError(f"{path} has {what}; they must lie on one grid")
 
 
-def case_id_of(path: PurePath) -> str:
-    """The case id of an image path: its file name without ``.nii`` or ``.nii.gz``."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
 def _read_dataset_json(root: str | Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(root, (str, Path)) or not str(root):
         raise DataError(f"data.root is {root!r}; it must be the path of a folder")
@@ -298,8 +421,9 @@ def _read_dataset_json(root: str | Path) -> tuple[Path, dict[str, Any]]:
         raise DataError(f"data.root is {folder}, which is not a folder")
     if not (folder / "dataset.json").is_file():
         raise DataError(f"{folder} holds no dataset.json; data.root must be the data set's folder")
-    folder = folder.resolve()
-    return folder, _read_json_object(_inside(folder, "dataset.json", folder))
+    # its own name, not that of a folder which it may link to
+    folder = folder.resolve() if ".." in folder.parts else folder.absolute()
+    return folder, _read_json_object(folder / "dataset.json")
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
@@ -310,7 +434,8 @@ def _read_json_object(path: Path) -> dict[str, Any]:
             f"{path} is {path.stat().st_size} bytes large; at most {MAX_JSON_BYTES} are read"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # bytes: UTF-8, or UTF-16 as PowerShell writes, with a byte-order mark or without
+        content = json.loads(path.read_bytes(), object_pairs_hook=_without_repetition)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -320,60 +445,60 @@ def _read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that comes twice, one value would be lost."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {short(twice)} comes twice in one object")
+    return content
+
+
 def _names_by_index(mapping: Any, key: str, path: Path, at_least: int = 1) -> tuple[str, ...]:
     """Turn ``{"0": "background", "1": "liver"}`` into a tuple; the indices must be 0, 1, 2, ..."""
     expected = [str(index) for index in range(len(mapping))] if isinstance(mapping, dict) else []
     if len(expected) < at_least or mapping.keys() != set(expected):
         raise DataError(
             f"{path}: '{key}' must number at least {at_least} name(s) as 0, 1, 2, ..., "
-            f"got {_short(mapping)}"
+            f"got {short(mapping)}"
         )
     names = tuple(mapping[index] for index in expected)
     for name in names:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise DataError(f"{path}: '{key}' holds the name {_short(name)}, which is no text")
+            raise DataError(f"{path}: '{key}' holds the name {short(name)}, which is no text")
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: '{key}' holds a name twice: {_short(mapping)}")
+        raise DataError(f"{path}: '{key}' holds a name twice: {short(mapping)}")
     return names
 
 
 def _name_of(content: Mapping[str, Any], folder: Path, path: Path) -> str:
     name = content.get("name", folder.name)
     if not isinstance(name, str) or not name.isprintable():
-        raise DataError(f"{path}: 'name' is {_short(name)}, which is no text")
+        raise DataError(f"{path}: 'name' is {short(name)}, which is no text")
     return name
 
 
-def _inside(folder: Path, name: Any, source: Path) -> Path:
-    """Resolve a file name from ``source``; it must exist and lie inside the data set's folder."""
-    # unprintable: control characters, and bytes that are no text
-    if not isinstance(name, str) or not name.isprintable():
+def _check_background(classes: tuple[str, ...], path: Path) -> None:
+    values = [value for value, name in enumerate(classes) if name.casefold() == "background"]
+    if values and values != [0]:
         raise DataError(
-            f"{source}: a file name must be a string of printable characters, got {_short(name)}"
+            f"{path}: 'labels' gives {classes[values[-1]]} the value {values[-1]}; it must be 0"
         )
-    try:
-        path = (folder / name).resolve()
-        if Path(name).is_absolute() or not path.is_relative_to(folder):
-            raise DataError(
-                f"{source} names {name}, which lies outside the data set's folder {folder}"
-            )
-        is_file = path.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
-        raise DataError(f"{source} names {_short(name)}, which is no path: {error}") from error
-    if not is_file:
-        raise DataError(f"{source} names {name}, but there is no file {path}")
-    return path
 
 
-def _short(value: Any) -> str:
-    """A value from a file in a message: a broken file may hold megabytes."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _add_case(cases: dict[str, Case], case: Case, source: Path) -> None:
-    if not case.id:
-        raise DataError(f"{source} names {case.images[0].name}, which gives the case no name")
-    if case.id in cases:
-        raise DataError(f"{source} names the case {case.id} twice")
-    cases[case.id] = case
+def _cases(cases: Iterable[Case], source: Path) -> dict[str, Case]:
+    """The cases by id, sorted; each label and each image belongs to one."""
+    by_id: dict[str, Case] = {}
+    owners: dict[Path, str] = {}
+    for case in cases:
+        if case.id in by_id:
+            raise DataError(f"{source} names the case {case.id} twice")
+        by_id[case.id] = case
+        for file in (*case.images, case.label):
+            if file in owners:
+                raise DataError(
+                    f"{source} names {file} twice, for {owners[file]} and for {case.id}"
+                )
+            owners[file] = case.id
+    return dict(sorted(by_id.items()))

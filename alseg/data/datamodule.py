@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from alseg.console import track
 from alseg.data.cases import Splits
 from alseg.data.noted import CaseSet, Noted, loader_death
-from alseg.data.preprocess import VolumeCache
+from alseg.data.preprocess import VolumeCache, reason_of
 from alseg.distributed import rank, world_size
 from alseg.errors import ConfigError, DataError
 from alseg.pool import Pool
@@ -79,11 +79,10 @@ class TrainingDraws(Dataset):
         )
         try:
             return convert_to_tensor(self.augment(sample), track_meta=False)
-        except (
-            Exception
-        ) as error:  # MONAI's and anybody's transforms let errors of all kinds through
-            reason = error.__cause__ or error  # MONAI's own only names the transform
-            raise DataError(f"data.augment failed on the case {case_id}: {reason}") from error
+        except Exception as error:  # MONAI's and anybody's transforms let all kinds through
+            raise DataError(
+                f"data.augment failed on the case {case_id}: {reason_of(error)}"
+            ) from error
 
 
 class RemainingDraws(Sampler[int]):

@@ -1,9 +1,10 @@
-"""Looks at a whole data set ahead of a run: what cannot be used, and what is odd."""
+"""Looks at a whole data set: what cannot be used, and what is odd."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,20 +12,19 @@ import nibabel
 import numpy as np
 
 from alseg.data.cases import check_image_headers, check_label_header
-from alseg.data.preprocess import VolumeCache
+from alseg.data.findings import Finding, by, in_mm, listed, warning
+from alseg.data.preprocess import VolumeCache, axis_findings
 from alseg.errors import AlsegError
+
+log = logging.getLogger(__name__)
 
 MAX_ANISOTROPY = 3.0  # largest to smallest voxel edge
 MAX_FACTOR = 2.0  # from the median of the data set, along any axis
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something to know about a case: ``level`` is error or warning, ``kind`` a word or two."""
-
-    level: str
-    kind: str
-    message: str
+MAX_GRID_FACTOR = 10.0  # between the voxels along an axis before and after preprocessing
+MIN_SHIFT = 0.5  # of intensities, in spreads from the 5th to the 95th percentile
+MAX_SCALE = 4.0  # of that spread, from the median of the data set
+OUTLYING = 5.0  # robust standard deviations
+RARE = 0.1  # share of cases that may differ where a scale is the scanner's own
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,31 @@ class Facts:
     """What a look at a case has shown.
 
     Attributes:
+        header: what the image's header leaves open or says twice and differently.
         size_mm: [3] edges of the image.
         spacing_mm: [3] edges of a voxel.
         direction: [3, 3] unit vectors of the image's axes, as columns.
         orientation: the axes' names, such as RAS.
+        grids: the image's shape before and after preprocessing.
+        quantiles: [channels, 3] intensities in the file, the 5th, 50th and 95th percentile.
         voxels: a hash of the preprocessed image.
         constant: whether the preprocessed image has but one intensity.
         classes: label values on the preprocessed grid.
+        classes_in_file: label values in the file.
         label_type: of the label's voxels in the file.
     """
 
+    header: tuple[Finding, ...]
     size_mm: np.ndarray
     spacing_mm: np.ndarray
     direction: np.ndarray
     orientation: str
+    grids: tuple[tuple[int, ...], tuple[int, ...]]
+    quantiles: np.ndarray
     voxels: str
     constant: bool
     classes: tuple[int, ...]
+    classes_in_file: tuple[int, ...]
     label_type: np.dtype
 
 
@@ -66,30 +74,38 @@ def look_at(cache: VolumeCache, case_id: str) -> Facts | Finding:
         header = check_image_headers(cache.task, case)
         label_header = check_label_header(case, case.label)
         stage = "image"
-        image = cache.image(case_id)["image"].numpy()
+        entry = cache.image(case_id)
+        image = entry["image"].numpy()
         stage = "label"
         label = cache.label(case_id, case.label)
     except AlsegError as error:
         return Finding("error", stage, str(error))
     spacing = header.spacing_mm
     return Facts(
+        header=header.findings,
         size_mm=spacing * header.shape[:3],
         spacing_mm=spacing,
         direction=header.affine[:3, :3] / spacing,
         orientation="".join(nibabel.aff2axcodes(header.affine)),  # type: ignore[attr-defined]
+        grids=(header.shape[:3], image.shape[1:]),
+        quantiles=entry["source_quantiles"].numpy(),
         voxels=hashlib.sha256(image.tobytes()).hexdigest(),
         constant=bool(image.min() == image.max()),
         classes=tuple(int(value) for value in np.unique(label.numpy())),
+        classes_in_file=cache.classes_in_file(case_id, case.label),
         label_type=label_header.dtype,
     )
 
 
-def oddities(facts: Mapping[str, Facts], classes: Sequence[str]) -> dict[str, list[Finding]]:
+def oddities(
+    facts: Mapping[str, Facts], classes: Sequence[str], channels: Sequence[str]
+) -> dict[str, list[Finding]]:
     """What is odd about each case, by itself and against the others.
 
     Args:
         facts: of all cases that can be used, by id.
         classes: the class names by label value.
+        channels: the channels' names; CT has a scale that all its scans share.
     """
     if not facts:
         return {}
@@ -97,32 +113,44 @@ def oddities(facts: Mapping[str, Facts], classes: Sequence[str]) -> dict[str, li
     size = np.median([f.size_mm for f in facts.values()], axis=0)
     (usual, _), *_ = Counter(f.orientation for f in facts.values()).most_common(1)
     first = {f.voxels: case_id for case_id, f in reversed(list(facts.items()))}
+    others = intensity_oddities({c: f.quantiles for c, f in facts.items()}, channels)
 
     def of(case_id: str, case: Facts) -> Iterator[tuple[str, str]]:
-        missing = [name for value, name in enumerate(classes) if value not in case.classes]
+        missing = [name for value, name in enumerate(classes) if value not in case.classes_in_file]
+        lost = [classes[value] for value in case.classes_in_file if value not in case.classes]
         if len(missing) == len(classes) - 1 and classes[0] not in missing:
             yield "empty label", "its label holds no foreground"
         elif missing:
             yield "class missing", f"its label holds no {', '.join(missing)}"
+        if lost:
+            yield "class lost", f"preprocessing leaves no voxel of {', '.join(lost)}"
         if case.constant:
             yield "constant", "all its voxels have one intensity after preprocessing"
         if first[case.voxels] != case_id:
             yield "twin", f"its image is the same as {first[case.voxels]}'s"
         if case.spacing_mm.max() > MAX_ANISOTROPY * case.spacing_mm.min():
-            yield "anisotropic", f"its voxels measure {_mm(case.spacing_mm)}"
+            yield "anisotropic", f"its voxels measure {in_mm(case.spacing_mm)}"
         if _far(case.spacing_mm, spacing):
-            yield "spacing", f"its voxels measure {_mm(case.spacing_mm)}, the median {_mm(spacing)}"
+            yield (
+                "spacing",
+                f"its voxels measure {in_mm(case.spacing_mm)}, the median {in_mm(spacing)}",
+            )
         if _far(case.size_mm, size):
-            yield "size", f"it measures {_mm(case.size_mm)}, the median {_mm(size)}"
+            yield "size", f"it measures {in_mm(case.size_mm)}, the median {in_mm(size)}"
         if case.orientation != usual:
             yield "orientation", f"its axes run {case.orientation}, most cases' {usual}"
+        if message := others.get(case_id):
+            yield "intensities", message
+        before, after = np.sort(case.grids, axis=1)  # whatever the order of axes
+        if np.maximum(before / after, after / before).max() > MAX_GRID_FACTOR:
+            yield "grid", f"preprocessing turns {by(case.grids[0])} voxels into {by(case.grids[1])}"
         if not np.allclose(case.direction.T @ case.direction, np.eye(3), atol=1e-3):
             yield "sheared", "its axes are not at right angles to each other"
         if case.label_type.kind == "f":
             yield "label type", f"its label holds whole numbers as {case.label_type}"
 
     return {
-        case_id: [Finding("warning", kind, message) for kind, message in of(case_id, case)]
+        case_id: [*case.header, *(warning(kind, message) for kind, message in of(case_id, case))]
         for case_id, case in facts.items()
     }
 
@@ -131,5 +159,91 @@ def _far(values: np.ndarray, median: np.ndarray) -> bool:
     return bool((np.maximum(values / median, median / values) > MAX_FACTOR).any())
 
 
-def _mm(edges: np.ndarray) -> str:
-    return " x ".join(f"{edge:.3g}" for edge in edges) + " mm"
+def intensity_oddities(
+    quantiles: Mapping[str, np.ndarray], channels: Sequence[str]
+) -> dict[str, str]:
+    """Cases whose intensities are shifted or scaled against the others', and by how much.
+
+    A shift, such as the 1024 of a CT that was stored without its rescale intercept, moves both ends
+    of the intensities and leaves their spread. Both are judged from the medians over the cases, in
+    robust standard deviations, so that a data set whose intensities vary anyway gives no findings.
+    Only CT has a scale that all scans share; elsewhere a scale is told where nearly all share one.
+
+    Args:
+        quantiles: of each case, [channels, 3].
+        channels: their names.
+    """
+    found: dict[str, str] = {}
+    for channel, name in enumerate(channels):
+        ends = np.array([q[channel, [0, -1]] for q in quantiles.values()])  # [cases, 2]
+        spread = np.maximum(ends[:, 1] - ends[:, 0], np.finfo(np.float32).tiny)
+        scale = np.log(spread / np.median(spread))
+        moved = ends - np.median(ends, axis=0)
+        shift = moved[
+            np.arange(len(ends)), np.abs(moved).argmin(axis=1)
+        ]  # of the end that did less
+        shifted = (
+            (moved.prod(axis=1) > 0)  # both ends the same way
+            & (np.abs(scale) < np.log(2))
+            & (np.abs(shift) > MIN_SHIFT * np.median(spread))
+            & (np.abs(moved) > OUTLYING * _deviation(ends)).all(axis=1)
+        )
+        scaled = np.abs(scale) > np.maximum(np.log(MAX_SCALE), OUTLYING * _deviation(scale))
+        if "ct" not in name.casefold() and scaled.mean() > RARE:
+            scaled[:] = False
+        usual = _interval(np.median(ends, axis=0))
+        for case_id, end, distance, is_shifted, is_scaled in zip(
+            quantiles, ends, shift, shifted, scaled, strict=True
+        ):
+            if is_shifted or is_scaled:
+                how = f"shifted by about {distance:.4g}" if is_shifted else "on another scale"
+                found[case_id] = (
+                    f"its intensities ({name}) lie in {_interval(end)}, those of the others in "
+                    f"{usual} (5th to 95th percentile): {how}"
+                )
+    return found
+
+
+def set_findings(cache: VolumeCache, facts: Mapping[str, Facts]) -> list[Finding]:
+    """What is to know about a data set as a whole.
+
+    Args:
+        cache: its task and its preprocessing.
+        facts: of all cases that can be used, by id.
+    """
+    found = [*cache.task.findings, *axis_findings(cache.transforms)]
+    held = {value for case in facts.values() for value in case.classes_in_file}
+    never = [name for value, name in enumerate(cache.task.classes) if value not in held]
+    if facts and never:
+        found.append(warning("class never seen", f"no label holds {', '.join(never)}"))
+    return found
+
+
+def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]]) -> None:
+    """Tell a run what can be known before any voxel is read; ``alseg.validate`` tells more.
+
+    Args:
+        cache: the data set and its preprocessing.
+        headers: findings of the headers, by case.
+    """
+    for finding in [*cache.task.findings, *axis_findings(cache.transforms)]:
+        log.warning(f"warning: data set: {finding.message}")
+    by_kind: dict[str, dict[str, str]] = defaultdict(dict)
+    for case_id, findings in sorted(headers.items()):
+        for finding in findings:
+            by_kind[finding.kind][case_id] = finding.message
+    for kind, messages in by_kind.items():
+        first, message = next(iter(messages.items()))
+        log.warning(
+            f"warning: data set: {kind} in {len(messages)} case(s) ({listed(list(messages))}); of "
+            f"{first}: {message}"
+        )
+
+
+def _interval(ends: np.ndarray) -> str:
+    return f"[{ends[0]:.4g}, {ends[1]:.4g}]"
+
+
+def _deviation(values: np.ndarray) -> np.ndarray:
+    """A robust standard deviation along the first axis: 1.4826 times the median absolute one."""
+    return np.asarray(1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0))

@@ -1,4 +1,4 @@
-"""Reading NIfTI files that may be broken or hostile: headers first, voxels in bounded memory."""
+"""NIfTI files, which may be broken or hostile: headers first, voxels in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import nibabel
 import numpy as np
+import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
+from nibabel.spatialimages import HeaderDataError
+from torch import Tensor
 
+from alseg.data.findings import Finding, in_mm, warning
 from alseg.errors import DataError
+from alseg.files import replacing
 
 ENDINGS = (".nii", ".nii.gz")
 MAX_GIB = 8  # of a file's voxels as float32: a scan of 1024 x 1024 x 2048
@@ -21,6 +27,15 @@ _MAX_DATA_OFFSET = 2**24  # bytes of header extensions; nibabel reads them all
 _MAX_GZIP_RATIO = 1032  # deflate can do no more
 _STEP = 2**20  # bytes that are decompressed at once
 _HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # type: ignore[attr-defined]
+_IMAGES = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}  # type: ignore[attr-defined]
+# nifti1.h: the three lowest bits of xyzt_units; files that name no unit are in mm
+_UNITS = {0: ("mm", 1.0), 1: ("metres", 1e3), 2: ("mm", 1.0), 3: ("micrometres", 1e-3)}
+_GEOMETRY = (
+    "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
+_POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # of git-annex and Git LFS
+_MAX_DISAGREEMENT = 0.1  # of a voxel edge, between two statements of a header
 
 
 @dataclass(frozen=True)
@@ -28,16 +43,26 @@ class Header:
     """What a NIfTI header says of its volume.
 
     Attributes:
-        shape: voxels along each axis; a fourth axis holds channels.
-        affine: [4, 4] voxel-to-world matrix in mm.
+        shape: voxels along each axis; an axis behind the third holds channels.
+        affine: [4, 4] voxel-to-world matrix in mm, whatever unit the file has.
         dtype: of the stored voxels.
         n_bytes: of the uncompressed file.
+        findings: what it leaves open, or says twice and differently.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     dtype: np.dtype
     n_bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def n_channels(self) -> int:
+        """The channels of a 3D volume, whether or not there are more axes of one; else 0."""
+        further = [n for n in self.shape[3:5] if n > 1]
+        if len(self.shape) not in (3, 4, 5) or len(further) > 1:
+            return 0
+        return further[0] if further else 1
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -54,15 +79,15 @@ def read_header(path: Path) -> Header:
     """
     if not path.name.endswith(ENDINGS):
         raise DataError(f"{path} does not end in {' or '.join(ENDINGS)}, which alseg reads")
-    with reading(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        block = file.read(max(_HEADERS))
+    size, header = _raw_header(path)
     with reading(path):
-        size = next((n for n in _HEADERS if n in _sizes(block)), 348)
-        header = _HEADERS[size](block[:size])
         shape = tuple(int(n) for n in header.get_data_shape())
         dtype = header.get_data_dtype()
-        affine = np.asarray(header.get_best_affine(), np.float64)
+        unit, mm = _UNITS.get(int(header["xyzt_units"]) % 8, ("an unknown unit", 1.0))
+        affine = np.array(header.get_best_affine(), np.float64)
+        affine[:3] *= mm
         offset = float(header["vox_offset"])
+        findings = tuple(_findings(header, affine, unit, mm))
     if not shape or min(shape) < 1:
         raise DataError(f"{path} has shape {shape}, which holds no voxels")
     if dtype.kind not in "iuf":
@@ -82,20 +107,21 @@ def read_header(path: Path) -> Header:
             f"{path} is cut off: its header declares {n_bytes} bytes, more than the file can hold"
         )
     _check_affine(path, affine)
-    return Header(shape, affine, dtype, n_bytes)
+    return Header(shape, affine, dtype, n_bytes, findings)
 
 
 def read_volume(paths: Sequence[Path]) -> MetaTensor:
     """Read one file, or several as channels.
 
     Returns:
-        The voxels, float32 [channels, D, H, W], with their affine [4, 4].
+        The voxels, float32 [channels, D, H, W], with their affine [4, 4] in mm, as ``read_header``
+        gives it. (MONAI's reader takes another one where the header contradicts itself.)
 
     Raises:
         DataError: if a file is broken, or holds more or less than its header declares.
     """
-    for path in paths:
-        header = read_header(path)
+    headers = [read_header(path) for path in paths]
+    for path, header in zip(paths, headers, strict=True):
         if path.suffix == ".gz":
             _check_stream(path, header.n_bytes)
     loader = LoadImage(
@@ -103,8 +129,29 @@ def read_volume(paths: Sequence[Path]) -> MetaTensor:
     )
     with reading(paths[0]):
         volume = loader([str(path) for path in paths] if len(paths) > 1 else str(paths[0]))
+        if volume.ndim == 5:  # [C, D, H, W, 1] or [1, D, H, W, C]
+            volume = volume.movedim(-1, 1).flatten(0, 1)  # [C, D, H, W]
     assert isinstance(volume, MetaTensor)
+    volume.affine = torch.from_numpy(headers[0].affine)
     return volume
+
+
+def write_nifti(path: Path, volume: Tensor, like: Path) -> None:
+    """Write a volume [D, H, W] on the grid of a NIfTI file, with all that its header says of space.
+
+    Orientation codes and unit are copied, not only the matrix that follows from them: programs
+    differ in what they make of a file without codes, and must make the same of both files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size, source = _raw_header(like)
+    header = _HEADERS[size]()
+    header.set_data_dtype(volume.cpu().numpy().dtype)
+    for field in _GEOMETRY:
+        header[field] = source[field]
+    header["pixdim"][:4] = source["pixdim"][:4]  # handedness and edges
+    image = _IMAGES[size](volume.cpu().numpy(), None, header)
+    with replacing(path) as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as stream:
+        stream.write(image.to_bytes())
 
 
 def _check_stream(path: Path, declared: int) -> None:
@@ -130,6 +177,68 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
         raise DataError(
             f"{path} has the voxel-to-world matrix {affine.tolist()}, whose voxels have no volume"
         )
+
+
+def _raw_header(path: Path) -> tuple[int, Any]:
+    """The header as nibabel reads it, and its size in bytes."""
+    with reading(path), path.open("rb") as file:
+        pointer = file.read(40).startswith(_POINTERS)
+        file.seek(0)
+        block = b"" if pointer else _plain(path, file).read(max(_HEADERS))
+    if pointer:
+        raise DataError(
+            f"{path} only says where its content is; fetch it first (git annex get, git lfs pull)"
+        )
+    with reading(path):
+        size = next((n for n in _HEADERS if n in _sizes(block)), 348)
+        return size, _HEADERS[size](block[:size])
+
+
+def _plain(path: Path, file: IO[bytes]) -> IO[bytes]:
+    return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file  # type: ignore[return-value]
+
+
+def _findings(header: Any, affine: np.ndarray, unit: str, mm: float) -> Iterator[Finding]:
+    """What a header leaves open, or says twice and differently."""
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if unit != "mm":
+        yield warning(
+            "unit", f"its header gives lengths in {unit}; its voxels are read as {in_mm(edges)}"
+        )
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if max(codes) <= 0:
+        axes = "".join(nibabel.aff2axcodes(affine))  # type: ignore[attr-defined]
+        yield warning(
+            "orientation unknown",
+            f"its header has neither an sform nor a qform code; its axes are taken as {axes}",
+        )
+    if codes[0] <= 0:
+        return
+    zooms = mm * np.asarray(header.get_zooms()[:3], np.float64)
+    if len(zooms) == 3 and (np.abs(zooms - edges) > _MAX_DISAGREEMENT * edges).any():
+        yield warning(
+            "sform and pixdim",
+            f"its sform has voxels of {in_mm(edges)}, its pixdim of {in_mm(zooms)}; the sform is "
+            "read",
+        )
+    elif codes[1] > 0 and (distance := _between_forms(header, edges / mm)) > _MAX_DISAGREEMENT:
+        yield warning(
+            "sform and qform",
+            f"its sform and its qform place a corner {distance:.3g} voxels apart; the sform is "
+            "read",
+        )
+
+
+def _between_forms(header: Any, edges: np.ndarray) -> float:
+    """The largest distance between a corner by the sform and by the qform, in voxel edges."""
+    try:
+        difference = header.get_sform() - header.get_qform()
+    except (HeaderDataError, ValueError):  # quaternions that are none
+        return np.inf
+    last = np.array([*header.get_data_shape(), 1, 1, 1][:3]) - 1
+    corners = np.array(list(np.ndindex(2, 2, 2))) * last
+    moved = corners @ difference[:3, :3].T + difference[:3, 3]
+    return float(np.linalg.norm(moved, axis=1).max() / edges.min())
 
 
 def _sizes(block: bytes) -> tuple[int, int]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from torch import nn
 
 from alseg.errors import ConfigError, check_whole_number
@@ -20,7 +19,7 @@ from alseg.files import write_tensors
 from alseg.models.segmentation import Scoring
 from alseg.strategies.aggregations import foreground_mean
 from alseg.strategies.measures import entropy
-from alseg.strategies.statistics import VoxelStatistics
+from alseg.strategies.statistics import VoxelStatistics, class_dtype
 
 
 @dataclass(frozen=True)
@@ -138,11 +137,12 @@ class PseudoLabeller(pl.LightningModule):
         self.dilation_voxels = dilation_voxels
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[Judged]:
-        """Judge one volume; its label, uint8 [1, D, H, W], goes to disk."""
+        """Judge one volume; its label, class indices [1, D, H, W], goes to disk."""
         (case_id,) = batch["case_id"]
         statistics = self.scoring.statistics(self.network, batch["image"], case_id)
         confidence = confidence_of(statistics, self.dilation_voxels)
         if confidence is not None:
-            label = statistics.prediction.to(torch.uint8).unsqueeze(0).cpu()
+            dtype = class_dtype(len(statistics.mean))
+            label = statistics.prediction.to(dtype).unsqueeze(0).cpu()
             write_tensors(self.folder / f"{case_id}.pt", label)
         return [Judged(case_id, confidence)]

@@ -22,7 +22,7 @@ from alseg.models.mc_dropout import MaskSeed, check_dropout
 from alseg.models.passes import Passes, dropout_passes
 from alseg.models.windows import is_plain
 from alseg.strategies.racing import Race, n_top_needed
-from alseg.strategies.statistics import VoxelStatistics
+from alseg.strategies.statistics import MAX_PASSES, VoxelStatistics
 from alseg.strategies.strategy import Strategy
 
 SCHEDULES = ("fixed", "adaptive")
@@ -73,6 +73,8 @@ class MCDropout:
 
     def __post_init__(self) -> None:
         check_whole_number("scoring.n_passes", self.n_passes, at_least=1)
+        if self.n_passes > MAX_PASSES:
+            raise ConfigError(f"scoring.n_passes is {self.n_passes}; at most {MAX_PASSES} fit")
         if self.gate is not None and not (type(self.gate) in (int, float) and 0 <= self.gate < 1):
             raise ConfigError(
                 f"scoring.gate is {self.gate!r}; it must be null or a number from 0 to below 1"

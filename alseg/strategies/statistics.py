@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alseg.errors import ScoringError
+
+MAX_PASSES = 2**15 - 1  # votes are counted in 16 bits
+
 
 class VoxelStatistics:
     """Running per-voxel statistics over T stochastic passes of one volume.
@@ -33,6 +37,7 @@ class VoxelStatistics:
 
         Raises:
             ValueError: if the shape differs from that of earlier passes.
+            ScoringError: if there are more than ``MAX_PASSES``.
         """
         if (
             self._mean is None
@@ -43,13 +48,15 @@ class VoxelStatistics:
             self._mean = torch.zeros_like(probabilities)
             self._squared_deviations = torch.zeros_like(probabilities)
             self._entropy_sum = torch.zeros_like(probabilities[0])
-            # 16 bits: half of what another float map takes, and enough for 32767 passes
+            # 16 bits: half of what another float map takes, and enough for MAX_PASSES
             self._votes = torch.zeros_like(probabilities, dtype=torch.int16)
         if probabilities.shape != self._mean.shape:
             raise ValueError(
                 f"pass has shape {tuple(probabilities.shape)}, earlier ones "
                 f"{tuple(self._mean.shape)}"
             )
+        if self.n_passes == MAX_PASSES:
+            raise ScoringError(f"a volume has more than {MAX_PASSES} passes, whose votes overflow")
         self.n_passes += 1
         deviation = probabilities - self._mean
         self._mean.add_(deviation, alpha=1 / self.n_passes)
@@ -163,6 +170,11 @@ def single_pass(probabilities: Tensor) -> VoxelStatistics:
     statistics = BoxStatistics(probabilities, nowhere)
     statistics.update(probabilities[(slice(None), *nowhere)])
     return statistics
+
+
+def class_dtype(n_classes: int) -> torch.dtype:
+    """The type that stores class indices: one byte up to 256 classes."""
+    return torch.uint8 if n_classes <= 256 else torch.int32
 
 
 def most_likely(values: Tensor, dim: int) -> Tensor:

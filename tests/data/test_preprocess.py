@@ -1,5 +1,9 @@
+import contextlib
 import multiprocessing
+import os
 import pickle
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -21,9 +25,10 @@ from monai.transforms import (
     Spacingd,
 )
 
-from alseg.data.cases import Task, read_msd
-from alseg.data.preprocess import VolumeCache
-from alseg.errors import DataError
+from alseg.data.cases import Case, Task, read_msd
+from alseg.data.preprocess import VolumeCache, axis_findings
+from alseg.errors import AlsegError, DataError
+from alseg.files import read_tensors, write_tensors
 from tests.conftest import write_msd
 
 
@@ -114,6 +119,159 @@ def test_a_damaged_entry_is_computed_again(task: Task, tmp_path: Path) -> None:
     torch.testing.assert_close(again, good)
 
 
+@pytest.fixture
+def blobs(tmp_path: Path) -> Task:
+    """Three cases of different shapes with three classes."""
+    shapes = [(6, 5, 4), (5, 6, 4), (6, 5, 4)]
+    images = [np.full(shape, i, np.float32) for i, shape in enumerate(shapes)]
+    labels = [np.full(shape, i, np.uint8) for i, shape in enumerate(shapes)]
+    classes = ("background", "liver", "tumour")
+    return read_msd(write_msd(tmp_path / "data", images, labels, classes=classes))
+
+
+def test_a_label_is_judged_by_the_classes_of_today(blobs: Task, tmp_path: Path) -> None:
+    case = blobs.cases["case_02"]
+    make_cache(blobs, tmp_path).label(case.id, case.label)
+    fewer = replace(blobs, classes=("background", "liver"))
+    with pytest.raises(DataError, match=r"value\(s\) \[2.0\]; allowed are 0 to 1"):
+        make_cache(fewer, tmp_path).label(case.id, case.label)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_file_that_is_replaced_unseen_is_noticed(
+    tmp_path: Path, ending: str, large: bool
+) -> None:
+    """Another content of the same size, with the same time of change."""
+    side = 72 if large else 6  # 1.4 MiB uncompressed: sampled, not read whole
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a{ending}"
+    volumes = [rng.normal(size=(side,) * 3).astype(np.float32) for _ in range(2)]
+    case = Case("a", (path,), path)
+    task = Task("any", tmp_path, ("MR",), ("background", "x"), {"a": case})
+    seen = []
+    for volume in volumes:
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+        size = path.stat().st_size
+        with path.open("ab") as file:  # a gzip may be padded with zeros
+            file.write(bytes(2**20 * (1 + large) - size % 2**20))
+        os.utime(path, ns=(10**18, 10**18))
+        seen.append(make_cache(task, tmp_path / "cache").image("a")["image"])
+    assert not torch.equal(*seen)
+
+
+def entries(folder: Path, kind: str) -> list[Path]:
+    return sorted(folder.glob(f"{kind}-*.pt"))
+
+
+def forged(path: Path, change: Callable[[dict], object]) -> None:
+    """Rewrite an entry as somebody who knows its format would."""
+    content = dict(read_tensors(path))
+    changed = change(content)
+    write_tensors(path, content if changed is None else changed)
+
+
+FORGERIES: dict[str, tuple[str, Callable[[dict], object]]] = {
+    "no entry": ("image", lambda entry: [1, 2]),
+    "a tensor": ("image", lambda entry: torch.zeros(3)),
+    "without its image": ("image", lambda entry: {"name": entry["name"]}),
+    "a text": ("image", lambda entry: entry.update(image="voxels")),
+    "of another type": ("image", lambda entry: entry.update(image=entry["image"].double())),
+    "of another rank": ("image", lambda entry: entry.update(image=entry["image"][0])),
+    "of no channel": ("image", lambda entry: entry.update(image=entry["image"][:0])),
+    "without a matrix": ("image", lambda entry: entry.update(affine=torch.zeros(3, 3))),
+    "without its label": ("label", lambda entry: {"name": entry["name"]}),
+    "a class too many": ("label", lambda entry: entry.update(label=entry["label"] + 2)),
+    "on another grid": ("label", lambda entry: entry.update(label=entry["label"][..., :-1])),
+    "of wide integers": ("label", lambda entry: entry.update(label=entry["label"].long())),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_an_entry_that_is_not_what_it_should_be_is_computed_again(
+    blobs: Task, tmp_path: Path, name: str
+) -> None:
+    kind, change = FORGERIES[name]
+    cache, case = make_cache(blobs, tmp_path), blobs.cases["case_01"]
+    image, label = cache.image(case.id)["image"], cache.label(case.id, case.label)
+    (path,) = entries(tmp_path, kind)
+    forged(path, change)
+    again = make_cache(blobs, tmp_path)
+    with pytest.warns(UserWarning, match="is damaged and is computed again: it "):
+        found = again.label(case.id, case.label)
+    torch.testing.assert_close(found, label)
+    torch.testing.assert_close(again.image(case.id)["image"], image)
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_entries_that_were_swapped_are_computed_again(
+    blobs: Task, tmp_path: Path, kind: str
+) -> None:
+    cache = make_cache(blobs, tmp_path)
+    good = {case.id: cache.label(case.id, case.label) for case in blobs.cases.values()}
+    one, other, third = entries(tmp_path, kind)
+    contents = [path.read_bytes() for path in (one, other, third)]
+    for path, content in zip((other, third, one), contents, strict=True):
+        path.write_bytes(content)
+    again = make_cache(blobs, tmp_path)
+    for case in blobs.cases.values():
+        with pytest.warns(UserWarning, match="it is the entry of something else"):
+            found = again.label(case.id, case.label)
+        torch.testing.assert_close(found, good[case.id])
+        assert again.image(case.id)["image"].max() == int(case.id[-1])
+
+
+def test_a_lock_that_is_a_link_changes_no_foreign_file(blobs: Task, tmp_path: Path) -> None:
+    cache = make_cache(blobs, tmp_path / "cache")
+    foreign = tmp_path / "foreign"
+    foreign.write_text("of somebody else")
+    (tmp_path / "cache").mkdir()
+    key = cache.key(blobs.cases["case_00"].images)
+    (tmp_path / "cache" / f"image-{key}.lock").symlink_to(foreign)
+    with contextlib.suppress(OSError, AlsegError):
+        cache.image("case_00")
+    assert foreign.read_text() == "of somebody else"
+
+
+def test_more_than_256_classes_keep_their_values(tmp_path: Path) -> None:
+    label = np.arange(300, dtype=np.int16).reshape(10, 6, 5)
+    classes = ("background", *(f"region {i}" for i in range(1, 300)))
+    root = write_msd(
+        tmp_path / "data", [np.ones(label.shape, np.float32)], [label], classes=classes
+    )
+    task = read_msd(root)
+    case = task.cases["case_00"]
+    for _ in range(2):  # computed, then read
+        found = make_cache(task, tmp_path / "cache").label(case.id, case.label)
+        np.testing.assert_array_equal(found[0].numpy(), label)
+
+
+@pytest.mark.parametrize(
+    ("edge", "pixdim", "grid"),
+    [(5e-4, 1.5, "1 x 1 x 1"), (500.0, 1.5, r"3668 x 3668 x 3668 \(184 GiB"), (500.0, 0.5, "GiB")],
+)
+def test_a_grid_that_cannot_be_meant_is_told_with_its_numbers(
+    tmp_path: Path, edge: float, pixdim: float, grid: str
+) -> None:
+    shape = (12, 12, 12)
+    affine = np.diag([edge, edge, edge, 1])
+    root = write_msd(
+        tmp_path / "data", [np.ones(shape, np.float32)], [np.zeros(shape)], affines=[affine]
+    )
+    transforms = Orientation("RAS", labels=None), Spacing((pixdim,) * 3)
+    with pytest.raises(DataError, match=rf"has 12 x 12 x 12 voxels of .* mm, .*{grid}"):
+        make_cache(read_msd(root), tmp_path / "cache", *transforms).image("case_00")
+
+
+def test_transforms_that_resample_along_the_axes_of_files_are_told() -> None:
+    orientation, spacing = Orientation("RAS", labels=None), Spacing((1.0, 1.0, 3.0))
+    assert not axis_findings([orientation, spacing])
+    assert not axis_findings([Spacing((2.0, 2.0, 2.0)), orientation])
+    for transforms in ([spacing], [spacing, orientation]):
+        (finding,) = axis_findings(transforms)
+        assert "resamples to 1 x 1 x 3 mm before it re-orients" in finding.message
+
+
 def test_a_malicious_entry_is_not_unpickled(task: Task, tmp_path: Path) -> None:
     cache = make_cache(task, tmp_path)
     cache.image("phantom_000")
@@ -170,7 +328,7 @@ def test_a_transform_that_fails_names_the_file(task: Task, tmp_path: Path) -> No
     def fail(image: object) -> object:
         raise RuntimeError("no grid")
 
-    with pytest.raises(DataError, match=r"preprocessing .*phantom_003.nii.gz failed.*"):
+    with pytest.raises(DataError, match=r"phantom_003.nii.gz failed in function: no grid"):
         make_cache(task, tmp_path, fail).image("phantom_003")
     with pytest.raises(DataError, match="left no voxels, or non-finite"):
         make_cache(task, tmp_path, lambda image: image / 0, fingerprint="x").image("phantom_003")

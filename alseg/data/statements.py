@@ -1,0 +1,159 @@
+"""What a data set says about itself, held against what is there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alseg.data.findings import Finding, listed, warning
+from alseg.data.naming import composed, short
+from alseg.data.volumes import ENDINGS
+
+_BACKGROUND = ("bg", "bkg", "none", "other", "unlabeled", "unlabelled", "clear label")
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?$")
+
+
+def number_of(content: Mapping[str, Any], key: str, n_found: int, found: str) -> Iterator[Finding]:
+    """A number that dataset.json gives, if it is another one than was found.
+
+    Args:
+        content: of dataset.json.
+        key: such as numTraining.
+        n_found: what it should be.
+        found: how that was found, such as ``10 cases are listed``.
+    """
+    said = content.get(key, n_found)
+    if said != n_found and str(said) != str(n_found):
+        yield warning(key, f"dataset.json says {key} {short(said)}, but {found}")
+
+
+def image_size(content: Mapping[str, Any], n_channels: int) -> Iterator[Finding]:
+    """MSD's tensorImageSize (3D for one channel, 4D for several) if it contradicts the channels."""
+    said = content.get("tensorImageSize")
+    expected = "3D" if n_channels == 1 else "4D"
+    if said is not None and str(said).upper() != expected:
+        yield warning(
+            "tensorImageSize",
+            f"dataset.json says tensorImageSize {short(said)}, but names {n_channels} channel(s), "
+            f"which is {expected}",
+        )
+
+
+def channel_names(
+    content: Mapping[str, Any], read: str, channels: Sequence[str]
+) -> Iterator[Finding]:
+    """Channels that dataset.json names twice and differently, or names with a meaning.
+
+    Args:
+        content: of dataset.json.
+        read: the key that was read.
+        channels: their names.
+    """
+    for key in ("modality", "channel_names"):
+        other = content.get(key, {})
+        names = list(other.values()) if isinstance(other, dict) else [other]
+        if key != read and names and names != list(channels):
+            yield warning(
+                "channel names",
+                f"{key} names other channels than {read}, which is read: {short(names)}",
+            )
+    skipped = [name for name in channels if name.casefold() == "nonorm"]
+    if skipped:
+        yield warning(
+            "noNorm",
+            f"dataset.json names a channel {skipped[0]}, which nnU-Net leaves as it is; here "
+            "data.preprocess says what becomes of intensities",
+        )
+
+
+def background(classes: Sequence[str]) -> Iterator[Finding]:
+    """A name of value 0 that does not sound like the background."""
+    name = classes[0].strip().casefold()
+    if "background" not in name and name not in _BACKGROUND:
+        yield warning(
+            "background", f"the class of value 0 is called {classes[0]}; it is taken as background"
+        )
+
+
+def links_out(folder: Path, files: Collection[Path]) -> Iterator[Finding]:
+    """Files that are read from elsewhere, because the folder holds links."""
+    home = folder.resolve()
+    leaving = sorted(path for path in files if not path.resolve().is_relative_to(home))
+    if leaving:
+        names = [str(path.relative_to(folder)) for path in leaving]
+        yield warning(
+            "links",
+            f"{len(names)} file(s) are links out of the data set's folder and are read where they "
+            f"lead to, {leaving[0].resolve().parent} for one: {listed(names)}",
+        )
+
+
+def not_used(
+    folder: Path, used: Collection[Path], otherwise: Collection[Path], listing: str
+) -> Iterator[Finding]:
+    """NIfTI files beside those that are used, a finding a folder.
+
+    Args:
+        folder: of the data set.
+        used: images and labels of the cases.
+        otherwise: files that are listed for another purpose.
+        listing: what does not name them, such as ``'training'``.
+    """
+    for parent, names in _unused(folder, used, otherwise).items():
+        yield warning(
+            "not used",
+            f"{parent.relative_to(folder)} holds {len(names)} file(s) that {listing} does not "
+            f"name; they are not used: {listed(names)}",
+        )
+
+
+def not_used_nnunet(
+    folder: Path, used: Collection[Path], case_ids: Collection[str]
+) -> Iterator[Finding]:
+    """The same for imagesTr and labelsTr of nnU-Net, where names tell what is missing."""
+    for parent, names in _unused(folder, used, ()).items():
+        unlabelled = {
+            composed(match["case"])
+            for name in names
+            if parent.name == "imagesTr" and (match := _CHANNEL.match(name))
+        } - set(case_ids)
+        if unlabelled:
+            yield warning(
+                "no label",
+                f"{len(unlabelled)} case(s) of imagesTr have no label in labelsTr and are not "
+                f"used: {listed(sorted(unlabelled))}",
+            )
+        others = [
+            name
+            for name in names
+            if not (match := _CHANNEL.match(name)) or composed(match["case"]) not in unlabelled
+        ]
+        if others:
+            yield warning(
+                "not used",
+                f"{parent.name} holds {len(others)} file(s) that go with no case or channel and "
+                f"are not used: {listed(others)}",
+            )
+
+
+def _unused(
+    folder: Path, used: Collection[Path], otherwise: Collection[Path]
+) -> dict[Path, list[str]]:
+    """Names of NIfTI files in the folders of the data set that nothing names, by folder."""
+    parents = {path.parent for path in used} | {folder / "imagesTr", folder / "labelsTr"}
+    found: dict[Path, list[str]] = {}
+    for parent in sorted(parents):
+        if parent.is_dir():
+            names = sorted(
+                name
+                for name in os.listdir(parent)
+                if name.endswith(ENDINGS)
+                and not name.startswith(".")  # ._X: macOS's own
+                and parent / name not in used
+                and parent / name not in otherwise
+            )
+            found |= {parent: names} if names else {}
+    return found
