@@ -22,6 +22,7 @@ from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     InterpolationKeyError,
+    InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -83,7 +84,9 @@ def _message(error: BaseException) -> str:
     if isinstance(error.__cause__, OmegaConfBaseException) and "Could not override" in str(error):
         return _unknown_setting(error.__cause__)
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is not set; add {error.full_key}=... to the command"
+        return _not_set(str(error.full_key))
+    if isinstance(error, InterpolationToMissingValueError):
+        return _not_set(str(error).splitlines()[0].rpartition(" ")[2])
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
         return f"there is no setting {error.full_key or error.key}, which alseg needs"
     if isinstance(error, InterpolationKeyError):
@@ -99,6 +102,11 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return str(error.strerror)
     return str(error)
+
+
+def _not_set(name: str) -> str:
+    what = "/path/to/DATA_SET (the folder that holds its dataset.json)"
+    return f"{name} is not set; add {name}={what if name == 'data.root' else '...'} to the command"
 
 
 def _from_loader_process(message: str) -> str:

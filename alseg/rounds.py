@@ -121,31 +121,41 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
 
 
 def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
-    """Run rounds until the plan is fulfilled or the pool has run dry."""
+    """Run rounds until the plan is fulfilled, the budget is spent or the pool has run dry."""
     plan = experiment.plan
-    while state.finished_rounds < plan.rounds:
-        n_volumes = len(state.pool.labelled) + len(state.pool.unlabelled)
-        if state.history and state.history[-1]["labelled"] == n_volumes:
-            log.info(
-                f"the pool has run dry: all {n_volumes} volumes were labelled in round "
-                f"{state.finished_rounds} of {plan.rounds}"
-            )
-            break
-        if state.history and budget_is_spent(plan, state.history[-1]["cost"]):
-            log.info(
-                f"the budget is spent: {state.history[-1]['cost']:g} of {plan.budget:g} after "
-                f"round {state.finished_rounds} of {plan.rounds}"
-            )
-            break
+    while end_of_rounds(plan, state) is None:
         started = time.monotonic()
         state = run_round(experiment, state)
         left = (plan.rounds - state.finished_rounds) * (time.monotonic() - started)
         row = state.history[-1]
         log.info(
             f"round {state.finished_rounds}/{plan.rounds} done · {row['labelled']} labelled · "
-            f"test Dice {row['test_dice']:.3f} · about {duration(left)} left"
+            f"test Dice {row['test_dice']:.3f}"
+            + (f" · about {duration(left)} left" if end_of_rounds(plan, state) is None else "")
         )
+    if reason := end_of_rounds(plan, state):
+        log.info(reason)
     return state
+
+
+def end_of_rounds(plan: Plan, state: RunState) -> str | None:
+    """Why no round is left: empty if the plan is fulfilled; None if there is another round."""
+    if state.finished_rounds >= plan.rounds:
+        return ""
+    if not state.history:
+        return None
+    row, n_volumes = state.history[-1], len(state.pool.labelled) + len(state.pool.unlabelled)
+    if row["labelled"] == n_volumes:
+        return (
+            f"the pool has run dry: all {n_volumes} volumes were labelled in round "
+            f"{state.finished_rounds} of {plan.rounds}"
+        )
+    if budget_is_spent(plan, row["cost"]):
+        return (
+            f"the budget is spent: {row['cost']:g} of {plan.budget:g} after round "
+            f"{state.finished_rounds} of {plan.rounds}"
+        )
+    return None
 
 
 def publish(experiment: Experiment, state: RunState) -> None:

@@ -12,7 +12,7 @@ from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from alseg.build import build, first_state
 from alseg.cli import composed
@@ -22,6 +22,7 @@ from alseg.errors import (
     DataError,
     DiskFullError,
     check_text,
+    nearest,
 )
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment
@@ -99,6 +100,7 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
     """Run the experiment in a new folder."""
     if RunState.is_in(folder):
         raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
+    check_settings_are_read(config)
     wait_for_all()  # all have looked at the folder before the first one writes to it
     with hold(folder), recorded(folder):
         try:
@@ -115,6 +117,22 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
                     (folder / name).unlink(missing_ok=True)
             raise
         return finish(experiment, state)
+
+
+def check_settings_are_read(config: DictConfig) -> None:
+    """Check that somebody reads each setting that the command has added with ``+``.
+
+    Raises:
+        ConfigError: naming a setting that is not alseg's and that no other one refers to.
+    """
+    text = OmegaConf.to_yaml(config)
+    known = list(composed([]))
+    for name in config:
+        if name not in known and f"${{{name}" not in text:
+            raise ConfigError(
+                f"there is no setting {name}, so +{name}=... would change nothing; "
+                f"{nearest(str(name), known)}allowed are {', '.join(known)}"
+            )
 
 
 def resume_run(folder: Path, overrides: Sequence[str], *, force: bool) -> float:
