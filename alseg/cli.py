@@ -218,6 +218,9 @@ def run_entry_point(main: Callable[[], None]) -> None:
     if "--version" in sys.argv[1:]:
         print(versions())
         return
+    if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
+        print("alseg: error: --experimental-rerun unpickles a file; use resume=", file=sys.stderr)
+        sys.exit(2)
     # Hydra otherwise prints a traceback of its own and ends with exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with told():

@@ -22,7 +22,8 @@ def override(name: str, value: str | Path) -> str:
 
 def override_to_paste(name: str, value: str | Path) -> str:
     """``name=value`` to be typed into a shell, with quotes where they are needed."""
-    is_plain = re.fullmatch(r"[\w./-]*[a-zA-Z/][\w./-]*", str(value))  # and no number
+    # a slash: neither a number nor a word of Hydra's own, such as null
+    is_plain = re.fullmatch(r"[\w./-]*/[\w./-]*", str(value), re.ASCII)
     return f"{name}={value}" if is_plain else shlex.quote(override(name, value))
 
 

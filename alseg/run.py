@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.build import build, first_state
 from alseg.cli import composed
+from alseg.command_line import override_to_paste
 from alseg.distributed import from_first, rank, wait_for_all
 from alseg.errors import (
     ConfigError,
@@ -99,7 +100,8 @@ def started_in(folder: Path) -> Iterator[None]:
 def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> float:
     """Run the experiment in a new folder."""
     if RunState.is_in(folder):
-        raise ConfigError(f"{folder} holds a run already; continue it with resume={folder}")
+        resume = override_to_paste("resume", folder)
+        raise ConfigError(f"{folder} holds a run already; continue it with {resume}")
     check_settings_are_read(config)
     wait_for_all()  # all have looked at the folder before the first one writes to it
     with hold(folder), recorded(folder):

@@ -16,6 +16,7 @@ from alseg.errors import DataError
 _DEATH = (
     r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (is killed by signal: [^.]+|exited unexpectedly)"
 )
+SECONDS_TO_END = 10.0  # how long a process may take to be gone after its connection broke
 
 
 class CaseSet(Sized, Protocol):
@@ -62,6 +63,15 @@ class Noted(Dataset):
         ]
 
 
+def _has_ended(process_id: int) -> bool:
+    """Whether a child has ended; its connection breaks a moment before it is gone."""
+    for child in multiprocessing.active_children():
+        if child.pid == process_id:
+            child.join(SECONDS_TO_END)
+            return child.exitcode is not None
+    return True
+
+
 def loader_death(error: BaseException, noted: Iterable[Noted]) -> DataError | None:
     """What an error says of a dead loader process; None if it is another error.
 
@@ -74,8 +84,7 @@ def loader_death(error: BaseException, noted: Iterable[Noted]) -> DataError | No
         cases = {case for process, case, _ in readings if process in dead}
         how = found[2].replace("is killed by signal: ", "was killed by signal ")
     elif isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
-        alive = {process.pid for process in multiprocessing.active_children()}
-        cases = {case for process, case, reading in readings if reading and process not in alive}
+        cases = {case for process, case, reading in readings if reading and _has_ended(process)}
         how = "died"
         if not cases:
             return None

@@ -1,0 +1,56 @@
+"""Help, version and completion answer at once: they import no library that computes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from alseg import __version__
+
+DOORS = ("train", "validate", "compare", "sync")
+HEAVY = re.compile(r"\| +(torch|pytorch_lightning|lightning|monai|mlflow)(\.|$)", re.MULTILINE)
+
+
+def answer(door: str, *arguments: str, **environment: str) -> str:
+    """What a door prints; nothing heavy was imported for it."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"alseg.{door}", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "import time:" in done.stderr
+    assert not HEAVY.search(done.stderr)
+    return done.stdout
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_help_imports_nothing_heavy(door: str) -> None:
+    assert f"alseg.{door}" in answer(door, "--help")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_version_is_ours_and_names_the_libraries(door: str) -> None:
+    printed = answer(door, "--version")
+    assert printed.startswith(f"alseg {__version__} ")
+    assert f"torch {version('torch')}" in printed
+
+
+def test_completion_imports_nothing_heavy() -> None:
+    line = "alseg-train strategy=v"
+    choices = answer("train", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert choices.split() == ["strategy=variance", "strategy=variation_ratio"]
+
+
+def test_showing_the_configuration_imports_nothing_heavy() -> None:
+    assert "steps_per_round: 250" in answer("train", "--cfg", "job")
+
+
+def test_what_counts_as_heavy_is_recognised() -> None:
+    assert HEAVY.search("import time:       422 |       8566 |     torch.nn\n")
