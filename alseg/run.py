@@ -129,11 +129,11 @@ def check_settings_are_read(config: DictConfig) -> None:
     """
     text = OmegaConf.to_yaml(config)
     known = list(composed([]))
-    for name in config:
+    for name in map(str, config):
         if name not in known and f"${{{name}" not in text:
             raise ConfigError(
                 f"there is no setting {name}, so +{name}=... would change nothing; "
-                f"{nearest(str(name), known)}allowed are {', '.join(known)}"
+                f"{nearest(name, known)}allowed are {', '.join(known)}"
             )
 
 
