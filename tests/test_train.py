@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from alseg.cli import conf_folder
 from alseg.data.cases import read_msd
+from alseg.files import read_tensors
 from alseg.state import RunState
 from tests import bad_input
 from tests.conftest import Outcome, write_msd
@@ -146,6 +147,16 @@ def test_full_data_labels_everything_and_stops(train: Train) -> None:
     assert [row["labelled"] for row in state.history] == [7]
     assert state.pool.unlabelled == ()
     assert "the pool has run dry: all 7 volumes were labelled in round 1 of 2" in run.out
+
+
+@pytest.mark.parametrize(("round_start", "n_steps"), [("scratch", 2), ("continue", 4)])
+def test_full_data_train_as_long_as_the_network_of_the_last_round(
+    train: Train, round_start: str, n_steps: int
+) -> None:
+    steps = ("steps_per_round=2", "pool.rounds=2")
+    run = train("strategy=full", f"round_start={round_start}", *steps)
+    assert run.exit_code == 0, run.err
+    assert read_tensors(run.folder / "rounds/round_01/last.ckpt")["global_step"] == n_steps
 
 
 def test_the_pool_runs_dry_with_a_summary(train: Train) -> None:
