@@ -6,7 +6,6 @@ The inputs are run folders (or folders that hold them), or an MLflow experiment.
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -111,12 +110,7 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
 def areas(comparison: Comparison) -> dict[str, float]:
     """The mean area under the budget curve of each strategy, as metrics of the comparison run."""
     means = comparison.summaries.groupby("strategy")["area"].mean()
-    return {f"area/{metric_name(name)}": float(area) for name, area in means.items()}
-
-
-def metric_name(name: str) -> str:
-    """A name with the few characters that MLflow allows in metrics."""
-    return re.sub(r"[^\w. -]", "_", name)
+    return {f"area/{name}": float(area) for name, area in means.items()}
 
 
 def main() -> None:

@@ -21,20 +21,25 @@ RETRY_SECONDS = 30.0
 Operation = dict[str, Any]  # "do", "run" and what it needs; JSON
 
 
+class RefusedError(Exception):
+    """The store is there and refuses an operation: it would refuse it again."""
+
+
 class Outbox:
     """Sends operations in the order of their calls; never raises because a send failed.
 
     Once an operation fails, it and all later ones wait in the journal, one JSON line each. The next
     call that comes ``retry_seconds`` after a failure tries again from the first one on. An
     operation may be performed twice, if the process or the store dies between doing and noting it;
-    all but ``create`` can be repeated without harm.
+    all but ``create`` can be repeated without harm. One that the store refuses is dropped with a
+    warning: it would hold up all behind it for ever.
 
     Runs that are created here have local keys, which stand for the store's ids in all operations,
     so that a run can be used before the store knows it. Any other ``run`` is a store's id.
 
     Args:
         perform: does one operation, with the store's run id in ``run``; returns the new run's id if
-            it creates one. Raises whatever it likes.
+            it creates one. Raises ``RefusedError``, or for an outage whatever it likes.
         journal: the file for what waits; read if it is there.
         retry_seconds: between two attempts, so that a dead store does not slow down the run.
 
@@ -111,13 +116,20 @@ class Outbox:
 
     def _do(self, operation: Operation) -> None:
         if operation["do"] != "create":
-            self.perform(operation | {"run": self._ids.get(operation["run"], operation["run"])})
+            run_id = self._ids.get(operation["run"], operation["run"])
+            try:
+                self.perform(operation | {"run": run_id})
+            except RefusedError as refusal:
+                log.warning(
+                    f"the tracking store refuses {json.dumps(operation)[:300]}, which is left out: "
+                    f"{refusal}"
+                )
             return
-        run_id = self.perform(operation)
-        assert run_id is not None
-        self._ids[operation["run"]] = run_id
+        created = self.perform(operation)
+        assert created is not None
+        self._ids[operation["run"]] = created
         if self._waiting:  # a killed process must not create it again
-            self._append({"do": "created", "run": operation["run"], "id": run_id})
+            self._append({"do": "created", "run": operation["run"], "id": created})
 
     def _keep(self, operation: Operation) -> None:
         self._waiting.append(operation)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
+import re
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +18,13 @@ from urllib.parse import urlparse
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.console import track
 from alseg.errors import AlsegError, ConfigError, check_text
-from alseg.outbox import JOURNAL_FILE, Operation, Outbox
+from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one ba
 
 FLUSH_SECONDS = 10.0
 BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
+MAX_NAME = 250  # characters of a metric's name
 FAILURE_TAG = "failure"
 RECORDED = "test_dice"  # a round that has it has been recorded
 
@@ -125,6 +130,7 @@ class MLflowTracker:
         self.run_id: str | None = None
         self._left: dict[str, str] = {}  # round -> nested run that an earlier process has not ended
         self._recorded: set[int] = set()  # the steps of the rounds that the store has
+        self._renamed: set[str] = set()  # metrics whose names MLflow refuses, as the user was told
         self.tags: dict[str, str] = {}
         self.ui_command = f"mlflow ui --backend-store-uri {_without_secrets(uri)}"
         with _needed(uri), _store_lock(uri) as folder:
@@ -208,6 +214,10 @@ class MLflowTracker:
         """Record the metrics of a round at step ``n_labelled``, unless the store has them."""
         if n_labelled in self._recorded:
             return
+        for name in metrics:
+            if metric_name(name) != name and name not in self._renamed:
+                self._renamed.add(name)
+                log.warning(f"MLflow does not allow the name {name!r}: {metric_name(name)!r} there")
         self._recorded.add(n_labelled)
         _send_metrics(self.outbox, self._open_run(), _rows(metrics, n_labelled))
 
@@ -303,9 +313,33 @@ def outbox_for(client: Any, folder: Path) -> Outbox:
     """
 
     def perform(operation: Operation) -> str | None:
-        return _perform(client, operation, folder)
+        try:
+            return _perform(client, operation, folder)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE" or operation["do"] == "create":
+                raise
+            if (items := _one_by_one(operation)) is None:
+                raise RefusedError(str(error)) from error
+            refusals = []
+            for item in items:  # MLflow refuses a whole batch for one value in it
+                try:
+                    perform(item)
+                except RefusedError as refusal:
+                    refusals.append(str(refusal))
+            if refusals:
+                raise RefusedError("; ".join(refusals)) from error
+            return None
 
     return Outbox(perform, folder / JOURNAL_FILE)
+
+
+def _one_by_one(operation: Operation) -> list[Operation] | None:
+    """The values of a batch as operations of their own; None if it is a single one."""
+    if operation["do"] != "log" or len(operation["metrics"]) + len(operation["params"]) < 2:
+        return None
+    metrics = [operation | {"metrics": [row], "params": {}} for row in operation["metrics"]]
+    pairs = operation["params"].items()
+    return metrics + [operation | {"metrics": [], "params": {k: v}} for k, v in pairs]
 
 
 def _perform(client: Any, operation: Operation, folder: Path | None = None) -> str | None:
@@ -345,7 +379,22 @@ MetricRow = tuple[str, float, int, int]  # name, value, milliseconds since 1970,
 
 
 def _rows(metrics: Mapping[str, float], step: int) -> list[MetricRow]:
-    return [(name, float(value), _now(), step) for name, value in metrics.items()]
+    return [(metric_name(name), float(value), _now(), step) for name, value in metrics.items()]
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow accepts for a metric: the name itself, if it is one.
+
+    Else what it refuses is replaced and a checksum of the name is added, so that different names
+    stay different, and a name is the same in every process.
+    """
+    acceptable = re.sub(r"[^/\w. -]", "_", name)
+    if posixpath.normpath(acceptable) != acceptable or acceptable.startswith(("/", "..")):
+        acceptable = "_" + acceptable.replace("/", "_")
+    if acceptable == name and len(name) <= MAX_NAME and name != ".":
+        return name
+    checksum = f"{zlib.crc32(name.encode()):08x}"
+    return f"{acceptable[: MAX_NAME - len(checksum) - 1]}-{checksum}"
 
 
 def _send_metrics(outbox: Outbox, run: str, rows: list[MetricRow]) -> None:

@@ -21,8 +21,8 @@ from mlflow import MlflowClient
 
 from alseg import tracking
 from alseg.errors import ConfigError, DataError
-from alseg.outbox import JOURNAL_FILE, Operation, Outbox
-from alseg.tracking import MLflowTracker
+from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
+from alseg.tracking import MLflowTracker, metric_name
 
 
 class FakeStore:
@@ -130,6 +130,60 @@ def test_a_damaged_journal_is_an_error(store: FakeStore, tmp_path: Path) -> None
     (tmp_path / JOURNAL_FILE).write_text('broken\n{"do": "log", "run": "r"}\n')
     with pytest.raises(DataError, match="line 1, is not JSON"):
         Outbox(store.perform, tmp_path / JOURNAL_FILE)
+
+
+def test_what_the_store_refuses_holds_up_nothing_behind_it(
+    store: FakeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(operation: Operation) -> str | None:
+        if store.is_up and operation.get("value") == "odd":
+            raise RefusedError("no such value")
+        return store.perform(operation)
+
+    outbox = Outbox(refusing, tmp_path / JOURNAL_FILE)
+    store.is_up = False
+    outbox.send(do="tag", run="r", value="odd")
+    outbox.send(do="tag", run="r", value="good")
+    store.is_up = True
+    assert outbox.flush()
+    outbox.send(do="tag", run="r", value="odd")  # not in the journal: the same
+    assert store.done == [("tag", "r", "good")]
+    assert outbox.n_waiting == 0
+    assert caplog.text.count("no such value") == 2
+    assert '"value": "odd"' in caplog.text
+
+
+HOSTILE_NAMES = (
+    "lésion (left) & œdème, 100%", "core+cyst #2", "core+cyst ,2", "a//b", "../up", "/root", ".",
+    "a/./b", "n" * 400, "n" * 401,
+)  # fmt: skip
+
+
+def test_any_class_name_becomes_a_metric_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert metric_name("test_dice_left lung") == "test_dice_left lung"
+    assert metric_name("val/dice_liver") == "val/dice_liver"
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "names", "run")
+    run_id = tracker.open(tmp_path, None, {}, {})
+    assert run_id is not None
+    values = {name: float(index) for index, name in enumerate(HOSTILE_NAMES)}
+    for step in (1, 2):
+        tracker.log_round(values | {"test_dice": 0.5}, step)
+    recorded = tracker.client.get_run(run_id).data.metrics
+    assert recorded == {metric_name(n): v for n, v in values.items()} | {"test_dice": 0.5}
+    assert len(recorded) == len(HOSTILE_NAMES) + 1
+    assert caplog.text.count("core+cyst #2") == 1  # told once
+    # one value of a batch is refused, the others are not
+    rows = [("good", 1.0, 1, 3), ("../bad", 1.0, 1, 3)]
+    tracker.outbox.send(do="log", run=run_id, metrics=rows, params={"p": "1", "#": "2"})
+    data = tracker.client.get_run(run_id).data
+    assert data.metrics["good"] == 1.0
+    assert data.params == {"p": "1"}
+    assert "../bad" in caplog.text
+    tracker.outbox.send(do="tag", run=run_id, name="x" * 5000, value="refused by MLflow")
+    tracker.outbox.send(do="tag", run=run_id, name="behind", value="it")
+    assert tracker.client.get_run(run_id).data.tags["behind"] == "it"
 
 
 N_JOBS = 6
