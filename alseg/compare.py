@@ -6,7 +6,6 @@ The inputs are run folders (or folders that hold them), or an MLflow experiment.
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from alseg.comparison.answer import sentences
 from alseg.comparison.page import write_comparison
 from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
 from alseg.errors import ConfigError
-from alseg.tracking import fetch_runs, log_comparison
+from alseg.tracking import allowed_name, fetch_runs, log_comparison
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -104,12 +103,7 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
 def areas(comparison: Comparison) -> dict[str, float]:
     """The mean area under the budget curve of each strategy, as metrics of the comparison run."""
     means = comparison.summaries.groupby("strategy")["area"].mean()
-    return {f"area/{metric_name(name)}": float(area) for name, area in means.items()}
-
-
-def metric_name(name: str) -> str:
-    """A name with the few characters that MLflow allows in metrics."""
-    return re.sub(r"[^\w. -]", "_", name)
+    return {f"area/{allowed_name(name)}": float(area) for name, area in means.items()}
 
 
 def main() -> None:
