@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-UI_STORE ?= sqlite:///runs/mlflow.db
+UI_STORE ?= # empty: MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db
 TEST_JOBS ?= 2 # processes that share the test files
 
 .DEFAULT_GOAL := help
@@ -36,8 +36,8 @@ types: install ## check types
 docs: install ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-ui: install ## open the MLflow UI on the runs made here
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri $(UI_STORE)
+ui: install ## open the MLflow charts of the newest runs made here
+	$(BIN)/python -m alseg.ui $(UI_STORE)
 
 wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel

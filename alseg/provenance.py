@@ -57,13 +57,18 @@ def this_process() -> dict[str, Any]:
     """What this process is: command, time, commit, versions, machine."""
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "alseg.train", *sys.argv[1:]]),
+        "command": train_command(),
         "alseg": __version__,
         "git": git_commit(Path(__file__)) or "no checkout",
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": dict(sorted((d.name, d.version) for d in distributions())),
     }
+
+
+def train_command() -> str:
+    """The command that this process was started with, to be typed again."""
+    return shlex.join(["python", "-m", "alseg.train", *sys.argv[1:]])
 
 
 def git_commit(file: Path) -> str | None:

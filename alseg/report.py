@@ -38,7 +38,7 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
     say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
     say(f"learning curve:  {folder / 'learning_curve.png'}")
     if experiment.tracker.ui_command:
-        say(f"MLflow UI:       {experiment.tracker.ui_command}")
+        say(f"MLflow charts:   {experiment.tracker.ui_command}")
     say(f"compare runs:    python -m alseg.compare {shlex.quote(str(folder.parent))}")
 
 

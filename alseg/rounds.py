@@ -21,6 +21,7 @@ from alseg.callbacks.query_pictures import QueryPictures
 from alseg.console import duration
 from alseg.data.datamodule import PoolDataModule
 from alseg.distributed import rank, wait_for_all
+from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
 from alseg.files import clean_temporaries, write_atomically
 from alseg.interruption import Interrupted, interruption
@@ -35,6 +36,7 @@ from alseg.stages import Stages
 from alseg.state import RunState
 from alseg.strategies.racing import Heats
 from alseg.strategies.strategy import CaseScore
+from alseg.tracking import metric_name
 from alseg.training import (
     BEST,
     FIRST_STAGE,
@@ -161,9 +163,14 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
 def publish(experiment: Experiment, state: RunState) -> None:
     """Write the reports of the finished rounds and record those that the tracking store misses."""
     write_reports(experiment, state)
-    for metrics, timings in zip(state.history, state.timings, strict=True):
-        columns = {name: value for name, value in (metrics | timings).items() if name != "round"}
-        experiment.tracker.log_round(columns, metrics["labelled"])
+    labelled, test_dice = state.learning_curve("test_dice")
+    rounds = zip(state.history, state.timings, strict=True)
+    for n_rounds, (row, seconds) in enumerate(rounds, start=1):
+        area = area_under_budget_curve(labelled[:n_rounds], test_dice[:n_rounds])
+        columns = row | seconds | {"area": area}
+        del columns["round"]
+        metrics = {metric_name(column): value for column, value in columns.items()}
+        experiment.tracker.log_round(metrics, row["labelled"])
 
 
 def run_round(experiment: Experiment, state: RunState) -> RunState:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import posixpath
 import re
+import shlex
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlparse
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -25,6 +28,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from alseg.console import track
 from alseg.errors import AlsegError, ConfigError, check_text
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
+from alseg.provenance import train_command
+from alseg.stores import sqlite_file, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +42,29 @@ FLUSH_SECONDS = 10.0
 BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
 MAX_NAME = 250  # characters of a metric's name
 FAILURE_TAG = "failure"
-RECORDED = "test_dice"  # a round that has it has been recorded
+RECORDED = "dice/test"  # a round that has it has been recorded
+
+
+# Otherwise the UI opens an experiment on an empty page of traces.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+
+def metric_name(column: str) -> str:
+    """What a column of metrics.csv is called in tracking stores, which group by the first part.
+
+    ``test_dice_liver`` is ``dice/test/liver``, ``training_seconds`` is ``time/training``; the sizes
+    and costs of the pool come under ``pool/``.
+    """
+    if column == "area":
+        return column
+    if column.endswith("_seconds"):
+        return f"time/{column.removesuffix('_seconds')}"
+    for part in ("test", "val"):
+        if column == f"{part}_dice":
+            return f"dice/{part}"
+        if column.startswith(f"{part}_dice_"):
+            return f"dice/{part}/{column.removeprefix(f'{part}_dice_')}"
+    return f"pool/{column}"
 
 
 class Tracker(Protocol):
@@ -62,7 +89,7 @@ class Tracker(Protocol):
         """A Lightning logger for a round's training curves; False for none."""
 
     def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
-        """Record the metrics of a round at step ``n_labelled``."""
+        """Record the metrics of a round, named by ``metric_name``, at step ``n_labelled``."""
 
     def close(self, status: str, reason: str = "") -> None:
         """End the run: FINISHED, FAILED (with the reason) or KILLED; record its files."""
@@ -109,7 +136,8 @@ class MLflowTracker:
             ``http://host:5000``.
         experiment: the MLflow experiment's name.
         run_name: how the UI calls the run.
-        skip: names of files and folders in the run folder that are not uploaded.
+        skip: patterns (``*.ckpt``) of the names of files and folders that are not uploaded; the
+            tag ``run_folder`` says where they are.
 
     Raises:
         ConfigError: if a setting is no text, or the store cannot be opened.
@@ -125,14 +153,14 @@ class MLflowTracker:
         check_text("tracking.uri", uri)
         check_text("tracking.experiment", experiment)
         if isinstance(skip, str) or not isinstance(skip, Sequence):
-            raise ConfigError(f"tracking.skip is {skip!r}; it must be a list of names")
+            raise ConfigError(f"tracking.skip is {skip!r}; it must be a list of patterns")
         self.run_name, self.skip = run_name, skip
         self.run_id: str | None = None
         self._left: dict[str, str] = {}  # round -> nested run that an earlier process has not ended
         self._recorded: set[int] = set()  # the steps of the rounds that the store has
         self._renamed: set[str] = set()  # metrics whose names MLflow refuses, as the user was told
         self.tags: dict[str, str] = {}
-        self.ui_command = f"mlflow ui --backend-store-uri {_without_secrets(uri)}"
+        self.ui_command = _ui_command(uri, experiment)
         with _needed(uri), _store_lock(uri) as folder:
             # The first call on a fresh sqlite file migrates its schema; processes that do so at
             # the same moment fail, hence the lock.
@@ -142,7 +170,7 @@ class MLflowTracker:
             self.experiment_id = (
                 found.experiment_id
                 if found
-                else self.client.create_experiment(experiment, artifact_location=location)
+                else self.client.create_experiment(experiment, location, EXPERIMENT_TAGS)
             )
         self._uri = uri
 
@@ -165,16 +193,23 @@ class MLflowTracker:
             if not outbox.flush():
                 raise outbox.error or RuntimeError(f"{outbox.journal} cannot be sent")
             if run_id is None:
+                tags = self.tags | _origin(folder)
+                if "strategy" in tags:
+                    tags["mlflow.note.content"] = _description(tags)
                 run_id = _perform(
                     self.client,
-                    {"do": "create", "name": self.run_name, "tags": self.tags, "time": _now()}
+                    {"do": "create", "name": self.run_name, "tags": tags, "time": _now()}
                     | {"experiment": self.experiment_id},
                 )
             else:
                 self._reopen(run_id)
         assert run_id is not None
         self.run_id = run_id
-        params = [(name, str(value)[:6000]) for name, value in settings.items()]
+        params = [
+            (name, str(value)[:6000])
+            for name, value in settings.items()
+            if name.rpartition(".")[2] not in ("_target_", "_partial_")  # code, not settings
+        ]
         for start in range(0, len(params), BATCH_PARAMS):
             batch = dict(params[start : start + BATCH_PARAMS])
             outbox.send(do="log", run=run_id, params=batch, metrics=[])
@@ -200,7 +235,8 @@ class MLflowTracker:
         name = f"{self.run_name} round {round_number}"
         if left := self._left.pop(str(round_number), None):
             return _RoundLogger(self.outbox, name, left)
-        tags = self.tags | {
+        # without the strategy: the UI would group nested runs with their parents
+        tags = {
             "mlflow.parentRunId": self._open_run(),
             "round": str(round_number),
             "labelled": str(n_labelled),
@@ -215,22 +251,26 @@ class MLflowTracker:
         if n_labelled in self._recorded:
             return
         for name in metrics:
-            if metric_name(name) != name and name not in self._renamed:
+            if accepted_name(name) != name and name not in self._renamed:
                 self._renamed.add(name)
-                log.warning(f"MLflow does not allow the name {name!r}: {metric_name(name)!r} there")
+                log.warning(
+                    f"MLflow does not allow the name {name!r}: {accepted_name(name)!r} there"
+                )
         self._recorded.add(n_labelled)
         _send_metrics(self.outbox, self._open_run(), _rows(metrics, n_labelled))
 
     def close(self, status: str, reason: str = "") -> None:
-        """End the run and upload its folder, but for the names in ``skip``."""
+        """End the run and upload its folder, but for what ``skip`` names."""
         run_id = self._open_run()
         if reason:
             self.outbox.send(do="tag", run=run_id, name=FAILURE_TAG, value=reason[:5000])
         self.outbox.send(do="end", run=run_id, status=status, time=_now())
         # Last: files that cannot be uploaded hold up nothing else.
-        for path in sorted(self.folder.iterdir()):
-            if path.name not in (*self.skip, JOURNAL_FILE) and not path.name.startswith("."):
-                self.outbox.send(do="upload", run=run_id, path=path.name)
+        skipped = (*self.skip, JOURNAL_FILE, ".*")
+        for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            path = file.relative_to(self.folder)
+            if not any(fnmatch(part, pattern) for part in path.parts for pattern in skipped):
+                self.outbox.send(do="upload", run=run_id, path=path.as_posix())
         if not self.outbox.flush():
             log.warning(
                 f"{self.outbox.n_waiting} operations could not be sent to the tracking store; send "
@@ -365,24 +405,49 @@ def _perform(client: Any, operation: Operation, folder: Path | None = None) -> s
             client.set_terminated(run, status=operation["status"], end_time=operation["time"])
         case "upload":
             assert folder is not None
-            path = folder / operation["path"]
-            if path.is_dir():
-                client.log_artifacts(run, str(path), artifact_path=path.name)
-            elif path.is_file():  # it may have been deleted while it waited
-                client.log_artifact(run, str(path))
+            path = Path(operation["path"])
+            if (folder / path).is_file():  # it may have been deleted while it waited
+                parent = path.parent.as_posix() if path.parent.name else None
+                client.log_artifact(run, str(folder / path), parent)
         case unknown:
             raise ValueError(f"unknown operation {unknown}")
     return None
+
+
+def _ui_command(uri: str, experiment: str) -> str:
+    """The command that opens the experiment's charts."""
+    store, name = shlex.quote(without_secrets(uri)), shlex.quote(experiment)
+    return f"python -m alseg.ui {store} --experiment {name}"
+
+
+def _origin(folder: Path) -> dict[str, str]:
+    """Tags that say what made a run, who, and where its folder is."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = str(os.getuid())
+    return {
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": user,
+        "run_folder": str(folder.absolute()),
+    }
+
+
+def _description(tags: Mapping[str, str]) -> str:
+    """A run in a paragraph, which the UI shows above its metrics."""
+    data = f" on {tags['data']}" if "data" in tags else ""
+    return f"Strategy {tags['strategy']}{data}, seed {tags['seed']}, by `{train_command()}`"
 
 
 MetricRow = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
 
 def _rows(metrics: Mapping[str, float], step: int) -> list[MetricRow]:
-    return [(metric_name(name), float(value), _now(), step) for name, value in metrics.items()]
+    return [(accepted_name(name), float(value), _now(), step) for name, value in metrics.items()]
 
 
-def metric_name(name: str) -> str:
+def accepted_name(name: str) -> str:
     """A name that MLflow accepts for a metric: the name itself, if it is one.
 
     Else what it refuses is replaced and a checksum of the name is added, so that different names
@@ -415,7 +480,7 @@ def _needed(uri: str) -> Iterator[None]:
     except AlsegError:
         raise
     except Exception as error:  # each kind of store raises errors of its own
-        raise ConfigError(f"tracking.uri {_without_secrets(uri)}: {error}") from error
+        raise ConfigError(f"tracking.uri {without_secrets(uri)}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -451,15 +516,15 @@ def fetch_runs(uri: str, experiment: str, folder: Path) -> list[StoredRun]:
     """
     from mlflow import MlflowClient
 
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is not None and not database.is_file():  # which sqlite would make
-        raise ConfigError(f"there is no tracking store {_without_secrets(uri)}")
+        raise ConfigError(f"there is no tracking store {without_secrets(uri)}")
     try:
         with _store_lock(uri):
             client = MlflowClient(uri)
             found = client.get_experiment_by_name(experiment)
         if found is None:
-            raise ConfigError(f"{_without_secrets(uri)} has no experiment {experiment!r}")
+            raise ConfigError(f"{without_secrets(uri)} has no experiment {experiment!r}")
         runs, token = [], None
         while token != "":
             page = client.search_runs([found.experiment_id], page_token=token)
@@ -474,9 +539,9 @@ def fetch_runs(uri: str, experiment: str, folder: Path) -> list[StoredRun]:
     except ConfigError:
         raise
     except Exception as error:  # each kind of store raises errors of its own
-        raise ConfigError(f"cannot read {_without_secrets(uri)}: {error}") from error
+        raise ConfigError(f"cannot read {without_secrets(uri)}: {error}") from error
     if not stored:
-        raise ConfigError(f"experiment {experiment!r} in {_without_secrets(uri)} has no runs")
+        raise ConfigError(f"experiment {experiment!r} in {without_secrets(uri)} has no runs")
     return stored
 
 
@@ -517,29 +582,17 @@ def log_comparison(
         tracker.log_round(metrics, 0)
         tracker.close("FINISHED")
     except Exception as error:  # each kind of store raises errors of its own
-        raise ConfigError(f"cannot write to {_without_secrets(uri)}: {error}") from error
+        raise ConfigError(f"cannot write to {without_secrets(uri)}: {error}") from error
     return run_id
 
 
 @contextmanager
 def _store_lock(uri: str) -> Iterator[Path | None]:
     """Lock a sqlite store and give its folder; other stores lock themselves."""
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is None:
         yield None
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(database.name + ".lock")):
         yield database.parent
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    """The file of a sqlite store; None for another kind of store."""
-    parsed = urlparse(uri)
-    # sqlite:///relative, sqlite:////absolute
-    return Path(parsed.path.removeprefix("/")) if parsed.scheme == "sqlite" else None
-
-
-def _without_secrets(uri: str) -> str:
-    parsed = urlparse(uri)
-    return uri.replace(f"{parsed.username}:{parsed.password}@", "***@") if parsed.password else uri

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 BEST, LAST = "best", "last"  # names of a round's checkpoints
 # the best of each stage, in a round whose training has two
 FIRST_STAGE, SECOND_STAGE = f"{BEST}_first_stage", f"{BEST}_second_stage"
-MONITOR = "val/dice"  # what the best one is chosen by
+MONITOR = "dice/val"  # what the best one is chosen by
 
 
 @dataclass(frozen=True)

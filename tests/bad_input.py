@@ -327,7 +327,7 @@ SETTINGS = [
     setting("+trainer.typo=1", "trainer: ", "unexpected keyword argument 'typo'"),
     setting("tracking=mlflow tracking.uri=null", "tracking.uri is None; it must be text"),
     setting("tracking=mlflow tracking.uri=ftp://nowhere", "tracking.uri ftp://nowhere: "),
-    setting("tracking=mlflow tracking.skip=3", "tracking.skip is 3; it must be a list of names"),
+    setting("tracking=mlflow tracking.skip=3", "tracking.skip is 3; it must be a list of patterns"),
 ]
 YAML = [
     Row("broken YAML in `--config-dir`", ["mine.yaml", "line 1"], OWN, conf("name: [")),

@@ -111,14 +111,14 @@ def test_two_strategies_are_compared_in_the_mlflow_ui_and_on_the_page(
         shows(browser, *(f"{strategy} seed 1" for strategy in strategies))
         ids = ",".join(f'"{r.info.run_id}"' for r in runs)
         browser.get(
-            f'{address}/#/metric?runs=[{ids}]&metric="test_dice"&experiments='
-            f'["{experiment.experiment_id}"]&plot_metric_keys=["test_dice"]&x_axis=step&'
+            f'{address}/#/metric?runs=[{ids}]&metric="dice%2Ftest"&experiments='
+            f'["{experiment.experiment_id}"]&plot_metric_keys=["dice%2Ftest"]&x_axis=step&'
             "y_axis_scale=linear"
         )
-        shows(browser, "test_dice", *(f"{strategy} seed 1" for strategy in strategies))
+        shows(browser, "dice/test", *(f"{strategy} seed 1" for strategy in strategies))
         curves = plotted(browser)
     for run in runs:
-        history = client.get_metric_history(run.info.run_id, "test_dice")
+        history = client.get_metric_history(run.info.run_id, "dice/test")
         assert [(m.step, m.value) for m in history] in curves
 
     browser.get(page.resolve().as_uri())

@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from alseg import tracking
 from alseg.errors import ConfigError, DataError
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
-from alseg.tracking import MLflowTracker, metric_name
+from alseg.tracking import MLflowTracker, accepted_name
 
 
 class FakeStore:
@@ -162,8 +162,8 @@ HOSTILE_NAMES = (
 def test_any_class_name_becomes_a_metric_of_its_own(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert metric_name("test_dice_left lung") == "test_dice_left lung"
-    assert metric_name("val/dice_liver") == "val/dice_liver"
+    assert accepted_name("test_dice_left lung") == "test_dice_left lung"
+    assert accepted_name("val/dice_liver") == "val/dice_liver"
     tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "names", "run")
     run_id = tracker.open(tmp_path, None, {}, {})
     assert run_id is not None
@@ -171,7 +171,7 @@ def test_any_class_name_becomes_a_metric_of_its_own(
     for step in (1, 2):
         tracker.log_round(values | {"test_dice": 0.5}, step)
     recorded = tracker.client.get_run(run_id).data.metrics
-    assert recorded == {metric_name(n): v for n, v in values.items()} | {"test_dice": 0.5}
+    assert recorded == {accepted_name(n): v for n, v in values.items()} | {"test_dice": 0.5}
     assert len(recorded) == len(HOSTILE_NAMES) + 1
     assert caplog.text.count("core+cyst #2") == 1  # told once
     # one value of a batch is refused, the others are not

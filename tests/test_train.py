@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from alseg.cli import conf_folder
 from alseg.data.cases import read_msd
+from alseg.evaluation import area_under_budget_curve
 from alseg.files import read_tensors
 from alseg.state import RunState
 from tests import bad_input
@@ -91,7 +92,7 @@ def test_a_run_leaves_what_the_readme_promises(train: Train, phantoms: Path) -> 
             assert volume.shape == source.shape
             np.testing.assert_allclose(volume.affine, source.affine, atol=1e-4)
     assert "area under the budget curve" in run.out
-    assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in run.out
+    assert "python -m alseg.ui sqlite:///runs/mlflow.db --experiment smoke" in run.out
     assert str(run.folder / "learning_curve.png") in run.out
     check_tracking(run, metrics)
 
@@ -109,19 +110,30 @@ def check_tracking(run: Outcome, metrics: pd.DataFrame) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["strategy"] == "variance"
     assert parent.data.params["pool.query_size"] == "2"
-    history = client.get_metric_history(parent.info.run_id, "test_dice")
+    history = client.get_metric_history(parent.info.run_id, "dice/test")
     assert [(m.step, m.value) for m in history] == list(
         zip(metrics["labelled"], metrics["test_dice"], strict=True)
     )
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     expected = {"config.yaml", "state.json", "queries.csv", "metrics.csv", "learning_curve.png"}
     assert expected | {"rounds"} <= files
+    stored = {f.path for f in client.list_artifacts(parent.info.run_id, "rounds/round_02")}
+    assert "rounds/round_02/cases.csv" in stored
+    assert not {path for path in stored if path.endswith(".ckpt")}  # they are in the run folder
+    assert parent.data.tags["run_folder"] == str(run.folder)
+    assert parent.data.tags["mlflow.note.content"].startswith("Strategy variance on ")
+    assert parent.data.metrics["area"] == pytest.approx(
+        area_under_budget_curve(metrics["labelled"].tolist(), metrics["test_dice"].tolist())
+    )
+    assert {"pool/cost", "time/training", "dice/val", "dice/test/liver"} <= set(parent.data.metrics)
+    assert not [name for name in parent.data.params if name.endswith("_target_")]
 
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(r.data.tags["round"] for r in children) == ["1", "2"]
     for child in children:
+        assert "strategy" not in child.data.tags
         assert child.info.status == "FINISHED"
-        steps = [m.step for m in client.get_metric_history(child.info.run_id, "val/dice")]
+        steps = [m.step for m in client.get_metric_history(child.info.run_id, "dice/val")]
         assert steps[:2] == [1, 3]  # Lightning counts steps from 0: after steps 2 and 4
 
 
@@ -221,7 +233,7 @@ def test_resuming_ends_as_the_uninterrupted_run(
     client = MlflowClient("sqlite:///runs/mlflow.db")
     run_id = json.loads((cut.folder / "state.json").read_text())["tracking_run_id"]
     assert client.get_run(run_id).info.status == "FINISHED"
-    assert [m.step for m in client.get_metric_history(run_id, "test_dice")] == [2, 3, 4]
+    assert [m.step for m in client.get_metric_history(run_id, "dice/test")] == [2, 3, 4]
 
 
 def test_a_run_folder_is_never_overwritten(train: Train, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class RoundProgress(pl.Callback):
             self._end()
         elif self._meter is not None:
             values = trainer.callback_metrics
-            loss, dice = float(values["train/loss"]), float(values["val/dice"])
+            loss, dice = float(values["loss/train"]), float(values["dice/val"])
             log.info(
                 f"{self.title} · step {trainer.global_step}/{trainer.max_steps} · "
                 f"loss {loss:.3f} · val Dice {dice:.3f}"

@@ -226,7 +226,7 @@ class SegmentationModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""
         loss = self.batch_loss(self.network, batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        self.log("loss/train", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -281,7 +281,7 @@ class SegmentationModule(pl.LightningModule):
 
     def _log_dice(self, part: str) -> None:
         self.dice.take_all()  # so that all devices log, and choose checkpoints by, the same number
-        self.log(f"{part}/dice", self.dice.mean(), prog_bar=True)
+        self.log(f"dice/{part}", self.dice.mean(), prog_bar=True)
         self.log_dict(
-            {f"{part}/dice_{name}": value for name, value in self.dice.by_class().items()}
+            {f"dice/{part}/{name}": value for name, value in self.dice.by_class().items()}
         )

@@ -191,7 +191,7 @@ class SteinModule(SegmentationModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step of all particles on the same patches; logs the mean of their losses."""
         losses = torch.stack([self.batch_loss(p, batch) for p in self.network.particles])
-        self.log("train/loss", losses.mean(), prog_bar=True, batch_size=len(batch["image"]))
+        self.log("loss/train", losses.mean(), prog_bar=True, batch_size=len(batch["image"]))
         # The sum: each particle gets the gradient of its own loss.
         return losses.sum()
 
