@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -169,6 +170,7 @@ def main() -> None:
         given = parser.parse_args()
         show(given.store, given.experiment, given.port, open_browser=not given.no_open)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the server would stay
     run_entry_point(work)
 
 

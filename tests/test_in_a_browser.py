@@ -2,58 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 from alseg.compare import compare
+from alseg.ui import charts_address, experiment_id, free_port, server
 from tests.conftest import Outcome
-
-
-@contextmanager
-def mlflow_ui(folder: Path, store: str) -> Iterator[str]:
-    """The address of ``mlflow ui`` on the runs below a folder, as README starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--workers", "1"]
-    with (folder / "ui.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--port", str(port)],
-            cwd=folder,
-            env=os.environ
-            | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(f"{address}/health"):
-            said = (folder / "ui.log").read_text()
-            assert server.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.5)
-        yield address
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
-
-
-def answers(address: str) -> bool:
-    try:
-        urlopen(address).close()
-    except OSError:
-        return False
-    return True
 
 
 def shows(browser: Any, *wanted: str, seconds: float = 60) -> str:
@@ -106,17 +62,12 @@ def test_two_strategies_are_compared_in_the_mlflow_ui_and_on_the_page(
         "Emulation.setDeviceMetricsOverride",
         {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False},
     )
-    with mlflow_ui(tmp_path, store) as address:
-        browser.get(f"{address}/#/experiments/{experiment.experiment_id}/runs")
-        shows(browser, *(f"{strategy} seed 1" for strategy in strategies))
-        ids = ",".join(f'"{r.info.run_id}"' for r in runs)
-        browser.get(
-            f'{address}/#/metric?runs=[{ids}]&metric="dice%2Ftest"&experiments='
-            f'["{experiment.experiment_id}"]&plot_metric_keys=["dice%2Ftest"]&x_axis=step&'
-            "y_axis_scale=linear"
-        )
-        shows(browser, "dice/test", *(f"{strategy} seed 1" for strategy in strategies))
+    with server(store, free_port(5000)) as address:
+        charts = charts_address(address, experiment_id(address, None))
+        assert experiment_id(address, "smoke") == experiment.experiment_id
+        browser.get(charts)  # no click from here on
         curves = plotted(browser)
+        shows(browser, "dice/test", *(f"{strategy} seed 1 (dice/test)" for strategy in strategies))
     for run in runs:
         history = client.get_metric_history(run.info.run_id, "dice/test")
         assert [(m.step, m.value) for m in history] in curves
