@@ -254,7 +254,7 @@ class MLflowTracker:
             if accepted_name(name) != name and name not in self._renamed:
                 self._renamed.add(name)
                 log.warning(
-                    f"MLflow does not allow the name {name!r}: {accepted_name(name)!r} there"
+                    f"MLflow refuses the name {name!r}: it is {accepted_name(name)!r} there"
                 )
         self._recorded.add(n_labelled)
         _send_metrics(self.outbox, self._open_run(), _rows(metrics, n_labelled))
