@@ -160,6 +160,17 @@ class Experiment:
             )
         check_choice("on_nonfinite", self.on_nonfinite, ON_NON_FINITE)
 
+    @property
+    def steps_per_round(self) -> int:
+        """Optimiser steps in each round.
+
+        The plan's; in the only round of full data, as many as the network of the other strategies'
+        last round has behind it: those of all rounds, where each goes on from the one before.
+        """
+        continues = self.plan.round_start != "scratch"
+        full_data = self.strategy.full_data
+        return self.plan.steps_per_round * (self.plan.rounds if full_data and continues else 1)
+
     def round_folder(self, round_number: int) -> Path:
         """Where a round leaves its files; made if it is not there."""
         folder = self.folder / "rounds" / f"round_{round_number:02d}"

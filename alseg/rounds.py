@@ -184,7 +184,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     data.prepare((*pool.labelled, *scored))
     # without unlabelled volumes all steps are supervised
     semi_supervised = experiment.semi_supervised if pool.unlabelled else None
-    best, n_steps = BEST, plan.steps_per_round
+    best, n_steps = BEST, experiment.steps_per_round
     if semi_supervised is not None:
         best, n_steps = FIRST_STAGE, n_steps - semi_supervised.steps(n_steps)
     module = spanning(experiment.make_module, n_steps)(start_network(experiment, round_number))

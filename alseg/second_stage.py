@@ -103,7 +103,7 @@ def fine_tune(
         The finished training.
     """
     plan, data = experiment.plan, experiment.data
-    n_steps = settings.steps(plan.steps_per_round)
+    n_steps = settings.steps(experiment.steps_per_round)
     draws = MixedDraws(
         pseudo_labels,
         settings.annotated_share,

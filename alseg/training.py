@@ -114,7 +114,7 @@ def train_member(
     module = experiment.make_module(new_network(experiment, member))
     if stage not in stages:
         draw_seed = seed_for(plan.seed, round_number, f"member/{member}")
-        data.start_round(pool, round_number, plan.steps_per_round, draw_seed)
+        data.start_round(pool, round_number, experiment.steps_per_round, draw_seed)
         title = (
             f"round {round_number}/{plan.rounds} · member {member}/{experiment.source.n_members}"
         )
@@ -180,12 +180,12 @@ def round_training(
         n_labelled: the round's labelled volumes.
         name: the weights of the best validation Dice are kept under it.
         title: for the progress bar.
-        n_steps: optimiser steps; None for the plan's.
+        n_steps: optimiser steps; None for those of a round.
         logger: of the round.
         callbacks: besides those that checkpoint and show progress.
     """
     plan, folder = experiment.plan, experiment.round_folder(round_number)
-    n_steps = plan.steps_per_round if n_steps is None else n_steps
+    n_steps = experiment.steps_per_round if n_steps is None else n_steps
     interval = plan.val_interval_steps(n_labelled, experiment.data.batch_size)
     best = BestWeights(
         folder,
