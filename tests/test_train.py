@@ -289,7 +289,7 @@ def test_every_trainer_without_a_gpu_runs(train: Train, trainer: str) -> None:
 
 
 def test_every_training_runs(train: Train) -> None:
-    assert choices("training") == ["adam", "one_cycle"]
+    assert choices("training") == ["adam", "one_cycle", "one_cycle_short"]
     for training in choices("training"):
         run = train(f"training={training}", "pool.rounds=1", "steps_per_round=2")
         assert run.exit_code == 0, run.err
@@ -302,6 +302,7 @@ def test_every_yaml_composes() -> None:
         "data": (["msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
         "experiment": (
             [
+                "demo",
                 "hippocampus_cpu",
                 "hippocampus_study",
                 "nath2020_hippocampus",
@@ -333,6 +334,28 @@ def test_every_yaml_composes() -> None:
             assert choices(group) == expected
             for name in expected:
                 compose("config", overrides=[f"{group}={name}", *extra])
+
+
+def test_the_demo_sweeps_the_defaults_over_strategies_and_seeds() -> None:
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        demo = compose("config", ["experiment=demo"], return_hydra_config=True)
+        defaults = compose("config")
+    assert demo.hydra.sweeper.params == {
+        "strategy": "random,variance,boundary_entropy,full",
+        "seed": "1,2",
+    }
+    for name in ("data", "model", "training", "pool", "scoring", "steps_per_round", "round_start"):
+        assert demo[name] == defaults[name]
+
+
+@pytest.mark.parametrize(("start", "steps"), [("continue", 6), ("scratch", 3)])
+def test_full_data_get_the_steps_of_all_rounds_that_continue(
+    train: Train, start: str, steps: int
+) -> None:
+    run = train("strategy=full", "pool.rounds=2", "steps_per_round=3", f"round_start={start}")
+    assert run.exit_code == 0, run.err
+    weights = torch.load(run.folder / "rounds/round_01/last.ckpt", weights_only=True)
+    assert weights["global_step"] == steps
 
 
 def test_the_tutorial_experiment_has_the_tutorials_numbers() -> None:

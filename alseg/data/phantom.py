@@ -115,6 +115,7 @@ def sample_recipe(
     spacing_mm: Vector,
     noise_hu: float,
     tumour_rate: float,
+    tumour_scale: float = 1.0,
 ) -> CaseRecipe:
     """Draw one patient and one scan of it.
 
@@ -125,6 +126,7 @@ def sample_recipe(
         spacing_mm: nominal spacing along R, A, S; every axis varies by 5%.
         noise_hu: nominal standard deviation of the noise; hard cases have 2 to 2.5 times as much.
         tumour_rate: probability that a plain case has tumours; a hard case always has.
+        tumour_scale: factor of the tumours' radii.
     """
 
     def vector(low: float, high: float) -> Vector:
@@ -158,12 +160,12 @@ def sample_recipe(
         kidney_hu=rng.uniform(110.0, 150.0),
         bowel_hu=rng.choice([15.0, 35.0, 90.0, 200.0]).item(),
         noise_hu=noise_hu * (rng.uniform(2.0, 2.5) if hard else rng.uniform(0.8, 1.2)),
-        tumours=tuple(_sample_tumour(rng, hard=hard) for _ in range(n_tumours)),
+        tumours=tuple(_sample_tumour(rng, hard=hard, scale=tumour_scale) for _ in range(n_tumours)),
     )
 
 
-def _sample_tumour(rng: np.random.Generator, *, hard: bool) -> Tumour:
-    radius = rng.uniform(12.0, 18.0) if hard else rng.uniform(22.0, 34.0)
+def _sample_tumour(rng: np.random.Generator, *, hard: bool, scale: float) -> Tumour:
+    radius = scale * (rng.uniform(12.0, 18.0) if hard else rng.uniform(22.0, 34.0))
     if hard:
         contrast = -rng.uniform(16.0, 26.0)  # partial volume takes a third of it
     else:
@@ -413,6 +415,7 @@ def write_phantom_dataset(
     hard_fraction: float = 0.25,
     noise_hu: float = 12.0,
     tumour_rate: float = 0.7,
+    tumour_scale: float = 1.0,
     spacing_mm: Vector | None = None,
     seed: int = 0,
 ) -> Path:
@@ -430,6 +433,7 @@ def write_phantom_dataset(
         hard_fraction: share of hard cases in [0, 1]; see `is_hard`.
         noise_hu: standard deviation of a plain case's noise in HU, at least 0.
         tumour_rate: probability in [0, 1] that a plain case has tumours; a hard case always has.
+        tumour_scale: factor of the tumours' radii, above 0; 1 for 22 to 34 mm in a plain case.
         spacing_mm: nominal voxel spacing along R, A, S in mm; a case varies by 5% an axis. Default:
             what makes the field of view FIELD_OF_VIEW_MM. The anatomy keeps its size in mm, so a
             smaller field of view shows less of the body.
@@ -448,6 +452,8 @@ def write_phantom_dataset(
         raise ValueError(f"noise_hu is {noise_hu}; it must be a finite number, at least 0.")
     if not 0.0 <= tumour_rate <= 1.0:
         raise ValueError(f"tumour_rate is {tumour_rate}; it must be between 0 and 1.")
+    if not 0.0 < tumour_scale < math.inf:
+        raise ValueError(f"tumour_scale is {tumour_scale}; it must be a finite number above 0.")
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be at least 0.")
 
@@ -458,6 +464,7 @@ def write_phantom_dataset(
         "hard_fraction": float(hard_fraction),
         "noise_hu": float(noise_hu),
         "tumour_rate": float(tumour_rate),
+        "tumour_scale": float(tumour_scale),
         "spacing_mm": spacing,
         "seed": int(seed),
     }
@@ -484,6 +491,7 @@ def write_phantom_dataset(
                     spacing_mm=spacing,
                     noise_hu=noise_hu,
                     tumour_rate=tumour_rate,
+                    tumour_scale=tumour_scale,
                 )
                 _write_case(scratch, _case_id(index), recipe, rng)
                 if recipe.hard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,19 @@ def test_hard_cases_are_listed_and_have_the_right_share(folder: Path, tmp_path: 
     assert all(in_patient_frame(none, index)[1].max() == phantom.LIVER for index in range(2))
 
 
+def test_scaled_tumours_are_larger_and_all_else_is_the_same() -> None:
+    usual, large = (
+        phantom.sample_recipe(
+            np.random.default_rng([0, 3]), hard=False, size=(32,) * 3, spacing_mm=(10.0,) * 3,
+            noise_hu=12.0, tumour_rate=1.0, tumour_scale=scale,
+        )
+        for scale in (1.0, 1.5)
+    )  # fmt: skip
+    radii = [np.array([tumour.radii_mm for tumour in r.tumours]) for r in (usual, large)]
+    np.testing.assert_allclose(radii[1], 1.5 * radii[0])
+    assert replace(large, tumours=usual.tumours) == usual
+
+
 def test_hard_cases_are_noisier() -> None:
     noise = {}
     for hard in (False, True):
@@ -219,6 +233,7 @@ def test_the_loser_of_a_race_without_locks_keeps_the_winners_folder(tmp_path: Pa
         ("hard_fraction", float("nan")),
         ("noise_hu", -1.0),
         ("tumour_rate", 2.0),
+        ("tumour_scale", 0.0),
         ("spacing_mm", (1.0, 0.0, 1.0)),
         ("seed", -1),
     ],
