@@ -12,7 +12,7 @@ import pytest
 
 from alseg import __version__
 
-DOORS = ("train", "validate", "compare", "sync")
+DOORS = ("train", "validate", "compare", "sync", "ui")
 HEAVY = re.compile(r"\| +(torch|pytorch_lightning|lightning|monai|mlflow)(\.|$)", re.MULTILINE)
 
 
