@@ -111,9 +111,10 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
         glyphs = get_font(findfont(FontProperties())).get_charmap()
         for text in figure.findobj(Text):
             assert isinstance(text, Text)
-            text.set_text(
-                "".join(
-                    c if c == "\n" or ord(c) in glyphs else ascii(c)[1:-1] for c in text.get_text()
-                )
+            shown = "".join(
+                c if c == "\n" or ord(c) in glyphs else ascii(c)[1:-1] for c in text.get_text()
             )
+            if shown != text.get_text():
+                text.set_text(shown)
+                figure.set_layout_engine("constrained")
         figure.savefig(path, format="png", dpi=dpi)

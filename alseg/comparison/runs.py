@@ -193,7 +193,7 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / CONFIG_FILE
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         config["strategy"]["name"], int(config["seed"]), config["data"]["name"]
         int(config["pool"]["rounds"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
