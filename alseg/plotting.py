@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
     figure.set_size_inches(width, height + n_rows * most_lines * LINE)
 
 
-def save_png(figure: Figure, path: Path, dpi: int) -> None:
+def save_png(figure: Figure, path: Path | BytesIO, dpi: int) -> None:
     """Write a figure as PNG; characters that the font lacks become escapes, not empty boxes."""
     with matplotlib.rc_context(STYLE):
         glyphs = get_font(findfont(FontProperties())).get_charmap()

@@ -114,13 +114,14 @@ def class_curves(
     n_rows = math.ceil(len(classes) / n_columns)
     with canvas(width, 2.7 * n_rows) as figure:
         lines: dict[str, Line2D] = {}
-        for axes, name in zip(_panels(figure, len(classes), n_columns), classes, strict=True):
+        for axes, name in zip(
+            _panels(figure, len(classes), n_columns, "labelled volumes"), classes, strict=True
+        ):
             value = f"test_dice_{name}"
             lines |= _draw_curves(axes, mean_curves(curves, value), palette, "labelled")
             lines |= _draw_full(axes, full, value)
             axes.set_title(wrapped(name, 0.8 * width / n_columns))
             mark_counts(axes, curves["labelled"].tolist())
-        figure.supxlabel("labelled volumes")
         figure.supylabel("test Dice")
         legend_below(figure, list(lines.values()), list(lines))
         return figure
@@ -132,9 +133,9 @@ def _height(width: float) -> float:
 
 
 def _panels(
-    figure: Figure, n_panels: int, n_columns: int, *, same_axes: bool = False
+    figure: Figure, n_panels: int, n_columns: int, label: str, *, same_axes: bool = False
 ) -> list[Axes]:
-    """Panels row by row; those without one below have the labels of the x axis."""
+    """Panels row by row; those without one below have the x axis's label and numbers."""
     n_rows = math.ceil(n_panels / n_columns)
     grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=same_axes, sharey=same_axes)
     panels = grid.ravel().tolist()
@@ -142,6 +143,7 @@ def _panels(
         axes.set_axis_off()
     for axes in panels[max(0, n_panels - n_columns) : n_panels]:
         axes.tick_params(labelbottom=True)
+        axes.set_xlabel(label)
     return panels[:n_panels]
 
 
@@ -187,7 +189,7 @@ def paired_differences(differences: pd.DataFrame, palette: Palette, width: float
     n_columns = min(len(strategies), max(1, int(width / 3.2)))
     n_rows = math.ceil(len(strategies) / n_columns)
     with canvas(width, 0.6 + 2.0 * n_rows) as figure:
-        panels = _panels(figure, len(strategies), n_columns, same_axes=True)
+        panels = _panels(figure, len(strategies), n_columns, "labelled volumes", same_axes=True)
         for axes, strategy in zip(panels, strategies, strict=True):
             rows = differences[differences["strategy"] == strategy]
             axes.axhline(0, color=INK, lw=1.2, ls="--")
@@ -195,7 +197,6 @@ def paired_differences(differences: pd.DataFrame, palette: Palette, width: float
             axes.set_title(wrapped(palette.labels[strategy], 0.8 * width / n_columns))
             mark_counts(axes, differences["labelled"].tolist())
             axes.grid()
-        figure.supxlabel("labelled volumes")
         figure.supylabel("difference in Dice")
         return figure
 
@@ -227,7 +228,7 @@ def critical_difference(ranking: Ranking, labels: Mapping[str, str], width: floa
         for index, (first, last) in enumerate(groups):
             x = [k + room * (0.8 + 0.25 * index)] * 2
             axes.plot(x, [first - 0.25, last + 0.25], color="#d55e00", lw=4, solid_capstyle="butt")
-        right = k + room * (0.8 + 0.25 * max(1, len(groups)))
+        right = k + room * (1 + 0.25 * len(groups))
         axes.set(xlim=(0.9, right), ylim=(k - 0.5, -1.7), xlabel="mean rank")
         axes.set_xticks(range(1, k + 1))
         axes.set_yticks(range(k), names)
@@ -373,7 +374,7 @@ def calibration_figure(histograms: pd.DataFrame, palette: Palette, width: float)
     side = width / n_columns
     with canvas(width, 0.8 * side * math.ceil(len(rounds) / n_columns) + 0.4) as figure:
         lines: dict[str, Line2D] = {}
-        panels = _panels(figure, len(rounds), n_columns, same_axes=True)
+        panels = _panels(figure, len(rounds), n_columns, "confidence", same_axes=True)
         for axes, number in zip(panels, rounds, strict=True):
             axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":")
             for strategy, rows in bins[bins["round"] == number].groupby("strategy"):
@@ -383,7 +384,6 @@ def calibration_figure(histograms: pd.DataFrame, palette: Palette, width: float)
                 lines[palette.labels[strategy]] = line
             axes.set(title=f"round {number}", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
             axes.grid()
-        figure.supxlabel("confidence")
         figure.supylabel("accuracy")
         legend_below(figure, list(lines.values()), list(lines))
         return figure

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,10 @@ def read_run(folder: Path) -> Run:
     state = (
         RunState.load(folder) if RunState.is_in(folder) else RunState(Pool((), ()), config_hash="")
     )
+    try:  # half of a surrogate pair, which JSON and YAML can hold, could be written nowhere
+        json.dumps([config, asdict(state)], ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{folder} holds a name that is no text: {error.reason}") from error
     return Run(folder, config, state)
 
 

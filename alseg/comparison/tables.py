@@ -534,9 +534,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
     for table in tables:
         if table.data.empty:
             continue
-        # errors: half of a surrogate pair, which JSON can hold, has no UTF-8
-        path = folder / f"{table.name}.csv"
-        table.data.to_csv(path, index=False, encoding="utf-8", errors="backslashreplace")
+        table.data.to_csv(folder / f"{table.name}.csv", index=False, encoding="utf-8")
         (folder / f"{table.name}.tex").write_text(latex(table), encoding="utf-8")
 
 
