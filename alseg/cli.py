@@ -33,6 +33,7 @@ from alseg.command_line import override_to_paste
 from alseg.console import remove_bar
 from alseg.errors import NO_ROOM, AlsegError, nearest
 from alseg.interruption import Interrupted
+from alseg.text import printable
 
 # Libraries that read the configuration: what they raise is about the command line or a YAML file.
 COMPOSERS = ("hydra", "omegaconf", "yaml", "antlr4")
@@ -155,11 +156,6 @@ def _broken_reference(message: str, found_at: str | None) -> str:
         if missing and f"${{{missing[1]}}}" in argument:
             return f"{argument}: there is no setting {missing[1]}"
     return f"{found_at}: {message}" if found_at else message
-
-
-def printable(text: str) -> str:
-    """A text with what a terminal would act on, or cannot show, as escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def print_error(error: BaseException) -> None:

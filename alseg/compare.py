@@ -6,20 +6,28 @@ The inputs are run folders (or folders that hold them), or an MLflow experiment.
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
+import shutil
+import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alseg.cli import run_entry_point
-from alseg.errors import ConfigError
+from alseg.errors import ConfigError, DataError
+from alseg.text import printable
 
 if TYPE_CHECKING:
     from alseg.comparison.analysis import Comparison
 
+RECORD_FILE = "comparison.json"  # beside the page: what it compares
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m alseg.compare", description=__doc__)
     parser.add_argument(
@@ -28,7 +36,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tracking-uri", help="read the runs from this MLflow store instead")
     parser.add_argument("--experiment", help="the MLflow experiment (with --tracking-uri)")
     parser.add_argument(
-        "--output", type=Path, help="where the page goes (default: runs/compare_DATA)"
+        "--output",
+        type=Path,
+        help="where the page goes (default: runs/compare_DATA, or, if that compares other runs, "
+        "runs/compare_DATA_2 and so on)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what --output holds of another comparison"
     )
     parser.add_argument(
         "--reference", default="random", help="the strategy the others are compared with"
@@ -58,23 +72,27 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
         The page's path.
 
     Raises:
-        AlsegError: with one clear sentence, if the runs cannot be read or compared.
+        AlsegError: with one clear sentence, if the runs cannot be read or compared, or the output
+            holds another comparison.
     """
-    options = parse(arguments)
-    # imported after the command line was read: --help answers without them
-    from alseg.comparison.analysis import analyse
-    from alseg.comparison.answer import sentences
-    from alseg.comparison.page import write_comparison
-    from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
-    from alseg.tracking import fetch_runs, log_comparison
-
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse(given)
     if bool(options.folders) == bool(options.tracking_uri):
         raise ConfigError("give either run folders, or --tracking-uri with --experiment")
     if bool(options.tracking_uri) != bool(options.experiment):
         raise ConfigError("--tracking-uri and --experiment come together")
+    # here, so that --help is there at once
+    from alseg.comparison.analysis import analyse
+    from alseg.comparison.answer import sentences
+    from alseg.comparison.page import PAGE_FILE, Origin, write_comparison
+    from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
+    from alseg.files import write_json
+
     with ExitStack() as stack:
         left_out: list[LeftOut] = []
         if options.tracking_uri:
+            from alseg.tracking import fetch_runs
+
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             fetched = fetch_runs(options.tracking_uri, options.experiment, scratch)
             folders = [run.folder for run in fetched if run.has_files]
@@ -92,10 +110,25 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
             left_out=left_out,
         )
         comparison = analyse(run_set, options.target_dice)
+        # of a tracking store the ids of the runs, which are their folders' names
+        sources = [
+            run.folder.name if options.tracking_uri else str(run.folder) for run in run_set.runs
+        ]
+        record = {
+            "runs": sources,
+            "reference": options.reference,
+            "target_dice": options.target_dice,
+            "include_incomplete": options.include_incomplete,
+        }
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in run_set.data)
-        output = options.output or Path("runs") / f"compare_{name}"
-        page = write_comparison(comparison, output)
+        default = Path("runs") / f"compare_{name}"
+        output = place_for(record, options.output, default, PAGE_FILE, options.overwrite)
+        clear(output)
+        page = write_comparison(comparison, output, Origin.now(shown_command(given), sources))
+        write_json(output / RECORD_FILE, record)
     if options.log_to_mlflow:
+        from alseg.tracking import log_comparison
+
         log_comparison(
             options.log_to_mlflow,
             options.experiment or run_set.data,
@@ -103,8 +136,72 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
             metrics=areas(comparison),
             tags={"data": run_set.data, "reference": options.reference},
         )
-    print(*sentences(comparison), "", f"page: {page}", sep="\n")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for sentence in sentences(comparison):
+        print(textwrap.fill(printable(sentence), width) if width else printable(sentence))
+    # the path and the address in one piece each, to be copied or clicked
+    print("", f"page: {page}", f"open it in a browser: {page.resolve().as_uri()}", sep="\n")
     return page
+
+
+def place_for(
+    record: dict[str, object], wanted: Path | None, default: Path, page: str, overwrite: bool
+) -> Path:
+    """The folder of a comparison, which replaces no page but one of the same runs.
+
+    A page of the same runs, or of some of them, with the same options is the same comparison, which
+    is brought up to date.
+
+    Args:
+        record: what is compared, as in ``comparison.json``.
+        wanted: the folder that the user names; None for the default.
+        default: the folder, or if it is taken, the beginning of its name.
+        page: the name of the page's file.
+        overwrite: whether the folder that the user names may hold another comparison.
+
+    Raises:
+        ConfigError: if it does, and must not.
+    """
+    if wanted is not None:
+        if not overwrite and is_taken(wanted, record, page):
+            raise ConfigError(
+                f"{wanted} holds a page of another comparison; name another folder, or replace it "
+                "with --overwrite"
+            )
+        return wanted
+    folder, number = default, 1
+    while is_taken(folder, record, page):
+        number += 1
+        folder = default.with_name(f"{default.name}_{number}")
+    return folder
+
+
+def is_taken(folder: Path, record: dict[str, object], page: str) -> bool:
+    """Whether a folder holds a page of another comparison."""
+    from alseg.files import read_json
+
+    if not (folder / page).exists():
+        return False
+    try:
+        old = read_json(folder / RECORD_FILE)
+        fewer = set(old.pop("runs")) <= set(record["runs"])  # type: ignore[call-overload]
+    except (DataError, KeyError, TypeError):  # not a page of ours
+        return True
+    return not fewer or old != {key: record[key] for key in record if key != "runs"}
+
+
+def clear(folder: Path) -> None:
+    """Delete the figures and tables of the comparison before; no other file of the folder."""
+    if (folder / RECORD_FILE).is_file():
+        for pattern in ("figures/*.png", "figures/*.svg", "tables/*.csv", "tables/*.tex"):
+            for path in folder.glob(pattern):
+                path.unlink()
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """The command as it can be pasted into a shell; without passwords of addresses."""
+    shown = [re.sub(r"(//[^/:@]*:)[^@/]*@", r"\1***@", argument) for argument in arguments]
+    return shlex.join(["python", "-m", "alseg.compare", *shown])
 
 
 def areas(comparison: Comparison) -> dict[str, float]:

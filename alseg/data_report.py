@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from alseg.checks import check_part, check_transforms
-from alseg.cli import part, printable
+from alseg.cli import part
 from alseg.console import console, say, track
 from alseg.data.cases import Splits, Task
 from alseg.data.findings import Finding
@@ -23,6 +23,7 @@ from alseg.data.survey import Facts, look_at, oddities, set_findings
 from alseg.errors import DataError, check_text, check_whole_number
 from alseg.files import write_atomically
 from alseg.isolation import Died, map_in_processes
+from alseg.text import printable
 
 
 @dataclass(frozen=True)

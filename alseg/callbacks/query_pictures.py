@@ -21,7 +21,9 @@ from alseg.strategies.statistics import class_dtype
 
 
 class QueryPictures(pl.Callback):
-    """Draws the top queries of a round after the acquisition; must come behind it.
+    """Draws the top queries of a round, with their true labels, after the acquisition.
+
+    It must come behind the acquisition, which reveals the labels.
 
     The statistics of the few chosen volumes are computed again rather than kept for the whole pool;
     the masks depend on names, so they are the ones that were scored.
@@ -60,25 +62,29 @@ class QueryPictures(pl.Callback):
         assert isinstance(pl_module, SegmentationModule)
         assert pl_module.scoring is not None
         for row in acquired.queries:
-            if row["rank"] > self.n_pictures and not self.save_maps:
+            is_drawn = row["rank"] <= self.n_pictures
+            if not is_drawn and not self.save_maps:
                 continue
             case_id, score = row["case_id"], row["score"]
             entry = self.cache.image(case_id)
             image = entry["image"].unsqueeze(0).to(pl_module.device)  # [1, channels, D, H, W]
             scoring = pl_module.scoring
-            label = None
-            if scoring.strategy.reads_labels:  # no longer hidden: the case has been acquired
-                label = self.cache.label(case_id, acquired.labels[case_id])[0].to(image.device)
-            statistics = scoring.statistics(pl_module.network, image, case_id, label)
+            label = seen = None
+            if is_drawn or scoring.strategy.reads_labels:  # not hidden any more: it was acquired
+                label = self.cache.label(case_id, acquired.labels[case_id])[0]  # [D, H, W]
+            if label is not None and scoring.strategy.reads_labels:
+                seen = label.to(image.device)
+            statistics = scoring.statistics(pl_module.network, image, case_id, seen)
             prediction = hard_labels(statistics.mean.unsqueeze(0))[0, 0].cpu()  # [D, H, W]
             uncertainty = scoring.strategy.uncertainty_map(statistics).float().cpu()
-            if row["rank"] <= self.n_pictures:
+            if is_drawn:
                 draw_query(
                     self.folder / "pictures" / f"{row['rank']:02d}_{case_id}.png",
                     image=entry["image"][0],
                     prediction=prediction,
                     uncertainty=uncertainty,
-                    spacing_mm=entry["affine"][:3, :3].norm(dim=0).tolist(),
+                    label=label,
+                    affine=entry["affine"],
                     classes=self.classes,
                     title=f"{case_id}: query {row['rank']} of round {row['round']}, "
                     f"{scoring.strategy.name}" + ("" if score is None else f" {score:.3g}"),

@@ -16,7 +16,7 @@ from alseg.comparison.runs import (
     learning_curves,
     query_table,
 )
-from alseg.comparison.statistics import Ranking
+from alseg.comparison.statistics import Gain, Ranking
 from alseg.errors import ConfigError
 
 DEFAULT_TARGET_SHARES = (0.95, 0.99)  # of the full-data Dice
@@ -34,6 +34,8 @@ class Comparison:
         differences: paired differences of the areas from the reference.
         final_differences: the same of the final Dice.
         difference_curves: paired differences at each labelled count.
+        gains: what the last labels of each strategy brought; empty with one budget.
+        savings: labels that each strategy saved against the reference, one row a seed.
         matrix: pairwise penalty matrix; None with too few seeds.
         ranking: mean ranks and their tests; None with too few seeds or strategies.
         reach: labels needed for shares of the full-data Dice; None without full-data runs.
@@ -53,6 +55,8 @@ class Comparison:
     differences: pd.DataFrame
     final_differences: pd.DataFrame
     difference_curves: pd.DataFrame
+    gains: Mapping[str, Gain]
+    savings: pd.DataFrame
     matrix: pd.DataFrame | None
     ranking: Ranking | None
     reach: pd.DataFrame | None
@@ -117,6 +121,15 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
         differences=statistics.differences_from_reference(summaries, reference),
         final_differences=statistics.differences_from_reference(summaries, reference, "final"),
         difference_curves=statistics.difference_curves(curves, reference),
+        gains={
+            name: gain
+            for name in run_set.strategies
+            if (gain := statistics.last_gain(curves, name)) is not None
+        },
+        savings=pd.concat(
+            statistics.annotations_saved(curves, name, reference).assign(strategy=name)
+            for name in run_set.strategies
+        ),
         matrix=statistics.penalty_matrix(curves),
         ranking=statistics.rank_strategies(summaries),
         reach=(None if full_dice is None else statistics.labels_to_reach_shares(curves, full_dice)),

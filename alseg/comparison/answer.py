@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from alseg.comparison.analysis import Comparison
-from alseg.comparison.statistics import ALPHA, MIN_PAIRS, common_budgets
+from alseg.comparison.statistics import ALPHA, MIN_PAIRS, common_budgets, interval_of_mean
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -16,6 +16,8 @@ def sentences(comparison: Comparison) -> list[str]:
         _best(comparison),
         _certainty(comparison),
         *_full_data(comparison),
+        *_more_labels(comparison),
+        *_saved(comparison),
         *_forecast(comparison),
         *_caveats(comparison),
     ]
@@ -23,9 +25,14 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def best_strategy(comparison: Comparison) -> str:
     """The strategy of the highest mean area; one that reads hidden labels does not compete."""
-    areas = comparison.summaries.groupby("strategy")["area"].mean()
+    return _ranked(comparison)[0]
+
+
+def _ranked(comparison: Comparison) -> list[str]:
+    """The strategies that compete, by mean area, the best first."""
+    areas = comparison.summaries.groupby("strategy")["area"].mean().sort_values(ascending=False)
     honest = [name for name in areas.index if name not in comparison.run_set.reads_labels]
-    return str(areas[honest or list(areas.index)].idxmax())
+    return [str(name) for name in honest or areas.index]
 
 
 def _difference(comparison: Comparison, strategy: str) -> pd.Series:
@@ -35,25 +42,39 @@ def _difference(comparison: Comparison, strategy: str) -> pd.Series:
 
 def _best(comparison: Comparison) -> str:
     areas = comparison.summaries.groupby("strategy")["area"].mean()
-    best, reference = best_strategy(comparison), comparison.reference
+    reference = comparison.reference
     if len(areas) == 1:
         return f"Only {reference} has runs: mean test Dice over the budget {areas[reference]:.3f}."
-    if best == reference:
-        return (
-            f"No strategy was better than {reference}: its mean test Dice over the budget is "
-            f"{areas[reference]:.3f}, the highest here."
-        )
-    row = _difference(comparison, best)
-    interval = (
-        "" if math.isnan(row["low"])
-        else f" (95% interval {row['low']:+.3f} to {row['high']:+.3f})"
-    )  # fmt: skip
+    ranked = _ranked(comparison)
+    best = ranked[0]
+    if best != reference:
+        other, sign = reference, 1
+        row = _difference(comparison, best)
+    else:  # against the next one
+        other, sign = next(n for n in [*ranked[1:], *areas.index] if n != best), -1
+        row = _difference(comparison, other)
+    n_pairs, difference = int(row["n_pairs"]), sign * row["difference"]
+    low, high = sorted((sign * row["low"], sign * row["high"]))
+    if n_pairs < MIN_PAIRS:
+        verdict = "came out highest, with too few seeds for a test"
+    elif row["p_holm"] < ALPHA and difference > 0:
+        verdict = "was the best strategy"
+    else:
+        verdict = "came out highest, which may well be chance"
     budgets = common_budgets(comparison.curves)
+    paired = (
+        "they have no seed in common" if n_pairs == 0
+        else f"paired by seed, a difference of {difference:+.3f}{_interval(low, high)}"
+    )  # fmt: skip
     return (
-        f"{best} was the best strategy: from {budgets[0]} to {budgets[-1]} labelled volumes its "
-        f"mean test Dice was {areas[best]:.3f}, against {areas[reference]:.3f} for {reference}; "
-        f"paired by seed, a difference of {row['difference']:+.3f}{interval}."
+        f"{best} {verdict}: from {budgets[0]} to {budgets[-1]} labelled volumes its mean test Dice "
+        f"was {areas[best]:.3f}, against {areas[other]:.3f} for {other}; {paired}."
     )
+
+
+def _interval(low: float, high: float, form: str = "+.3f") -> str:
+    """An interval in brackets; nothing where there is none."""
+    return "" if math.isnan(low) else f" (95% interval {low:{form}} to {high:{form}})"
 
 
 def _certainty(comparison: Comparison) -> str:
@@ -68,9 +89,9 @@ def _certainty(comparison: Comparison) -> str:
         worse = rows[(rows["p_holm"] < ALPHA) & (rows["difference"] < 0)]["strategy"]
         names = ", ".join(worse)
         return (
-            f"Worse than it beyond chance: {names} (paired t-tests, Holm-corrected)."
+            f"Worse than {best} beyond chance: {names} (paired t-tests, Holm-corrected)."
             if names
-            else f"None of the others differs from it beyond chance ({n_pairs} seeds)."
+            else f"None of the others differs from {best} beyond chance ({n_pairs} seeds)."
         )
     row = _difference(comparison, best)
     n_pairs = int(row["n_pairs"])
@@ -109,6 +130,60 @@ def _full_data(comparison: Comparison) -> list[str]:
         f"{full_dice:.3f}; {best} ended at {finals[best]:.3f}, "
         f"{finals[best] / full_dice:.1%} of it."
     ]
+
+
+def _more_labels(comparison: Comparison) -> list[str]:
+    """Whether labelling more still helps the best strategy."""
+    best = best_strategy(comparison)
+    gain = comparison.gains.get(best)
+    if gain is None:
+        return []
+    if math.isnan(gain.low):
+        seeds = "1 seed" if gain.n_seeds == 1 else f"{gain.n_seeds} seeds"
+        verdict = f"Whether labelling more still helps cannot be told from {seeds}"
+    elif gain.low > 0:
+        verdict = "Labelling more still helps"
+    elif gain.high < 0:
+        verdict = "Labelling more no longer helps"
+    else:
+        verdict = "Whether labelling more still helps is not certain"
+    return [
+        f"{verdict}: from {gain.before} to {gain.after} labelled volumes the test Dice of {best} "
+        f"changed by {gain.dice:+.3f}{_interval(gain.low, gain.high)}, {gain.slope:+.4f} a volume."
+    ]
+
+
+def _saved(comparison: Comparison) -> list[str]:
+    """How many annotations the best strategy saved against the reference."""
+    best, reference = best_strategy(comparison), comparison.reference
+    rows = comparison.savings[comparison.savings["strategy"] == best]
+    if best == reference or rows.empty:
+        return []
+    saved = float(rows["saved"].mean())
+    low, high = interval_of_mean(rows["saved"])
+    if math.isnan(low):
+        seeds = "1 seed" if len(rows) == 1 else f"{len(rows)} seeds"
+        verdict = f"How many annotations {best} saved cannot be told from {seeds}"
+    elif low > 0:
+        verdict = f"{best} saved annotations"
+    elif high < 0:
+        verdict = f"{best} cost annotations"
+    else:
+        verdict = f"Whether {best} saved annotations is not certain"
+    fewer = saved >= 0
+    span = _interval(low, high, ".1f") if fewer else _interval(-high, -low, ".1f")
+    said = (
+        f"{verdict}: for the test Dice that both reach, it needed {rows['labelled'].mean():.1f} "
+        f"labelled volumes where {reference} needed {rows['reference'].mean():.1f}, "
+        f"{abs(saved):.1f} {'fewer' if fewer else 'more'}{span}."
+    )
+    n_never = int((~rows["reaches_final"]).sum())
+    if n_never:
+        said += (
+            f" In {n_never} of {len(rows)} seeds {reference} never reached the final Dice of "
+            f"{best}: that takes it more than {common_budgets(comparison.curves)[-1]} volumes."
+        )
+    return [said]
 
 
 def _forecast(comparison: Comparison) -> list[str]:

@@ -14,6 +14,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 MIN_ROUNDS = 4
 MAX_EXTRAPOLATION = 10.0  # times the largest labelled count
 N_RESAMPLES = 200
+MOST_MISS = 0.2  # of the range of the mean Dice
 Array = np.ndarray
 
 
@@ -162,6 +163,23 @@ def choose_fit(labelled: Array, dice: Array) -> Fit | None:
     return None
 
 
+def miss(fit: Fit, mean: pd.Series) -> float:
+    """How far a fitted curve passes by the points, as a share of the range of the points.
+
+    The root mean square of mean(n) - fit(n) over the labelled counts n, divided by the largest
+    minus the smallest mean; 0 for a curve through all of them, and for points that are all alike.
+    Of Dice that only scatters it is about 0.3; a fit that misses by more than ``MOST_MISS``
+    forecasts nothing.
+
+    Args:
+        fit: the fitted curve.
+        mean: the mean Dice over seeds, by labelled count.
+    """
+    spread = float(mean.max() - mean.min())
+    residuals = mean.to_numpy() - fit.predict(mean.index.to_numpy())
+    return float(np.sqrt(np.mean(residuals**2))) / spread if spread > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class Forecast:
     """What a learning curve says about a target.
@@ -173,7 +191,7 @@ class Forecast:
         volumes: labelled volumes needed; None if the forecast declines.
         low: lower end of the 95% interval; NaN where there is nothing to forecast.
         high: upper end; may be infinite.
-        fit: the chosen model; None if none was fitted.
+        fit: the chosen model; None if none was fitted, or it misses the points.
     """
 
     strategy: str
@@ -190,8 +208,9 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
 
     The interval resamples seeds (3 seeds or more) or else residuals, ``N_RESAMPLES`` times, and
     refits the chosen model; 2.5 and 97.5 percentiles (Efron, Ann. Statist. 7, 1979).
-    It declines with fewer than ``MIN_ROUNDS`` rounds, a target that the fitted curve does not
-    reach, or one beyond ``MAX_EXTRAPOLATION`` times the labels so far.
+    It declines with fewer than ``MIN_ROUNDS`` rounds, a fitted curve that misses the points (see
+    ``miss``), a target that the curve does not reach, or one beyond ``MAX_EXTRAPOLATION`` times the
+    labels so far. A target that the mean has reached needs no forecast.
 
     Args:
         curves: the rounds of one strategy: strategy, seed, labelled and the Dice column.
@@ -205,16 +224,24 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
     def declined(reason: str, fit: Fit | None = None) -> Forecast:
         return Forecast(strategy, target, f"{strategy}: {reason}", fit=fit)
 
-    if len(mean) < MIN_ROUNDS:
+    reached = mean.index[mean >= target]
+    if len(mean) < MIN_ROUNDS and not len(reached):
         return declined(f"no forecast from {len(mean)} rounds; it takes at least {MIN_ROUNDS}.")
     labelled, dice = rows["labelled"].to_numpy(dtype=np.float64), rows[value].to_numpy()
-    fit = choose_fit(labelled, dice)
+    fit = choose_fit(labelled, dice) if len(mean) >= MIN_ROUNDS else None
+    missed = 0.0 if fit is None else miss(fit, mean)
+    if missed > MOST_MISS:
+        fit = None
+    if len(reached):
+        said = f"{strategy}: Dice {target:.3f} is reached with {reached[0]:.0f} labelled volumes."
+        return Forecast(strategy, target, said, int(reached[0]), fit=fit)
+    if missed > MOST_MISS:
+        return declined(
+            f"no forecast for Dice {target:.3f}; the fitted curve misses the rounds so far by "
+            f"{missed:.0%} of their range of Dice."
+        )
     if fit is None:
         return declined("no forecast, as no learning-curve model fits the rounds so far.")
-    if (mean >= target).any():
-        reached = int(mean.index[mean >= target][0])
-        said = f"{strategy}: Dice {target:.3f} is reached with {reached} labelled volumes."
-        return Forecast(strategy, target, said, reached, fit=fit)
     volumes = fit.labels_for(target)
     largest = float(labelled.max())
     if math.isinf(volumes):
@@ -273,6 +300,8 @@ def _resampled_volumes(rows: pd.DataFrame, fit: Fit, target: float, value: str) 
 def back_test(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame:
     """How wrong the forecast would have been: fit the first k rounds, predict the last one's Dice.
 
+    Fits that miss their points are left out, as in the forecast.
+
     Columns: ``strategy``, ``rounds_used`` (k, from ``MIN_ROUNDS``), ``rounds_ahead``, ``model``,
     ``predicted``, ``actual`` (mean over seeds), ``error`` (absolute), ``error_no_change`` (of
     carrying round k's Dice forward, which a model has to beat to be of use).
@@ -284,7 +313,7 @@ def back_test(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame:
         for k in range(MIN_ROUNDS, len(counts)):
             known = group[group["labelled"].isin(counts[:k])]
             fit = choose_fit(known["labelled"].to_numpy(dtype=np.float64), known[value].to_numpy())
-            if fit is None:
+            if fit is None or miss(fit, mean.iloc[:k]) > MOST_MISS:
                 continue
             predicted, actual = float(fit.predict(counts[-1])), float(mean.iloc[-1])
             rows.append(

@@ -29,7 +29,7 @@ class CaseMaps:
         image: intensities of the first channel, shape [D, H, W].
         prediction: class indices of the mean over passes, the same shape.
         uncertainty: the voxel map of the measure, the same shape.
-        spacing_mm: voxel size along each axis.
+        affine: from voxel indices to RAS millimetres, shape [4, 4].
         classes: the foreground class names.
     """
 
@@ -37,7 +37,7 @@ class CaseMaps:
     image: Tensor
     prediction: Tensor
     uncertainty: Tensor
-    spacing_mm: tuple[float, ...]
+    affine: Tensor
     classes: tuple[str, ...]
 
     def draw(self, path: Path) -> Path:
@@ -47,7 +47,8 @@ class CaseMaps:
             image=self.image,
             prediction=self.prediction,
             uncertainty=self.uncertainty,
-            spacing_mm=self.spacing_mm,
+            label=None,
+            affine=self.affine,
             classes=self.classes,
             title=self.case_id,
         )
@@ -104,7 +105,7 @@ def case_maps(
                 image=entry["image"][0],
                 prediction=hard_labels(statistics.mean.unsqueeze(0))[0, 0],  # [D, H, W]
                 uncertainty=measure(statistics).float(),
-                spacing_mm=tuple(entry["affine"][:3, :3].norm(dim=0).tolist()),
+                affine=entry["affine"],
                 classes=cache.task.foreground,
             )
         )

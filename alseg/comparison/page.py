@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from alseg import __version__
 from alseg.comparison import figures
 from alseg.comparison.analysis import Comparison
 from alseg.comparison.answer import sentences
-from alseg.comparison.figures import Palette
-from alseg.comparison.runs import Run, describe
+from alseg.comparison.figures import NARROW, WIDE, Palette
+from alseg.comparison.forecast import MOST_MISS
+from alseg.comparison.runs import Run
 from alseg.comparison.tables import Table, all_tables, write_tables
 from alseg.files import write_atomically
+from alseg.provenance import git_commit
+from alseg.text import printable
 
 PICTURE_WIDTH = 900  # pixels; the originals stay in the run folders
 PICTURES_PER_ROUND = 3
+PAGE_FILE = "index.html"
+COMPUTED_WITH = ("numpy", "pandas", "scipy", "scikit-posthocs", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class ShownDrawing:
-    """A drawing in the page."""
+    """A drawing in the page, for a desk and for a phone."""
 
     caption: str
     alt: str
-    svg: str
+    wide_svg: str
+    narrow_svg: str
 
 
 @dataclass(frozen=True)
@@ -86,34 +96,69 @@ class Section:
     id: str
     title: str
     paragraphs: list[str] = field(default_factory=list)
+    command: str = ""
     drawings: list[ShownDrawing] = field(default_factory=list)
     tables: list[ShownTable] = field(default_factory=list)
     galleries: list[Gallery] = field(default_factory=list)
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> Path:
+@dataclass(frozen=True)
+class Origin:
+    """How a comparison was made, and from what.
+
+    Attributes:
+        command: makes it again.
+        date: when it was made.
+        versions: of the software that computed it, by name.
+        runs: where each of the runs was found, in their order.
+    """
+
+    command: str
+    date: str
+    versions: Mapping[str, str]
+    runs: tuple[str, ...]
+
+    @classmethod
+    def now(cls, command: str, runs: Iterable[str]) -> Origin:
+        """A comparison that is made now, by this process."""
+        commit = git_commit(Path(__file__))
+        versions = {
+            "alseg": f"{__version__} (git {commit})" if commit else __version__,
+            "Python": platform.python_version(),
+        }
+        versions |= {name: version(name) for name in COMPUTED_WITH}
+        date = datetime.now().astimezone().isoformat(" ", "seconds")
+        return cls(command, date, versions, tuple(runs))
+
+
+def write_comparison(comparison: Comparison, folder: Path, origin: Origin) -> Path:
     """Write index.html, figures/*.png and *.svg, tables/*.csv and *.tex.
+
+    Args:
+        comparison: the comparison.
+        folder: where the files go.
+        origin: how and from what the page was made.
 
     Returns:
         The page's path.
     """
     tables = all_tables(comparison)
     write_tables(tables, folder / "tables")
-    drawings = {
-        drawing.name: ShownDrawing(
-            drawing.caption,
-            drawing.alt,
-            figures.save(drawing.figure, folder / "figures", drawing.name),
-        )
-        for drawing in all_drawings(comparison)
-    }
-    page = folder / "index.html"
-    write_atomically(page, render(comparison, tables, drawings))
+    drawings = {}
+    for wide, narrow in zip(
+        all_drawings(comparison, WIDE), all_drawings(comparison, NARROW), strict=True
+    ):
+        svg = figures.save(wide.figure, folder / "figures", wide.name)
+        name = f"{wide.name}-narrow"  # of its ids, which the page must have once
+        narrow_svg = figures.inline_svg(figures.svg_document(narrow.figure, name), name)
+        drawings[wide.name] = ShownDrawing(wide.caption, wide.alt, svg, narrow_svg)
+    page = folder / PAGE_FILE
+    write_atomically(page, render(comparison, tables, drawings, origin))
     return page
 
 
-def all_drawings(comparison: Comparison) -> list[Drawing]:
-    """The figures that the data carry, in the order of the page."""
+def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
+    """The figures that the data carry, in the order of the page, ``width`` inches wide."""
     curves, full, labels = comparison.curves, comparison.full, comparison.labels
     palette = Palette(comparison.run_set.strategies, comparison.reference, labels)
     interval = "95% intervals of the mean over seeds (Student's t)"
@@ -125,7 +170,7 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
             "learning_curves",
             f"Mean test Dice against the number of labelled volumes.{band}",
             f"Learning curves of {names}; the table of Dice by labelled volumes has the numbers.",
-            figures.learning_curves(curves, full, palette),
+            figures.learning_curves(curves, full, palette, width),
         )
     ]
     if len(comparison.run_set.classes) > 1:
@@ -134,7 +179,7 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
                 "class_curves",
                 f"Test Dice of each class.{band}",
                 f"Learning curves of {names} for {', '.join(comparison.run_set.classes)}.",
-                figures.class_curves(curves, full, palette, comparison.run_set.classes),
+                figures.class_curves(curves, full, palette, width, comparison.run_set.classes),
             )
         )
     if comparison.cost_unit is not None:
@@ -145,7 +190,7 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
                 f"Mean test Dice against the annotation cost in {unit}.{band}",
                 f"Test Dice of {names} against annotation cost; its table has the numbers.",
                 figures.learning_curves(
-                    curves, full, palette, budget="cost", label=f"annotated {unit}"
+                    curves, full, palette, width, budget="cost", label=f"annotated {unit}"
                 ),
             )
         )
@@ -156,16 +201,17 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
                 f"Dice minus that of {labels[comparison.reference]}, paired by seed. "
                 f"Bands: {interval}.",
                 f"Paired differences from {labels[comparison.reference]} by labelled volumes.",
-                figures.paired_differences(comparison.difference_curves, palette),
+                figures.paired_differences(comparison.difference_curves, palette, width),
             )
         )
     if comparison.matrix is not None:
         drawings.append(
             Drawing(
                 "penalty_matrix",
-                "Pairwise penalty matrix: how often the row's strategy beats the column's.",
+                "Pairwise penalty matrix: the share of the labelled counts at which the row's "
+                "strategy beats the column's, which has the number of its row.",
                 "Heat map of the pairwise penalty matrix; its table has the numbers.",
-                figures.penalty_heat_map(comparison.matrix, labels),
+                figures.penalty_heat_map(comparison.matrix, labels, width),
             )
         )
     if comparison.ranking is not None:
@@ -175,16 +221,18 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
                 "Critical-difference diagram: mean ranks, 1 is best; an orange bar joins "
                 "strategies that Nemenyi's test cannot tell apart.",
                 "Critical-difference diagram; the table of mean ranks has the numbers.",
-                figures.critical_difference(comparison.ranking, labels),
+                figures.critical_difference(comparison.ranking, labels, width),
             )
         )
     if any(item.fit is not None for item in comparison.forecasts):
         drawings.append(
             Drawing(
                 "forecast",
-                "Fitted learning curves; the shaded range is extrapolated.",
+                "Fitted learning curves; the shaded range is extrapolated. A fit that misses its "
+                f"points by more than {MOST_MISS:.0%} of their range of Dice (root mean square) is "
+                "not drawn, and forecasts nothing.",
                 "Fitted learning curves beyond the rounds so far, with the target Dice.",
-                figures.forecast_figure(curves, comparison.forecasts, palette),
+                figures.forecast_figure(curves, comparison.forecasts, palette, width),
             )
         )
     if not comparison.queries.empty:
@@ -194,7 +242,7 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
                 "Which case each run acquired when: one column a run (by strategy, then seed), "
                 "one row a case; empty where it was never acquired.",
                 "Heat map of the round in which each run acquired each case.",
-                figures.query_heat_map(comparison.queries, labels),
+                figures.query_heat_map(comparison.queries, labels, width),
             )
         )
     if not comparison.calibration.empty:
@@ -203,30 +251,44 @@ def all_drawings(comparison: Comparison) -> list[Drawing]:
                 "calibration",
                 "Reliability of the predicted probabilities: accuracy against confidence.",
                 "Reliability diagrams, one for each round; the table has the calibration errors.",
-                figures.calibration_figure(comparison.calibration, palette),
+                figures.calibration_figure(comparison.calibration, palette, width),
             )
         )
     return drawings
 
 
-def render(
-    comparison: Comparison, tables: Sequence[Table], drawings: dict[str, ShownDrawing]
-) -> str:
-    """The page's HTML; every string from a run folder is escaped by the template."""
-    environment = Environment(
-        loader=PackageLoader("alseg.comparison", "."), autoescape=True, undefined=StrictUndefined
+def environment() -> Environment:
+    """Of the page's template: it escapes what HTML, or a terminal, would act on in every string."""
+    return Environment(
+        loader=PackageLoader("alseg.comparison", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not our SVG
     )
+
+
+def render(
+    comparison: Comparison,
+    tables: Sequence[Table],
+    drawings: dict[str, ShownDrawing],
+    origin: Origin,
+) -> str:
+    """The page's HTML."""
     run_set = comparison.run_set
     n_runs, n_seeds = len(run_set.runs), len(comparison.seeds)
-    return environment.get_template("page.html.j2").render(
-        title=f"Comparison of strategies on {run_set.data}",
-        subtitle=(
-            f"{n_runs} runs, {len(run_set.strategies)} strategies, "
-            f"{n_seeds} {'seed' if n_seeds == 1 else 'seeds'}; "
-            f"{run_set.runs[0].n_volumes} training volumes"
-        ),
-        answer=sentences(comparison),
-        sections=sections(comparison, tables, drawings),
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            title=f"Comparison of strategies on {run_set.data}",
+            subtitle=(
+                f"{n_runs} runs, {len(run_set.strategies)} strategies, "
+                f"{n_seeds} {'seed' if n_seeds == 1 else 'seeds'}; "
+                f"{run_set.runs[0].n_volumes} training volumes"
+            ),
+            answer=sentences(comparison),
+            sections=[*sections(comparison, tables, drawings), origin_section(comparison, origin)],
+        )
     )
 
 
@@ -245,22 +307,24 @@ def sections(
             title,
             drawings=[drawings[name] for name in figure_names if name in drawings],
             tables=[
-                shown_table(by_name[name], folded=name in class_tables)
+                shown_table(by_name[name], folded=name in [*class_tables, "queries"])
                 for name in table_names
                 if name in by_name
             ],
         )
 
-    queries = section("queries", "Queries", ["queries"], [])
+    queries = section("queries", "Queries", ["queries"], ["queries"])
     queries.galleries.extend(galleries(comparison))
     found = [
         section(
             "curves",
             "Learning curves",
             ["learning_curves", "class_curves", "cost_curves"],
-            ["summary", "dice", *class_tables, "cost", "labels_needed", "foreground_efficiency"],
+            ["summary", "dice", *class_tables, "cost", "last_gain", "labels_needed",
+             "foreground_efficiency"],
         ),
-        section("differences", "Differences", ["paired_differences"], ["differences"]),
+        section("differences", "Differences", ["paired_differences"],
+                ["differences", "annotations_saved"]),
         section(
             "tests", "Rankings and tests", ["penalty_matrix", "critical_difference"],
             ["penalty", "ranks"],
@@ -269,7 +333,6 @@ def sections(
         queries,
         section("calibration", "Calibration", ["calibration"], ["calibration"]),
         section("time", "Time", [], ["seconds"]),
-        runs_section(comparison),
     ]  # fmt: skip
     return [s for s in found if s.paragraphs or s.drawings or s.tables or s.galleries]
 
@@ -281,15 +344,26 @@ def shown_table(table: Table, *, folded: bool) -> ShownTable:
     return ShownTable(table.caption, headings, rows, table.notes, folded)
 
 
-def runs_section(comparison: Comparison) -> Section:
-    """Which runs were used and which were not."""
-    used = [[describe(run), str(run.state.finished_rounds)] for run in comparison.run_set.runs]
+def origin_section(comparison: Comparison, origin: Origin) -> Section:
+    """How the page was made, which runs were used and which were not."""
+    used = [
+        [
+            comparison.labels[run.strategy],
+            str(run.seed),
+            str(run.state.finished_rounds),
+            source,
+        ]
+        for run, source in zip(comparison.run_set.runs, origin.runs, strict=True)
+    ]
+    headings = ["strategy", "seed", "finished rounds", "run"]
+    tables = [ShownTable("Runs compared", headings, used, (), folded=True)]
     unused = [[run.name, run.reason] for run in comparison.run_set.left_out]
-    tables = [ShownTable("Runs compared", ["run", "finished rounds"], used, (), folded=True)]
     if unused:
         headings = ["run", "why it was left out"]
         tables.insert(0, ShownTable("Runs left out", headings, unused, (), folded=False))
-    return Section("runs", "Runs", tables=tables)
+    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+    paragraphs = [f"Made {origin.date} with {versions}. The same page again:"]
+    return Section("runs", "Runs", paragraphs, command=origin.command, tables=tables)
 
 
 def galleries(comparison: Comparison) -> list[Gallery]:

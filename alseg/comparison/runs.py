@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / CONFIG_FILE
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         config["strategy"]["name"], int(config["seed"]), config["data"]["name"]
         int(config["pool"]["rounds"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -203,6 +204,10 @@ def read_run(folder: Path) -> Run:
     state = (
         RunState.load(folder) if RunState.is_in(folder) else RunState(Pool((), ()), config_hash="")
     )
+    try:  # half of a surrogate pair, which JSON and YAML can hold, could be written nowhere
+        json.dumps([config, asdict(state)], ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{folder} holds a name that is no text: {error.reason}") from error
     return Run(folder, config, state)
 
 

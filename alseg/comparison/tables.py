@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from alseg.comparison.statistics import (
     ALPHA,
     MIN_PAIRS,
     calibration_errors,
+    interval_of_mean,
     mean_curves,
     seconds_table,
 )
+from alseg.text import printable
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def all_tables(comparison: Comparison) -> list[Table]:
     ]
     if comparison.cost_unit is not None:
         tables.append(cost_table(comparison))
-    tables.append(difference_table(comparison))
+    tables += [difference_table(comparison), saving_table(comparison)]
+    if comparison.gains:
+        tables.append(gain_table(comparison))
     tables.append(penalty_table(comparison))
     tables.append(rank_table(comparison))
     tables.append(reach_table(comparison))
@@ -65,6 +70,8 @@ def all_tables(comparison: Comparison) -> list[Table]:
         tables.append(back_test_table(comparison))
     if not comparison.calibration.empty:
         tables.append(calibration_table(comparison))
+    if not comparison.queries.empty:
+        tables.append(query_table(comparison))
     tables.append(clock_table(comparison))
     return tables
 
@@ -86,6 +93,20 @@ def with_spread(mean: float, spread: float) -> str:
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=str)
+
+
+def _matrix(
+    corner: str, columns: Sequence[str], rows: Iterable[tuple[str, Mapping[str, str]]]
+) -> pd.DataFrame:
+    """A table with a column for each strategy, whatever they are called; a dash where one lacks.
+
+    Args:
+        corner: the heading of the first column.
+        columns: the strategies' labels.
+        rows: of each row its name and its cells by label.
+    """
+    cells = [[name, *(row.get(column, "–") for column in columns)] for name, row in rows]
+    return pd.DataFrame(cells, columns=[corner, *columns], dtype=str)
 
 
 def _seed_note(comparison: Comparison) -> tuple[str, ...]:
@@ -134,18 +155,22 @@ def summary_table(comparison: Comparison) -> Table:
 def dice_table(comparison: Comparison, value: str, name: str, caption: str) -> Table:
     """Dice of each strategy at each labelled count."""
     data = mean_curves(comparison.curves, value)
-    rows = []
-    for labelled, group in data.groupby("labelled"):
-        cells = {
-            comparison.labels[row["strategy"]]: with_spread(row["mean"], row["sd"])
-            for row in group.to_dict("records")
-        }
-        rows.append({"labelled volumes": str(labelled)} | cells)
+    rows = [
+        (
+            f"{labelled:g}",
+            {
+                comparison.labels[row["strategy"]]: with_spread(row["mean"], row["sd"])
+                for row in group.to_dict("records")
+            },
+        )
+        for labelled, group in data.groupby("labelled")
+    ]
+    columns = [comparison.labels[name] for name in comparison.run_set.strategies]
     return Table(
         name,
         f"{caption} by number of labelled volumes, mean ± standard deviation over seeds",
         data,
-        _shown(rows).fillna("–"),
+        _matrix("labelled volumes", columns, rows),
     )
 
 
@@ -194,6 +219,92 @@ def difference_table(comparison: Comparison) -> Table:
     )
 
 
+def saving_table(comparison: Comparison) -> Table:
+    """Labels that each strategy saved against the reference."""
+    data = comparison.savings[comparison.savings["strategy"] != comparison.reference]
+    reference = comparison.labels[comparison.reference]
+    rows = []
+    for strategy, group in data.groupby("strategy"):
+        never = int((~group["reaches_final"]).sum())
+        rows.append(
+            {
+                "strategy": comparison.labels[strategy],
+                "pairs": str(len(group)),
+                "needed": f"{group['labelled'].mean():.1f}",
+                "the reference needed": f"{group['reference'].mean():.1f}",
+                "saved": f"{group['saved'].mean():+.1f}",
+                "95% interval": interval(*interval_of_mean(group["saved"]), "+.1f"),
+                "reference below at the end": f"{never} of {len(group)}",
+            }
+        )
+    return Table(
+        "annotations_saved",
+        f"Labelled volumes for the same Dice, against {reference}, paired by seed",
+        data,
+        _shown(rows),
+        (
+            *_seed_note(comparison),
+            "For the Dice that both curves of a seed reach by their last round, read off linearly "
+            "between rounds (Beck et al., arXiv:2106.15324, as a difference). The last column: "
+            "seeds in which the reference never reached the strategy's final Dice, so that what it "
+            "would need for that is not known. Intervals are not corrected for the number of "
+            "strategies.",
+        ),
+    )
+
+
+def gain_table(comparison: Comparison) -> Table:
+    """What the last labels of each strategy brought."""
+    data = pd.DataFrame(
+        [
+            {"strategy": name} | asdict(gain) | {"slope": gain.slope}
+            for name, gain in comparison.gains.items()
+        ]
+    )
+    rows = [
+        {
+            "strategy": comparison.labels[name],
+            "seeds": str(gain.n_seeds),
+            "change of Dice": f"{gain.dice:+.3f}",
+            "95% interval": interval(gain.low, gain.high),
+            "a volume": f"{gain.slope:+.4f}",
+        }
+        for name, gain in comparison.gains.items()
+    ]
+    some = next(iter(comparison.gains.values()))
+    return Table(
+        "last_gain",
+        f"Change of test Dice from {some.before} to {some.after} labelled volumes",
+        data,
+        _shown(rows),
+        ("Mean over seeds of the step within each seed; what further volumes would bring is the "
+         "forecast's question.",),
+    )  # fmt: skip
+
+
+def query_table(comparison: Comparison) -> Table:
+    """How often and when each case was acquired."""
+    data = comparison.queries
+    n_runs = len(data[["strategy", "seed"]].drop_duplicates())
+    cases = data.groupby("case_id")["round"].agg(["size", "min", "median"])
+    cases = cases.sort_values(["median", "size"], ascending=[True, False], kind="stable")
+    rows = [
+        {
+            "case": str(case_id),
+            "acquired by": f"{row['size']:.0f} of {n_runs} runs",
+            "first after round": f"{row['min']:.0f}",
+            "median round": f"{row['median']:g}",
+        }
+        for case_id, row in cases.iterrows()
+    ]
+    return Table(
+        "queries",
+        "Cases by the round after which they were acquired (0: initial), the earliest first",
+        data,
+        _shown(rows),
+    )
+
+
 def penalty_table(comparison: Comparison) -> Table:
     """The pairwise penalty matrix."""
     matrix = comparison.matrix
@@ -208,16 +319,22 @@ def penalty_table(comparison: Comparison) -> Table:
         note += f"{MIN_PAIRS} seeds that all strategies have in common."
         empty = pd.DataFrame()
         return Table("penalty", "Pairwise penalty matrix", empty, empty, (note, source))
+    labels = {name: comparison.labels[name] for name in matrix.index}
     rows = [
-        {"row beats column": comparison.labels[name]}
-        | {
-            comparison.labels[other]: "–" if other == name else number(matrix.loc[name, other], 2)
-            for other in matrix.columns
-        }
+        (
+            labels[name],
+            {labels[n]: number(matrix.loc[name, n], 2) for n in matrix.columns if n != name},
+        )
         for name in matrix.index
     ]
-    data = matrix.rename_axis("strategy").reset_index()
-    return Table("penalty", "Pairwise penalty matrix", data, _shown(rows), (source,))
+    shown = _matrix("row beats column", list(labels.values()), rows)
+    data = pd.DataFrame(
+        [
+            {"strategy": winner, "beats": loser, "share_of_budgets": matrix.loc[winner, loser]}
+            for winner, loser in permutations(matrix.index, 2)
+        ]
+    )
+    return Table("penalty", "Pairwise penalty matrix", data, shown, (source,))
 
 
 def rank_table(comparison: Comparison) -> Table:
@@ -378,18 +495,21 @@ def calibration_table(comparison: Comparison) -> Table:
     """Expected calibration error by round."""
     data = calibration_errors(comparison.calibration)
     rows = [
-        {"round": str(number_)}
-        | {
-            comparison.labels[row["strategy"]]: f"{row['ece']:.4f}"
-            for row in group.to_dict("records")
-        }
+        (
+            str(number_),
+            {
+                comparison.labels[row["strategy"]]: f"{row['ece']:.4f}"
+                for row in group.to_dict("records")
+            },
+        )
         for number_, group in data.groupby("round")
     ]
+    columns = [comparison.labels[name] for name in sorted(set(data["strategy"]))]
     return Table(
         "calibration",
         "Expected calibration error by round (0 is perfect)",
         data,
-        _shown(rows).fillna("–"),
+        _matrix("round", columns, rows),
         ("Σ over bins n/N |accuracy - confidence|, all test voxels of all seeds together "
          "(Naeini et al., AAAI 2015).",),
     )  # fmt: skip
@@ -409,30 +529,38 @@ def clock_table(comparison: Comparison) -> Table:
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
-    """Write NAME.csv and NAME.tex (needs the LaTeX package booktabs) of each table with rows."""
+    """Write NAME.csv and NAME.tex of each table with rows."""
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         if table.data.empty:
             continue
-        table.data.to_csv(folder / f"{table.name}.csv", index=False)
+        table.data.to_csv(folder / f"{table.name}.csv", index=False, encoding="utf-8")
         (folder / f"{table.name}.tex").write_text(latex(table), encoding="utf-8")
 
 
 def latex(table: Table) -> str:
-    """The table as a LaTeX table; every special character is escaped."""
-    caption = table.caption.translate(_LATEX)
+    """The table as a LaTeX table; needs the package booktabs, and LuaLaTeX or XeLaTeX."""
+    escaped = table.shown.map(latex_text)
+    escaped.columns = pd.Index([latex_text(name) for name in table.shown.columns])
     return str(
-        table.shown.to_latex(
+        escaped.to_latex(
             index=False,
-            escape=True,
-            caption=caption,
+            caption=latex_text(table.caption),
             label=f"tab:{table.name}",
-            column_format="l" + "r" * (len(table.shown.columns) - 1),
+            column_format="l" + "r" * (len(escaped.columns) - 1),
         )
     )
 
 
+def latex_text(text: str) -> str:
+    """A text as LaTeX prints it, character by character."""
+    return printable(text).translate(_LATEX)
+
+
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
+    # behind the end of a row, or of a rule, these would be its options
+    | {c: f"{{{c}}}" for c in "[]*"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"}
 )

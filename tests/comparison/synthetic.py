@@ -10,6 +10,8 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
+from alseg.comparison.analysis import Comparison
+from alseg.comparison.page import Origin, write_comparison
 from alseg.pool import Pool, random_start
 from alseg.seeding import seed_for
 from alseg.state import RunState
@@ -25,6 +27,12 @@ SHAPES = {
     "power": (0.90, 0.47, 0.70),
     "oracle_foreground": (0.91, 0.47, 0.74),
 }
+
+
+def write_page(comparison: Comparison, folder: Path) -> Path:
+    """The page of a comparison, as made by a command."""
+    runs = [str(run.folder) for run in comparison.run_set.runs]
+    return write_comparison(comparison, folder, Origin.now("python -m alseg.compare runs", runs))
 
 
 def config_of(strategy: str, seed: int, **changes: Any) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from synthetic import write_run, write_sweep
 
 from alseg import compare as entry
-from alseg.compare import compare
+from alseg.compare import clear, compare, is_taken, place_for, shown_command
 from alseg.comparison.runs import read_run
+from alseg.errors import ConfigError
+from alseg.files import write_json
 from alseg.tracking import MLflowTracker
+from tests.terminal import run_in_terminal
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -31,6 +35,7 @@ def test_run_folders_give_a_page_and_the_answer(
     said = capsys.readouterr().out
     assert "power was the best strategy" in said
     assert "page: runs/compare_hippocampus/index.html" in said
+    assert f"browser: {(tmp_path / 'runs/compare_hippocampus/index.html').as_uri()}" in said
     assert "power: no forecast for Dice 0.950; the fitted curve levels off below it" in said
     assert (tmp_path / "runs" / "compare_hippocampus" / "index.html").is_file()
     # again, with the page among the folders that are searched
@@ -95,7 +100,7 @@ def test_an_mlflow_experiment_gives_the_same_numbers_and_takes_the_page(tmp_path
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert set(runs[0].data.metrics) == {"area/power", "area/random"}
     artifacts = {entry.path for entry in client.list_artifacts(runs[0].info.run_id)}
-    assert artifacts == {"index.html", "figures", "tables"}
+    assert artifacts == {"index.html", "comparison.json", "figures", "tables"}
     # the comparison is no run of a strategy
     compare([*source, "--output", str(tmp_path / "again")])
 
@@ -113,3 +118,80 @@ def test_a_store_without_the_experiment_is_told(
     MlflowClient(uri).search_experiments()
     assert exit_code(monkeypatch, *arguments) == 2
     assert "has no experiment 'x'" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_whole_words_and_whole_paths(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "runs", ("random", "power"), (1, 2))
+    output = tmp_path / ("a_long_name_of_a_folder" * 4)
+    run = run_in_terminal(
+        "-m", "alseg.compare", "runs", "--output", str(output), folder=tmp_path, columns=80
+    )
+    assert run.exit_code == 0, run.text
+    said = run.raw.decode().replace("\r\n", "\n")
+    assert f"page: {output}/index.html\n" in said  # the terminal breaks it, we do not
+    assert f"open it in a browser: {output.as_uri()}/index.html\n" in said
+    sentences = said.partition("page: ")[0]
+    assert all(len(line) <= 80 for line in sentences.splitlines())
+    assert sentences.startswith("power came out highest, with too few seeds for a test: from 5 to")
+
+
+RECORD = {"runs": ["a", "b"], "reference": "random", "target_dice": None}
+
+
+def written(folder: Path, **changes: object) -> Path:
+    """A folder with the page and the record of a comparison."""
+    folder.mkdir(parents=True)
+    (folder / "index.html").write_text("a page")
+    write_json(folder / "comparison.json", RECORD | changes)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("before", "taken"),
+    [
+        ({}, False),  # the same runs
+        ({"runs": ["a"]}, False),  # since then a run has been added
+        ({"runs": ["a", "c"]}, True),
+        ({"reference": "variance"}, True),
+        ({"target_dice": 0.9}, True),
+    ],
+)
+def test_a_page_is_replaced_by_one_of_the_same_runs_or_more(
+    tmp_path: Path, before: dict[str, object], taken: bool
+) -> None:
+    folder = written(tmp_path / "compare_x", **before)
+    expected = tmp_path / "compare_x_2" if taken else folder
+    assert place_for(RECORD, None, folder, "index.html", False) == expected
+    if taken:
+        written(tmp_path / "compare_x_2", runs=["c"])
+        third = tmp_path / "compare_x_3"
+        assert place_for(RECORD, None, folder, "index.html", False) == third
+        with pytest.raises(ConfigError, match=r"of another comparison.*--overwrite"):
+            place_for(RECORD, folder, third, "index.html", False)
+    assert place_for(RECORD, folder, tmp_path / "y", "index.html", True) == folder
+
+
+def test_a_foreign_page_is_taken_and_a_folder_without_one_is_not(tmp_path: Path) -> None:
+    assert not is_taken(tmp_path, RECORD, "index.html")
+    (tmp_path / "index.html").write_text("my home page")
+    assert is_taken(tmp_path, RECORD, "index.html")
+    (tmp_path / "comparison.json").write_text('["not", "ours"]')
+    assert is_taken(tmp_path, RECORD, "index.html")
+
+
+def test_figures_and_tables_of_the_comparison_before_do_not_stay(tmp_path: Path) -> None:
+    page = written(tmp_path / "page")
+    for name in ("figures/old.png", "tables/old.csv", "tables/notes.txt"):
+        (page / name).parent.mkdir(exist_ok=True)
+        (page / name).write_text("")
+    clear(page)
+    assert [path.name for path in page.glob("*/*")] == ["notes.txt"]
+
+
+def test_the_command_can_be_pasted_and_holds_no_password() -> None:
+    given = ["my runs", "--tracking-uri", "postgresql://me:secret@host/db", "--reference", "$x"]
+    said = shown_command(given)
+    assert "secret" not in said
+    assert shlex.split(said)[3:] == [
+        "my runs", "--tracking-uri", "postgresql://me:***@host/db", "--reference", "$x",
+    ]  # fmt: skip

@@ -167,3 +167,9 @@ def test_a_run_with_repeats_is_read_off_at_the_others_budgets(tmp_path: Path) ->
     # 10 lies half-way between 8 (its last round with them) and 12, 15 three quarters to 16
     assert curve["test_dice"].tolist() == pytest.approx([0.5, (0.62 + 0.70) / 2, 0.76])
     assert curve["round"].tolist() == [1, 4, 5]
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", "random", 1, data={"name": "\ud800"})
+    with pytest.raises(DataError, match="holds a name that is no text: surrogates not allowed"):
+        read_run(folder)

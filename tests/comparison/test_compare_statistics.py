@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -269,3 +271,53 @@ def test_the_synthetic_sweep_is_told_apart(comparison: Comparison) -> None:
     assert comparison.ranking.mean_ranks.index[-1] == "random"
     assert comparison.matrix is not None
     assert comparison.matrix.to_numpy().diagonal().sum() == 0
+
+
+def test_the_last_gain_is_a_paired_step_with_students_t() -> None:
+    curves = curves_of(
+        a=[[0.1, 0.5, 0.56], [0.1, 0.6, 0.62], [0.1, 0.7, 0.78]], b=[[0.1, 0.2, 0.3]]
+    )
+    gain = statistics.last_gain(curves.sample(frac=1, random_state=1), "a")
+    assert gain is not None
+    assert (gain.before, gain.after, gain.n_seeds) == (10, 15, 3)
+    steps = [0.06, 0.02, 0.08]
+    assert gain.dice == pytest.approx(0.16 / 3)
+    assert gain.slope == pytest.approx(0.16 / 15)
+    expected = stats.ttest_1samp(steps, 0).confidence_interval(0.95)
+    assert (gain.low, gain.high) == pytest.approx(tuple(expected))
+    few = statistics.last_gain(curves, "b")
+    assert few is not None
+    assert math.isnan(few.low)
+    assert statistics.last_gain(curves_of(a=[[0.1]]), "a") is None
+
+
+def test_annotations_saved_by_hand() -> None:
+    curves = curves_of(
+        # level .6, the reference's end: reached at 10 against 15
+        # level .5, the reference's end: at 5 + 5 * .2/.4 = 7.5 against 15
+        # level .5, the strategy's end: at 15 against 5 + 5 * .3/.4 = 8.75
+        a=[[0.2, 0.6, 0.8], [0.3, 0.7, 0.7], [0.2, 0.3, 0.5]],
+        random=[[0.2, 0.4, 0.6], [0.3, 0.4, 0.5], [0.2, 0.6, 0.6], [0.1, 0.1, 0.1]],
+    )
+    rows = statistics.annotations_saved(curves.sample(frac=1, random_state=3), "a", "random")
+    assert rows["seed"].tolist() == [1, 2, 3]
+    assert rows["level"].tolist() == pytest.approx([0.6, 0.5, 0.5])
+    assert rows["labelled"].tolist() == pytest.approx([10, 7.5, 15])
+    assert rows["reference"].tolist() == pytest.approx([15, 15, 8.75])
+    assert rows["saved"].tolist() == pytest.approx([5, 7.5, -6.25])
+    assert rows["reaches_final"].tolist() == [False, False, True]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.tuples(*[st.lists(st.floats(0, 1), min_size=4, max_size=4)] * 2), min_size=1, max_size=4
+    )
+)
+def test_no_saving_is_censored_and_the_reference_saves_nothing_against_itself(pairs) -> None:
+    curves = curves_of(a=[a for a, _ in pairs], random=[b for _, b in pairs])
+    rows = statistics.annotations_saved(curves, "a", "random")
+    assert rows["saved"].between(-15, 15).all()
+    swapped = statistics.annotations_saved(curves, "random", "a")
+    np.testing.assert_allclose(rows["saved"], -swapped["saved"])
+    assert (statistics.annotations_saved(curves, "a", "a")["saved"] == 0).all()

@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alseg.comparison.forecast import MODELS, back_test, choose_fit, fit_model, forecast
+from alseg.comparison.forecast import (
+    MODELS,
+    MOST_MISS,
+    back_test,
+    choose_fit,
+    fit_model,
+    forecast,
+    miss,
+)
 
 POWER, EXPONENTIAL, LOGARITHMIC = MODELS
 PARAMETERS = {
@@ -116,3 +124,28 @@ def test_back_test_never_sees_the_last_round() -> None:
 
 def test_back_test_of_short_curves_is_empty() -> None:
     assert back_test(curves(np.array([0.5, 0.6, 0.7, 0.75]), COUNTS[:4])).empty
+
+
+def test_a_fit_that_misses_the_points_forecasts_nothing_and_is_not_kept() -> None:
+    scattered = np.array([0.574, 0.611, 0.601, 0.583])
+    result = forecast(curves(scattered, COUNTS[:4]), 0.7)
+    assert result.fit is None
+    assert result.volumes is None
+    assert "the fitted curve misses the rounds so far by" in result.statement
+    fit = choose_fit(COUNTS[:4], scattered)
+    assert fit is not None
+    mean = pd.Series(scattered, index=COUNTS[:4])
+    residuals = scattered - fit.predict(COUNTS[:4])
+    by_hand = math.sqrt(sum(r * r for r in residuals) / 4) / (0.611 - 0.574)
+    assert miss(fit, mean) == pytest.approx(by_hand)
+    assert by_hand > MOST_MISS
+    reached = forecast(curves(scattered, COUNTS[:4]), 0.6)
+    assert "is reached with 10 labelled volumes" in reached.statement  # a fact needs no fit
+    assert reached.fit is None
+
+
+def test_noise_much_below_the_gain_misses_nothing() -> None:
+    dice = POWER.function(COUNTS, *PARAMETERS["power law"])
+    noisy = dice + np.array([1, -1, 1, -1, 1, -1]) * 0.01
+    assert forecast(curves(noisy), 0.85).fit is not None
+    assert miss(choose_fit(COUNTS, dice), pd.Series([0.5] * 6, index=COUNTS)) == 0.0
