@@ -58,9 +58,7 @@ TRAINING = {
     # At least 160 x 160 x 128 voxels at the tutorial's spacing: sizes vary by 15% an axis.
     "phantom": [
         "data=phantom", "data.phantom.n_volumes=56", "data.phantom.size=[189,189,151]",
-        "+data.phantom.spacing_mm=[1.5,1.5,2.0]", "data.spacing_mm=[1.5,1.5,2.0]",
-        "data.phantom.hard_fraction=0.25", "data.phantom.tumour_rate=0.7",
-        "data.phantom.tumour_scale=1.0", "data.crop_ratios=[1,1,2]",
+        "+data.phantom.spacing_mm=[1.5,1.5,2.0]", "data.preprocess.1.pixdim=[1.5,1.5,2.0]",
         "data.patch_size=[64,64,64]", "data.inferer.roi_size=[64,64,64]", "data.batch_size=2",
         "data.splits.validation=0.08", "data.splits.test=0.08", "pool.initial=8",
         # long enough for the background to be sure: after 500 steps a gate kept 86 of 100 windows
@@ -74,7 +72,7 @@ TRAINING = {
     ],
     "quick": [
         "data=phantom", "data.phantom.n_volumes=14", "data.phantom.size=48", "model=unet_tiny",
-        "data.spacing_mm=[6.5,6.5,5.0]", "data.inferer.roi_size=[24,24,24]",
+        "data.preprocess.1.pixdim=[6.5,6.5,5.0]", "data.inferer.roi_size=[24,24,24]",
         "data.patch_size=[24,24,24]", "data.splits.validation=0.08", "data.splits.test=0.08",
         "pool.initial=4", "steps_per_round=40", "val_interval=40",
     ],
@@ -212,7 +210,6 @@ def prepared(arguments: argparse.Namespace, record: Record) -> Setting:
         command = [
             *(sys.executable, "-m", "alseg.train", f"hydra.run.dir={folder}", "strategy=random"),
             *("pool.rounds=1", "pictures=0", "tracking=none", f"output_dir={arguments.folder}"),
-            *("model=unet_small", "training=one_cycle"),
             f"model.dropout_placement={arguments.placement}",
             *(["trainer.precision=bf16-mixed"] if arguments.bf16 else []),
             *settings,
