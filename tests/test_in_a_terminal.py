@@ -42,7 +42,8 @@ def test_a_run_shows_its_progress_and_finishes(
     assert session.exit_code == 0, session.text
     assert_clean(session)
     assert "round 2/2 done · 4 labelled · test Dice" in session.text
-    assert (b"step 1/4" in session.raw) == (term != "dumb")  # a bar moves; lines come each 30 s
+    # the bar behind its title, in colour; elsewhere lines come each 30 s
+    assert (b"2 labelled \x1b[38" in session.raw) == (term != "dumb")
     (run,) = tmp_path.glob("runs/smoke/*/metrics.csv")
     assert f"python -m alseg.compare {run.parent.parent}" in session.text.replace("\n", "")
     assert "round 2/2 done" in (run.parent / "run.log").read_text(encoding="utf-8")
