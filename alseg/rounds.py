@@ -109,7 +109,8 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     try:
         if state.history:
             publish(experiment, state)  # an earlier process may have been killed before it did
-        state = remaining_rounds(experiment, state)
+        with experiment.data.deaths_told():
+            state = remaining_rounds(experiment, state)
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"

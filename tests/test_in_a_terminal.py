@@ -54,7 +54,7 @@ def test_a_run_shows_its_progress_and_finishes(
 
 
 def test_a_run_stopped_by_ctrl_c_goes_on_where_it_was(tmp_path: Path, phantoms: Path) -> None:
-    long = ("steps_per_round=400", "val_interval=400")
+    long = ("steps_per_round=60", "val_interval=60")
     stopped = train(*long, phantoms=phantoms, folder=tmp_path, type_after=("step 2", "\x03"))
     assert stopped.exit_code == 130, stopped.text
     assert_clean(stopped)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -373,14 +374,21 @@ class PoolDataModule(pl.LightningDataModule):
         self._served = [*self._served[-3:], Noted(dataset, self.num_workers)]
         return self._served[-1]
 
-    def on_exception(self, exception: BaseException) -> None:
+    @contextmanager
+    def deaths_told(self) -> Iterator[None]:
         """Say which case a loader process was reading when it died.
+
+        Not Lightning's hook ``on_exception``: torch's signal handler may raise before it is called.
 
         Raises:
             DataError: if that is what has happened.
         """
-        if death := loader_death(exception, self._served):
-            raise death from exception
+        try:
+            yield
+        except Exception as error:
+            if death := loader_death(error, self._served):
+                raise death from error
+            raise
 
     def _current_round(self) -> tuple[Pool, int, int]:
         if self._round is None:

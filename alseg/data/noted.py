@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Sized
+from collections.abc import Sequence, Sized
 from typing import Any, Protocol
 
 import torch
@@ -72,11 +72,12 @@ def _has_ended(process_id: int) -> bool:
     return True
 
 
-def loader_death(error: BaseException, noted: Iterable[Noted]) -> DataError | None:
+def loader_death(error: BaseException, noted: Sequence[Noted]) -> DataError | None:
     """What an error says of a dead loader process; None if it is another error.
 
     torch tells of the death, unless the main process was just fetching a sample from the process
-    that died: then the connection breaks first.
+    that died: then the connection breaks first, and torch's signal handler may speak up while we
+    wait for the process to end.
     """
     readings = [reading for dataset in noted for reading in dataset.readings()]
     if found := re.search(_DEATH, str(error)):
@@ -84,7 +85,10 @@ def loader_death(error: BaseException, noted: Iterable[Noted]) -> DataError | No
         cases = {case for process, case, _ in readings if process in dead}
         how = found[2].replace("is killed by signal: ", "was killed by signal ")
     elif isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
-        cases = {case for process, case, reading in readings if reading and _has_ended(process)}
+        try:
+            cases = {case for process, case, reading in readings if reading and _has_ended(process)}
+        except RuntimeError as told_by_torch:
+            return loader_death(told_by_torch, noted)
         how = "died"
         if not cases:
             return None

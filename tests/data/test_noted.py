@@ -56,6 +56,16 @@ def test_a_broken_connection_is_a_death_if_a_reader_is_gone(noted: Noted) -> Non
     assert loader_death(RuntimeError("another"), [noted]) is None
 
 
+def test_torch_may_speak_up_while_we_wait_for_the_process(
+    noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_by_torch(process_id: int) -> bool:
+        raise RuntimeError(f"DataLoader worker (pid {process_id}) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("alseg.data.noted._has_ended", told_by_torch)
+    assert "signal Killed while it was reading b;" in str(loader_death(EOFError(), [noted]))
+
+
 def test_nothing_is_noted_in_the_main_process() -> None:
     noted = Noted(Cases(), 1)
     assert noted[1] == 1
