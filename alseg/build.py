@@ -41,6 +41,7 @@ from alseg.models.svgd import SVGD, SteinModule
 from alseg.models.uncertainty import UncertaintySource, check_savings
 from alseg.pool import Pool
 from alseg.proxy import proxy_start
+from alseg.secrets import kept_settings
 from alseg.seeding import seed_for
 from alseg.settings import config_hash, flat
 from alseg.state import RunState
@@ -171,7 +172,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         ),
         make_trainer=make_trainer,
         tracker=tracker,
-        settings=flat(OmegaConf.to_container(config, resolve=True)),
+        settings=flat(kept_settings(config)),
         tags=run_tags(config, task, strategy),
         checkpoint_every_n_steps=config.checkpoint_every_n_steps,
         on_nonfinite=config.on_nonfinite,

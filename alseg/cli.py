@@ -33,6 +33,7 @@ from alseg.command_line import override_to_paste
 from alseg.console import remove_bar
 from alseg.errors import NO_ROOM, AlsegError, nearest
 from alseg.interruption import Interrupted
+from alseg.secrets import VARIABLE, refer_to_secrets, without_secrets
 from alseg.text import printable
 
 # Libraries that read the configuration: what they raise is about the command line or a YAML file.
@@ -66,13 +67,15 @@ def part(node: Any, **arguments: Any) -> Any:
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong, in one line: without Hydra's wrapping and a loader process's traceback."""
-    return printable(" ".join(_message(error).split()))
+    """What went wrong, in one line: without Hydra's wrapping, a loader's traceback and secrets."""
+    return printable(without_secrets(" ".join(_message(error).split())))
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, AlsegError):
         return _from_loader_process(str(error))
+    if missing := re.search(rf"Environment variable '({VARIABLE}\w+)' not found", str(error)):
+        return _kept_back(missing[1])
     if isinstance(error, InstantiationException):
         cause, key = error.__cause__, str(error).rpartition("full_key: ")[2]
         if isinstance(cause, AlsegError):
@@ -108,6 +111,13 @@ def _message(error: BaseException) -> str:
 def _not_set(name: str) -> str:
     what = "/path/to/DATA_SET (the folder that holds its dataset.json)"
     return f"{name} is not set; add {name}={what if name == 'data.root' else '...'} to the command"
+
+
+def _kept_back(variable: str) -> str:
+    return (
+        "run folders keep no passwords and tokens: give the setting that needs one again, or set "
+        f"the environment variable {variable}"
+    )
 
 
 def _from_loader_process(message: str) -> str:
@@ -214,10 +224,16 @@ def run_entry_point(main: Callable[[], None]) -> None:
     if "--version" in sys.argv[1:]:
         print(versions())
         return
+    with told():
+        main()
+
+
+def run_hydra_entry_point(main: Callable[[], None]) -> None:
+    """Run an entry point whose arguments Hydra reads, without the secrets in them."""
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
         print("alseg: error: --experimental-rerun unpickles a file; use resume=", file=sys.stderr)
         sys.exit(2)
+    sys.argv[1:] = refer_to_secrets(sys.argv[1:])
     # Hydra otherwise prints a traceback of its own and ends with exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with told():
-        main()
+    run_entry_point(main)

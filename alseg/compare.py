@@ -6,7 +6,6 @@ The inputs are run folders (or folders that hold them), or an MLflow experiment.
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import shutil
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from alseg.cli import run_entry_point
 from alseg.errors import ConfigError, DataError
+from alseg.secrets import without_secrets
 from alseg.text import printable
 
 if TYPE_CHECKING:
@@ -200,8 +200,7 @@ def clear(folder: Path) -> None:
 
 def shown_command(arguments: Sequence[str]) -> str:
     """The command as it can be pasted into a shell; without passwords of addresses."""
-    shown = [re.sub(r"(//[^/:@]*:)[^@/]*@", r"\1***@", argument) for argument in arguments]
-    return shlex.join(["python", "-m", "alseg.compare", *shown])
+    return shlex.join(["python", "-m", "alseg.compare", *map(without_secrets, arguments)])
 
 
 def areas(comparison: Comparison) -> dict[str, float]:

@@ -21,6 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from alseg.secrets import without_secrets
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -58,8 +60,8 @@ def animated() -> bool:
 
 
 def say(text: str) -> None:
-    """Print text as it is, without markup; paths and commands stay in one piece, to be copied."""
-    console().print(Text(text), soft_wrap=True)
+    """Print text as it is, but for secrets; paths and commands stay in one piece, to be copied."""
+    console().print(Text(without_secrets(text)), soft_wrap=True)
 
 
 class _Bar(Progress):

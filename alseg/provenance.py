@@ -21,6 +21,7 @@ from typing import Any
 from alseg import __version__
 from alseg.distributed import rank
 from alseg.files import read_json, write_json
+from alseg.secrets import refer_to_secrets, without_secrets
 
 LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
 
@@ -41,7 +42,7 @@ def recorded(folder: Path) -> Iterator[None]:
     earlier = read_json(path)["starts"] if path.is_file() else []
     write_json(path, {"starts": [*earlier, start]})
     handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     try:
@@ -51,6 +52,11 @@ def recorded(folder: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
+
+
+class _WithoutSecrets(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 def this_process() -> dict[str, Any]:
@@ -68,7 +74,7 @@ def this_process() -> dict[str, Any]:
 
 def train_command() -> str:
     """The command that this process was started with, to be typed again."""
-    return shlex.join(["python", "-m", "alseg.train", *sys.argv[1:]])
+    return shlex.join(["python", "-m", "alseg.train", *refer_to_secrets(sys.argv[1:])])
 
 
 def git_commit(file: Path) -> str | None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.errors import DataError
 from alseg.files import read_json, write_atomically, write_json
+from alseg.secrets import kept_settings, refer_to_secrets
 
 CONFIG_FILE = "config.yaml"
 START_FILE = "start.json"
@@ -54,7 +55,8 @@ class Start:
 
 def save_start(folder: Path, overrides: Sequence[str]) -> None:
     """Note in a run folder how the run is started, here and now."""
-    write_json(folder / START_FILE, {"folder": os.getcwd(), "overrides": list(overrides)})
+    start = {"folder": os.getcwd(), "overrides": refer_to_secrets(overrides)}
+    write_json(folder / START_FILE, start)
 
 
 def load_start(folder: Path) -> Start:
@@ -72,8 +74,10 @@ def load_start(folder: Path) -> Start:
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
-    """Write the resolved configuration into a run folder."""
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+    """Write the resolved configuration, with references for secrets, into a run folder."""
+    write_atomically(
+        folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(kept_settings(config)))
+    )
 
 
 def load_config(folder: Path) -> DictConfig:
@@ -99,7 +103,7 @@ def config_hash(config: DictConfig) -> str:
 
 def deciding(config: DictConfig) -> dict[str, Any]:
     """The settings, by dotted names, that a run may not change half-way."""
-    settings = flat(OmegaConf.to_container(config, resolve=True))
+    settings = flat(kept_settings(config))
     return {
         name: value
         for name, value in settings.items()

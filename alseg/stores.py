@@ -11,9 +11,3 @@ def sqlite_file(uri: str) -> Path | None:
     parsed = urlparse(uri)
     # sqlite:///relative, sqlite:////absolute
     return Path(parsed.path.removeprefix("/")) if parsed.scheme == "sqlite" else None
-
-
-def without_secrets(uri: str) -> str:
-    """An address to be shown: its user and password are masked."""
-    parsed = urlparse(uri)
-    return uri.replace(f"{parsed.username}:{parsed.password}@", "***@") if parsed.password else uri

@@ -23,7 +23,7 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +35,7 @@ from alseg.evaluation import area_under_budget_curve
 from alseg.files import write_atomically
 from alseg.isolation import exit_in_words
 from alseg.jobs import run_in_fork
+from alseg.secrets import kept_settings, without_secrets
 from alseg.settings import (
     CONFIG_FILE,
     START_FILE,
@@ -160,6 +161,7 @@ def _run_child(folder: Path, name: str) -> str:
 
         def take(line: str) -> None:
             nonlocal last
+            line = without_secrets(line)
             file.write(line)
             file.flush()
             if line.strip():
@@ -182,7 +184,7 @@ def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
         tracker.open(
             folder,
             state.tracking_run_id if state else None,
-            flat(OmegaConf.to_container(config, resolve=True)),
+            flat(kept_settings(config)),
             {"strategy": str(config.strategy.name), "seed": str(config.seed)},
         )
         tracker.close("FAILED", reason)

@@ -29,7 +29,8 @@ from alseg.console import track
 from alseg.errors import AlsegError, ConfigError, check_text
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
 from alseg.provenance import train_command
-from alseg.stores import sqlite_file, without_secrets
+from alseg.secrets import without_secrets
+from alseg.stores import sqlite_file
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar a file
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password in it
 
 FLUSH_SECONDS = 10.0
 BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
@@ -263,7 +265,9 @@ class MLflowTracker:
         """End the run and upload its folder, but for what ``skip`` names."""
         run_id = self._open_run()
         if reason:
-            self.outbox.send(do="tag", run=run_id, name=FAILURE_TAG, value=reason[:5000])
+            self.outbox.send(
+                do="tag", run=run_id, name=FAILURE_TAG, value=without_secrets(reason)[:5000]
+            )
         self.outbox.send(do="end", run=run_id, status=status, time=_now())
         # Last: files that cannot be uploaded hold up nothing else.
         skipped = (*self.skip, JOURNAL_FILE, ".*")

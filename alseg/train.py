@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alseg.cli import conf_folder, run_entry_point, told
+from alseg.cli import conf_folder, run_hydra_entry_point, told
 from alseg.errors import ConfigError
 
 
@@ -51,7 +51,7 @@ def _job(config: DictConfig) -> float:
 
 def main() -> None:
     """The entry point of ``python -m alseg.train``."""
-    run_entry_point(_hydra_main)
+    run_hydra_entry_point(_hydra_main)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from urllib.request import Request, urlopen
 
 from alseg.cli import run_entry_point
 from alseg.errors import ConfigError
-from alseg.stores import sqlite_file, without_secrets
+from alseg.secrets import without_secrets
+from alseg.stores import sqlite_file
 
 HOST, FIRST_PORT, N_PORTS = "127.0.0.1", 5000, 100
 START_SECONDS = 120.0  # the server migrates a store's schema before it answers
@@ -71,11 +72,11 @@ def free_port(first: int) -> int:
 @contextmanager
 def server(store: str, port: int) -> Iterator[str]:
     """``mlflow ui`` on a store, once it answers; ended with the block."""
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    command = [sys.executable, "-m", "mlflow", "ui"]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     process = subprocess.Popen(
         command,
-        env=os.environ | QUIET,
+        env=os.environ | QUIET | {"MLFLOW_BACKEND_STORE_URI": store},  # all see the arguments
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for this process, which ends the server's

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from alseg.cli import conf_folder, run_entry_point, told
+from alseg.cli import conf_folder, run_hydra_entry_point, told
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="validate")
@@ -21,7 +21,7 @@ def _hydra_main(config: DictConfig) -> None:
 
 def main() -> None:
     """The entry point of ``python -m alseg.validate``."""
-    run_entry_point(_hydra_main)
+    run_hydra_entry_point(_hydra_main)
 
 
 if __name__ == "__main__":

@@ -193,5 +193,5 @@ def test_the_command_can_be_pasted_and_holds_no_password() -> None:
     said = shown_command(given)
     assert "secret" not in said
     assert shlex.split(said)[3:] == [
-        "my runs", "--tracking-uri", "postgresql://me:***@host/db", "--reference", "$x",
+        "my runs", "--tracking-uri", "postgresql://***@host/db", "--reference", "$x",
     ]  # fmt: skip
