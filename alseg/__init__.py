@@ -1,8 +1,15 @@
 """alseg: simulate pool-based active learning for 3D medical image segmentation."""
 
+import getpass
 import os
 
 __version__ = "0.1.0"
 
 # Before anything imports MLflow, as Lightning does: it would call home otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# Before anything imports MONAI, which asks for it: a container's user need not have a name.
+try:
+    getpass.getuser()
+except (KeyError, OSError):
+    os.environ["USER"] = str(os.getuid())

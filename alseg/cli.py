@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,9 @@ def versions() -> str:
 
 def run_entry_point(main: Callable[[], None]) -> None:
     """Run an entry point; see ``told``. ``--version`` is answered here, for Hydra has its own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may lack characters of a name
+            stream.reconfigure(errors="backslashreplace")
     if "--version" in sys.argv[1:]:
         print(versions())
         return
@@ -233,6 +237,15 @@ def run_hydra_entry_point(main: Callable[[], None]) -> None:
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
         print("alseg: error: --experimental-rerun unpickles a file; use resume=", file=sys.stderr)
         sys.exit(2)
+    for argument in sys.argv[1:]:
+        if any("\udc80" <= character <= "\udcff" for character in argument):
+            encoding = sys.getfilesystemencoding()
+            print(
+                f"alseg: error: {printable(argument)} is not {encoding}, the encoding of this "
+                "locale; set LC_ALL to the one that it was typed in, such as C.UTF-8",
+                file=sys.stderr,
+            )
+            sys.exit(2)
     sys.argv[1:] = refer_to_secrets(sys.argv[1:])
     # Hydra otherwise prints a traceback of its own and ends with exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from alseg.data.preprocess import VolumeCache
 from alseg.data.survey import Facts, look_at, oddities, set_findings
 from alseg.errors import DataError, check_text, check_whole_number
 from alseg.files import write_atomically
-from alseg.isolation import Died, map_in_processes
+from alseg.isolation import Died, map_in_processes, n_usable_cores
 from alseg.text import printable
 
 
@@ -57,7 +56,7 @@ def validate(config: DictConfig) -> Report:
         AlsegError: if the data set cannot be read at all, or a case cannot be used.
     """
     check_text("cache_dir", config.cache_dir)
-    workers = len(os.sched_getaffinity(0)) if config.workers == "auto" else config.workers
+    workers = n_usable_cores() if config.workers == "auto" else config.workers
     check_whole_number("workers", workers, at_least=1)
     if config.json is not None:
         check_text("json", config.json)

@@ -8,9 +8,11 @@ is followed: the temporary file is a new one with a random name, or none at all.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -21,13 +23,17 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import torch
+from filelock import FileLock
 
 from alseg.distributed import rank
 from alseg.errors import NO_ROOM, DataError, DiskFullError, StorageError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 TEMPORARY = ".tmp-"  # begins the names of files that are not complete
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 PREVIOUS = ".previous"  # ends the name of the generation before
 
 
@@ -43,6 +49,35 @@ def told_by_name(path: Path) -> Iterator[None]:
     except OSError as error:
         kind = DiskFullError if error.errno in NO_ROOM else StorageError
         raise kind(f"cannot write {path}: {error.strerror or error}{_room(path)}") from error
+
+
+@contextmanager
+def locked(path: Path, *, blocking: bool = True) -> Iterator[None]:
+    """Hold a lock file in the block; the lock goes with the process, however it ends.
+
+    On a file system without locks, such as some NFS and Lustre mounts, there is a warning only.
+
+    Args:
+        path: the lock file.
+        blocking: whether to wait for another process that holds it.
+
+    Raises:
+        filelock.Timeout: if another process holds it, and is not to be waited for.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=blocking)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning(
+            f"the file system of {path.parent} has no locks ({error.strerror}): let no two runs "
+            "use it at the same time"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

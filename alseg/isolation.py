@@ -65,6 +65,13 @@ def map_in_processes(
             process.join()
 
 
+def n_usable_cores() -> int:
+    """The cores that this process may use; all of the machine's where that is not known."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def exit_in_words(code: int) -> str:
     """An exit code of a process, negative for a signal, in words."""
     if code >= 0:

@@ -136,7 +136,7 @@ class Outbox:
         self._append(operation)
 
     def _append(self, line: Operation) -> None:
-        with told_by_name(self.journal), self.journal.open("a") as file:
+        with told_by_name(self.journal), self.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
@@ -144,7 +144,7 @@ def _read(journal: Path, ids: dict[str, str]) -> list[Operation]:
     """The operations that wait in a journal; fills in the ids of runs that the store knows."""
     if not journal.is_file():
         return []
-    lines = journal.read_text().splitlines()
+    lines = journal.read_text(encoding="utf-8").splitlines()
     operations: list[Operation] = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -92,5 +92,5 @@ def git_commit(file: Path) -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=10)
     return done.stdout.strip()

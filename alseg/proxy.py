@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from pytorch_lightning.callbacks import LambdaCallback
 from torch import Tensor
 
@@ -28,7 +27,7 @@ from alseg.data.pseudo import IntensityLabel, ProxyDraws
 from alseg.distributed import from_first, rank, wait_for_all
 from alseg.errors import ConfigError, DataError, check_whole_number
 from alseg.experiment import Experiment
-from alseg.files import write_atomically
+from alseg.files import locked, write_atomically
 from alseg.interruption import interruption
 from alseg.models.segmentation import Scoring, SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
@@ -114,7 +113,7 @@ def proxy_start(
             wait_for_all()
         else:
             log.info(f"proxy task: its choice is known from an earlier run, in {kept}")
-        return tuple(json.loads(kept.read_text()))
+        return tuple(json.loads(kept.read_text(encoding="utf-8")))
 
 
 def _chosen_by_proxy(experiment: Experiment, proxy: Proxy, loss: Loss, size: int) -> list[str]:
@@ -194,5 +193,5 @@ def _held_by_first(lock: Path) -> Iterator[None]:
     if rank() > 0:
         yield
         return
-    with FileLock(lock):
+    with locked(lock):
         yield

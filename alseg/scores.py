@@ -39,7 +39,7 @@ class ScoreFile:
         """All processes' groups so far; in all processes."""
         groups: list[list[CaseScore]] = []
         for path in sorted(self.folder.glob("partial_scores_*.jsonl")):
-            lines = path.read_text(errors="replace").splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             for number, line in enumerate(lines, start=1):
                 group = _parsed(line)
                 if group is not None:
@@ -65,7 +65,7 @@ class ScoreFile:
             StorageError: if it cannot be written.
         """
         if group:
-            with told_by_name(self.path), self.path.open("a") as file:
+            with told_by_name(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(group))
 
     def delete(self) -> None:

@@ -7,17 +7,18 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from alseg.distributed import rank
 from alseg.errors import ConfigError, DataError
 from alseg.files import (
     clean_temporaries,
+    locked,
     newest_sound,
     previous,
     read_json,
@@ -96,7 +97,7 @@ class RunState:
         """
         path = folder / STATE_FILE
         if path.is_file() and is_sound(path):  # a damaged file must not push out a good one
-            write_atomically(previous(path), path.read_text())
+            write_atomically(previous(path), path.read_text(encoding="utf-8"))
         write_json(path, {"version": FORMAT_VERSION} | asdict(self))
 
     @staticmethod
@@ -167,23 +168,21 @@ def hold(folder: Path) -> Iterator[None]:
     if rank() > 0:
         yield
         return
-    lock, owner = FileLock(folder / LOCK_FILE), folder / OWNER_FILE
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(f"{folder} is in use by {_told(owner)}") from None
-    try:
+    owner = folder / OWNER_FILE
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK_FILE, blocking=False))
+        except Timeout:
+            raise ConfigError(f"{folder} is in use by {_told(owner)}") from None
+        stack.callback(owner.unlink, missing_ok=True)
         clean_temporaries(folder)
         write_atomically(owner, json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
         yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
 
 
 def _told(owner: Path) -> str:
     try:
-        content = json.loads(owner.read_text())
+        content = json.loads(owner.read_text(encoding="utf-8"))
         return f"process {content['process']} on {content['host']}"
     except (OSError, ValueError, KeyError, TypeError):  # it is about to be written, or was deleted
         return "another process"

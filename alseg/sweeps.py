@@ -78,7 +78,11 @@ class Job:
     def load(cls, folder: Path) -> Job:
         """Read job.json."""
         path = folder / JOB_FILE
-        return cls(**json.loads(path.read_text())) if path.is_file() else cls(UNFINISHED)
+        return (
+            cls(**json.loads(path.read_text(encoding="utf-8")))
+            if path.is_file()
+            else cls(UNFINISHED)
+        )
 
 
 def run_job(config: DictConfig, folder: Path) -> float:
@@ -239,7 +243,7 @@ def latest_sweep(parent: Path, overrides: Sequence[str]) -> Path:
         ConfigError: if there is none.
     """
     for path in sorted(parent.glob(f"sweep_*/{SWEEP_FILE}"), reverse=True):
-        earlier = yaml.safe_load(path.read_text())["hydra"]["overrides"]["task"]
+        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
         if identifying(earlier) == identifying(overrides):
             return path.parent
     raise ConfigError(

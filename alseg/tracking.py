@@ -426,14 +426,10 @@ def _ui_command(uri: str, experiment: str) -> str:
 
 def _origin(folder: Path) -> dict[str, str]:
     """Tags that say what made a run, who, and where its folder is."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = str(os.getuid())
     return {
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": user,
+        "mlflow.user": getpass.getuser(),
         "run_folder": str(folder.absolute()),
     }
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
+from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.callbacks.checkpoints import SoundCheckpoints
 from alseg.callbacks.memory_format import ChannelsLast
-from alseg.distributed import world_size
+from alseg.distributed import rank, under_torchrun, world_size
 from alseg.errors import ConfigError
 
 
@@ -94,6 +97,28 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+class OneProcess(LightningEnvironment):
+    """One process, whatever Slurm and other launchers have left in the environment."""
+
+    creates_processes_externally = False
+    main_address = "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """A free port, of this machine only."""
+        if self._main_port == -1:
+            self._main_port = find_free_network_port()
+        return self._main_port
+
+    def local_rank(self) -> int:
+        """It is the only one on its machine."""
+        return 0
+
+    def node_rank(self) -> int:
+        """Its machine is the only one."""
+        return 0
+
+
 def make_trainer(
     *,
     accelerator: str,
@@ -120,13 +145,17 @@ def make_trainer(
     quiet_lightning()
     if precision == "auto":
         precision = precision_for(accelerator)
+    # Lightning would guess from variables, and go on from an hpc_ckpt file in its root folder
+    environment = TorchElasticEnvironment() if under_torchrun() else OneProcess()
+    rank_zero_only.rank = rank()  # type: ignore[attr-defined]
     try:
         return pl.Trainer(
             accelerator=accelerator,
             precision=precision,  # type: ignore[arg-type]
             use_distributed_sampler=False,  # the data module splits its cases itself
             enable_progress_bar=False,  # RoundProgress shows it
-            plugins=[SoundCheckpoints(), *settings.pop("plugins", ())],
+            plugins=[SoundCheckpoints(), environment, *settings.pop("plugins", ())],
+            default_root_dir=os.devnull,
             callbacks=[*callbacks, *([ChannelsLast()] if channels_last else [])],
             **settings,
         )

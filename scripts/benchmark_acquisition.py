@@ -178,7 +178,9 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.results: dict[str, Any] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        )
 
     def time(self, name: str, measure: Callable[[], Any]) -> None:
         """Measure what has not been measured yet."""
@@ -410,7 +412,7 @@ def scored(setting: Setting, row: Row) -> dict[str, Any]:
 def peak_of_process(arguments: argparse.Namespace, way: str, n_passes: int) -> float:
     """MiB at the peak of scoring one volume in a fresh process."""
     command = [sys.executable, *sys.argv, "--peak", way, str(n_passes)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 

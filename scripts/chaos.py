@@ -75,7 +75,10 @@ def start(overrides: Sequence[str], output: Path) -> int:
         out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        sys.stdout, sys.stderr = (
+            os.fdopen(1, "w", encoding="utf-8"),
+            os.fdopen(2, "w", buffering=1, encoding="utf-8"),
+        )
         torch.set_num_threads(1)
         sys.argv = ["alseg.train", *overrides]
         train.main()
@@ -105,7 +108,7 @@ def moment(folder: Path) -> str:
     """What a run was doing when it was killed, from what it has left."""
     if not (folder / STATE_FILE).is_file():
         return "preprocessing" if (folder / "config.yaml").is_file() else "starting"
-    n_finished = json.loads((folder / STATE_FILE).read_text())["finished_rounds"]
+    n_finished = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["finished_rounds"]
     current = folder / "rounds" / f"round_{n_finished + 1:02d}"
     where = f"round {n_finished + 1}: "
     if not current.is_dir():
@@ -113,20 +116,24 @@ def moment(folder: Path) -> str:
     if list(current.glob("partial_scores_*")):
         return where + "scoring"
     if (current / STAGES_FILE).is_file():
-        return where + "after " + list(json.loads((current / STAGES_FILE).read_text()))[-2]
+        return (
+            where
+            + "after "
+            + list(json.loads((current / STAGES_FILE).read_text(encoding="utf-8")))[-2]
+        )
     return where + ("training" if list(current.glob("*.ckpt")) else "its first steps")
 
 
 def results(folder: Path) -> dict[str, Any]:
     """What must be equal: pool, queries and metrics, scores, and the weights of all rounds."""
-    state = json.loads((folder / STATE_FILE).read_text())
+    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     found: dict[str, Any] = {key: state[key] for key in ("pool", "queries", "history")}
     for path in sorted(folder.glob("rounds/*/*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".ckpt":
             found[name] = torch.load(path, weights_only=True)["state_dict"]
         elif path.suffix == ".csv":
-            found[name] = path.read_text()
+            found[name] = path.read_text(encoding="utf-8")
     return found
 
 
@@ -172,7 +179,7 @@ def chaos(
             # a cache of its own, filled here as in each run that is killed
             places = [f"output_dir={folder}/{variant}_out", f"hydra.run.dir={whole}"]
             code = finished([*settings, *places], log)
-            assert code == 0, log.read_text()[-3000:]
+            assert code == 0, log.read_text(encoding="utf-8")[-3000:]
             seconds[variant] = time.monotonic() - began
             expected[variant] = results(whole)
             say(f"{variant}: left alone, {seconds[variant]:.1f} s")
@@ -185,7 +192,7 @@ def chaos(
             code = finished(overrides, log, life)
             if code == 0:
                 break
-            assert code is None, f"exit code {code}: {log.read_text()[-3000:]}"
+            assert code is None, f"exit code {code}: {log.read_text(encoding='utf-8')[-3000:]}"
             report.moments.append(f"{variant}, {moment(run)}")
             say(f"kill {len(report.moments)}: {report.moments[-1]}")
             if (run / "config.yaml").is_file():
@@ -214,7 +221,8 @@ def stress(folder: Path, n_runs: int) -> list[str]:
         process, status = os.wait()
         seed = jobs.pop(process)
         if code := os.waitstatus_to_exitcode(status):
-            wrong.append(f"run {seed}: exit code {code}: {(folder / f'{seed}.log').read_text()}")
+            output = (folder / f"{seed}.log").read_text(encoding="utf-8")
+            wrong.append(f"run {seed}: exit code {code}: {output}")
     computed = 0
     for seed in range(1, n_runs + 1):
         state = RunState.load(folder / str(seed))

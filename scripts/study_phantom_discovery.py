@@ -121,7 +121,7 @@ def study(folder: Path, seed: int) -> pd.DataFrame:
     strategies = all_strategies()
     scores = scores_of(experiment, network.eval(), pool, strategies)
     description = Path(experiment.data.cache.task.root) / "dataset.json"
-    hard = {*pool.unlabelled} & {*json.loads(description.read_text())["hard_cases"]}
+    hard = {*pool.unlabelled} & {*json.loads(description.read_text(encoding="utf-8"))["hard_cases"]}
     rows = [
         {
             "strategy": strategy.title,

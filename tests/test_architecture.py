@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def name_of(path: Path) -> str:
 
 def imports_of(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -50,7 +51,7 @@ def importers(library: str) -> set[str]:
 
 
 def is_entry_point(path: Path) -> bool:
-    return '__name__ == "__main__"' in path.read_text()
+    return '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 
 
 def test_hydra_is_imported_by_entry_points_alone() -> None:
@@ -154,7 +155,7 @@ def unsafe(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=name_of)
 def test_nothing_is_unpickled(path: Path) -> None:
-    assert not unsafe(path.read_text())
+    assert not unsafe(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,47 @@ def test_nothing_is_unpickled(path: Path) -> None:
 )
 def test_what_unpickles_is_found(line: str) -> None:
     assert unsafe(line)
+
+
+def without_encoding(source: str) -> list[str]:
+    """The calls that read or write text in the locale's encoding; ruff sees some of them only."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or "encoding" in {k.arg for k in node.keywords}:
+            continue
+        name = ast.unparse(node.func).rpartition(".")[2]
+        modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        mode = next((m for m in modes if re.fullmatch("[rwax][bt+]*", str(m))), None)
+        if (
+            (name in ("read_text", "write_text") and not node.args[name == "write_text" :])
+            or (name in ("open", "fdopen", "NamedTemporaryFile") and mode and "b" not in mode)
+            or (ast.unparse(node.func) == "open" and not mode)
+            or any(k.arg in ("text", "universal_newlines") for k in node.keywords)
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=name_of)
+def test_text_is_read_and_written_as_utf_8(path: Path) -> None:
+    assert not without_encoding(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "json.loads((folder / name).read_text())",
+        "p.read_text(errors='replace')",
+        "p.write_text(text)",
+        "open(p)",
+        "open(p, 'w')",
+        "self.path.open('a')",
+        "os.fdopen(1, 'w')",
+        "subprocess.run(c, text=True)",
+    ],
+)
+def test_text_in_the_locales_encoding_is_found(line: str) -> None:
+    assert without_encoding(line)
 
 
 class Hostile:

@@ -326,7 +326,7 @@ def test_memory_and_handles_stay_flat_over_20_rounds(
 
     def measured(*args: Any) -> None:
         publish(*args)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         n_files, n_children = (
             len(os.listdir("/proc/self/fd")),

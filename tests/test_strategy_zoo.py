@@ -55,7 +55,7 @@ def test_strategy_is_called_as_its_file_and_flagged(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_yaml_says_what_it_is_for(name: str) -> None:
-    text = Path(conf_folder(), "strategy", f"{name}.yaml").read_text()
+    text = Path(conf_folder(), "strategy", f"{name}.yaml").read_text(encoding="utf-8")
     comment = [line.removeprefix("# ") for line in text.split("\n") if line.startswith("# ")]
     assert {"For:", "Bias:", "Cost:"} <= set(" ".join(comment).split())
     assert comment[0].startswith("READS HIDDEN LABELS.") == (name in READ_LABELS)

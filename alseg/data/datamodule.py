@@ -382,6 +382,7 @@ class PoolDataModule(pl.LightningDataModule):
 
         Raises:
             DataError: if that is what has happened.
+            StorageError: if the processes have no shared memory to hand over what they read.
         """
         try:
             yield

@@ -5,17 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import traceback
 from collections.abc import Sequence, Sized
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from alseg.errors import DataError
+from alseg.errors import DataError, StorageError
 
 _DEATH = (
     r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (is killed by signal: [^.]+|exited unexpectedly)"
 )
+_SHARED_MEMORY = "shared memory"
 SECONDS_TO_END = 10.0  # how long a process may take to be gone after its connection broke
 
 
@@ -40,7 +43,9 @@ class Noted(Dataset):
         self.dataset = dataset
         self.case_ids = dataset.case_ids
         # [workers, 3]: process, sample, whether it is being read; outlives the process
-        self.notes = torch.full((num_workers, 3), -1, dtype=torch.int64).share_memory_()
+        self.notes = torch.full((num_workers, 3), -1, dtype=torch.int64)
+        if num_workers > 0:
+            self.notes.share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -72,13 +77,26 @@ def _has_ended(process_id: int) -> bool:
     return True
 
 
-def loader_death(error: BaseException, noted: Sequence[Noted]) -> DataError | None:
+def lacks_shared_memory(error: BaseException) -> bool:
+    """Whether an error says that loader processes cannot hand over what they have read."""
+    if isinstance(error, OSError):  # by the locks of multiprocessing, which lie there too
+        frames = traceback.extract_tb(error.__traceback__)
+        return any(Path(frame.filename).name == "synchronize.py" for frame in frames)
+    return _SHARED_MEMORY in str(error)
+
+
+def loader_death(error: BaseException, noted: Sequence[Noted]) -> DataError | StorageError | None:
     """What an error says of a dead loader process; None if it is another error.
 
     torch tells of the death, unless the main process was just fetching a sample from the process
     that died: then the connection breaks first, and torch's signal handler may speak up while we
     wait for the process to end.
     """
+    if lacks_shared_memory(error):
+        return StorageError(
+            "the loader processes need more shared memory (/dev/shm) than there is: set "
+            "data.num_workers=0, or give a container more, as docker run --shm-size=8g does"
+        )
     readings = [reading for dataset in noted for reading in dataset.readings()]
     if found := re.search(_DEATH, str(error)):
         dead = {int(process) for process in found[1].split(",")}

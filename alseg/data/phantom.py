@@ -39,12 +39,12 @@ from typing import Literal
 import nibabel
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as connected_parts
 
 from alseg.console import track
+from alseg.files import locked
 
 GENERATOR_VERSION = 2  # part of the folder's hash: raise it whenever any voxel may change
 FIELD_OF_VIEW_MM = (320.0, 320.0, 250.0)
@@ -475,7 +475,7 @@ def write_phantom_dataset(
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The lock saves the work of a second process; the rename alone keeps the result whole, also on
     # file systems where locks do nothing.
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with locked(folder.parent / f".{folder.name}.lock"):
         if _is_complete(folder):
             return folder
         scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"

@@ -13,7 +13,6 @@ from typing import Any, TypeGuard
 import monai
 import numpy as np
 import torch
-from filelock import FileLock
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, ResampleToMatch, Spacing
 from monai.utils import convert_to_tensor
@@ -23,7 +22,7 @@ from alseg.data.cases import Case, Task, check_image_headers, check_label_header
 from alseg.data.findings import Finding, by, in_mm, warning
 from alseg.data.volumes import MAX_GIB, read_volume
 from alseg.errors import DataError
-from alseg.files import TEMPORARY, read_tensors, write_tensors
+from alseg.files import TEMPORARY, locked, read_tensors, write_tensors
 from alseg.strategies.statistics import class_dtype
 
 CACHE_FORMAT = 3
@@ -173,7 +172,7 @@ class VolumeCache:
         if entry is not None:
             return entry
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             entry = _read_entry(path, is_sound)  # another job may have been faster
             if entry is None:
                 for left in self.folder.glob(f"{TEMPORARY}*-{path.name}"):

@@ -105,7 +105,7 @@ def test_the_page_asks_for_nothing_from_outside(page: Path) -> None:
         for name in ("src", "href", "xlink:href"):
             address = attributes.get(name)
             assert address is None or address.startswith(("#", "data:"))
-    assert not re.search(r"@import|url\((?!#)", page.read_text())
+    assert not re.search(r"@import|url\((?!#)", page.read_text(encoding="utf-8"))
 
 
 def test_the_svgs_of_the_page_are_xml(page: Path) -> None:
