@@ -12,6 +12,7 @@ from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.build import build, first_state
@@ -27,6 +28,7 @@ from alseg.errors import (
 )
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment
+from alseg.files import locked
 from alseg.interruption import Interrupted, interruption
 from alseg.jobs import is_job
 from alseg.pool import Pool
@@ -75,6 +77,52 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> fl
         raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
     with hold(folder), started_in(folder), interruptible(folder), recorded(folder):
         return resume_run(folder, overrides, force=config.resume_force)
+
+
+def claim(folder: Path) -> Path:
+    """Claim a folder for a new run; another one with a number behind its name if it is taken.
+
+    Two runs that start within a second have the same name: who makes the lock file has the folder.
+    A folder with a run that nobody works on is left to the caller, who does not start a second one.
+
+    Returns:
+        The folder, which exists.
+    """
+    candidate, number = folder, 1
+    while True:
+        candidate.mkdir(parents=True, exist_ok=True)
+        try:
+            (candidate / LOCK_FILE).touch(exist_ok=False)
+        except FileExistsError:
+            if is_started(candidate) and not is_held(candidate):
+                return candidate
+            number += 1
+            candidate = folder.with_name(f"{folder.name}_{number}")
+        else:
+            break
+    if candidate != folder:
+        log.warning(f"{folder} belongs to another run: this one goes to {candidate}")
+    return candidate
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process works on the run in a folder."""
+    try:
+        with locked(folder / LOCK_FILE, blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def is_started(folder: Path) -> bool:
+    """Whether a run has been started in a folder, by this process or an earlier one."""
+    return RunState.is_in(folder) or (folder / CONFIG_FILE).is_file()
+
+
+def give_up(folder: Path) -> None:
+    """Remove the claim to a folder in which no run has started."""
+    if [path.name for path in folder.glob("*")] == [LOCK_FILE]:
+        (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 @contextmanager

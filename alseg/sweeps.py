@@ -135,7 +135,7 @@ def check_job(config: DictConfig, folder: Path) -> None:
     """
     devices = n_devices(config.trainer)
     if devices > 1:
-        command = " ".join(HydraConfig.get().overrides.task)
+        command = shlex.join(HydraConfig.get().overrides.task)
         raise ConfigError(
             f"a sweep runs its jobs on one device each, but trainer.devices gives {devices}: the "
             "launcher cannot start the other processes of a job; run each job by itself: "

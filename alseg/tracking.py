@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import logging
 import os
 import posixpath
 import re
+import secrets
 import shlex
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as DEFAULT_ARTIFACTS
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.console import track
-from alseg.errors import AlsegError, ConfigError, check_text
+from alseg.errors import NO_ROOM, AlsegError, ConfigError, check_text
+from alseg.files import TEMPORARY, locked, told_by_name
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
 from alseg.provenance import train_command
 from alseg.secrets import without_secrets
@@ -34,13 +39,19 @@ from alseg.stores import sqlite_file
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # MLflow's own retries would hold up training for minutes; the outbox tries again.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar a file
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password in it
 
+# It prints tracebacks of what it raises as well.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
 FLUSH_SECONDS = 10.0
+LOCKED_SECONDS = 60.0  # how long another process may keep a sqlite store locked
 BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
 MAX_NAME = 250  # characters of a metric's name
 FAILURE_TAG = "failure"
@@ -164,15 +175,10 @@ class MLflowTracker:
         self.tags: dict[str, str] = {}
         self.ui_command = _ui_command(uri, experiment)
         with _needed(uri), _store_lock(uri) as folder:
-            # The first call on a fresh sqlite file migrates its schema; processes that do so at
-            # the same moment fail, hence the lock.
             self.client = MlflowClient(uri)
-            found = self.client.get_experiment_by_name(experiment)
             location = (folder / "mlartifacts").absolute().as_uri() if folder else None
-            self.experiment_id = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(experiment, location, EXPERIMENT_TAGS)
+            self.experiment_id = _patiently(
+                lambda: _experiment_id(self.client, experiment, location)
             )
         self._uri = uri
 
@@ -204,7 +210,7 @@ class MLflowTracker:
                     | {"experiment": self.experiment_id},
                 )
             else:
-                self._reopen(run_id)
+                _patiently(partial(self._reopen, run_id))
         assert run_id is not None
         self.run_id = run_id
         params = [
@@ -278,7 +284,7 @@ class MLflowTracker:
         if not self.outbox.flush():
             log.warning(
                 f"{self.outbox.n_waiting} operations could not be sent to the tracking store; send "
-                f"them with: python -m alseg.sync {self.folder}"
+                f"them with: python -m alseg.sync {shlex.quote(str(self.folder))}"
             )
 
     def _open_run(self) -> str:
@@ -389,6 +395,10 @@ def _one_by_one(operation: Operation) -> list[Operation] | None:
 def _perform(client: Any, operation: Operation, folder: Path | None = None) -> str | None:
     """Do one operation of an outbox; returns the id of the run if it creates one."""
 
+    return _patiently(lambda: _perform_once(client, operation, folder))
+
+
+def _perform_once(client: Any, operation: Operation, folder: Path | None) -> str | None:
     run = operation.get("run")
     match operation["do"]:
         case "create":
@@ -416,6 +426,45 @@ def _perform(client: Any, operation: Operation, folder: Path | None = None) -> s
         case unknown:
             raise ValueError(f"unknown operation {unknown}")
     return None
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Call the store again for a while, if another process has its sqlite file locked.
+
+    sqlite waits by itself, but not where a transaction that has read comes to write: there it asks
+    for the whole transaction again.
+    """
+    deadline = time.monotonic() + LOCKED_SECONDS
+    while True:
+        try:
+            return call()
+        except MlflowException as error:
+            if "database is locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(LOCKED_SECONDS / 300)
+
+
+def _experiment_id(client: Any, name: str, location: str | None) -> str:
+    """The id of an experiment, which is made if it is not there.
+
+    Raises:
+        ConfigError: if it was deleted, in the MLflow UI or otherwise.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, location, EXPERIMENT_TAGS))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another job's
+    if found.lifecycle_stage == "deleted":
+        raise ConfigError(
+            f"the MLflow experiment {name!r} was deleted; take another experiment_name=..., or "
+            f"restore it: MLFLOW_TRACKING_URI={shlex.quote(without_secrets(client.tracking_uri))} "
+            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return str(found.experiment_id)
 
 
 def _ui_command(uri: str, experiment: str) -> str:
@@ -474,12 +523,16 @@ def _now() -> int:
 
 @contextmanager
 def _needed(uri: str) -> Iterator[None]:
-    """Turn any error of the store into a ConfigError that names the store."""
+    """Turn any error of the store into one that names the store."""
     try:
         yield
     except AlsegError:
         raise
     except Exception as error:  # each kind of store raises errors of its own
+        database = sqlite_file(uri)
+        if database and (getattr(error, "errno", 0) in NO_ROOM or "disk is full" in str(error)):
+            with told_by_name(database):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise ConfigError(f"tracking.uri {without_secrets(uri)}: {error}") from error
 
 
@@ -588,11 +641,39 @@ def log_comparison(
 
 @contextmanager
 def _store_lock(uri: str) -> Iterator[Path | None]:
-    """Lock a sqlite store and give its folder; other stores lock themselves."""
+    """Lock a sqlite store, which is made if it is not there, and give its folder.
+
+    Other stores lock and make themselves.
+    """
     database = sqlite_file(uri)
     if database is None:
         yield None
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_name(database.name + ".lock")):
+    with locked(database.with_name(database.name + ".lock")):
+        if database.is_file() and database.stat().st_size == 0:
+            database.unlink()  # sqlite makes one when it is asked about a store that is not there
+        if not database.is_file():
+            _make_store(database)
         yield database.parent
+
+
+def _make_store(database: Path) -> None:
+    """Make a sqlite store beside its place, so that a process killed meanwhile leaves none.
+
+    MLflow builds the schema in hundreds of steps, and cannot go on from the middle of them.
+    """
+    for left in database.parent.glob(f"{TEMPORARY}*-{database.name}*"):
+        left.unlink(missing_ok=True)  # by a process that was killed: we hold the lock
+    scratch = database.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{database.name}")
+    try:
+        store = SqlAlchemyStore(f"sqlite:///{scratch.absolute()}", DEFAULT_ARTIFACTS)
+        store.engine.dispose()  # all is in the file now
+        try:
+            os.link(scratch, database)
+        except FileExistsError:
+            pass  # another process was faster, where there are no locks
+        except OSError:  # no hard links here
+            os.replace(scratch, database)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ def _hydra_main(config: DictConfig) -> float:
 
 def _job(config: DictConfig) -> float:
     from alseg.distributed import process_group, rank
-    from alseg.run import train
+    from alseg.run import claim, give_up, train
     from alseg.sweeps import run_job
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -39,9 +39,12 @@ def _job(config: DictConfig) -> float:
             )
         if rank() > 0:
             logging.disable(logging.INFO)  # the first process says it all
+        elif not config.resume:
+            folder = claim(folder)
         with process_group():
             return train(config, folder, HydraConfig.get().overrides.task)
     finally:
+        give_up(folder)
         # Hydra makes the folder before the settings are checked: leave no empty ones behind.
         for path in (folder, *folder.parents):
             if not path.is_dir() or any(path.iterdir()) or path == Path.cwd():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -250,6 +251,13 @@ def test_several_devices_are_refused_with_the_right_command(tmp_path: Path) -> N
     reason = Job.load(tmp_path).reason
     assert "one device each" in reason
     assert "torchrun --nproc-per-node 2 -m alseg.train experiment=smoke trainer=cpu" in reason
+
+
+def test_the_printed_torchrun_command_can_be_pasted(tmp_path: Path) -> None:
+    place = "output_dir='/my runs/$HOME'"
+    run_job(composed(tmp_path, "trainer=ddp", place), tmp_path)
+    command = Job.load(tmp_path).reason.rpartition("run each job by itself: ")[2]
+    assert place in shlex.split(command)
 
 
 def test_a_job_with_other_settings_is_not_continued(

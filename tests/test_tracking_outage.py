@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
+import re
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -18,9 +22,10 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from alseg import tracking
-from alseg.errors import ConfigError, DataError
+from alseg.errors import ConfigError, DataError, DiskFullError
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
 from alseg.tracking import MLflowTracker, accepted_name
 
@@ -184,6 +189,106 @@ def test_any_class_name_becomes_a_metric_of_its_own(
     tracker.outbox.send(do="tag", run=run_id, name="x" * 5000, value="refused by MLflow")
     tracker.outbox.send(do="tag", run=run_id, name="behind", value="it")
     assert tracker.client.get_run(run_id).data.tags["behind"] == "it"
+
+
+def build_store(folder: Path) -> None:
+    MLflowTracker(f"sqlite:///{folder}/mlflow.db", "killed", "run")
+
+
+@pytest.mark.parametrize("size_kib", [1, 300])
+def test_a_kill_while_the_store_is_made_leaves_none(tmp_path: Path, size_kib: int) -> None:
+    job = multiprocessing.get_context("fork").Process(target=build_store, args=(tmp_path,))
+    job.start()
+    while job.is_alive():
+        if any(p.stat().st_size >= size_kib * 1024 for p in tmp_path.glob(".tmp-*-mlflow.db")):
+            job.kill()
+        time.sleep(0.001)
+    job.join()
+    assert job.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()
+    (
+        tmp_path / "mlflow.db"
+    ).touch()  # as sqlite leaves it, when asked about a store that is not there
+    build_store(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_locked_store_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 5.0)
+    calls: list[str] = []
+
+    def locked_at_first() -> str:
+        calls.append("call")
+        if len(calls) < 3:
+            raise MlflowException(
+                "(raised as a result of Query-invoked autoflush) database is locked"
+            )
+        return "done"
+
+    assert tracking._patiently(locked_at_first) == "done"
+    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 0.0)
+    calls.clear()
+    with pytest.raises(MlflowException, match="is locked"):
+        tracking._patiently(locked_at_first)
+
+
+FULL = (
+    OSError(errno.ENOSPC, "No space left on device", "mlartifacts/1"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    MlflowException("(sqlite3.OperationalError) database or disk is full [SQL: INSERT INTO tags"),
+)
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_store_on_a_full_disk_is_told_like_any_other_file(
+    error: Exception, tmp_path: Path
+) -> None:
+    told = rf"cannot write {tmp_path}/mlflow.db: No space left on device \(\d+ MiB are free"
+    with (
+        pytest.raises(DiskFullError, match=told),
+        tracking._needed(f"sqlite:///{tmp_path}/mlflow.db"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("name", ["plain", "it's $HOME & (co)"])
+def test_a_deleted_experiment_is_told_with_the_way_back(tmp_path: Path, name: str) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = MLflowTracker(uri, name, "run")
+    tracker.client.delete_experiment(tracker.experiment_id)
+    with pytest.raises(ConfigError, match="was deleted; take another experiment_name") as told:
+        MLflowTracker(uri, name, "run")
+    command = shlex.split(str(told.value).rpartition("restore it: ")[2])
+    assert command[0] == f"MLFLOW_TRACKING_URI={uri}"
+    assert command[-1] == tracker.experiment_id
+
+
+def test_an_experiment_that_another_job_makes_meanwhile_is_taken(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first = MLflowTracker(uri, "shared", "run")
+
+    class Late(MlflowClient):
+        asked = False
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            found = super().get_experiment_by_name(name) if self.asked else None
+            self.asked = True
+            return found
+
+    assert tracking._experiment_id(Late(uri), "shared", None) == first.experiment_id
+
+
+def test_the_printed_command_that_sends_the_rest_can_be_pasted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my runs $HOME 'a'"
+    folder.mkdir()
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "paste", "run")
+    tracker.open(folder, None, {}, {})
+    monkeypatch.setattr(tracker.client, "set_terminated", lambda *a, **k: 1 / 0)  # away
+    tracker.close("FINISHED")
+    (command,) = re.findall("send them with: (.*)", caplog.text)
+    assert shlex.split(command) == ["python", "-m", "alseg.sync", str(folder)]
 
 
 N_JOBS = 6

@@ -1,0 +1,53 @@
+"""Each run has a folder of its own, however many start at one moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from alseg.run import claim, give_up
+from alseg.settings import CONFIG_FILE
+from alseg.state import STATE_FILE, hold
+
+N_RUNS = 6
+
+
+def claim_and_note(folder: Path, number: int, start: Barrier) -> None:
+    start.wait()
+    (claim(folder) / f"run_{number}").touch()
+
+
+def test_runs_that_start_at_one_moment_get_folders_of_their_own(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(N_RUNS)
+    folder = tmp_path / "runs" / "2026-11-23_10-00-00_variance_seed1"
+    runs = [
+        context.Process(target=claim_and_note, args=(folder, number, start))
+        for number in range(N_RUNS)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    claimed = {path.parent.name: path.name for path in folder.parent.glob("*/run_*")}
+    assert sorted(claimed) == [folder.name, *(f"{folder.name}_{n}" for n in range(2, N_RUNS + 1))]
+    assert sorted(claimed.values()) == [f"run_{number}" for number in range(N_RUNS)]
+
+
+def test_a_folder_whose_run_has_ended_is_not_replaced_by_another(tmp_path: Path) -> None:
+    for name in (STATE_FILE, CONFIG_FILE):
+        folder = claim(tmp_path / name)
+        (folder / name).touch()
+        assert claim(folder) == folder  # for the caller to say that it can be resumed
+        with hold(folder):
+            assert claim(folder).name == f"{name}_2"
+
+
+def test_a_claim_is_given_up_with_a_run_that_has_not_started(tmp_path: Path) -> None:
+    given_up, started = claim(tmp_path / "a"), claim(tmp_path / "b")
+    (started / CONFIG_FILE).touch()
+    for folder in (given_up, started):
+        give_up(folder)
+    assert claim(given_up) == given_up
+    assert len(list(started.iterdir())) == 2
