@@ -185,12 +185,7 @@ def without_writing(root: Path) -> None:
     (root / "cache").chmod(0o555)
 
 
-SPLIT = (
-    "data/splits=file",
-    "data.splits.file=ROOT/split.json",
-    "~data.splits.validation",
-    "~data.splits.test",
-)
+SPLIT = ("data/splits=file", "data.splits.file=ROOT/split.json")
 OWN = ("--config-dir=ROOT/conf", "strategy=mine")
 ZEROS, LABELS = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint8)
 
