@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.errors import DataError
 from alseg.files import read_json, write_atomically, write_json
+from alseg.text import literal
 
 CONFIG_FILE = "config.yaml"
 START_FILE = "start.json"
@@ -22,6 +23,7 @@ START_FILE = "start.json"
 FREE = (
     "resume",
     "resume_force",
+    "trusted_packages",
     "sweep",
     "output_dir",
     "cache_dir",
@@ -77,7 +79,7 @@ def save_config(config: DictConfig, folder: Path) -> None:
 
 
 def load_config(folder: Path) -> DictConfig:
-    """Read the resolved configuration of a run folder.
+    """Read the resolved configuration of a run folder; a ``${`` in it means nothing any more.
 
     Raises:
         DataError: if it is missing or broken.
@@ -89,7 +91,7 @@ def load_config(folder: Path) -> DictConfig:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise DataError(f"{path} does not hold a configuration")
-    return config
+    return OmegaConf.create(literal(OmegaConf.to_container(config)))
 
 
 def config_hash(config: DictConfig) -> str:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from alseg.settings import (
 )
 from alseg.state import RunState, hold
 from alseg.trainers import n_devices
+from alseg.trust import untrusted
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +111,8 @@ def run_job(config: DictConfig, folder: Path) -> float:
             log.info(f"[{name}] finished before, not run again")
             return validation_area(folder)
         (folder / JOB_FILE).unlink(missing_ok=True)
-        reason = _run_child(folder, name)
+        own = untrusted(OmegaConf.to_container(config, resolve=True))
+        reason = _run_child(folder, name, own)
     except Exception as error:  # the boundary of a job: whatever it is, it is reported
         reason = sentence(error)
     seconds = round(time.monotonic() - started, 1)
@@ -150,8 +153,14 @@ def validation_area(folder: Path) -> float:
     return area_under_budget_curve(*RunState.load(folder).learning_curve("val_dice"))
 
 
-def _run_child(folder: Path, name: str) -> str:
-    """Run the job in a process of its own, passing on its output; returns why it failed, or ''."""
+def _run_child(folder: Path, name: str, own: Sequence[str]) -> str:
+    """Run the job in a process of its own, passing on its output; returns why it failed, or ''.
+
+    Args:
+        folder: the job's.
+        name: how its output is marked.
+        own: functions and classes of the user's, who has composed the job here and now.
+    """
     # joblib gives its workers their share of the cores by itself (OMP_NUM_THREADS).
     if threads := HydraConfig.get().launcher.get("cpus_per_task"):
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -166,7 +175,7 @@ def _run_child(folder: Path, name: str) -> str:
                 print(f"[{name}] {line}", end="", flush=True)
                 last = line.strip()
 
-        exit_code = run_in_fork(work, folder, take)
+        exit_code = run_in_fork(partial(work, own), folder, take)
     if exit_code == 0:
         return ""
     if exit_code < 0:
@@ -377,10 +386,20 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.4f}{deviation}"
 
 
-def work(folder: Path) -> None:
-    """Run one job to its end, in its own process."""
+def work(own: Sequence[str], folder: Path) -> None:
+    """Run one job to its end, in its own process.
+
+    Args:
+        own: functions and classes of the user's that the job builds.
+        folder: the job's.
+    """
     from alseg import train
 
     print(f"job on {torch.get_num_threads()} thread(s)")
-    sys.argv = ["alseg.train", override("resume", folder), override("hydra.run.dir", folder)]
+    sys.argv = [
+        "alseg.train",
+        override("resume", folder),
+        override("hydra.run.dir", folder),
+        override("trusted_packages", own),
+    ]
     train.main()
