@@ -189,6 +189,7 @@ def resume_run(
     if state is None:
         state = first_state(config, experiment)
     check_cases(state.pool, experiment.data.splits.training)
+    check_classes(state, experiment.data.cache.task.foreground)
     if changes:
         log.warning(f"resumed with other settings: {'; '.join(changes)}")
         start_again(experiment.round_folder(state.finished_rounds + 1))
@@ -226,6 +227,22 @@ def check_cases(pool: Pool, training: Sequence[str]) -> None:
             f"the run was started with other training cases than the data set has now; they differ "
             f"in {', '.join(differing[:5])}"
         )
+
+
+def check_classes(state: RunState, foreground: Sequence[str]) -> None:
+    """Check that a run's classes are those of its data set.
+
+    Raises:
+        DataError: naming the classes of both.
+    """
+    prefix = "test_dice_"
+    for row in state.history[-1:]:
+        before = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
+        if before != list(foreground):
+            raise DataError(
+                f"the run was started with the classes {', '.join(before)}, and the data set has "
+                f"{', '.join(foreground)} now"
+            )
 
 
 def finish(experiment: Experiment, state: RunState) -> float:

@@ -67,10 +67,10 @@ def load_start(folder: Path) -> Start:
     """
     path = folder / START_FILE
     content = read_json(path)
-    try:
-        return Start(str(content["folder"]), tuple(content["overrides"]))
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} does not say how the run was started: {error}") from error
+    start, overrides = content.get("folder"), content.get("overrides")
+    if not isinstance(start, str) or not isinstance(overrides, list):
+        raise DataError(f"{path} does not say how the run was started")
+    return Start(start, tuple(map(str, overrides)))
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
@@ -87,7 +87,7 @@ def load_config(folder: Path) -> DictConfig:
     path = folder / CONFIG_FILE
     try:
         config = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise DataError(f"{path} does not hold a configuration")

@@ -6,7 +6,6 @@ the launcher (see ``alseg.jobs``). Without it, one killed worker makes joblib th
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -31,9 +30,9 @@ from rich.text import Text
 from alseg.cli import part, print_error, sentence
 from alseg.command_line import identifying, override, override_to_paste
 from alseg.console import console, duration, say
-from alseg.errors import AlsegError, ConfigError
+from alseg.errors import AlsegError, ConfigError, DataError
 from alseg.evaluation import area_under_budget_curve
-from alseg.files import write_atomically
+from alseg.files import read_json, write_json
 from alseg.isolation import exit_in_words
 from alseg.jobs import run_in_fork
 from alseg.settings import (
@@ -73,13 +72,20 @@ class Job:
 
     def save(self, folder: Path) -> None:
         """Write job.json."""
-        write_atomically(folder / JOB_FILE, json.dumps(asdict(self), indent=1))
+        write_json(folder / JOB_FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> Job:
-        """Read job.json."""
+        """Read job.json; a damaged one tells nothing, and the job goes on from its state."""
         path = folder / JOB_FILE
-        return cls(**json.loads(path.read_text())) if path.is_file() else cls(UNFINISHED)
+        if not path.is_file():
+            return cls(UNFINISHED)
+        try:
+            job = cls(**read_json(path))
+        except (DataError, TypeError) as error:
+            log.warning(f"{path} is damaged: {error}")
+            return cls(UNFINISHED)
+        return job if job.status in (FINISHED, FAILED) else cls(UNFINISHED)
 
 
 def run_job(config: DictConfig, folder: Path) -> float:
@@ -246,9 +252,12 @@ def latest_sweep(parent: Path, overrides: Sequence[str]) -> Path:
         ConfigError: if there is none.
     """
     for path in sorted(parent.glob(f"sweep_*/{SWEEP_FILE}"), reverse=True):
-        earlier = yaml.safe_load(path.read_text())["hydra"]["overrides"]["task"]
-        if identifying(earlier) == identifying(overrides):
-            return path.parent
+        try:
+            earlier = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
+            if identifying(earlier) == identifying(overrides):
+                return path.parent
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+            log.warning(f"{path} is damaged: {error}")
     raise ConfigError(
         f"there is no sweep with these settings in {parent} to resume; give the same command as "
         "before, or name its folder with hydra.sweep.dir=..."

@@ -239,7 +239,7 @@ def test_a_run_with_functions_of_ones_own_goes_on_with_the_printed_command(
     monkeypatch.syspath_prepend(str(example))
     own = (f"hydra.searchpath=[file://{example / 'conf'}]", "strategy=tumour_doubt")
     run_smoke(tmp_path, shared, *own, "pool.rounds=1", "steps_per_round=1", "val_interval=1")
-    resume, named = shlex.split(to_resume(tmp_path))
+    _, named = shlex.split(to_resume(tmp_path))
     assert train(smoke=False, resume=tmp_path).exit_code == 2
     run = train(named, smoke=False, resume=tmp_path)
     assert run.exit_code == 0, run.err
