@@ -46,6 +46,7 @@ from alseg.seeding import seed_for
 from alseg.settings import config_hash, flat
 from alseg.state import RunState
 from alseg.strategies.strategy import Strategy
+from alseg.text import literal
 from alseg.tracking import NoTracker, Tracker
 from alseg.trainers import check_accelerator, check_devices, hardware_of, workers_for
 
@@ -247,7 +248,9 @@ def proxy_key(config: DictConfig, cache: VolumeCache, case_ids: Sequence[str]) -
     names = ("data", "model", "training", "proxy", "seed")
     images = {case_id: cache.key(cache.task.cases[case_id].images) for case_id in case_ids}
     chosen_from = {"images": images, "initial": config.pool.initial}
-    return config_hash(OmegaConf.create({name: content[name] for name in names} | chosen_from))
+    return config_hash(
+        OmegaConf.create(literal({name: content[name] for name in names} | chosen_from))
+    )
 
 
 def run_tags(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import re
@@ -18,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -30,12 +31,11 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from alseg import __version__
-from alseg.command_line import override_to_paste
 from alseg.console import remove_bar
 from alseg.errors import NO_ROOM, AlsegError, nearest
 from alseg.interruption import Interrupted
 from alseg.secrets import VARIABLE, refer_to_secrets, without_secrets
-from alseg.text import printable
+from alseg.text import literal, printable
 
 # Libraries that read the configuration: what they raise is about the command line or a YAML file.
 COMPOSERS = ("hydra", "omegaconf", "yaml", "antlr4")
@@ -64,7 +64,22 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 
 def part(node: Any, **arguments: Any) -> Any:
     """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
+    if OmegaConf.is_config(node):
+        node = _settled(node)
     return instantiate(node, _convert_="all", **arguments)
+
+
+def _settled(node: Any) -> Any:
+    """A node whose values are what they stand for, such as a path with a ``${`` in it."""
+    content: Any = OmegaConf.to_container(node, resolve=True)
+    if "${" not in str(content):
+        return node
+    node = copy.deepcopy(node)
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    with flag_override(node, ["struct", "readonly"], [False, False]):
+        for key, value in items:
+            node[key] = literal(literal(value))  # instantiate resolves what it has resolved
+    return node
 
 
 def sentence(error: BaseException) -> str:
@@ -186,11 +201,7 @@ def told() -> Iterator[None]:
         finally:
             remove_bar()
     except Interrupted as stop:
-        how = ""
-        if stop.folder:
-            how = (
-                f"; continue with: python -m alseg.train {override_to_paste('resume', stop.folder)}"
-            )
+        how = f"; continue with: python -m alseg.train {stop.resume}" if stop.resume else ""
         print(f"alseg: {stop}{how}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:

@@ -12,12 +12,18 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
+from alseg.text import literal
 
-def override(name: str, value: str | Path) -> str:
+
+def override(name: str, value: str | Path | Sequence[str]) -> str:
     """``name=value`` for Hydra: the value is taken as it is, whatever characters it holds."""
-    # a literal ${ is written \${, and backslashes before one are doubled
-    text = re.sub(r"(\\*)\$\{", lambda found: rf"{2 * found[1]}\${{", str(value))
-    return f"{name}={QuotedString(text, Quote.single).with_quotes()}"
+    if isinstance(value, (str, Path)):
+        return f"{name}={_quoted(str(value))}"
+    return f"{name}=[{','.join(map(_quoted, value))}]"
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(literal(text), Quote.single).with_quotes()
 
 
 def override_to_paste(name: str, value: str | Path) -> str:

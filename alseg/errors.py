@@ -1,7 +1,7 @@
 """The errors that a user can act on."""
 
 import errno
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 
@@ -85,3 +85,14 @@ def check_text(name: str, value: object) -> None:
     """
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{name} is {value!r}; it must be text (quote a number: '\"3\"')")
+
+
+def check_names(name: str, value: object) -> None:
+    """Check a setting that is a list of names.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
+    if not all(isinstance(each, str) for each in names):
+        raise ConfigError(f"{name} is {value!r}; it must be a list of names, such as [my_measures]")

@@ -211,6 +211,14 @@ def read_tensors(path: Path) -> Any:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
+def checksum_of(path: Path) -> str:
+    """The checksum of a file's content; empty if it cannot be read."""
+    try:
+        return f"{zlib.crc32(path.read_bytes()):08x}"
+    except OSError:
+        return ""
+
+
 def _crc(content: Any) -> bytes:
     return b"\ncrc32 %08x\n" % zlib.crc32(content)
 

@@ -11,7 +11,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from alseg.console import interrupt_line
@@ -25,13 +24,13 @@ class Interrupted(BaseException):
 
     Attributes:
         signal_number: of the signal.
-        folder: the run folder to resume; None if nothing can be resumed.
+        resume: the arguments that resume the run; empty if nothing can be resumed.
     """
 
-    def __init__(self, signal_number: int, folder: Path | None = None) -> None:
+    def __init__(self, signal_number: int, resume: str = "") -> None:
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
-        self.folder = folder
+        self.resume = resume
 
     @property
     def exit_code(self) -> int:

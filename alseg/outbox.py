@@ -153,8 +153,18 @@ def _read(journal: Path, ids: dict[str, str]) -> list[Operation]:
             if number == len(lines):
                 continue  # cut off when its process was killed
             raise DataError(f"{journal}, line {number}, is not JSON: {error}") from error
+        if not _is_operation(operation):
+            raise DataError(f"{journal}, line {number}, is no operation of a tracking store")
         if operation["do"] == "created":
             ids[operation["run"]] = operation["id"]
         else:
             operations.append(operation)
     return [o for o in operations if o["do"] != "create" or o["run"] not in ids]
+
+
+def _is_operation(content: Any) -> bool:
+    """Whether a line of a journal says what is to be done to which run."""
+    if not isinstance(content, dict):
+        return False
+    names = ("do", "run", "id") if content.get("do") == "created" else ("do", "run")
+    return all(isinstance(content.get(name), str) for name in names)

@@ -20,6 +20,7 @@ from typing import Any
 
 from alseg import __version__
 from alseg.distributed import rank
+from alseg.errors import DataError
 from alseg.files import read_json, write_json
 from alseg.secrets import refer_to_secrets, without_secrets
 
@@ -39,7 +40,9 @@ def recorded(folder: Path) -> Iterator[None]:
         return
     start = this_process()
     path = folder / PROVENANCE_FILE
-    earlier = read_json(path)["starts"] if path.is_file() else []
+    earlier = read_json(path).get("starts") if path.is_file() else []
+    if not isinstance(earlier, list):
+        raise DataError(f"{path} does not say how the run was started before")
     write_json(path, {"starts": [*earlier, start]})
     handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
     handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(message)s"))

@@ -23,7 +23,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.distributed import rank, wait_for_all
 from alseg.evaluation import area_under_budget_curve
 from alseg.experiment import Experiment, Plan
-from alseg.files import clean_temporaries, write_atomically
+from alseg.files import checksum_of, clean_temporaries, write_atomically
 from alseg.interruption import Interrupted, interruption
 from alseg.models.segmentation import Scoring, SegmentationModule
 from alseg.models.uncertainty import race_for
@@ -41,7 +41,7 @@ from alseg.training import (
     BEST,
     FIRST_STAGE,
     LAST,
-    are_sound,
+    checkpoints,
     load_weights,
     round_training,
     spanning,
@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 
 FINE_TUNING = "training_second_stage"  # the stage of a round's semi-supervised fine-tuning
 TRAINED = ("training", "member_")  # how the stages begin that train a network
+EVALUATED = ("cases.csv", "calibration.csv")  # what an evaluation leaves
 
 
 def prepare(experiment: Experiment, state: RunState) -> None:
@@ -233,7 +234,8 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         with interruption.waits():
             result = training.fit(module, data, seed_for(plan.seed, round_number, purpose))
             trainer.save_checkpoint(folder / f"{LAST}.ckpt", weights_only=True)
-            stages.finish("training", best=best, **result)
+            files = (best,) if semi_supervised else (best, LAST)  # whose second stage leaves a last
+            stages.finish("training", checkpoints(*files), **result)
     training.checkpoint.delete()
     if semi_supervised is not None and FINE_TUNING not in stages:
         with interruption.waits():
@@ -245,7 +247,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
                 module,
                 stages["training"]["best_dice"],
             )
-            stages.finish(FINE_TUNING, **result)
+            stages.finish(FINE_TUNING, checkpoints(BEST, LAST), **result)
     members: tuple[torch.nn.Module, ...] = ()
     if strategy.needs_passes and not is_last:
         members = tuple(
@@ -259,7 +261,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         started = time.monotonic()
         columns = evaluate(trainer, module, data, folder)
         seconds = round(time.monotonic() - started, 3)
-        stages.finish("evaluation", seconds=seconds, columns=columns)
+        stages.finish("evaluation", EVALUATED, seconds=seconds, columns=columns)
     timings["evaluation_seconds"] = stages["evaluation"]["seconds"]
     metrics: dict[str, Any] = {
         "round": round_number,
@@ -270,7 +272,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         **stages["evaluation"]["columns"],
     }
     queries: tuple[dict[str, Any], ...] = ()
-    scores = ScoreFile(folder)
+    scores = ScoreFile(folder, checksum_of(folder / f"{BEST}.ckpt"))
     with timed(timings, "scoring"):
         if not is_last:
             if strategy.needs_prediction:
@@ -317,16 +319,10 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 
 
 def sound_stages(folder: Path) -> Stages:
-    """The finished stages of a round; none, and an empty folder, where their files are damaged."""
+    """The finished stages of a round; none, and an empty folder, if its training is damaged."""
     clean_temporaries(folder)
     stages = Stages(folder)
-    names: dict[str, tuple[str, ...]] = {
-        name: (f"{BEST}_{name}",) for name in stages if name.startswith("member_")
-    }
-    if "training" in stages:
-        names |= {"training": (stages["training"]["best"], LAST), FINE_TUNING: (BEST,)}
-    files = [folder / f"{file}.ckpt" for name in stages for file in names.get(name, ())]
-    if not are_sound(*files):
+    if stages.path.is_file() and "training" not in stages:
         log.warning(f"the round starts again: {folder}")
         start_again(folder)
         return Stages(folder)
@@ -377,8 +373,9 @@ def evaluate(
         columns |= {f"{part}_dice": module.dice.mean()}
         columns |= {f"{part}_dice_{name}": value for name, value in module.dice.by_class().items()}
         cases.append(module.dice.table().assign(part=part))
-    write_atomically(folder / "cases.csv", pd.concat(cases).to_csv(index=False))
-    write_atomically(folder / "calibration.csv", module.calibration.table().to_csv(index=False))
+    tables = (pd.concat(cases), module.calibration.table())
+    for name, table in zip(EVALUATED, tables, strict=True):
+        write_atomically(folder / name, table.to_csv(index=False))
     return columns
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
@@ -17,12 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.build import build, first_state
 from alseg.cli import composed
-from alseg.command_line import override_to_paste
+from alseg.command_line import override, override_to_paste
 from alseg.distributed import from_first, rank, wait_for_all
 from alseg.errors import (
     ConfigError,
     DataError,
     DiskFullError,
+    check_names,
     check_text,
     nearest,
 )
@@ -47,6 +49,7 @@ from alseg.settings import (
     save_start,
 )
 from alseg.state import LOCK_FILE, RunState, hold
+from alseg.trust import check_targets, untrusted
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +75,17 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> fl
         with interruptible(folder):
             return start_run(config, folder, overrides)
     check_text("resume", config.resume)
+    check_names("trusted_packages", config.trusted_packages)
     folder = Path(config.resume).absolute()
     if not folder.is_dir():
         raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
     with hold(folder), started_in(folder), interruptible(folder), recorded(folder):
-        return resume_run(folder, overrides, force=config.resume_force)
+        return resume_run(
+            folder,
+            overrides,
+            force=config.resume_force,
+            trusted=list(config.trusted_packages),
+        )
 
 
 def claim(folder: Path) -> Path:
@@ -133,8 +142,16 @@ def interruptible(folder: Path) -> Iterator[None]:
             yield
         except (Interrupted, KeyboardInterrupt) as stop:
             number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            resumable = folder if (folder / CONFIG_FILE).is_file() else None
-            raise Interrupted(number, resumable) from None
+            raise Interrupted(number, to_resume(folder)) from None
+
+
+def to_resume(folder: Path) -> str:
+    """The arguments that resume the run in a folder; empty if it has not come to that."""
+    if not (folder / CONFIG_FILE).is_file():
+        return ""
+    own = untrusted(OmegaConf.to_container(load_config(folder)))
+    named = shlex.quote(override("trusted_packages", own)) if own else ""
+    return f"{override_to_paste('resume', folder)} {named}".rstrip()
 
 
 @contextmanager
@@ -185,22 +202,29 @@ def check_settings_are_read(config: DictConfig) -> None:
             )
 
 
-def resume_run(folder: Path, overrides: Sequence[str], *, force: bool) -> float:
+def resume_run(
+    folder: Path, overrides: Sequence[str], *, force: bool, trusted: Sequence[str]
+) -> float:
     """Go on with the run in a folder, which this process holds, from its configuration and state.
 
     Args:
         folder: the run folder.
         overrides: of the command that resumes it.
         force: accept settings that the run was not started with; its current round starts again.
+        trusted: packages that the run's settings may name besides those of ``alseg.trust``.
 
     Raises:
-        ConfigError: naming the settings that are not those of the run.
+        ConfigError: naming the settings that are not those of the run, or a function that is not to
+            be trusted.
     """
     state = None
     if RunState.is_in(folder) or not (folder / CONFIG_FILE).exists():
         state = RunState.load(folder)
     saved = load_config(folder)
     config = with_overrides(saved, folder, overrides)
+    check_targets(
+        OmegaConf.to_container(config, resolve=True), source=folder / CONFIG_FILE, named=trusted
+    )
     changes = differences(deciding(saved), deciding(config))
     if state is not None and state.config_hash != config_hash(saved):
         changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
@@ -213,6 +237,7 @@ def resume_run(folder: Path, overrides: Sequence[str], *, force: bool) -> float:
     if state is None:
         state = first_state(config, experiment)
     check_cases(state.pool, experiment.data.splits.training)
+    check_classes(state, experiment.data.cache.task.foreground)
     if changes:
         log.warning(f"resumed with other settings: {'; '.join(changes)}")
         start_again(experiment.round_folder(state.finished_rounds + 1))
@@ -230,7 +255,8 @@ def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) ->
         folder: the run folder.
         overrides: of the command that resumes it.
     """
-    added = [o for o in overrides if not o.startswith(("resume=", "resume_force="))]
+    of_this_command = ("resume=", "resume_force=", "trusted_packages=")
+    added = [o for o in overrides if not o.startswith(of_this_command)]
     if not added:
         return saved
     before = [o for o in load_start(folder).overrides if not o.startswith("sweep.")]
@@ -249,6 +275,22 @@ def check_cases(pool: Pool, training: Sequence[str]) -> None:
             f"the run was started with other training cases than the data set has now; they differ "
             f"in {', '.join(differing[:5])}"
         )
+
+
+def check_classes(state: RunState, foreground: Sequence[str]) -> None:
+    """Check that a run's classes are those of its data set.
+
+    Raises:
+        DataError: naming the classes of both.
+    """
+    prefix = "test_dice_"
+    for row in state.history[-1:]:
+        before = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
+        if before != list(foreground):
+            raise DataError(
+                f"the run was started with the classes {', '.join(before)}, and the data set has "
+                f"{', '.join(foreground)} now"
+            )
 
 
 def finish(experiment: Experiment, state: RunState) -> float:

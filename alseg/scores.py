@@ -29,10 +29,12 @@ class ScoreFile:
 
     Args:
         folder: the round's.
+        network: the checksum of the network that scores; another one's scores do not count.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, network: str) -> None:
         self.folder = folder
+        self.network = network
         self.path = folder / f"partial_scores_{rank()}.jsonl"
 
     def read(self) -> list[list[CaseScore]]:
@@ -41,7 +43,7 @@ class ScoreFile:
         for path in sorted(self.folder.glob("partial_scores_*.jsonl")):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             for number, line in enumerate(lines, start=1):
-                group = _parsed(line)
+                group = self._parsed(line)
                 if group is not None:
                     groups.append(group)
                 elif number < len(lines):  # a last line that is cut off is nothing to tell
@@ -52,7 +54,7 @@ class ScoreFile:
     def start(self, groups: Iterable[Sequence[CaseScore]]) -> None:
         """Begin anew with these groups, as ``read`` has given them."""
         if rank() == 0:
-            write_atomically(self.path, "".join(map(_line, groups)))
+            write_atomically(self.path, "".join(map(self._line, groups)))
             for path in self.folder.glob("partial_scores_*.jsonl"):
                 if path != self.path:
                     path.unlink(missing_ok=True)
@@ -66,24 +68,30 @@ class ScoreFile:
         """
         if group:
             with told_by_name(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(group))
+                file.write(self._line(group))
 
     def delete(self) -> None:
         """Delete the file: all volumes have been scored, or all are to be scored again."""
         self.path.unlink(missing_ok=True)
 
+    def _line(self, group: Sequence[CaseScore]) -> str:
+        content = json.dumps([asdict(score) for score in group])
+        return f"{self._checksum(content)} {content}\n"
 
-def _line(group: Sequence[CaseScore]) -> str:
-    content = json.dumps([asdict(score) for score in group])
-    return f"{zlib.crc32(content.encode()):08x} {content}\n"
+    def _parsed(self, line: str) -> list[CaseScore] | None:
+        checksum, _, content = line.partition(" ")
+        if checksum != self._checksum(content):
+            return None
+        try:
+            return [_score(fields) for fields in json.loads(content)]
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+    def _checksum(self, content: str) -> str:
+        return f"{zlib.crc32(content.encode(), zlib.crc32(self.network.encode())):08x}"
 
 
-def _parsed(line: str) -> list[CaseScore] | None:
-    checksum, _, content = line.partition(" ")
-    if checksum != f"{zlib.crc32(content.encode()):08x}":
-        return None
-    group: list[dict[str, Any]] = json.loads(content)
-    for fields in group:
-        for name, value in fields.items():
-            fields[name] = tuple(value) if isinstance(value, list) else value
-    return [CaseScore(**fields) for fields in group]
+def _score(fields: dict[str, Any]) -> CaseScore:
+    for name, value in fields.items():
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return CaseScore(**fields)

@@ -3,8 +3,8 @@
 A secret that is typed on the command line goes into an environment variable, and the command, as
 Hydra and all other code see it, refers to that: ``http://${oc.env:ALSEG_SECRET_X}@host``.
 So run folders and sweeps hold references only. The processes of a sweep inherit the variables, and
-a run is resumed by typing the setting again or by setting the variable. A secret that came from
-elsewhere, such as another variable or a YAML file, is kept as a reference as well.
+a run is resumed by typing the setting again or by setting the variable. So it is with a secret that
+came from elsewhere, such as a YAML file; that in ``MLFLOW_TRACKING_URI`` stays a reference to it.
 
 Secret are user and password of an address (``scheme://user:password@host``), parameters of it with
 such a name as ``password`` or ``token``, and settings with such a name.
@@ -22,6 +22,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 MASK = "***"
 VARIABLE = "ALSEG_SECRET_"  # begins the names of the environment variables
+STORE = "MLFLOW_TRACKING_URI"  # MLflow's own variable
 NO_SECRETS = ("", "null", "true", "false", "???")  # as values of settings named like secrets
 _NAME = (
     r"(?:[\w-]*[_-])?(?:password|passwd|pwd|secret|token|api[-_]?key|access[-_]?key|credentials?)"
@@ -41,6 +42,8 @@ _IN_ADDRESS = re.compile(
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 # also as Hydra's sweeper escapes it for the jobs
 _REFERENCE = re.compile(r"\$\\?\{[^{}]*\}|" + re.escape(MASK))
+_STORE = re.compile(rf"\$\{{oc\.env:{STORE}\b.*\}}")
+_ESCAPED_REFERENCE = re.compile(rf"(?<!\\)\\(\$\{{oc\.env:(?:{VARIABLE}\w+|{STORE})\}})")
 
 
 def without_secrets(text: str) -> str:
@@ -96,7 +99,22 @@ def _kept_item(node: Any, key: Any, raw: Any, name: str) -> Any:
         resolved = OmegaConf.to_container(value, resolve=True)
     else:
         resolved = value
-    return raw if _holds_secret(name, resolved) else resolved
+    if not _holds_secret(name, resolved):
+        return resolved
+    return "${oc.env:" + STORE + "}" if _STORE.fullmatch(raw) else _referring(name, resolved)
+
+
+def _referring(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _referring(f"{name}.{key}", child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_referring(f"{name}.{index}", child) for index, child in enumerate(value)]
+    return _with_references(name.lstrip("."), value) if isinstance(value, str) else value
+
+
+def with_live_references(text: str) -> str:
+    """A text of ``literal``'s in which references for secrets are references again."""
+    return _ESCAPED_REFERENCE.sub(r"\1", text)
 
 
 def _holds_secret(name: str, value: Any) -> bool:

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.errors import DataError
 from alseg.files import read_json, write_atomically, write_json
-from alseg.secrets import kept_settings, refer_to_secrets
+from alseg.secrets import kept_settings, refer_to_secrets, with_live_references
+from alseg.text import literal
 
 CONFIG_FILE = "config.yaml"
 START_FILE = "start.json"
@@ -23,6 +24,7 @@ START_FILE = "start.json"
 FREE = (
     "resume",
     "resume_force",
+    "trusted_packages",
     "sweep",
     "output_dir",
     "cache_dir",
@@ -67,10 +69,10 @@ def load_start(folder: Path) -> Start:
     """
     path = folder / START_FILE
     content = read_json(path)
-    try:
-        return Start(str(content["folder"]), tuple(content["overrides"]))
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} does not say how the run was started: {error}") from error
+    start, overrides = content.get("folder"), content.get("overrides")
+    if not isinstance(start, str) or not isinstance(overrides, list):
+        raise DataError(f"{path} does not say how the run was started")
+    return Start(start, tuple(map(str, overrides)))
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
@@ -83,17 +85,19 @@ def save_config(config: DictConfig, folder: Path) -> None:
 def load_config(folder: Path) -> DictConfig:
     """Read the resolved configuration of a run folder.
 
+    A ``${`` in it means nothing any more, but for references to secrets of alseg's own kind.
+
     Raises:
         DataError: if it is missing or broken.
     """
     path = folder / CONFIG_FILE
     try:
         config = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise DataError(f"{path} does not hold a configuration")
-    return config
+    return OmegaConf.create(literal(OmegaConf.to_container(config), with_live_references))
 
 
 def config_hash(config: DictConfig) -> str:

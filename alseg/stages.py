@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from alseg.errors import DataError
-from alseg.files import read_json, write_json
+from alseg.files import checksum_of, read_json, write_json
 
 log = logging.getLogger(__name__)
 
 STAGES_FILE = "stages.json"
+FILES = "files"  # what a stage notes of its files: their checksums by name
 
 
 class Stages:
     """What the finished stages of a round have given, by their names; kept in ``stages.json``.
 
-    A stage writes its files first and is noted after, so one that is noted is complete.
+    A stage writes its files first and is noted after, with their checksums, so one that is noted is
+    complete, and a file of another round does not pass for its own. Where something is damaged, the
+    stage and those after it are run again, which a warning says.
 
     Args:
         folder: the round's.
@@ -29,9 +32,20 @@ class Stages:
         self._results: dict[str, Any] = {}
         if self.path.is_file():
             try:
-                self._results = read_json(self.path)
+                for name, result in read_json(self.path).items():
+                    self._check(name, result)
+                    self._results[name] = result
             except DataError as error:
-                log.warning(f"{error}; the round starts again")
+                log.warning(f"{error}; what it is needed for starts again")
+
+    def _check(self, name: str, result: Any) -> None:
+        if not _is_result(name, result):
+            raise DataError(f"{self.path} does not say what the stage {name} has given")
+        for file, checksum in result[FILES].items():
+            if checksum_of(self.path.parent / file) != checksum:
+                raise DataError(
+                    f"{self.path.parent / file} is damaged: it is not what {name} has left there"
+                )
 
     def __contains__(self, name: str) -> bool:
         return name in self._results
@@ -43,9 +57,10 @@ class Stages:
     def __iter__(self) -> Iterator[str]:
         return iter(self._results)
 
-    def finish(self, name: str, **result: Any) -> dict[str, Any]:
-        """Note a stage, with what it has given: JSON."""
-        self._results[name] = result
+    def finish(self, name: str, files: tuple[str, ...] = (), **result: Any) -> dict[str, Any]:
+        """Note a stage, with the names of its checkpoints and what it has given: JSON."""
+        checksums = {file: checksum_of(self.path.parent / file) for file in files}
+        self._results[name] = result | {FILES: checksums}
         write_json(self.path, self._results)
         return result
 
@@ -53,3 +68,19 @@ class Stages:
         """Forget all stages: the round starts again."""
         self._results = {}
         self.path.unlink(missing_ok=True)
+
+
+def _is_result(name: str, result: Any) -> bool:
+    """Whether a stage's result holds what the round takes from it."""
+    if not isinstance(result, Mapping) or not isinstance(result.get(FILES), Mapping):
+        return False
+    if not isinstance(result.get("seconds"), int | float):
+        return False
+    if name == "evaluation":
+        columns = result.get("columns")
+        return isinstance(columns, Mapping) and all(
+            isinstance(value, int | float) for value in columns.values()
+        )
+    if not isinstance(result.get("skipped_steps"), int):
+        return False
+    return name != "training" or isinstance(result.get("best_dice"), int | float | None)

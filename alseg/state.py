@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from filelock import Timeout
@@ -31,6 +32,12 @@ log = logging.getLogger(__name__)
 
 STATE_FILE, LOCK_FILE, OWNER_FILE = "state.json", ".lock", ".owner.json"
 FORMAT_VERSION = 1
+# What each row of a table has at least.
+COLUMNS: dict[str, dict[str, type | UnionType]] = {
+    "history": {"round": int, "labelled": int, "val_dice": float | int, "test_dice": float | int},
+    "queries": {"round": int, "case_id": str},
+    "timings": {"round": int},
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,10 @@ class RunState:
                 f"finished_rounds is {self.finished_rounds!r}, with {len(self.history)} rows of "
                 "history"
             )
+        for name in ("config_hash", "hardware", "tracking_run_id"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value, name) != (None, "tracking_run_id"):
+                raise TypeError(f"{name} is {value!r}, which is no text")
         if not all(isinstance(i, str) for i in self.pool.labelled + self.pool.unlabelled):
             raise ValueError("a case id in the pool is no text")
 
@@ -141,10 +152,32 @@ class RunState:
             rows: dict[str, Any] = {
                 name: tuple(content.pop(name)) for name in ("history", "queries", "timings")
             }
+            for name, columns in COLUMNS.items():
+                check_rows(name, rows[name], columns)
             cases = {name: tuple(case_ids) for name, case_ids in pool.items()}
             return cls(pool=Pool(**cases), **rows, **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not a valid run state: {error}") from error
+
+
+def check_rows(name: str, rows: Sequence[Any], columns: Mapping[str, type | UnionType]) -> None:
+    """Check that the rows of a table are alike and have these columns.
+
+    Raises:
+        ValueError: if the rows have different columns.
+        TypeError: naming the first column that is not as it should be.
+    """
+    for row in rows:
+        if not isinstance(row, dict):
+            raise TypeError(f"a row of {name} is {row!r}")
+        if set(row) != set(rows[0]):
+            raise ValueError(f"the rows of {name} have different columns")
+        for column, kind in columns.items():
+            if not isinstance(row.get(column), kind):
+                raise TypeError(f"{column} in {name} is {row.get(column)!r}")
+        for column, value in row.items():
+            if column not in columns and not isinstance(value, str | int | float | None):
+                raise TypeError(f"{column} in {name} is {value!r}")
 
 
 def is_sound(path: Path) -> bool:

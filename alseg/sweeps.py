@@ -6,7 +6,6 @@ the launcher (see ``alseg.jobs``). Without it, one killed worker makes joblib th
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ from rich.text import Text
 from alseg.cli import part, print_error, sentence
 from alseg.command_line import identifying, override, override_to_paste
 from alseg.console import console, duration, say
-from alseg.errors import AlsegError, ConfigError
+from alseg.errors import AlsegError, ConfigError, DataError
 from alseg.evaluation import area_under_budget_curve
-from alseg.files import write_atomically
+from alseg.files import read_json, write_json
 from alseg.isolation import exit_in_words
 from alseg.jobs import run_in_fork
 from alseg.secrets import kept_settings, without_secrets
@@ -48,6 +48,7 @@ from alseg.settings import (
 )
 from alseg.state import RunState, hold
 from alseg.trainers import n_devices
+from alseg.trust import untrusted
 
 log = logging.getLogger(__name__)
 
@@ -72,17 +73,20 @@ class Job:
 
     def save(self, folder: Path) -> None:
         """Write job.json."""
-        write_atomically(folder / JOB_FILE, json.dumps(asdict(self), indent=1))
+        write_json(folder / JOB_FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> Job:
-        """Read job.json."""
+        """Read job.json; a damaged one tells nothing, and the job goes on from its state."""
         path = folder / JOB_FILE
-        return (
-            cls(**json.loads(path.read_text(encoding="utf-8")))
-            if path.is_file()
-            else cls(UNFINISHED)
-        )
+        if not path.is_file():
+            return cls(UNFINISHED)
+        try:
+            job = cls(**read_json(path))
+        except (DataError, TypeError) as error:
+            log.warning(f"{path} is damaged: {error}")
+            return cls(UNFINISHED)
+        return job if job.status in (FINISHED, FAILED) else cls(UNFINISHED)
 
 
 def run_job(config: DictConfig, folder: Path) -> float:
@@ -114,7 +118,8 @@ def run_job(config: DictConfig, folder: Path) -> float:
             log.info(f"[{name}] finished before, not run again")
             return validation_area(folder)
         (folder / JOB_FILE).unlink(missing_ok=True)
-        reason = _run_child(folder, name)
+        own = untrusted(OmegaConf.to_container(config, resolve=True))
+        reason = _run_child(folder, name, own)
     except Exception as error:  # the boundary of a job: whatever it is, it is reported
         reason = sentence(error)
     seconds = round(time.monotonic() - started, 1)
@@ -155,8 +160,14 @@ def validation_area(folder: Path) -> float:
     return area_under_budget_curve(*RunState.load(folder).learning_curve("val_dice"))
 
 
-def _run_child(folder: Path, name: str) -> str:
-    """Run the job in a process of its own, passing on its output; returns why it failed, or ''."""
+def _run_child(folder: Path, name: str, own: Sequence[str]) -> str:
+    """Run the job in a process of its own, passing on its output; returns why it failed, or ''.
+
+    Args:
+        folder: the job's.
+        name: how its output is marked.
+        own: functions and classes of the user's, who has composed the job here and now.
+    """
     # joblib gives its workers their share of the cores by itself (OMP_NUM_THREADS).
     if threads := HydraConfig.get().launcher.get("cpus_per_task"):
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -172,7 +183,7 @@ def _run_child(folder: Path, name: str) -> str:
                 print(f"[{name}] {line}", end="", flush=True)
                 last = line.strip()
 
-        exit_code = run_in_fork(work, folder, take)
+        exit_code = run_in_fork(partial(work, own), folder, take)
     if exit_code == 0:
         return ""
     if exit_code < 0:
@@ -243,9 +254,12 @@ def latest_sweep(parent: Path, overrides: Sequence[str]) -> Path:
         ConfigError: if there is none.
     """
     for path in sorted(parent.glob(f"sweep_*/{SWEEP_FILE}"), reverse=True):
-        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
-        if identifying(earlier) == identifying(overrides):
-            return path.parent
+        try:
+            earlier = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
+            if identifying(earlier) == identifying(overrides):
+                return path.parent
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+            log.warning(f"{path} is damaged: {error}")
     raise ConfigError(
         f"there is no sweep with these settings in {parent} to resume; give the same command as "
         "before, or name its folder with hydra.sweep.dir=..."
@@ -383,10 +397,20 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.4f}{deviation}"
 
 
-def work(folder: Path) -> None:
-    """Run one job to its end, in its own process."""
+def work(own: Sequence[str], folder: Path) -> None:
+    """Run one job to its end, in its own process.
+
+    Args:
+        own: functions and classes of the user's that the job builds.
+        folder: the job's.
+    """
     from alseg import train
 
     print(f"job on {torch.get_num_threads()} thread(s)")
-    sys.argv = ["alseg.train", override("resume", folder), override("hydra.run.dir", folder)]
+    sys.argv = [
+        "alseg.train",
+        override("resume", folder),
+        override("hydra.run.dir", folder),
+        override("trusted_packages", own),
+    ]
     train.main()

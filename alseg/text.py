@@ -1,8 +1,29 @@
-"""Text from data sets and run folders, made fit to be shown."""
+"""Text from data sets, paths and run folders, made fit for where it goes."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
 
 
 def printable(text: str) -> str:
     """A text with what a terminal would act on, or cannot show, as escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def literal(content: Any, but: Callable[[str], str] = str) -> Any:
+    """Texts, also in nested dicts and lists, for OmegaConf to give back as they are.
+
+    Args:
+        content: a text, a dict or a list; anything else is given back.
+        but: makes references of some of the texts' parts again.
+    """
+    if isinstance(content, str):
+        # written \${, with backslashes before it doubled
+        return but(re.sub(r"(\\*)\$\{", lambda found: rf"{2 * found[1]}\${{", content))
+    if isinstance(content, dict):
+        return {key: literal(value, but) for key, value in content.items()}
+    if isinstance(content, list):
+        return [literal(value, but) for value in content]
+    return content

@@ -66,8 +66,18 @@ class Training:
             ``seconds``, ``skipped_steps`` and ``best_dice``, of validation; None if it never was
             a number.
         """
+        self.checkpoint.seed = seed
+        started = self._started()
         torch.manual_seed(seed)
-        self.trainer.fit(module, datamodule=data, ckpt_path=self._started(), weights_only=True)
+        try:
+            self.trainer.fit(module, datamodule=data, ckpt_path=started, weights_only=True)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if started is None or self.checkpoint.stepped:
+                raise
+            raise DataError(
+                f"{started} does not hold what it takes to go on: {error}; delete it, and this "
+                "training starts again"
+            ) from error
         return {
             "seconds": round(self.checkpoint.seconds, 3),
             "skipped_steps": self.guard.skipped,
@@ -86,7 +96,14 @@ class Training:
         if found is None:
             return None
         path, content = found
-        has_best = any(state.get("best_model_path") for state in content["callbacks"].values())
+        try:
+            ours = content["callbacks"][self.checkpoint.state_key]["seed"] == self.checkpoint.seed
+            has_best = any(state.get("best_model_path") for state in content["callbacks"].values())
+        except (KeyError, TypeError, AttributeError):
+            ours = has_best = False
+        if not ours:
+            log.warning(f"{path} is of no part of this training, which starts again")
+            return None
         if has_best and not are_sound(self.best.path):
             return None
         log.info(f"going on after step {content['global_step']}, from {path}")
@@ -123,7 +140,7 @@ def train_member(
             result = training.fit(
                 module, data, seed_for(plan.seed, round_number, f"training/{member}")
             )
-            stages.finish(stage, **result)
+            stages.finish(stage, checkpoints(name), **result)
         training.checkpoint.delete()
     load_weights(module.network, experiment.round_folder(round_number) / f"{name}.ckpt")
     return module.network.eval()
@@ -213,6 +230,11 @@ def round_training(
         ],
     )
     return Training(trainer, checkpoint, guard, best)
+
+
+def checkpoints(*names: str) -> tuple[str, ...]:
+    """The files of a round's checkpoints."""
+    return tuple(f"{name}.ckpt" for name in names)
 
 
 def are_sound(*checkpoints: Path) -> bool:

@@ -19,7 +19,7 @@ GROUPS = [SCORES[:1], SCORES[1:2], SCORES[2:]]
 
 @pytest.fixture
 def file(tmp_path: Path) -> ScoreFile:
-    file = ScoreFile(tmp_path)
+    file = ScoreFile(tmp_path, "network")
     file.start([])
     for group in GROUPS:
         file.append(group)
@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> ScoreFile:
 
 def test_scores_come_back_bit_by_bit(file: ScoreFile) -> None:
     assert file.read() == GROUPS
-    again = ScoreFile(file.folder)
+    again = ScoreFile(file.folder, "network")
     again.start(again.read()[:2])
     again.append(GROUPS[2])
     again.append([])

@@ -72,8 +72,10 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     """A joblib sweep into a fresh store, in which half of the jobs must fail."""
     output_dir = tmp_path_factory.mktemp("parallel")
     jobs = ("strategy=random,variance", "pool.initial=2,99", "hydra.sweep.dir=" + str(output_dir))
+    # of no package that a run folder may name: the jobs, which resume theirs, build it all the same
+    own = "+trainer.callbacks=[{_target_: pytorch_lightning.Callback}]"
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    return output_dir, *ended(sweep(output_dir, *jobs, *launcher, env=without_threads()))
+    return output_dir, *ended(sweep(output_dir, *jobs, own, *launcher, env=without_threads()))
 
 
 def test_failing_jobs_are_reported_and_stop_no_other(parallel: tuple[Path, int, str]) -> None:

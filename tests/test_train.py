@@ -326,7 +326,7 @@ def test_every_yaml_composes() -> None:
         "pool": (["small", "tutorial"], []),
         "proxy": (["diverse", "highest"], []),
         "semi_supervised": (["none", "pseudo_label"], []),
-        "uncertainty": (["ensemble", "mc_dropout", "svgd", "tta"], []),
+        "uncertainty": (["ensemble", "mc_dropout", "svgd", "svgd_training_loss", "tta"], []),
         "data/splits": (["file", "fraction"], []),
     }
     with initialize_config_dir(conf_folder(), version_base="1.3"):

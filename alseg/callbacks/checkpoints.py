@@ -81,11 +81,16 @@ class TrainingCheckpoint(pl.Callback):
     Args:
         path: of the checkpoint; the one before is kept beside it until the next.
         every_n_steps: between two checkpoints; None for none but at an interruption.
+
+    Attributes:
+        seed: of the training, by which its checkpoints are known.
+        stepped: whether it has come to a step in this process.
     """
 
     def __init__(self, path: Path, every_n_steps: int | None) -> None:
         self.path = path
         self.every_n_steps = every_n_steps
+        self.seed, self.stepped = 0, False
         self._random_states: list[dict[str, Any]] | None = None  # to put back, one a process
         self._seconds_before = 0.0
         self._started = time.monotonic()
@@ -96,8 +101,12 @@ class TrainingCheckpoint(pl.Callback):
         return self._seconds_before + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        """The random states and the time so far, for the checkpoint."""
-        return {"random_states": gathered(random_state()), "seconds": self.seconds}
+        """The random states, the time so far and whose they are, for the checkpoint."""
+        return {
+            "random_states": gathered(random_state()),
+            "seconds": self.seconds,
+            "seed": self.seed,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what ``state_dict`` gave."""
@@ -119,6 +128,7 @@ class TrainingCheckpoint(pl.Callback):
             self._random_states = None
             # Lightning counts one step too many, for loggers, when a checkpoint precedes a step
             trainer.fit_loop.epoch_loop._batches_that_stepped = step
+        self.stepped = True
         asked = next((number for number in gathered(interruption.requested) if number), None)
         is_due = self.every_n_steps is not None and step % self.every_n_steps == 0
         if step > 0 and not resumed and (is_due or asked):

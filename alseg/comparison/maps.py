@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from alseg.build import build
@@ -14,10 +15,11 @@ from alseg.errors import ConfigError, DataError
 from alseg.evaluation import hard_labels
 from alseg.models.segmentation import Scoring
 from alseg.pictures import draw_query
-from alseg.settings import load_config
+from alseg.settings import CONFIG_FILE, load_config
 from alseg.strategies.measures import entropy
 from alseg.strategies.strategy import Measure
 from alseg.training import BEST, fresh_network, load_weights
+from alseg.trust import check_targets
 
 
 @dataclass(frozen=True)
@@ -57,27 +59,36 @@ class CaseMaps:
 
 @torch.no_grad()
 def case_maps(
-    run_folder: Path, round_number: int, case_ids: Iterable[str], measure: Measure = entropy
+    run_folder: Path,
+    round_number: int,
+    case_ids: Iterable[str],
+    measure: Measure = entropy,
+    trusted_packages: Collection[str] = (),
 ) -> list[CaseMaps]:
     """Maps of cases by the best network of a round, with the masks that the round scored with.
 
     Runs on the CPU and records nothing. It builds the run's parts from its ``config.yaml``, as
-    resuming does: use it on run folders of your own.
+    resuming does.
 
     Args:
         run_folder: a run folder with its checkpoints.
         round_number: from 1.
         case_ids: cases of the run's data set.
         measure: from statistics to a voxel map; any of ``alseg.strategies.measures``.
+        trusted_packages: of your own, which the run's settings may name.
 
     Raises:
-        ConfigError: if a case is not in the data set.
+        ConfigError: if a case is not in the data set, or the settings name a function that is not
+            to be trusted.
         DataError: if the run folder has no such checkpoint.
     """
     checkpoint = run_folder / "rounds" / f"round_{round_number:02d}" / f"{BEST}.ckpt"
     if not checkpoint.is_file():
         raise DataError(f"there is no {checkpoint}")
     config = load_config(run_folder)
+    check_targets(
+        OmegaConf.to_container(config), source=run_folder / CONFIG_FILE, named=trusted_packages
+    )
     config.tracking = {"_target_": "alseg.tracking.NoTracker"}
     config.trainer.accelerator = "cpu"
     experiment = build(config, run_folder)

@@ -22,7 +22,8 @@ CONFIG_FILE = "config.yaml"
 SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", "rounds"})
 # Settings that may differ between the runs of one comparison without making it unfair.
 FREE_SETTINGS = ("strategy", "seed", "tracking", "trainer", "output_dir", "cache_dir", "resume",
-                 "experiment_name", "pictures", "save_maps", "sweep", "hydra")  # fmt: skip
+                 "experiment_name", "pictures", "save_maps", "sweep", "hydra",
+                 "trusted_packages")  # fmt: skip
 
 
 @dataclass(frozen=True)
