@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from monai.data import get_track_meta, set_track_meta
 from monai.data.utils import list_data_collate
 from monai.transforms import Compose
-from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
@@ -79,11 +79,23 @@ class TrainingDraws(Dataset):
             seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
         )
         try:
-            return convert_to_tensor(self.augment(sample), track_meta=False)
+            with _without_metadata():
+                return self.augment(sample)
         except Exception as error:  # MONAI's and anybody's transforms let all kinds through
             raise DataError(
                 f"data.augment failed on the case {case_id}: {reason_of(error)}"
             ) from error
+
+
+@contextmanager
+def _without_metadata() -> Iterator[None]:
+    """Let MONAI's transforms work on plain tensors: half the time, and nobody reads the rest."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 class RemainingDraws(Sampler[int]):

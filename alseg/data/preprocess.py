@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeGuard
 
 import monai
 import numpy as np
 import torch
+from cachetools import LRUCache
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, ResampleToMatch, Spacing
 from monai.utils import convert_to_tensor
@@ -29,6 +31,15 @@ CACHE_FORMAT = 3
 QUANTILES = (0.05, 0.5, 0.95)  # of the source's intensities
 _N_BLOCKS, _BLOCK = 16, 2**16  # bytes: what is read of a file to know it again
 _N_SAMPLED = 10**6  # voxels that quantiles are taken of
+_IN_MEMORY = 2**28  # bytes of entries that a process keeps: all of a data set of small volumes
+
+
+def _n_bytes(entry: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in entry.values())
+
+
+_recent: LRUCache[tuple[object, ...], dict[str, Tensor]] = LRUCache(_IN_MEMORY, _n_bytes)
+_recent_lock = Lock()
 
 
 class VolumeCache:
@@ -334,9 +345,28 @@ def _is(value: Any, dtype: torch.dtype, shape: Sequence[int | None]) -> TypeGuar
 def _read_entry(
     path: Path, is_sound: Callable[[Mapping[str, Any]], bool]
 ) -> dict[str, Tensor] | None:
-    """Read a cache entry; None if there is none, or it is damaged or another one."""
+    """Read a cache entry; None if there is none, or it is damaged or another one.
+
+    One that was read lately and has not changed on the disk since comes from memory, as a copy.
+    """
     if not path.is_file():
         return None
+    stat = path.stat()
+    version = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    with _recent_lock:
+        recent = _recent.get(version)
+    if recent is None:
+        recent = _read_from_disk(path, is_sound)
+        if recent is None or _n_bytes(recent) > _recent.maxsize:
+            return recent
+        with _recent_lock:
+            _recent[version] = recent
+    return {name: tensor.clone() for name, tensor in recent.items()}  # transforms may change it
+
+
+def _read_from_disk(
+    path: Path, is_sound: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, Tensor] | None:
     try:
         entry = read_tensors(path)
         if not isinstance(entry, dict) or entry.pop("name", None) != path.stem:
