@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -17,3 +18,13 @@ def without_secrets(uri: str) -> str:
     """An address to be shown: its user and password are masked."""
     parsed = urlparse(uri)
     return uri.replace(f"{parsed.username}:{parsed.password}@", "***@") if parsed.password else uri
+
+
+def environment_store() -> str | None:
+    """The store that the environment names, as MLflow has it; None if it names none."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def default_store(output_dir: str = "runs") -> str:
+    """The store that is used where none is given: the environment's, else one of our own."""
+    return environment_store() or f"sqlite:///{output_dir}/mlflow.db"

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 
 from alseg.cli import run_entry_point
 from alseg.errors import ConfigError
-from alseg.stores import sqlite_file, without_secrets
+from alseg.stores import default_store, sqlite_file, without_secrets
 
 HOST, FIRST_PORT, N_PORTS = "127.0.0.1", 5000, 100
 START_SECONDS = 120.0  # the server migrates a store's schema before it answers
@@ -156,9 +156,8 @@ def has_display() -> bool:
 def main() -> None:
     """The entry point of ``python -m alseg.ui``."""
     parser = argparse.ArgumentParser(prog="python -m alseg.ui", description=__doc__)
-    default = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///runs/mlflow.db"
     parser.add_argument(
-        "store", nargs="?", default=default, metavar="STORE",
+        "store", nargs="?", default=default_store(), metavar="STORE",
         help="the tracking store; MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db",
     )  # fmt: skip
     parser.add_argument("--experiment", metavar="NAME", help="default: that of the newest run")

@@ -46,7 +46,7 @@ def test_two_strategies_are_compared_in_the_mlflow_ui_and_on_the_page(
         f"sqlite:///{tmp_path}/mlflow.db"  # MLflow keeps stores open by name: not a relative one
     )
     for strategy in strategies:
-        run = train(f"strategy={strategy}", f"tracking.uri={store}", tracking="mlflow")
+        run = train(f"strategy={strategy}", f"tracking.mlflow.uri={store}", tracking="mlflow")
         assert run.exit_code == 0, run.err
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("smoke")

@@ -78,7 +78,7 @@ def case_maps(
     if not checkpoint.is_file():
         raise DataError(f"there is no {checkpoint}")
     config = load_config(run_folder)
-    config.tracking = {"_target_": "alseg.tracking.NoTracker"}
+    config.tracking = {}
     config.trainer.accelerator = "cpu"
     experiment = build(config, run_folder)
     cache, plan = experiment.data.cache, experiment.plan
