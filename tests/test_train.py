@@ -322,7 +322,7 @@ def test_every_yaml_composes() -> None:
             [root],
         ),
         "trainer": (["auto", "cpu", "ddp", "debug", "gpu"], []),
-        "tracking": (["mlflow", "none"], []),
+        "tracking": (["csv", "mlflow", "none", "tensorboard", "wandb"], []),
         "pool": (["small", "tutorial"], []),
         "proxy": (["diverse", "highest"], []),
         "semi_supervised": (["none", "pseudo_label"], []),
