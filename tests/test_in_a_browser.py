@@ -47,7 +47,7 @@ def test_two_strategies_are_compared_in_the_mlflow_ui_and_on_the_page(
     store = (
         f"sqlite:///{tmp_path}/mlflow.db"  # MLflow keeps stores open by name: not a relative one
     )
-    for strategy, seed in (("random", 1), ("random", 2), ("variance", 1)):
+    for strategy, seed in (("random", 1), ("random", 2), ("variance", 1), ("full", 1)):
         overrides = (f"strategy={strategy}", f"seed={seed}")
         run = train(*overrides, f"tracking.mlflow.uri={store}", tracking="mlflow")
         assert run.exit_code == 0, run.err
