@@ -5,8 +5,9 @@ import os
 
 __version__ = "0.1.0"
 
-# Before anything imports MLflow, as Lightning does: it would call home otherwise.
+# Before anything imports MLflow, as Lightning does: it would call home and tell of its tables.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 # Before anything imports MONAI, which asks for it: a container's user need not have a name.
 try:

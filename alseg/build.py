@@ -47,7 +47,7 @@ from alseg.settings import config_hash, flat
 from alseg.state import RunState
 from alseg.strategies.strategy import Strategy
 from alseg.text import literal
-from alseg.tracking import NoTracker, Tracker
+from alseg.tracking.tracker import Trackers
 from alseg.trainers import check_accelerator, check_devices, hardware_of, workers_for
 
 
@@ -136,7 +136,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     preprocess, augment = part(config.data.preprocess), part(config.data.augment)
     check_transforms("data.preprocess", preprocess)
     check_transforms("data.augment", augment)
-    tracker: Tracker = part(config.tracking) if rank() == 0 else NoTracker()
+    tracker = Trackers(part(config.tracking) if rank() == 0 else {})
     data = PoolDataModule(
         cache=VolumeCache(
             task,

@@ -35,6 +35,7 @@ from alseg.console import remove_bar
 from alseg.errors import NO_ROOM, AlsegError, nearest
 from alseg.interruption import Interrupted
 from alseg.secrets import VARIABLE, refer_to_secrets, without_secrets
+from alseg.stores import default_store
 from alseg.text import literal, printable
 
 # Libraries that read the configuration: what they raise is about the command line or a YAML file.
@@ -50,8 +51,15 @@ def conf_folder() -> str:
     return str(installed if installed.is_dir() else package.parent / "conf")
 
 
+def folder_name(folder: object) -> str:
+    """The name of a data set's folder, however the path to it is written; nothing is read."""
+    return Path(os.path.abspath(str(folder))).name or "data"
+
+
 # For the YAML files that name other files of conf/.
 OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
+OmegaConf.register_new_resolver("tracking_store", default_store, replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:

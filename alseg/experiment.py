@@ -24,7 +24,7 @@ from alseg.models.pseudo_labels import SemiSupervised
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.uncertainty import UncertaintySource
 from alseg.strategies.strategy import Strategy
-from alseg.tracking import Tracker
+from alseg.tracking.tracker import Trackers
 
 ROUND_STARTS = ("scratch", "continue", "continue_last")
 INTERVAL_UNITS = ("steps", "epochs")
@@ -142,7 +142,7 @@ class Experiment:
     make_network: Callable[[], torch.nn.Module]
     make_module: partial[SegmentationModule]
     make_trainer: Callable[..., pl.Trainer]
-    tracker: Tracker
+    tracker: Trackers
     settings: Mapping[str, Any]
     tags: Mapping[str, str]
     checkpoint_every_n_steps: int | None

@@ -22,7 +22,7 @@ from multiprocessing import connection
 from pathlib import Path
 
 # They import all that a job needs, and start neither threads nor devices.
-PRELOADED = ["alseg.run"]
+PRELOADED = ["alseg.run", "alseg.tracking.mlflow"]
 _context = multiprocessing.get_context("forkserver")
 
 

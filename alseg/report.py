@@ -37,8 +37,8 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
     sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
     say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
     say(f"learning curve:  {folder / 'learning_curve.png'}")
-    if experiment.tracker.ui_command:
-        say(f"MLflow charts:   {experiment.tracker.ui_command}")
+    for view, command in experiment.tracker.views().items():
+        say(f"{view + ':':<16} {command}")
     say(f"compare runs:    python -m alseg.compare {shlex.quote(str(folder.parent))}")
 
 

@@ -36,7 +36,7 @@ from alseg.stages import Stages
 from alseg.state import RunState
 from alseg.strategies.racing import Heats
 from alseg.strategies.strategy import CaseScore
-from alseg.tracking import metric_name
+from alseg.tracking.tracker import metric_name
 from alseg.training import (
     BEST,
     FIRST_STAGE,
@@ -98,16 +98,15 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
             f"resumed on {experiment.hardware}, after {state.hardware}: results are as valid, but "
             "no longer bit-identical to those of an uninterrupted run"
         )
-    state = replace(
-        state,
-        hardware=experiment.hardware,
-        tracking_run_id=tracker.open(
-            experiment.folder, state.tracking_run_id, experiment.settings, experiment.tags
-        ),
-    )
-    state.save(experiment.folder)
+    state = replace(state, hardware=experiment.hardware)
     status, reason = "FAILED", ""
     try:
+        with interruption.waits():  # a run that a store has been told of is noted here
+            run_id = tracker.open(
+                experiment.folder, state.tracking_run_id, experiment.settings, experiment.tags
+            )
+            state = replace(state, tracking_run_id=run_id)
+            state.save(experiment.folder)
         if state.history:
             publish(experiment, state)  # an earlier process may have been killed before it did
         with experiment.data.deaths_told():
@@ -223,7 +222,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
         best,
         f"round {round_number}/{plan.rounds} · {len(pool.labelled)} labelled",
         n_steps=n_steps,
-        logger=experiment.tracker.round_logger(round_number, len(pool.labelled)),
+        loggers=experiment.tracker.round_loggers(round_number, len(pool.labelled), folder),
         callbacks=(acquisition, pictures),
     )
     trainer = training.trainer

@@ -260,7 +260,10 @@ def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) ->
     if not added:
         return saved
     before = [o for o in load_start(folder).overrides if not o.startswith("sweep.")]
-    return composed([*before, *added])
+    config = composed([*before, *added])
+    if not any(o.startswith("tracking") for o in added):
+        config.tracking = saved.tracking  # where the run is, whatever the environment says by now
+    return config
 
 
 def check_cases(pool: Pool, training: Sequence[str]) -> None:

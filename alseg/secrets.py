@@ -20,9 +20,10 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from alseg.stores import STORE_VARIABLE, environment_store
+
 MASK = "***"
 VARIABLE = "ALSEG_SECRET_"  # begins the names of the environment variables
-STORE = "MLFLOW_TRACKING_URI"  # MLflow's own variable
 NO_SECRETS = ("", "null", "true", "false", "???")  # as values of settings named like secrets
 _NAME = (
     r"(?:[\w-]*[_-])?(?:password|passwd|pwd|secret|token|api[-_]?key|access[-_]?key|credentials?)"
@@ -42,8 +43,7 @@ _IN_ADDRESS = re.compile(
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 # also as Hydra's sweeper escapes it for the jobs
 _REFERENCE = re.compile(r"\$\\?\{[^{}]*\}|" + re.escape(MASK))
-_STORE = re.compile(rf"\$\{{oc\.env:{STORE}\b.*\}}")
-_ESCAPED_REFERENCE = re.compile(rf"(?<!\\)\\(\$\{{oc\.env:(?:{VARIABLE}\w+|{STORE})\}})")
+_ESCAPED_REFERENCE = re.compile(rf"(?<!\\)\\(\$\{{oc\.env:(?:{VARIABLE}\w+|{STORE_VARIABLE})\}})")
 
 
 def without_secrets(text: str) -> str:
@@ -101,7 +101,9 @@ def _kept_item(node: Any, key: Any, raw: Any, name: str) -> Any:
         resolved = value
     if not _holds_secret(name, resolved):
         return resolved
-    return "${oc.env:" + STORE + "}" if _STORE.fullmatch(raw) else _referring(name, resolved)
+    if resolved == environment_store():
+        return f"${{oc.env:{STORE_VARIABLE}}}"
+    return _referring(name, resolved)
 
 
 def _referring(name: str, value: Any) -> Any:

@@ -28,6 +28,7 @@ FREE = (
     "sweep",
     "output_dir",
     "cache_dir",
+    "data.name",
     "data.root",
     "data.task.root",
     "data.phantom.root",

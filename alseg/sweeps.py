@@ -47,6 +47,7 @@ from alseg.settings import (
     save_start,
 )
 from alseg.state import RunState, hold
+from alseg.tracking.tracker import Trackers
 from alseg.trainers import n_devices
 from alseg.trust import untrusted
 
@@ -195,7 +196,7 @@ def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
     """Mark the job's run in the tracking store as failed; makes one if it had not come to that."""
     try:
         state = RunState.load(folder) if RunState.is_in(folder) else None
-        tracker = part(config.tracking)
+        tracker = Trackers(part(config.tracking))
         tracker.open(
             folder,
             state.tracking_run_id if state else None,

@@ -9,6 +9,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from alseg.cli import run_entry_point
 from alseg.errors import ConfigError, DataError
 
@@ -23,7 +25,7 @@ def sync_all(folders: Sequence[Path]) -> None:
     from alseg.outbox import JOURNAL_FILE  # here: --help answers without them
     from alseg.settings import load_config
     from alseg.state import hold
-    from alseg.tracking import sync
+    from alseg.tracking.mlflow import sync
 
     for folder in folders:
         if not folder.is_dir():
@@ -31,7 +33,10 @@ def sync_all(folders: Sequence[Path]) -> None:
     journals = [path for folder in folders for path in sorted(folder.rglob(JOURNAL_FILE))]
     for journal in journals:
         with hold(journal.parent):
-            outbox = sync(load_config(journal.parent).tracking.uri, journal.parent)
+            store = OmegaConf.select(load_config(journal.parent), "tracking.mlflow.uri")
+            if store is None:
+                raise ConfigError(f"{journal.parent} is no longer recorded in MLflow")
+            outbox = sync(store, journal.parent)
         if outbox.n_waiting:
             raise ConfigError(
                 f"{outbox.n_waiting} operations still wait in {journal}: {outbox.error}"

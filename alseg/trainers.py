@@ -93,6 +93,7 @@ def quiet_lightning() -> None:
         r".*recommended to use .*sync_dist=True.*",  # alseg logs what is equal on all devices
         r".*Using .DistributedSampler. with the dataloaders.*",  # each case still counts once
         r".*your dataloader is not resumable.*",  # the data module starts at the right batch
+        r"The `srun` command is available.*",  # one device a process, whoever starts it
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -186,7 +186,7 @@ def round_training(
     title: str,
     *,
     n_steps: int | None = None,
-    logger: Logger | bool = False,
+    loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
 ) -> Training:
     """A training of one network of a round, with a fresh trainer.
@@ -198,7 +198,7 @@ def round_training(
         name: the weights of the best validation Dice are kept under it.
         title: for the progress bar.
         n_steps: optimiser steps; None for those of a round.
-        logger: of the round.
+        loggers: of the round.
         callbacks: besides those that checkpoint and show progress.
     """
     plan, folder = experiment.plan, experiment.round_folder(round_number)
@@ -219,7 +219,7 @@ def round_training(
     trainer: pl.Trainer = experiment.make_trainer(
         max_steps=n_steps,
         val_check_interval=min(interval, n_steps),
-        logger=logger,
+        logger=list(loggers),
         callbacks=[
             best,
             checkpoint,

@@ -15,18 +15,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from alseg.cli import run_entry_point
 from alseg.errors import ConfigError
 from alseg.secrets import without_secrets
-from alseg.stores import sqlite_file
+from alseg.stores import default_store, sqlite_file
 
 HOST, FIRST_PORT, N_PORTS = "127.0.0.1", 5000, 100
 START_SECONDS = 120.0  # the server migrates a store's schema before it answers
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 OF_STRATEGIES = "tags.strategy LIKE '%'"  # a search for the runs that are not of a single round
+# What MLflow's pages keep of a view that is shared by its address: mean and band of each strategy.
+VIEW_KEY = "alseg"
+VIEW = {
+    "searchFilter": OF_STRATEGIES,
+    "runsHiddenMode": "SHOW_ALL",
+    "runListHidden": True,  # the charts have the width
+    "groupBy": {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "tag", "groupByData": "strategy"}],
+    },
+}
 
 
 def show(store: str, experiment: str | None, port: int, *, open_browser: bool) -> None:
@@ -48,7 +58,7 @@ def show(store: str, experiment: str | None, port: int, *, open_browser: bool) -
     if found != port:
         print(f"port {port} is in use: taking {found}")
     with server(store, found) as address:
-        charts = charts_address(address, experiment_id(address, experiment))
+        charts = prepared_charts(address, experiment_id(address, experiment))
         print(f"charts: {charts}\nCtrl-C ends", flush=True)
         if open_browser and has_display():
             webbrowser.open(charts)
@@ -139,11 +149,13 @@ def ask(address: str, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def charts_address(address: str, experiment: str) -> str:
-    """Where the UI shows an experiment's charts, one curve a run and none for single rounds."""
+def prepared_charts(address: str, experiment: str) -> str:
+    """Where the UI shows an experiment's charts, a curve a strategy and none for single rounds."""
+    tag = {"key": f"mlflow.sharedViewState.{VIEW_KEY}", "value": json.dumps(VIEW)}
+    ask(address, "experiments/set-experiment-tag", {"experiment_id": experiment} | tag)
     return (
         f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning"
-        f"&compareRunsMode=CHART&searchFilter={quote(OF_STRATEGIES)}"
+        f"&compareRunsMode=CHART&viewStateShareKey={VIEW_KEY}"
     )
 
 
@@ -157,9 +169,8 @@ def has_display() -> bool:
 def main() -> None:
     """The entry point of ``python -m alseg.ui``."""
     parser = argparse.ArgumentParser(prog="python -m alseg.ui", description=__doc__)
-    default = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///runs/mlflow.db"
     parser.add_argument(
-        "store", nargs="?", default=default, metavar="STORE",
+        "store", nargs="?", default=default_store(), metavar="STORE",
         help="the tracking store; MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db",
     )  # fmt: skip
     parser.add_argument("--experiment", metavar="NAME", help="default: that of the newest run")

@@ -30,7 +30,7 @@ from alseg import train
 from alseg.files import read_tensors
 from alseg.stages import STAGES_FILE
 from alseg.state import STATE_FILE, RunState
-from alseg.tracking import fetch_runs
+from alseg.tracking.mlflow import fetch_runs
 
 SMOKE = (
     "experiment=smoke",

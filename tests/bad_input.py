@@ -320,9 +320,16 @@ SETTINGS = [
     setting("trainer.devices=banana", "trainer.devices is 'banana'"),
     setting("trainer.devices=null", "trainer.devices is None"),
     setting("+trainer.typo=1", "trainer: ", "unexpected keyword argument 'typo'"),
-    setting("tracking=mlflow tracking.uri=null", "tracking.uri is None; it must be text"),
-    setting("tracking=mlflow tracking.uri=ftp://nowhere", "tracking.uri ftp://nowhere: "),
-    setting("tracking=mlflow tracking.skip=3", "tracking.skip is 3; it must be a list of patterns"),
+    setting(
+        "tracking=mlflow tracking.mlflow.uri=null", "tracking.mlflow.uri is None; it must be text"
+    ),
+    setting(
+        "tracking=mlflow tracking.mlflow.uri=ftp://nowhere", "tracking.mlflow.uri ftp://nowhere: "
+    ),
+    setting(
+        "tracking=mlflow tracking.mlflow.skip=3",
+        "tracking.mlflow.skip is 3; it must be a list of patterns",
+    ),
 ]
 YAML = [
     Row("broken YAML in `--config-dir`", ["mine.yaml", "line 1"], OWN, conf("name: [")),

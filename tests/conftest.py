@@ -28,6 +28,13 @@ def _two_threads() -> None:
     torch.set_num_threads(min(wanted, 2, os.cpu_count() or 1))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_store_of_the_users() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve CT phantoms of about 32 voxels a side, as an MSD data set."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,45 @@ def test_a_run_shows_its_progress_and_finishes(
     (start,) = provenance["starts"]
     assert "experiment=smoke" in start["command"]
     assert start["packages"]["torch"]
+
+
+OUR_LINES = re.compile(
+    r"""\d\d:\d\d:\d\d\ (preprocessed\ \d+\ volumes|recording\ in\ MLflow:\ experiment|round\ \d/\d)
+    |\s*Phantom,\ strategy\ |[┏┃┡│└]|area\ under\ the\ budget\ curve
+    |(run\ folder|learning\ curve|MLflow\ charts|TensorBoard|compare\ runs):\ |$""",
+    re.VERBOSE,
+)
+
+
+@pytest.mark.parametrize("in_terminal", [True, False])
+def test_libraries_tell_a_person_nothing(in_terminal: bool, tmp_path: Path, phantoms: Path) -> None:
+    """A whole run, with a store to be made and Lightning's reason to speak of Slurm."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.touch(0o755)
+    path = {"PATH": f"{srun.parent}:{os.environ['PATH']}"}
+    command = [*("-m", "alseg.train", *SMOKE), "tracking=[mlflow,tensorboard]"]
+    command += ["strategy=variance", f"data.task.root={phantoms}"]
+    if in_terminal:
+        session = run_in_terminal(*command, folder=tmp_path, columns=400, environment=path)
+        lines = session.lines
+    else:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=os.environ | path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+        lines = done.stdout.splitlines()
+    assert any("round 2/2 done" in line for line in lines)
+    assert [line for line in lines if not OUR_LINES.match(line)] == []
+    (log,) = tmp_path.glob("runs/smoke/*/run.log")
+    logged = [line.partition(" INFO ")[2] for line in log.read_text("utf-8").splitlines()]
+    shown = [line.partition(" ")[2] for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert logged[2:] == shown  # after the command and the version
 
 
 def test_a_run_stopped_by_ctrl_c_goes_on_where_it_was(tmp_path: Path, phantoms: Path) -> None:

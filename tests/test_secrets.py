@@ -33,7 +33,7 @@ ADDRESSES = [
 ]
 TEXTS = (
     "{}", "cannot reach {}: no route", '{{"uri": "{}"}}', "a={} b='{}'", "<a href='{}'>{}</a>",
-    "tracking.uri={},http://other:5000/x",
+    "tracking.mlflow.uri={},http://other:5000/x",
 )  # fmt: skip
 HARMLESS = (
     "sqlite:////home/me@work/runs/mlflow.db", "sqlite:///runs/mlflow.db", "http://host:5000/a@b",
@@ -55,7 +55,7 @@ def test_an_address_is_shown_without_its_secret(address: str) -> None:
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_holds_no_secret_is_shown_as_it_is(text: str) -> None:
     assert without_secrets(text) == text
-    assert refer_to_secrets([f"tracking.uri={text}"]) == [f"tracking.uri={text}"]
+    assert refer_to_secrets([f"tracking.mlflow.uri={text}"]) == [f"tracking.mlflow.uri={text}"]
 
 
 def value_of(override: str) -> object:
@@ -67,11 +67,11 @@ def value_of(override: str) -> object:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variables that a test's secrets go into are removed after it."""
     for name in (
-        "TRACKING_URI",
-        "TRACKING_URI_2",
+        "TRACKING_MLFLOW_URI",
+        "TRACKING_MLFLOW_URI_2",
         "DATA_TASK_TOKEN",
         "WEB_PROXY",
-        "TRACKING_SKIP_1",
+        "TRACKING_MLFLOW_SKIP_1",
     ):
         monkeypatch.setenv(f"ALSEG_SECRET_{name}", "")
         monkeypatch.delenv(f"ALSEG_SECRET_{name}")
@@ -81,7 +81,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_typed_secret_reaches_its_setting_by_reference(address: str) -> None:
     for quote in "'\"":
-        (referring,) = refer_to_secrets([f"++tracking.uri={quote}{address}{quote}"])
+        (referring,) = refer_to_secrets([f"++tracking.mlflow.uri={quote}{address}{quote}"])
         assert SECRET not in referring
         assert value_of(referring) == address
         assert refer_to_secrets([referring]) == [referring]
@@ -93,7 +93,7 @@ def test_a_typed_secret_reaches_its_setting_by_reference(address: str) -> None:
     [
         (f"data.task.token={SECRET}", SECRET),
         (f"+data.task.token='it\\'s {SECRET}'", f"it's {SECRET}"),
-        (f"tracking.uri=http://me:{SECRET}@host:5000", f"http://me:{SECRET}@host:5000"),
+        (f"tracking.mlflow.uri=http://me:{SECRET}@host:5000", f"http://me:{SECRET}@host:5000"),
         (
             f"+web_proxy={{a: 'http://{SECRET}@h', b: [1, 'ftp://me:2{SECRET}@h']}}",
             {"a": f"http://{SECRET}@h", "b": [1, f"ftp://me:2{SECRET}@h"]},
@@ -110,7 +110,7 @@ def test_secrets_anywhere_in_a_value_are_replaced(typed: str, value: object) -> 
 @pytest.mark.parametrize("quote", ["", "'"])
 def test_a_reference_survives_the_way_to_the_jobs_of_a_sweep(quote: str) -> None:
     address = f"http://me:{SECRET}@host:5000"
-    (referring,) = refer_to_secrets([f"tracking.uri={quote}{address}{quote}"])
+    (referring,) = refer_to_secrets([f"tracking.mlflow.uri={quote}{address}{quote}"])
     batch = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([referring]), 1)
     ((of_job,),) = batch[0]
     assert refer_to_secrets([of_job]) == [of_job]
@@ -119,7 +119,7 @@ def test_a_reference_survives_the_way_to_the_jobs_of_a_sweep(quote: str) -> None
 
 @pytest.mark.usefixtures("clean_environment")
 def test_a_sweep_over_stores_keeps_its_choices() -> None:
-    typed = f"tracking.uri='http://a:{SECRET}@h1','http://b:{SECRET}2@h2'"
+    typed = f"tracking.mlflow.uri='http://a:{SECRET}@h1','http://b:{SECRET}2@h2'"
     (parsed,) = OverridesParser.create().parse_overrides(refer_to_secrets([typed]))
     choices = OmegaConf.create([choice.text for choice in parsed.value().list])
     assert list(choices) == [f"http://a:{SECRET}@h1", f"http://b:{SECRET}2@h2"]
@@ -140,18 +140,22 @@ def test_secrets_of_files_and_variables_are_kept_as_references(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://me:{SECRET}@host/db")
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         config = compose(
-            "config", [f"+web_proxy='http://{SECRET}@p'", "tracking.skip=[a,'${web_proxy}']"]
+            "config", [f"+web_proxy='http://{SECRET}@p'", "tracking.mlflow.skip=[a,'${web_proxy}']"]
         )
-    assert config.tracking.uri == f"postgresql://me:{SECRET}@host/db"
+    assert config.tracking.mlflow.uri == f"postgresql://me:{SECRET}@host/db"
     kept = kept_settings(config)
     assert SECRET not in str(kept)
     assert kept["web_proxy"] == "http://${oc.env:ALSEG_SECRET_WEB_PROXY}@p"
-    assert kept["tracking"]["skip"] == ["a", "${web_proxy}"]
+    assert kept["tracking"]["mlflow"] == {
+        **kept["tracking"]["mlflow"],
+        "uri": "${oc.env:MLFLOW_TRACKING_URI}",
+        "skip": ["a", "http://${oc.env:ALSEG_SECRET_TRACKING_MLFLOW_SKIP_1}@p"],
+    }
     assert kept["cache_dir"] == "runs/cache"
     again = OmegaConf.create(kept)
     assert isinstance(again, DictConfig)
-    assert again.tracking.uri == config.tracking.uri
-    assert again.tracking.skip[1] == f"http://{SECRET}@p"
+    assert again.tracking.mlflow.uri == config.tracking.mlflow.uri
+    assert again.tracking.mlflow.skip[1] == f"http://{SECRET}@p"
     assert kept_settings(again) == kept
     monkeypatch.delenv("ALSEG_SECRET_WEB_PROXY")
     assert kept_settings(again) == kept
@@ -205,7 +209,7 @@ def test_nothing_that_a_run_leaves_holds_a_secret(
     monkeypatch: pytest.MonkeyPatch,
     recording_store: str,
 ) -> None:
-    uri = f"tracking.uri=http://me:{SECRET}@{recording_store}"
+    uri = f"tracking.mlflow.uri=http://me:{SECRET}@{recording_store}"
     proxy = f"+web_proxy='http://me:{SECRET}@proxy'"
     short = ("pool.rounds=1", "steps_per_round=1", "pictures=0", f"output_dir={tmp_path}/out")
     done = train(*short, uri, proxy, "tracking.skip=['*.ckpt','${web_proxy}']", tracking="mlflow")
@@ -218,10 +222,10 @@ def test_nothing_that_a_run_leaves_holds_a_secret(
         assert part in sent
     assert RecordingStore.logins == {f"Basic {b64encode(f'me:{SECRET}'.encode()).decode()}"}
 
-    monkeypatch.delenv("ALSEG_SECRET_TRACKING_URI")
+    monkeypatch.delenv("ALSEG_SECRET_TRACKING_MLFLOW_URI")
     refused = train(smoke=False, resume=done.folder)
     assert refused.exit_code == 2
-    assert "set the environment variable ALSEG_SECRET_TRACKING_URI" in refused.err
+    assert "set the environment variable ALSEG_SECRET_TRACKING_MLFLOW_URI" in refused.err
     again = train(uri, smoke=False, resume=done.folder)
     assert again.exit_code == 0, again.err
     assert SECRET not in again.out + again.err
@@ -242,10 +246,10 @@ def test_a_store_that_cannot_be_opened_is_told_without_its_password(
     train: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    failed = train(f"tracking.uri='{uri}'", tracking="mlflow")
+    failed = train(f"tracking.mlflow.uri='{uri}'", tracking="mlflow")
     assert failed.exit_code == 2
-    assert "tracking.uri" in failed.err
+    assert "tracking.mlflow.uri" in failed.err
     assert "***@" in failed.err
     assert SECRET not in failed.out + failed.err
     assert holding_secret(tmp_path) == []
-    assert os.environ["ALSEG_SECRET_TRACKING_URI"] in uri
+    assert os.environ["ALSEG_SECRET_TRACKING_MLFLOW_URI"] in uri

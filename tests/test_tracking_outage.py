@@ -24,10 +24,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from alseg import tracking
 from alseg.errors import ConfigError, DataError, DiskFullError
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
-from alseg.tracking import MLflowTracker, accepted_name
+from alseg.tracking import mlflow as tracking
+from alseg.tracking.mlflow import MLflowTracker, accepted_name
 
 
 class FakeStore:
@@ -303,8 +303,7 @@ def open_and_write(folder: Path, number: int, start: Barrier) -> None:
     start.wait()
     tracker.open(mine, None, {f"setting.{i}": i for i in range(150)}, {"seed": str(number)})
     for round_number in range(1, 4):
-        logger = tracker.round_logger(round_number, 5 * round_number)
-        assert not isinstance(logger, bool)
+        logger = tracker.round_logger(round_number, 5 * round_number, mine)
         for step in range(20):
             logger.log_metrics({"loss": 1 / (step + 1)}, step)
             logger.save()
@@ -395,7 +394,7 @@ def test_a_server_that_goes_away_does_not_end_the_run(
     port, folder = free_port(), tmp_path / "run"
     folder.mkdir()
     uri = f"http://127.0.0.1:{port}"
-    with pytest.raises(ConfigError, match=r"tracking.uri http"):
+    with pytest.raises(ConfigError, match=r"tracking.mlflow.uri http"):
         MLflowTracker(uri, "outage", "run")  # a store that is away at the start is refused
 
     with server(tmp_path, port):
@@ -404,8 +403,7 @@ def test_a_server_that_goes_away_does_not_end_the_run(
         assert run_id is not None
         tracker.log_round({"val_dice": 0.1}, 5)
     tracker.outbox.retry_seconds = 0
-    logger = tracker.round_logger(2, 10)
-    assert not isinstance(logger, bool)
+    logger = tracker.round_logger(2, 10, folder)
     logger.log_metrics({"loss": 0.5}, 3)
     logger.finalize("success")
     tracker.log_round({"val_dice": 0.2}, 10)

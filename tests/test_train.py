@@ -322,7 +322,7 @@ def test_every_yaml_composes() -> None:
             [root],
         ),
         "trainer": (["auto", "cpu", "ddp", "debug", "gpu"], []),
-        "tracking": (["mlflow", "none"], []),
+        "tracking": (["csv", "mlflow", "none", "tensorboard", "wandb"], []),
         "pool": (["small", "tutorial"], []),
         "proxy": (["diverse", "highest"], []),
         "semi_supervised": (["none", "pseudo_label"], []),
@@ -334,6 +334,15 @@ def test_every_yaml_composes() -> None:
             assert choices(group) == expected
             for name in expected:
                 compose("config", overrides=[f"{group}={name}", *extra])
+
+
+@pytest.mark.parametrize("data", ["msd", "nnunet"])
+def test_an_experiment_is_called_after_the_folder_of_its_data(data: str) -> None:
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        for root in ("/there/is/no/Task07_Pancreas", "no/Task07_Pancreas/", "Task07_Pancreas/x/.."):
+            config = compose("config", overrides=[f"data={data}", f"data.root={root}"])
+            assert config.experiment_name == "Task07_Pancreas"
+        compose("config", overrides=[f"data={data}"])  # help and completion need no folder
 
 
 def test_the_demo_is_a_sweep_of_strategies_and_seeds() -> None:

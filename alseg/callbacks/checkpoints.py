@@ -145,6 +145,8 @@ class TrainingCheckpoint(pl.Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         if rank() == 0 and self.path.is_file():
             os.replace(self.path, previous(self.path))
+        for logger in trainer.loggers:
+            logger.save()  # no later process will repeat what led to this checkpoint
         trainer.save_checkpoint(self.path, weights_only=False)
 
 

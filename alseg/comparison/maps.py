@@ -89,7 +89,7 @@ def case_maps(
     check_targets(
         OmegaConf.to_container(config), source=run_folder / CONFIG_FILE, named=trusted_packages
     )
-    config.tracking = {"_target_": "alseg.tracking.NoTracker"}
+    config.tracking = {}
     config.trainer.accelerator = "cpu"
     experiment = build(config, run_folder)
     cache, plan = experiment.data.cache, experiment.plan

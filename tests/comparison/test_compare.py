@@ -13,7 +13,7 @@ from alseg.compare import clear, compare, is_taken, place_for, shown_command
 from alseg.comparison.runs import read_run
 from alseg.errors import ConfigError
 from alseg.files import write_json
-from alseg.tracking import MLflowTracker
+from alseg.tracking.mlflow import MLflowTracker
 from tests.terminal import run_in_terminal
 
 

@@ -1,4 +1,4 @@
-"""Tracking of runs; the only place that uses MLflow."""
+"""``tracking=mlflow``; the only place that uses MLflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
@@ -35,7 +35,8 @@ from alseg.files import TEMPORARY, locked, told_by_name
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
 from alseg.provenance import train_command
 from alseg.secrets import without_secrets
-from alseg.stores import sqlite_file
+from alseg.stores import environment_store, sqlite_file
+from alseg.tracking.loggers import FLUSH_SECONDS, without_repeats
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,6 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the passwo
 # It prints tracebacks of what it raises as well.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
-FLUSH_SECONDS = 10.0
 LOCKED_SECONDS = 60.0  # how long another process may keep a sqlite store locked
 BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
 MAX_NAME = 250  # characters of a metric's name
@@ -60,78 +60,6 @@ RECORDED = "dice/test"  # a round that has it has been recorded
 
 # Otherwise the UI opens an experiment on an empty page of traces.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-
-
-def metric_name(column: str) -> str:
-    """What a column of metrics.csv is called in tracking stores, which group by the first part.
-
-    ``test_dice_liver`` is ``dice/test/liver``, ``training_seconds`` is ``time/training``; the sizes
-    and costs of the pool come under ``pool/``.
-    """
-    if column == "area":
-        return column
-    if column.endswith("_seconds"):
-        return f"time/{column.removesuffix('_seconds')}"
-    for part in ("test", "val"):
-        if column == f"{part}_dice":
-            return f"dice/{part}"
-        if column.startswith(f"{part}_dice_"):
-            return f"dice/{part}/{column.removeprefix(f'{part}_dice_')}"
-    return f"pool/{column}"
-
-
-class Tracker(Protocol):
-    """Records one run: its settings, its metrics by labelled count, its files."""
-
-    ui_command: str | None  # opens the tracking store's pages
-
-    def open(
-        self,
-        folder: Path,
-        run_id: str | None,
-        settings: Mapping[str, Any],
-        tags: Mapping[str, str],
-    ) -> str | None:
-        """Start the run in ``folder``, or continue the one with this id.
-
-        Returns:
-            Its id; None if it is untracked.
-        """
-
-    def round_logger(self, round_number: int, n_labelled: int) -> Logger | bool:
-        """A Lightning logger for a round's training curves; False for none."""
-
-    def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
-        """Record the metrics of a round, named by ``metric_name``, at step ``n_labelled``."""
-
-    def close(self, status: str, reason: str = "") -> None:
-        """End the run: FINISHED, FAILED (with the reason) or KILLED; record its files."""
-
-
-class NoTracker:
-    """Records nothing (``tracking=none``); the run folder holds everything all the same."""
-
-    ui_command: str | None = None
-
-    def open(
-        self,
-        folder: Path,
-        run_id: str | None,
-        settings: Mapping[str, Any],
-        tags: Mapping[str, str],
-    ) -> str | None:
-        """There is no run."""
-        return None
-
-    def round_logger(self, round_number: int, n_labelled: int) -> Logger | bool:
-        """There is no logger."""
-        return False
-
-    def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
-        """Nothing is recorded."""
-
-    def close(self, status: str, reason: str = "") -> None:
-        """There is nothing to end."""
 
 
 class MLflowTracker:
@@ -163,24 +91,24 @@ class MLflowTracker:
         run_name: str,
         skip: Sequence[str] = (),
     ) -> None:
-        check_text("tracking.uri", uri)
-        check_text("tracking.experiment", experiment)
+        check_text("tracking.mlflow.uri", uri)
+        check_text("tracking.mlflow.experiment", experiment)
         if isinstance(skip, str) or not isinstance(skip, Sequence):
-            raise ConfigError(f"tracking.skip is {skip!r}; it must be a list of patterns")
+            raise ConfigError(f"tracking.mlflow.skip is {skip!r}; it must be a list of patterns")
         self.run_name, self.skip = run_name, skip
         self.run_id: str | None = None
-        self._left: dict[str, str] = {}  # round -> nested run that an earlier process has not ended
+        self._left: dict[str, str] = {}  # round -> nested run of one that is not recorded yet
         self._recorded: set[int] = set()  # the steps of the rounds that the store has
         self._renamed: set[str] = set()  # metrics whose names MLflow refuses, as the user was told
         self.tags: dict[str, str] = {}
-        self.ui_command = _ui_command(uri, experiment)
         with _needed(uri), _store_lock(uri) as folder:
             self.client = MlflowClient(uri)
             location = (folder / "mlartifacts").absolute().as_uri() if folder else None
             self.experiment_id = _patiently(
                 lambda: _experiment_id(self.client, experiment, location)
             )
-        self._uri = uri
+        self._uri, self._experiment = uri, experiment
+        self._round: _RoundLogger | None = None
 
     def open(
         self,
@@ -196,6 +124,11 @@ class MLflowTracker:
             DataError: if the journal of what waits is damaged.
         """
         self.folder, self.tags = folder, dict(tags)
+        origin = " (from MLFLOW_TRACKING_URI)" if self._uri == environment_store() else ""
+        log.info(
+            f"recording in MLflow: experiment {self._experiment} in {without_secrets(self._uri)}"
+            f"{origin}"
+        )
         self.outbox = outbox = outbox_for(self.client, folder)
         with _needed(self._uri):
             if not outbox.flush():
@@ -226,7 +159,6 @@ class MLflowTracker:
     def _reopen(self, run_id: str) -> None:
         """Continue a run, and the nested one of the round in which an earlier process has ended."""
         run = self.client.get_run(run_id)
-        self.client.update_run(run_id, status="RUNNING")
         if FAILURE_TAG in run.data.tags:
             self.client.delete_tag(run_id, FAILURE_TAG)
         recorded = self.client.get_metric_history(run_id, RECORDED)
@@ -237,25 +169,36 @@ class MLflowTracker:
                 self.client.set_terminated(child.info.run_id, status="KILLED")
             if int(child.data.tags["labelled"]) not in self._recorded:
                 self._left[child.data.tags["round"]] = child.info.run_id
+        self.client.update_run(run_id, status="RUNNING")  # last: it is not left so by a failure
 
-    def round_logger(self, round_number: int, n_labelled: int) -> Logger | bool:
+    def round_logger(self, round_number: int, n_labelled: int, folder: Path) -> Logger:
         """A logger that writes to a nested run of its own; a resumed round goes on with its."""
         name = f"{self.run_name} round {round_number}"
-        if left := self._left.pop(str(round_number), None):
-            return _RoundLogger(self.outbox, name, left)
-        # without the strategy: the UI would group nested runs with their parents
-        tags = {
-            "mlflow.parentRunId": self._open_run(),
-            "round": str(round_number),
-            "labelled": str(n_labelled),
-        }
-        key = self.outbox.create_run(
-            name=name, tags=tags, time=_now(), experiment=self.experiment_id
-        )
-        return _RoundLogger(self.outbox, name, key)
+        last_steps: dict[str, int] = {}
+        if key := self._left.pop(str(round_number), None):
+            with _needed(self._uri):
+                for metric in self.client.get_run(key).data.metrics:
+                    points = self.client.get_metric_history(key, metric)
+                    last_steps[metric] = max(point.step for point in points)
+        else:
+            # without the strategy: the UI would group nested runs with their parents
+            tags = {
+                "mlflow.parentRunId": self._open_run(),
+                "round": str(round_number),
+                "labelled": str(n_labelled),
+            }
+            key = self.outbox.create_run(
+                name=name, tags=tags, time=_now(), experiment=self.experiment_id
+            )
+        self._round = _RoundLogger(self.outbox, name, key, last_steps)
+        return self._round
 
     def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
-        """Record the metrics of a round at step ``n_labelled``, unless the store has them."""
+        """Record the metrics of a round at step ``n_labelled``, unless the store has them.
+
+        That ends its nested run.
+        """
+        self._end_round("FINISHED")
         if n_labelled in self._recorded:
             return
         for name in metrics:
@@ -270,6 +213,7 @@ class MLflowTracker:
     def close(self, status: str, reason: str = "") -> None:
         """End the run and upload its folder, but for what ``skip`` names."""
         run_id = self._open_run()
+        self._end_round(status)
         if reason:
             self.outbox.send(
                 do="tag", run=run_id, name=FAILURE_TAG, value=without_secrets(reason)[:5000]
@@ -287,6 +231,16 @@ class MLflowTracker:
                 f"them with: python -m alseg.sync {shlex.quote(str(self.folder))}"
             )
 
+    def views(self) -> dict[str, str]:
+        """What opens the charts."""
+        store, name = shlex.quote(without_secrets(self._uri)), shlex.quote(self._experiment)
+        return {"MLflow charts": f"python -m alseg.ui {store} --experiment {name}"}
+
+    def _end_round(self, status: str) -> None:
+        if self._round is not None:
+            self._round.end(status)
+            self._round = None
+
     def _open_run(self) -> str:
         if self.run_id is None:
             raise RuntimeError("the tracker has not been opened")
@@ -296,9 +250,10 @@ class MLflowTracker:
 class _RoundLogger(Logger):
     """A Lightning logger that sends its metrics in batches: a call to the store costs 26-57 ms."""
 
-    def __init__(self, outbox: Outbox, name: str, run: str) -> None:
+    def __init__(self, outbox: Outbox, name: str, run: str, last_steps: dict[str, int]) -> None:
         super().__init__()
         self._outbox, self._name, self._run = outbox, name, run
+        self._last_steps = last_steps
         self._waiting: list[MetricRow] = []
         self._sent_at = time.monotonic()
 
@@ -319,7 +274,8 @@ class _RoundLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep metrics and send them now and then."""
-        self._waiting += _rows(metrics, step or 0)
+        accepted = {accepted_name(name): value for name, value in metrics.items()}
+        self._waiting += _rows(without_repeats(accepted, step or 0, self._last_steps), step or 0)
         if time.monotonic() - self._sent_at > FLUSH_SECONDS:
             self.save()
 
@@ -332,10 +288,13 @@ class _RoundLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Send what is waiting; end the nested run."""
+        """Send what is waiting: training, testing and scoring each say that they are done."""
         self.save()
-        ended = "FINISHED" if status == "success" else "FAILED"
-        self._outbox.send(do="end", run=self._run, status=ended, time=_now())
+
+    def end(self, status: str) -> None:
+        """End the nested run."""
+        self.save()
+        self._outbox.send(do="end", run=self._run, status=status, time=_now())
 
 
 def sync(uri: str, folder: Path) -> Outbox:
@@ -467,12 +426,6 @@ def _experiment_id(client: Any, name: str, location: str | None) -> str:
     return str(found.experiment_id)
 
 
-def _ui_command(uri: str, experiment: str) -> str:
-    """The command that opens the experiment's charts."""
-    store, name = shlex.quote(without_secrets(uri)), shlex.quote(experiment)
-    return f"python -m alseg.ui {store} --experiment {name}"
-
-
 def _origin(folder: Path) -> dict[str, str]:
     """Tags that say what made a run, who, and where its folder is."""
     return {
@@ -533,7 +486,7 @@ def _needed(uri: str) -> Iterator[None]:
         if database and (getattr(error, "errno", 0) in NO_ROOM or "disk is full" in str(error)):
             with told_by_name(database):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise ConfigError(f"tracking.uri {without_secrets(uri)}: {error}") from error
+        raise ConfigError(f"tracking.mlflow.uri {without_secrets(uri)}: {error}") from error
 
 
 @dataclass(frozen=True)

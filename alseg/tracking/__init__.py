@@ -1,0 +1,1 @@
+"""Where runs are recorded: in MLflow, or by one of Lightning's loggers; see ``tracker``."""
