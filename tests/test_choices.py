@@ -141,7 +141,8 @@ def check(config: DictConfig) -> None:
     resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     part(resolved.data.splits, case_ids=case_ids(resolved))
     check_keywords(resolved.data.task)
-    check_keywords(resolved.tracking)
+    for tracker in resolved.tracking.values():
+        check_keywords(tracker)
     if resolved.data.name == "phantom":
         check_keywords(resolved.data.phantom)
     for node in (

@@ -212,7 +212,9 @@ def test_nothing_that_a_run_leaves_holds_a_secret(
     uri = f"tracking.mlflow.uri=http://me:{SECRET}@{recording_store}"
     proxy = f"+web_proxy='http://me:{SECRET}@proxy'"
     short = ("pool.rounds=1", "steps_per_round=1", "pictures=0", f"output_dir={tmp_path}/out")
-    done = train(*short, uri, proxy, "tracking.skip=['*.ckpt','${web_proxy}']", tracking="mlflow")
+    done = train(
+        *short, uri, proxy, "tracking.mlflow.skip=['*.ckpt','${web_proxy}']", tracking="mlflow"
+    )
     assert done.exit_code == 0, done.err
     assert SECRET not in done.out + done.err
     assert holding_secret(tmp_path) == []

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,24 +201,24 @@ def _hydra_is_left_alone() -> Iterator[None]:
     HydraConfig.instance().cfg = before
 
 
-def killed(folder: Path) -> None:
+def killed(own: Sequence[str], folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def crashed(folder: Path) -> None:
+def crashed(own: Sequence[str], folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def told(folder: Path) -> None:
+def told(own: Sequence[str], folder: Path) -> None:
     print("alseg: error: data.root is x", file=sys.stderr)
     sys.exit(2)
 
 
-def raised(folder: Path) -> None:
+def raised(own: Sequence[str], folder: Path) -> None:
     raise ValueError("no")
 
 
-def silent(folder: Path) -> None:
+def silent(own: Sequence[str], folder: Path) -> None:
     sys.exit(7)
 
 
@@ -235,7 +235,7 @@ def silent(folder: Path) -> None:
 def test_a_job_that_dies_is_failed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    work: Callable[[Path], None],
+    work: Callable[[Sequence[str], Path], None],
     reason: str,
 ) -> None:
     monkeypatch.setattr(sweeps, "work", work)
