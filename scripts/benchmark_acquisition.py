@@ -58,6 +58,8 @@ TRAINING = {
     # At least 160 x 160 x 128 voxels at the tutorial's spacing: sizes vary by 15% an axis.
     "phantom": [
         "data=phantom", "data.phantom.n_volumes=56", "data.phantom.size=[189,189,151]",
+        "data.phantom.hard_fraction=0.25", "data.phantom.tumour_rate=0.7",
+        "data.phantom.tumour_scale=1", "data.crop_ratios=[1,1,2]",
         "+data.phantom.spacing_mm=[1.5,1.5,2.0]", "data.preprocess.1.pixdim=[1.5,1.5,2.0]",
         "data.patch_size=[64,64,64]", "data.inferer.roi_size=[64,64,64]", "data.batch_size=2",
         "data.splits.validation=0.08", "data.splits.test=0.08", "pool.initial=8",
@@ -71,8 +73,10 @@ TRAINING = {
         "data=msd_hippocampus", "pool.initial=20", "steps_per_round=500", "val_interval=250",
     ],
     "quick": [
-        "data=phantom", "data.phantom.n_volumes=14", "data.phantom.size=48", "model=unet_tiny",
-        "data.preprocess.1.pixdim=[6.5,6.5,5.0]", "data.inferer.roi_size=[24,24,24]",
+        "data=phantom", "data.phantom.n_volumes=14", "data.phantom.size=40", "model=unet_tiny",
+        "data.phantom.hard_fraction=0.25", "data.phantom.tumour_rate=0.7",
+        "data.phantom.tumour_scale=1", "data.crop_ratios=[1,1,2]",
+        "data.preprocess.1.pixdim=[8.0,8.0,6.25]", "data.inferer.roi_size=[24,24,24]",
         "data.patch_size=[24,24,24]", "data.splits.validation=0.08", "data.splits.test=0.08",
         "pool.initial=4", "steps_per_round=40", "val_interval=40",
     ],

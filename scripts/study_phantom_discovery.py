@@ -49,6 +49,9 @@ from alseg.training import load_weights
 
 SETTINGS = (
     "data=phantom", "data.phantom.n_volumes=100", "data.splits.validation=0.06",
+    "data.phantom.size=64", "data.phantom.hard_fraction=0.25", "data.phantom.tumour_rate=0.7",
+    "data.phantom.tumour_scale=1", "data.spacing_mm=[5.0,5.0,5.0]", "data.patch_size=[32,32,32]",
+    "data.crop_ratios=[1,1,2]", "data.inferer.roi_size=[64,64,56]",
     "data.splits.test=0.06", "pool.initial=5", "steps_per_round=400", "val_interval=200",
     "strategy=random", "pool.rounds=1", "pictures=0", "tracking=none",
 )  # fmt: skip
