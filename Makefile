@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UI_STORE ?= # empty: MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db
+DEMO := runs/demo
 TEST_JOBS ?= 2 # processes that share the test files
 
 .DEFAULT_GOAL := help
@@ -20,8 +21,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 install: $(VENV)/installed ## create .venv with the pinned versions
 
-demo: install ## run an experiment on generated CT phantoms (5 minutes on 2 cores)
-	$(BIN)/python -m alseg.train strategy=variance
+demo: install ## compare strategies on generated CT phantoms (5 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m alseg.train -m experiment=demo \
+	    hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=$(DEMO)/sweep sweep.resume=true
+	$(BIN)/python -m alseg.compare $(DEMO)/sweep --output $(DEMO)/comparison
+	@echo "see the runs in the MLflow UI: make ui"
 
 test: install ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile

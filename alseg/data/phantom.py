@@ -14,10 +14,7 @@ Anatomy lives in millimetres in the patient's RAS frame (x to the right, y to th
 head; the origin is the middle of the volume). Organs are signed fields, negative inside, roughly in
 mm. Random fields live on a lattice in mm, so a case shows the same patient at every voxel size.
 
-Measured difficulty (the defaults of conf/, 250 steps, seed 1, one run each): test Dice 0.589 from
-all 24 training volumes (liver 0.859, tumour 0.319; validation 0.695) and 0.563 from five random
-ones (liver 0.826, tumour 0.300; validation 0.640). The gap is small, as so short a training is
-limited by its steps too.
+How difficult the task is depends on the parameters; docs/results.md has what was measured.
 
 Rejected: spheres in noise (`monai.data.create_test_image_3d`), which have neither a left and a
 right, nor a distractor, nor hard cases that an uncertainty could find.
