@@ -62,11 +62,11 @@ def test_a_run_leaves_what_the_readme_promises(train: Train, phantoms: Path) -> 
     assert test_cases["dice_liver"].mean() == pytest.approx(metrics["test_dice_liver"][1])
 
     # calibration.csv counts each voxel of the test volumes, and the annotated foreground adds up,
-    # on the grid of 5 mm that the files are resampled to
+    # on the grid of 10 mm that the files are resampled to
     def voxels_on_grid(case_id: str, *, foreground: bool) -> float:
         label = nibabel.load(phantoms / f"labelsTr/{case_id}.nii.gz")
         n_voxels = np.count_nonzero(label.get_fdata()) if foreground else np.prod(label.shape)
-        return n_voxels * np.prod(label.header.get_zooms()) / 5**3
+        return n_voxels * np.prod(label.header.get_zooms()) / 10**3
 
     calibration = pd.read_csv(run.folder / "rounds/round_02/calibration.csv")
     expected = sum(voxels_on_grid(case_id, foreground=False) for case_id in test_cases["case_id"])
