@@ -99,9 +99,8 @@ def _kept_item(node: Any, key: Any, raw: Any, name: str) -> Any:
         resolved = OmegaConf.to_container(value, resolve=True)
     else:
         resolved = value
-    if not _holds_secret(name, resolved):
-        return resolved
-    if resolved == environment_store():
+    store = environment_store()
+    if store and resolved == store != without_secrets(store):
         return f"${{oc.env:{STORE_VARIABLE}}}"
     return _referring(name, resolved)
 
@@ -119,16 +118,8 @@ def with_live_references(text: str) -> str:
     return _ESCAPED_REFERENCE.sub(r"\1", text)
 
 
-def _holds_secret(name: str, value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_holds_secret(str(key), child) for key, child in value.items())
-    if isinstance(value, list):
-        return any(_holds_secret(name, child) for child in value)
-    return isinstance(value, str) and (_is_secret(name, value) or without_secrets(value) != value)
-
-
 def _is_secret(name: str, value: str) -> bool:
-    last = re.split(r"[./@]", name)[-1]
+    *_, last = re.split(r"[./@]", re.sub(r"(\.\d+)+$", "", name))  # of a list's items, the list's
     return bool(_SECRET_NAME.fullmatch(last)) and value not in NO_SECRETS
 
 

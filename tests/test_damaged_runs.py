@@ -162,7 +162,9 @@ def test_whatever_a_file_holds_it_is_told_in_a_sentence(
         for content in objects[:: 1 + len(objects) // 60]:
             write_json(path, content)  # as if it had always been so
             told += is_told(read, folder)
-    assert told > 6 or name in (f"{ONE}/stages.json", "job.json")  # these are done again
+    # half a YAML file is often a whole one, and where its cuts fall depends on its length
+    enough = 10 if has_checksum else 6
+    assert told > enough or name in (f"{ONE}/stages.json", "job.json")  # these are done again
 
 
 def is_told(read: Callable[[Path], object], folder: Path) -> bool:

@@ -161,6 +161,22 @@ def test_secrets_of_files_and_variables_are_kept_as_references(
     assert kept_settings(again) == kept
 
 
+@pytest.mark.usefixtures("clean_environment")
+def test_items_of_a_secret_list_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATA_TOKEN_0", "WEB_PASSWORD_0"):
+        monkeypatch.setenv(f"ALSEG_SECRET_{name}", "")  # removed after the test
+    config = OmegaConf.create(
+        {"data": {"token": [SECRET]}, "web": {"password": "${data.token}", "ports": ["80"]}}
+    )
+    kept = kept_settings(config)
+    assert SECRET not in str(kept)
+    assert kept["web"]["ports"] == ["80"]
+    again = OmegaConf.create(kept)
+    assert OmegaConf.to_container(again, resolve=True) == OmegaConf.to_container(
+        config, resolve=True
+    )
+
+
 def holding_secret(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
 
