@@ -9,7 +9,7 @@ import logging
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +48,7 @@ from alseg.settings import (
     save_config,
     save_start,
 )
-from alseg.state import LOCK_FILE, RunState, hold
+from alseg.state import LOCK_FILE, OWNER_FILE, RunState, hold
 from alseg.trust import check_targets, untrusted
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,9 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> fl
 def claim(folder: Path) -> Path:
     """Claim a folder for a new run; another one with a number behind its name if it is taken.
 
-    Two runs that start within a second have the same name: who makes the lock file has the folder.
-    A folder with a run that nobody works on is left to the caller, who does not start a second one.
+    Two runs that start within a second have the same name: who makes the lock file has the folder,
+    or who removes what a process has left that died before it could start a run. A folder with a
+    run that nobody works on is left to the caller, who does not start a second one.
 
     Returns:
         The folder, which exists.
@@ -103,8 +104,12 @@ def claim(folder: Path) -> Path:
         try:
             (candidate / LOCK_FILE).touch(exist_ok=False)
         except FileExistsError:
-            if is_started(candidate) and not is_held(candidate):
-                return candidate
+            if not is_held(candidate):
+                if is_started(candidate):
+                    return candidate
+                with suppress(FileNotFoundError):
+                    (candidate / OWNER_FILE).unlink()  # of a dead process; only one can remove it
+                    break
             number += 1
             candidate = folder.with_name(f"{folder.name}_{number}")
         else:

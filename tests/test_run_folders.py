@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alseg.run import claim, give_up
 from alseg.settings import CONFIG_FILE
-from alseg.state import STATE_FILE, hold
+from alseg.state import OWNER_FILE, STATE_FILE, hold
 
 N_RUNS = 6
 
@@ -42,6 +42,17 @@ def test_a_folder_whose_run_has_ended_is_not_replaced_by_another(tmp_path: Path)
         assert claim(folder) == folder  # for the caller to say that it can be resumed
         with hold(folder):
             assert claim(folder).name == f"{name}_2"
+
+
+def test_the_folder_of_a_process_that_died_before_its_run_started_is_used_again(
+    tmp_path: Path,
+) -> None:
+    folder = claim(tmp_path / "a")
+    with hold(folder):
+        owner = (folder / OWNER_FILE).read_bytes()
+    (folder / OWNER_FILE).write_bytes(owner)  # as a killed process leaves it
+    assert claim(folder) == folder
+    assert claim(folder).name == "a_2"  # the other one is about to hold it
 
 
 def test_a_claim_is_given_up_with_a_run_that_has_not_started(tmp_path: Path) -> None:
