@@ -9,7 +9,7 @@ import logging
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +48,7 @@ from alseg.settings import (
     save_config,
     save_start,
 )
-from alseg.state import LOCK_FILE, OWNER_FILE, RunState, hold
+from alseg.state import LOCK_FILE, OWNER_FILE, RunState, hold, note_owner, owner_is_dead
 from alseg.trust import check_targets, untrusted
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,8 @@ def claim(folder: Path) -> Path:
     """Claim a folder for a new run; another one with a number behind its name if it is taken.
 
     Two runs that start within a second have the same name: who makes the lock file has the folder,
-    or who removes what a process has left that died before it could start a run. A folder with a
-    run that nobody works on is left to the caller, who does not start a second one.
+    or who comes first after its process died before the run had started. A folder with a run that
+    nobody works on is left to the caller, who does not start a second one.
 
     Returns:
         The folder, which exists.
@@ -104,19 +104,32 @@ def claim(folder: Path) -> Path:
         try:
             (candidate / LOCK_FILE).touch(exist_ok=False)
         except FileExistsError:
-            if not is_held(candidate):
-                if is_started(candidate):
-                    return candidate
-                with suppress(FileNotFoundError):
-                    (candidate / OWNER_FILE).unlink()  # of a dead process; only one can remove it
-                    break
+            if is_started(candidate) and not is_held(candidate):
+                return candidate
+            if not is_started(candidate) and takes_over(candidate):
+                break
             number += 1
             candidate = folder.with_name(f"{folder.name}_{number}")
         else:
+            note_owner(candidate)
             break
     if candidate != folder:
         log.warning(f"{folder} belongs to another run: this one goes to {candidate}")
     return candidate
+
+
+def takes_over(folder: Path) -> bool:
+    """Take a claim over from a process of this machine that died; false if it has not."""
+    if not owner_is_dead(folder):
+        return False
+    try:
+        with locked(folder / LOCK_FILE, blocking=False):
+            dead = owner_is_dead(folder)  # still: another one may have been faster
+            if dead:
+                note_owner(folder)
+            return dead
+    except Timeout:
+        return False
 
 
 def is_held(folder: Path) -> bool:
@@ -135,8 +148,9 @@ def is_started(folder: Path) -> bool:
 
 def give_up(folder: Path) -> None:
     """Remove the claim to a folder in which no run has started."""
-    if [path.name for path in folder.glob("*")] == [LOCK_FILE]:
-        (folder / LOCK_FILE).unlink(missing_ok=True)
+    if {path.name for path in folder.glob("*")} <= {LOCK_FILE, OWNER_FILE}:
+        for name in (OWNER_FILE, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -201,21 +201,43 @@ def hold(folder: Path) -> Iterator[None]:
     if rank() > 0:
         yield
         return
-    owner = folder / OWNER_FILE
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / LOCK_FILE, blocking=False))
         except Timeout:
-            raise ConfigError(f"{folder} is in use by {_told(owner)}") from None
-        stack.callback(owner.unlink, missing_ok=True)
+            owner = _owner(folder)
+            by = f"process {owner[0]} on {owner[1]}" if owner else "another process"
+            raise ConfigError(f"{folder} is in use by {by}") from None
+        stack.callback((folder / OWNER_FILE).unlink, missing_ok=True)
         clean_temporaries(folder)
-        write_atomically(owner, json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+        note_owner(folder)
         yield
 
 
-def _told(owner: Path) -> str:
+def note_owner(folder: Path) -> None:
+    """Write beside the lock which process works on a run folder."""
+    content = {"process": os.getpid(), "host": socket.gethostname()}
+    write_atomically(folder / OWNER_FILE, json.dumps(content))
+
+
+def owner_is_dead(folder: Path) -> bool:
+    """Whether the process that works on a run folder was one of this machine and is no more."""
+    owner = _owner(folder)
+    if owner is None or owner[1] != socket.gethostname():
+        return False
     try:
-        content = json.loads(owner.read_text(encoding="utf-8"))
-        return f"process {content['process']} on {content['host']}"
+        os.kill(owner[0], 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's
+        return False
+    return False
+
+
+def _owner(folder: Path) -> tuple[int, str] | None:
+    """The process and the host beside the lock; None if there are none to be read."""
+    try:
+        content = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
+        return int(content["process"]), str(content["host"])
     except (OSError, ValueError, KeyError, TypeError):  # it is about to be written, or was deleted
-        return "another process"
+        return None

@@ -47,12 +47,13 @@ def test_a_folder_whose_run_has_ended_is_not_replaced_by_another(tmp_path: Path)
 def test_the_folder_of_a_process_that_died_before_its_run_started_is_used_again(
     tmp_path: Path,
 ) -> None:
-    folder = claim(tmp_path / "a")
-    with hold(folder):
-        owner = (folder / OWNER_FILE).read_bytes()
-    (folder / OWNER_FILE).write_bytes(owner)  # as a killed process leaves it
-    assert claim(folder) == folder
-    assert claim(folder).name == "a_2"  # the other one is about to hold it
+    context = multiprocessing.get_context("fork")
+    dying = context.Process(target=claim, args=(tmp_path / "a",))
+    dying.start()
+    dying.join(60)
+    assert (tmp_path / "a" / OWNER_FILE).is_file()
+    assert claim(tmp_path / "a").name == "a"
+    assert claim(tmp_path / "a").name == "a_2"  # this process is alive
 
 
 def test_a_claim_is_given_up_with_a_run_that_has_not_started(tmp_path: Path) -> None:
@@ -61,4 +62,4 @@ def test_a_claim_is_given_up_with_a_run_that_has_not_started(tmp_path: Path) -> 
     for folder in (given_up, started):
         give_up(folder)
     assert claim(given_up) == given_up
-    assert len(list(started.iterdir())) == 2
+    assert len(list(started.iterdir())) == 3  # lock, owner and configuration
