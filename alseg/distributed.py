@@ -14,6 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from alseg.errors import ConfigError
+
+USES_GPU = ("auto", "gpu", "cuda")  # accelerators of a trainer that take a GPU where there is one
+
 
 def rank() -> int:
     """The number of this process, 0 for the first or only one."""
@@ -31,17 +35,30 @@ def under_torchrun() -> bool:
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
+def process_group(accelerator: str) -> Iterator[None]:
     """Join the other processes; Lightning then uses this group.
 
     From the start and not in the first ``fit``: the processes agree on the run folder before.
+
+    Args:
+        accelerator: of the trainer: with ``cpu``, a machine's GPUs are not touched.
+
+    Raises:
+        ConfigError: if this machine has fewer GPUs than processes.
     """
     if world_size() == 1:
         yield
         return
     backend = "gloo"  # the objects that alseg exchanges lie on the CPU
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if accelerator in USES_GPU and torch.cuda.is_available():
+        device = int(os.environ["LOCAL_RANK"])
+        if device >= torch.cuda.device_count():
+            raise ConfigError(
+                f"torchrun has started more processes on this machine than it has GPUs "
+                f"({torch.cuda.device_count()}): start one for each GPU with --nproc-per-node "
+                f"{torch.cuda.device_count()}, or use trainer.accelerator=cpu"
+            )
+        torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     # A day: the others wait while the first draws pictures, uploads files or fills the cache.
     dist.init_process_group(backend, timeout=datetime.timedelta(days=1))

@@ -41,7 +41,7 @@ def _job(config: DictConfig) -> float:
             logging.disable(logging.INFO)  # the first process says it all
         elif not config.resume:
             folder = claim(folder)
-        with process_group():
+        with process_group(config.trainer.accelerator):
             return train(config, folder, HydraConfig.get().overrides.task)
     finally:
         give_up(folder)

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.callbacks.checkpoints import SoundCheckpoints
 from alseg.callbacks.memory_format import ChannelsLast
-from alseg.distributed import rank, under_torchrun, world_size
+from alseg.distributed import USES_GPU, rank, under_torchrun, world_size
 from alseg.errors import ConfigError
 
 
@@ -44,7 +44,7 @@ def n_devices(trainer: Mapping[str, Any]) -> int:
     if not isinstance(devices, int | str | Sequence) or devices == 0:
         raise ConfigError(f"trainer.devices is {devices!r}; it must be a number, a list or auto")
     if devices in ("auto", -1, "-1"):
-        wants_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda")
+        wants_gpu = trainer["accelerator"] in USES_GPU
         devices = max(1, torch.cuda.device_count()) if wants_gpu else 1
     elif isinstance(devices, str):
         raise ConfigError(f"trainer.devices is {devices!r}; it must be a number, a list or auto")
@@ -75,7 +75,7 @@ def precision_for(accelerator: str) -> str:
     float32 elsewhere: bfloat16 convolutions on a CPU without matrix units are 10 to 100 times
     slower than float32.
     """
-    wants_gpu = accelerator in ("auto", "gpu", "cuda")
+    wants_gpu = accelerator in USES_GPU
     if wants_gpu and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
         return "bf16-mixed"
     return "32-true"

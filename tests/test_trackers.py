@@ -99,10 +99,16 @@ def test_a_killed_run_goes_on_in_all_its_logs_and_no_row_is_there_twice(
     parent, nested = stored_runs(store, "killed")
     assert {r.info.status for r in (parent, *nested.values())} == {"FINISHED"}
     for folder, stored in ((".", parent), ("rounds/round_01", nested["1"])):
-        expected = pd.read_csv(whole.folder / folder / "csv/metrics.csv", index_col="step")
+        expected = pd.read_csv(
+            whole.folder / folder / "csv/metrics.csv",
+            index_col="step",
+            float_precision="round_trip",
+        )
         differing = [n for n in expected if n.startswith("time/") or "preprocessed" in n]
         expected = expected.drop(columns=differing)
-        table = pd.read_csv(run.folder / folder / "csv/metrics.csv", index_col="step")
+        table = pd.read_csv(
+            run.folder / folder / "csv/metrics.csv", index_col="step", float_precision="round_trip"
+        )
         pd.testing.assert_frame_equal(table.drop(columns=differing), expected)
         in_events = events(run.folder / folder / "tensorboard")
         for name in expected:

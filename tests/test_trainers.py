@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from alseg.console import duration
+from alseg.distributed import process_group
 from alseg.errors import ConfigError
 from alseg.models.segmentation import SegmentationModule
 from alseg.trainers import make_trainer, precision_for, workers_for
@@ -73,3 +74,25 @@ def test_channels_last_holds_in_training_evaluation_and_scoring(
 def test_channels_last_is_a_switch() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.channels_last is 'always'"):
         make_trainer(accelerator="cpu", channels_last="always")  # type: ignore[arg-type]
+
+
+def test_processes_on_the_cpu_leave_gpus_untouched_and_more_than_gpus_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    joined: list[str] = []
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(
+        "torch.distributed.init_process_group", lambda backend, timeout: joined.append(backend)
+    )
+    with process_group("cpu"):
+        assert joined == ["gloo"]
+    with (
+        pytest.raises(ConfigError, match=r"than it has GPUs \(1\).*--nproc-per-node 1"),
+        process_group("auto"),
+    ):
+        pass
+    assert joined == ["gloo"]
