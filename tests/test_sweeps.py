@@ -96,6 +96,7 @@ def test_failing_jobs_are_reported_and_stop_no_other(parallel: tuple[Path, int, 
     experiment = client.get_experiment_by_name("smoke")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
+    assert "RUNNING" not in {run.info.status for run in runs}
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert sorted(
         (run.data.tags["strategy"], run.info.status, run.data.tags.get("failure"))
