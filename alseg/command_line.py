@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from alseg.text import literal
 
@@ -31,6 +31,11 @@ def override_to_paste(name: str, value: str | Path) -> str:
     # a slash: neither a number nor a word of Hydra's own, such as null
     is_plain = re.fullmatch(r"[\w./-]*/[\w./-]*", str(value), re.ASCII)
     return f"{name}={value}" if is_plain else shlex.quote(override(name, value))
+
+
+def typed(overrides: ListConfig) -> list[str]:
+    """Overrides in Hydra's configuration as they were typed; reading them there resolves them."""
+    return list(map(str, OmegaConf.to_container(overrides, resolve=False)))
 
 
 def identifying(overrides: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alseg.cli import part, print_error, sentence
-from alseg.command_line import identifying, override, override_to_paste
+from alseg.command_line import identifying, override, override_to_paste, typed
 from alseg.console import console, duration, say
 from alseg.errors import AlsegError, ConfigError, DataError
 from alseg.evaluation import area_under_budget_curve
@@ -49,6 +49,7 @@ from alseg.settings import (
 from alseg.state import RunState, hold
 from alseg.tracking.tracker import Trackers
 from alseg.trainers import n_devices
+from alseg.text import literal
 from alseg.trust import untrusted
 
 log = logging.getLogger(__name__)
@@ -141,14 +142,14 @@ def check_job(config: DictConfig, folder: Path) -> None:
     """
     devices = n_devices(config.trainer)
     if devices > 1:
-        command = shlex.join(HydraConfig.get().overrides.task)
+        command = shlex.join(typed(HydraConfig.get().overrides.task))
         raise ConfigError(
             f"a sweep runs its jobs on one device each, but trainer.devices gives {devices}: the "
             "launcher cannot start the other processes of a job; run each job by itself: "
             f"torchrun --nproc-per-node {devices} -m alseg.train {command}"
         )
     if not (folder / CONFIG_FILE).exists():
-        save_start(folder, HydraConfig.get().overrides.task)
+        save_start(folder, typed(HydraConfig.get().overrides.task))
         save_config(config, folder)
     elif config_hash(load_config(folder)) != config_hash(config):
         raise ConfigError(
@@ -222,7 +223,7 @@ class SweepCallback(Callback):
             print_error(error)
             sys.exit(2)
         with read_write(config.hydra):
-            config.hydra.sweep.dir = str(folder)
+            config.hydra.sweep.dir = literal(str(folder))
             # Jobs are composed anew: a job with its own experiment_name would go elsewhere.
             config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
 
@@ -244,8 +245,8 @@ def sweep_folder(config: DictConfig) -> Path:
         if (folder / SWEEP_FILE).exists():
             raise ConfigError(f"{folder} holds a sweep already; continue it with sweep.resume=true")
         return folder
-    chosen = any(o.startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra)
-    return folder if chosen else latest_sweep(folder.parent, config.hydra.overrides.task)
+    chosen = any(o.startswith("hydra.sweep.dir=") for o in typed(config.hydra.overrides.hydra))
+    return folder if chosen else latest_sweep(folder.parent, typed(config.hydra.overrides.task))
 
 
 def latest_sweep(parent: Path, overrides: Sequence[str]) -> Path:
