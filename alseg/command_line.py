@@ -8,9 +8,10 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from alseg.text import literal
 
@@ -33,9 +34,10 @@ def override_to_paste(name: str, value: str | Path) -> str:
     return f"{name}={value}" if is_plain else shlex.quote(override(name, value))
 
 
-def typed(overrides: ListConfig) -> list[str]:
-    """Overrides in Hydra's configuration as they were typed; reading them there resolves them."""
-    return list(map(str, OmegaConf.to_container(overrides, resolve=False)))
+def typed(overrides: Any) -> list[str]:
+    """A list of overrides in Hydra's configuration as they were typed: reading it resolves them."""
+    raw: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [str(override) for override in raw]
 
 
 def identifying(overrides: Sequence[str]) -> list[str]:

@@ -47,9 +47,9 @@ from alseg.settings import (
     save_start,
 )
 from alseg.state import RunState, hold
+from alseg.text import literal
 from alseg.tracking.tracker import Trackers
 from alseg.trainers import n_devices
-from alseg.text import literal
 from alseg.trust import untrusted
 
 log = logging.getLogger(__name__)

@@ -56,7 +56,7 @@ def _job(config: DictConfig) -> float:
 
 
 def job_folder(settings: HydraConf) -> Path:
-    """The folder of this job: in ``runtime.output_dir`` a ``${`` of its name would be a reference."""
+    """The job's folder; in ``runtime.output_dir`` a ``${`` of its name would be a reference."""
     if settings.mode == RunMode.MULTIRUN:
         return Path(settings.sweep.dir, settings.sweep.subdir).absolute()
     return Path(settings.run.dir).absolute()
