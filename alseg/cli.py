@@ -32,7 +32,7 @@ from yaml import YAMLError
 
 from alseg import __version__
 from alseg.console import remove_bar
-from alseg.errors import NO_ROOM, AlsegError, nearest
+from alseg.errors import NO_ROOM, AlsegError, ConfigError, nearest
 from alseg.interruption import Interrupted
 from alseg.secrets import VARIABLE, refer_to_secrets, without_secrets
 from alseg.stores import default_store
@@ -42,6 +42,9 @@ from alseg.text import literal, printable
 COMPOSERS = ("hydra", "omegaconf", "yaml", "antlr4")
 # Those whose versions a bug report wants.
 LIBRARIES = ("torch", "pytorch-lightning", "monai", "mlflow", "hydra-core", "numpy")
+# What Lightning takes for this process's number as it is imported, whoever has set it.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
 
 
 def conf_folder() -> str:
@@ -239,6 +242,25 @@ def versions() -> str:
     return f"alseg {__version__} (Python {platform.python_version()}, {libraries})"
 
 
+def settle_ranks() -> None:
+    """Forget ranks in the environment that are no numbers, before Lightning stumbles over them.
+
+    Raises:
+        ConfigError: if torchrun has started this process, which then has to have a number.
+    """
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    for name in {*RANKS, *(OF_TORCHRUN if under_torchrun else ())} & set(os.environ):
+        value = os.environ[name].strip()
+        if value.isascii() and value.isdigit():
+            continue
+        if under_torchrun and name in OF_TORCHRUN:
+            raise ConfigError(
+                f"the environment variable {name} is {os.environ[name]!r}, and torchrun gives it a "
+                "number; start with torchrun, or unset TORCHELASTIC_RUN_ID for a run of one process"
+            )
+        del os.environ[name]
+
+
 def run_entry_point(main: Callable[[], None]) -> None:
     """Run an entry point; see ``told``. ``--version`` is answered here, for Hydra has its own."""
     for stream in (sys.stdout, sys.stderr):
@@ -248,6 +270,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
         print(versions())
         return
     with told():
+        settle_ranks()
         main()
 
 

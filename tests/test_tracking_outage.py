@@ -160,7 +160,7 @@ def test_a_journal_of_other_hands_sends_no_file_from_outside_its_folder(
     (folder / "linked").symlink_to(tmp_path)
     line = json.dumps({"do": "upload", "run": "r", "path": path})
     (folder / JOURNAL_FILE).write_text(f"{line}\n")
-    with pytest.raises(DataError, match="line 1, would send .* not in the run folder"):
+    with pytest.raises(DataError, match=r"line 1, would send .* not in the run folder"):
         Outbox(store.perform, folder / JOURNAL_FILE)
 
 
