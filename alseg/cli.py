@@ -17,7 +17,12 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import (
@@ -31,6 +36,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from alseg import __version__
+from alseg.command_line import how_to_quote, readable
 from alseg.console import remove_bar
 from alseg.errors import NO_ROOM, AlsegError, ConfigError, nearest
 from alseg.interruption import Interrupted
@@ -110,6 +116,10 @@ def _message(error: BaseException) -> str:
         if cause is None or not key:
             return str(error)
         return _missing_target(str(error), key) or f"{key}: {cause}"
+    if isinstance(error, OverrideParseException):
+        return how_to_quote(error.override)
+    if ambiguous := re.match(r"Ambiguous value for argument '(.+)'\n", str(error)):
+        return how_to_quote(ambiguous[1])
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error.missing_cfg_file or "", list(error.options))
     if isinstance(error.__cause__, OmegaConfBaseException) and "Could not override" in str(error):
@@ -288,7 +298,7 @@ def run_hydra_entry_point(main: Callable[[], None]) -> None:
                 file=sys.stderr,
             )
             sys.exit(2)
-    sys.argv[1:] = refer_to_secrets(sys.argv[1:])
+    sys.argv[1:] = map(readable, refer_to_secrets(sys.argv[1:]))
     # Hydra otherwise prints a traceback of its own and ends with exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     run_entry_point(main)
