@@ -83,7 +83,8 @@ def part(node: Any, **arguments: Any) -> Any:
     """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
     if OmegaConf.is_config(node):
         node = _settled(node)
-    return instantiate(node, _convert_="all", **arguments)
+    # instantiate resolves references in the arguments, twice
+    return instantiate(node, _convert_="all", **literal(literal(arguments)))
 
 
 def _settled(node: Any) -> Any:

@@ -12,13 +12,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from alseg.cli import part
 from alseg.command_line import how_to_quote, override_to_paste, readable
 from tests.test_environment import front_door
 
 HOSTILE = st.sampled_from("ab1/.-_=,~'\"\\ ${}[]():#%!&*;?|<>`^@+é日\t")
 
 
-@given(st.text(HOSTILE, min_size=1, max_size=15))
+# OmegaConf's word for a value that is missing, which cannot be quoted: ./??? is the same path
+MISSING = "???"
+
+
+@given(st.text(HOSTILE, min_size=1, max_size=15).filter(lambda value: value != MISSING))
 @example("null")
 @example("12")
 @example("1e3")
@@ -106,3 +111,13 @@ def test_what_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
         assert "hydra.cc" not in done.stderr
     done = front_door(tmp_path, "alseg.train", "data=msd", "data.root=/日本=1", "--cfg", "job")
     assert "root: /日本=1\n" in done.stdout
+
+
+NAMES = st.text(HOSTILE, max_size=8).filter(lambda value: value != MISSING)
+
+
+@given(st.lists(NAMES), NAMES)
+@example(["${x}", "\\${x}"], "${oc.env:HOME}")
+def test_parts_get_the_names_that_they_are_given(names: list[str], name: str) -> None:
+    made = part(OmegaConf.create({"_target_": "builtins.dict"}), names=names, name=name)
+    assert made == {"names": names, "name": name}

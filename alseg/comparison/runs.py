@@ -226,7 +226,11 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
     """
     check_left(path)
     try:
-        table = pd.read_csv(path, dtype=dict(columns))
+        # a case may be called NA or null: only what is no text can be missing, and is empty then
+        missing_values = {name: [""] for name, kind in columns.items() if kind is not str}
+        table = pd.read_csv(
+            path, dtype=dict(columns), keep_default_na=False, na_values=missing_values
+        )
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path} cannot be read: {error}") from error
     missing = [name for name in columns if name not in table]

@@ -112,6 +112,7 @@ def read_msd(root: str | Path) -> Task:
             content, "numTraining", len(entries), f"'training' lists {len(entries)} case(s)"
         ),
         *statements.number_of(content, "numTest", len(test), f"'test' lists {len(test)}"),
+        *statements.tested_on_training(images, test_files),
         *statements.image_size(content, len(channels)),
         *statements.channel_names(content, "modality", channels),
         *statements.background(classes),

@@ -30,6 +30,16 @@ def number_of(content: Mapping[str, Any], key: str, n_found: int, found: str) ->
         yield warning(key, f"dataset.json says {key} {short(said)}, but {found}")
 
 
+def tested_on_training(training: Collection[Path], test: Collection[Path]) -> Iterator[Finding]:
+    """Images that dataset.json lists for training and under 'test' as well."""
+    both = sorted(path.name for path in set(training) & set(test))
+    if both:
+        yield warning(
+            "test",
+            f"'test' lists {len(both)} image(s) that 'training' lists as well: {listed(both)}",
+        )
+
+
 def image_size(content: Mapping[str, Any], n_channels: int) -> Iterator[Finding]:
     """MSD's tensorImageSize (3D for one channel, 4D for several) if it contradicts the channels."""
     said = content.get("tensorImageSize")

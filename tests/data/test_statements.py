@@ -114,6 +114,7 @@ def test_a_broken_key_dataset_is_told(tmp_path: Path, change: object, message: s
         ({"numTraining": 7}, "numTraining"),
         ({"numTraining": "many"}, "numTraining"),
         ({"numTest": 3}, "numTest"),
+        ({"test": [f"./imagesTr/{NAMES[0]}.nii.gz"]}, "test"),
         ({"tensorImageSize": "4D"}, "tensorImageSize"),
         ({"tensorImageSize": "2D"}, "tensorImageSize"),
         ({"modality": {"0": "T1", "1": "T2"}}, "tensorImageSize"),
