@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from rich.text import Text
 
 from alseg.cli import part, print_error, sentence
 from alseg.command_line import identifying, override, override_to_paste, typed
-from alseg.console import console, duration, say
+from alseg.console import console, duration, fits, say
 from alseg.errors import AlsegError, ConfigError, DataError
 from alseg.evaluation import area_under_budget_curve
 from alseg.files import read_json, write_json
@@ -298,13 +298,9 @@ def print_sweep(folder: Path) -> bool:
         Whether all jobs have finished.
     """
     rows = job_rows(folder)
-    jobs = list(rows.values())
-    show_settings = any(row.settings for row in jobs)
-    console().print(jobs_table(jobs, show_settings))
+    print_tables(list(rows.values()))
     failed = {name: row.job for name, row in rows.items() if row.job.status != FINISHED}
-    if len(failed) < len(jobs):
-        console().print(means_table(jobs, show_settings))
-    say(f"{len(jobs) - len(failed)} of {len(jobs)} jobs finished in {folder}")
+    say(f"{len(rows) - len(failed)} of {len(rows)} jobs finished in {folder}")
     for name, job in failed.items():
         say(f"not finished: {folder / name}: {job.reason or job.status}")
     if failed:
@@ -315,6 +311,21 @@ def print_sweep(folder: Path) -> bool:
     else:
         say(f"compare them: python -m alseg.compare {shlex.quote(str(folder))}")
     return not failed
+
+
+def print_tables(jobs: Sequence[JobRow]) -> None:
+    """Print the jobs and the means of each strategy; names too long for a table above it."""
+    show_settings = any(row.settings for row in jobs)
+    if not fits(jobs_table(jobs, show_settings)):
+        names = list(dict.fromkeys((row.strategy, row.settings) for row in jobs))
+        for number, (strategy, settings) in enumerate(names, start=1):
+            say(f"strategy {number}: {strategy} {settings}".rstrip())
+        numbers = {name: str(number) for number, name in enumerate(names, start=1)}
+        jobs = [replace(j, strategy=numbers[j.strategy, j.settings], settings="") for j in jobs]
+        show_settings = False
+    console().print(jobs_table(jobs, show_settings))
+    if any(row.job.status == FINISHED for row in jobs):
+        console().print(means_table(jobs, show_settings))
 
 
 def job_rows(folder: Path) -> dict[str, JobRow]:
