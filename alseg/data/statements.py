@@ -40,6 +40,20 @@ def tested_on_training(training: Collection[Path], test: Collection[Path]) -> It
         )
 
 
+def differ_in_case(case_ids: Collection[str]) -> Iterator[Finding]:
+    """Cases whose names a disk may take for one, as those of macOS and Windows do."""
+    by_folded: dict[str, list[str]] = {}
+    for case_id in case_ids:
+        by_folded.setdefault(case_id.casefold(), []).append(case_id)
+    alike = [case_id for group in by_folded.values() if len(group) > 1 for case_id in group]
+    if alike:
+        yield warning(
+            "capital letters",
+            f"the names of {len(alike)} cases differ in capital letters only: {listed(alike)}; on "
+            "a disk that takes them for one, their pictures and maps replace each other",
+        )
+
+
 def image_size(content: Mapping[str, Any], n_channels: int) -> Iterator[Finding]:
     """MSD's tensorImageSize (3D for one channel, 4D for several) if it contradicts the channels."""
     said = content.get("tensorImageSize")
