@@ -17,7 +17,12 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import (
@@ -31,8 +36,9 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from alseg import __version__
+from alseg.command_line import how_to_quote, readable
 from alseg.console import remove_bar
-from alseg.errors import NO_ROOM, AlsegError, nearest
+from alseg.errors import NO_ROOM, AlsegError, ConfigError, nearest
 from alseg.interruption import Interrupted
 from alseg.secrets import VARIABLE, refer_to_secrets, without_secrets
 from alseg.stores import default_store
@@ -42,6 +48,9 @@ from alseg.text import literal, printable
 COMPOSERS = ("hydra", "omegaconf", "yaml", "antlr4")
 # Those whose versions a bug report wants.
 LIBRARIES = ("torch", "pytorch-lightning", "monai", "mlflow", "hydra-core", "numpy")
+# What Lightning takes for this process's number as it is imported, whoever has set it.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
 
 
 def conf_folder() -> str:
@@ -74,7 +83,8 @@ def part(node: Any, **arguments: Any) -> Any:
     """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
     if OmegaConf.is_config(node):
         node = _settled(node)
-    return instantiate(node, _convert_="all", **arguments)
+    # instantiate resolves references in the arguments, twice
+    return instantiate(node, _convert_="all", **literal(literal(arguments)))
 
 
 def _settled(node: Any) -> Any:
@@ -107,6 +117,10 @@ def _message(error: BaseException) -> str:
         if cause is None or not key:
             return str(error)
         return _missing_target(str(error), key) or f"{key}: {cause}"
+    if isinstance(error, OverrideParseException):
+        return how_to_quote(error.override)
+    if ambiguous := re.match(r"Ambiguous value for argument '(.+)'\n", str(error)):
+        return how_to_quote(ambiguous[1])
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error.missing_cfg_file or "", list(error.options))
     if isinstance(error.__cause__, OmegaConfBaseException) and "Could not override" in str(error):
@@ -239,6 +253,25 @@ def versions() -> str:
     return f"alseg {__version__} (Python {platform.python_version()}, {libraries})"
 
 
+def settle_ranks() -> None:
+    """Forget ranks in the environment that are no numbers, before Lightning stumbles over them.
+
+    Raises:
+        ConfigError: if torchrun has started this process, which then has to have a number.
+    """
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    for name in {*RANKS, *(OF_TORCHRUN if under_torchrun else ())} & set(os.environ):
+        value = os.environ[name].strip()
+        if value.isascii() and value.isdigit():
+            continue
+        if under_torchrun and name in OF_TORCHRUN:
+            raise ConfigError(
+                f"the environment variable {name} is {os.environ[name]!r}, and torchrun gives it a "
+                "number; start with torchrun, or unset TORCHELASTIC_RUN_ID for a run of one process"
+            )
+        del os.environ[name]
+
+
 def run_entry_point(main: Callable[[], None]) -> None:
     """Run an entry point; see ``told``. ``--version`` is answered here, for Hydra has its own."""
     for stream in (sys.stdout, sys.stderr):
@@ -248,6 +281,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
         print(versions())
         return
     with told():
+        settle_ranks()
         main()
 
 
@@ -265,7 +299,7 @@ def run_hydra_entry_point(main: Callable[[], None]) -> None:
                 file=sys.stderr,
             )
             sys.exit(2)
-    sys.argv[1:] = refer_to_secrets(sys.argv[1:])
+    sys.argv[1:] = map(readable, refer_to_secrets(sys.argv[1:]))
     # Hydra otherwise prints a traceback of its own and ends with exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     run_entry_point(main)

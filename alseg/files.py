@@ -125,6 +125,14 @@ def clean_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path stays in a folder, with all links followed."""
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    except ValueError:  # a NUL, which no path has
+        return False
+
+
 def previous(path: Path) -> Path:
     """Where the generation before a file is kept."""
     return path.with_name(path.name + PREVIOUS)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.errors import DataError
-from alseg.files import told_by_name, write_atomically
+from alseg.files import is_within, told_by_name, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Outbox:
         retry_seconds: between two attempts, so that a dead store does not slow down the run.
 
     Raises:
-        DataError: if the journal is damaged.
+        DataError: if the journal is damaged, or names a file outside its folder.
     """
 
     def __init__(
@@ -144,7 +144,10 @@ def _read(journal: Path, ids: dict[str, str]) -> list[Operation]:
     """The operations that wait in a journal; fills in the ids of runs that the store knows."""
     if not journal.is_file():
         return []
-    lines = journal.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = journal.read_text(encoding="utf-8").splitlines()
+    except ValueError as error:
+        raise DataError(f"{journal} is damaged: {error}") from error
     operations: list[Operation] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -155,6 +158,13 @@ def _read(journal: Path, ids: dict[str, str]) -> list[Operation]:
             raise DataError(f"{journal}, line {number}, is not JSON: {error}") from error
         if not _is_operation(operation):
             raise DataError(f"{journal}, line {number}, is no operation of a tracking store")
+        if operation["do"] == "upload" and not is_within(
+            journal.parent / operation["path"], journal.parent
+        ):
+            raise DataError(
+                f"{journal}, line {number}, would send {operation['path']!r}, which is not in the "
+                "run folder; alseg writes no such line: delete it"
+            )
         if operation["do"] == "created":
             ids[operation["run"]] = operation["id"]
         else:
@@ -166,5 +176,5 @@ def _is_operation(content: Any) -> bool:
     """Whether a line of a journal says what is to be done to which run."""
     if not isinstance(content, dict):
         return False
-    names = ("do", "run", "id") if content.get("do") == "created" else ("do", "run")
-    return all(isinstance(content.get(name), str) for name in names)
+    more = {"created": ("id",), "upload": ("path",)}.get(str(content.get("do")), ())
+    return all(isinstance(content.get(name), str) for name in ("do", "run", *more))

@@ -42,10 +42,7 @@ class Stages:
         if not _is_result(name, result):
             raise DataError(f"{self.path} does not say what the stage {name} has given")
         for file, checksum in result[FILES].items():
-            if checksum_of(self.path.parent / file) != checksum:
-                raise DataError(
-                    f"{self.path.parent / file} is damaged: it is not what {name} has left there"
-                )
+            _check_file(self.path.parent / file, name, checksum)
 
     def __contains__(self, name: str) -> bool:
         return name in self._results
@@ -68,6 +65,27 @@ class Stages:
         """Forget all stages: the round starts again."""
         self._results = {}
         self.path.unlink(missing_ok=True)
+
+
+def check_left(path: Path) -> None:
+    """Check that a file of a finished round is what a stage has left there, where that is noted.
+
+    Raises:
+        DataError: naming the file, or ``stages.json``, that is damaged.
+    """
+    noted = path.parent / STAGES_FILE
+    if not noted.is_file():
+        return
+    for name, result in read_json(noted).items():
+        if not _is_result(name, result):
+            raise DataError(f"{noted} does not say what the stage {name} has given")
+        if path.name in result[FILES]:
+            _check_file(path, name, result[FILES][path.name])
+
+
+def _check_file(path: Path, stage: str, checksum: object) -> None:
+    if checksum_of(path) != checksum:
+        raise DataError(f"{path} is damaged: it is not what {stage} has left there")
 
 
 def _is_result(name: str, result: Any) -> bool:

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from rich.table import Table
 from rich.text import Text
 
 from alseg.cli import part, print_error, sentence
-from alseg.command_line import identifying, override, override_to_paste
-from alseg.console import console, duration, say
+from alseg.command_line import identifying, override, override_to_paste, typed
+from alseg.console import console, duration, fits, say
 from alseg.errors import AlsegError, ConfigError, DataError
 from alseg.evaluation import area_under_budget_curve
 from alseg.files import read_json, write_json
@@ -47,6 +47,7 @@ from alseg.settings import (
     save_start,
 )
 from alseg.state import RunState, hold
+from alseg.text import literal
 from alseg.tracking.tracker import Trackers
 from alseg.trainers import n_devices
 from alseg.trust import untrusted
@@ -141,14 +142,14 @@ def check_job(config: DictConfig, folder: Path) -> None:
     """
     devices = n_devices(config.trainer)
     if devices > 1:
-        command = shlex.join(HydraConfig.get().overrides.task)
+        command = shlex.join(typed(HydraConfig.get().overrides.task))
         raise ConfigError(
             f"a sweep runs its jobs on one device each, but trainer.devices gives {devices}: the "
             "launcher cannot start the other processes of a job; run each job by itself: "
             f"torchrun --nproc-per-node {devices} -m alseg.train {command}"
         )
     if not (folder / CONFIG_FILE).exists():
-        save_start(folder, HydraConfig.get().overrides.task)
+        save_start(folder, typed(HydraConfig.get().overrides.task))
         save_config(config, folder)
     elif config_hash(load_config(folder)) != config_hash(config):
         raise ConfigError(
@@ -222,7 +223,7 @@ class SweepCallback(Callback):
             print_error(error)
             sys.exit(2)
         with read_write(config.hydra):
-            config.hydra.sweep.dir = str(folder)
+            config.hydra.sweep.dir = literal(str(folder))
             # Jobs are composed anew: a job with its own experiment_name would go elsewhere.
             config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
 
@@ -244,8 +245,8 @@ def sweep_folder(config: DictConfig) -> Path:
         if (folder / SWEEP_FILE).exists():
             raise ConfigError(f"{folder} holds a sweep already; continue it with sweep.resume=true")
         return folder
-    chosen = any(o.startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra)
-    return folder if chosen else latest_sweep(folder.parent, config.hydra.overrides.task)
+    chosen = any(o.startswith("hydra.sweep.dir=") for o in typed(config.hydra.overrides.hydra))
+    return folder if chosen else latest_sweep(folder.parent, typed(config.hydra.overrides.task))
 
 
 def latest_sweep(parent: Path, overrides: Sequence[str]) -> Path:
@@ -297,13 +298,9 @@ def print_sweep(folder: Path) -> bool:
         Whether all jobs have finished.
     """
     rows = job_rows(folder)
-    jobs = list(rows.values())
-    show_settings = any(row.settings for row in jobs)
-    console().print(jobs_table(jobs, show_settings))
+    print_tables(list(rows.values()))
     failed = {name: row.job for name, row in rows.items() if row.job.status != FINISHED}
-    if len(failed) < len(jobs):
-        console().print(means_table(jobs, show_settings))
-    say(f"{len(jobs) - len(failed)} of {len(jobs)} jobs finished in {folder}")
+    say(f"{len(rows) - len(failed)} of {len(rows)} jobs finished in {folder}")
     for name, job in failed.items():
         say(f"not finished: {folder / name}: {job.reason or job.status}")
     if failed:
@@ -314,6 +311,21 @@ def print_sweep(folder: Path) -> bool:
     else:
         say(f"compare them: python -m alseg.compare {shlex.quote(str(folder))}")
     return not failed
+
+
+def print_tables(jobs: Sequence[JobRow]) -> None:
+    """Print the jobs and the means of each strategy; names too long for a table above it."""
+    show_settings = any(row.settings for row in jobs)
+    if not fits(jobs_table(jobs, show_settings)):
+        names = list(dict.fromkeys((row.strategy, row.settings) for row in jobs))
+        for number, (strategy, settings) in enumerate(names, start=1):
+            say(f"strategy {number}: {strategy} {settings}".rstrip())
+        numbers = {name: str(number) for number, name in enumerate(names, start=1)}
+        jobs = [replace(j, strategy=numbers[j.strategy, j.settings], settings="") for j in jobs]
+        show_settings = False
+    console().print(jobs_table(jobs, show_settings))
+    if any(row.job.status == FINISHED for row in jobs):
+        console().print(means_table(jobs, show_settings))
 
 
 def job_rows(folder: Path) -> dict[str, JobRow]:

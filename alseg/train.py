@@ -10,11 +10,13 @@ import logging
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.cli import conf_folder, run_hydra_entry_point, told
+from alseg.command_line import typed
 from alseg.errors import ConfigError
 
 
@@ -29,9 +31,10 @@ def _job(config: DictConfig) -> float:
     from alseg.run import claim, give_up, train
     from alseg.sweeps import run_job
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    settings = HydraConfig.get()
+    folder = job_folder(settings)
     try:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if settings.mode == RunMode.MULTIRUN:
             return run_job(config, folder)
         if OmegaConf.select(config, "sweep.resume"):
             raise ConfigError(
@@ -42,7 +45,7 @@ def _job(config: DictConfig) -> float:
         elif not config.resume:
             folder = claim(folder)
         with process_group(config.trainer.accelerator):
-            return train(config, folder, HydraConfig.get().overrides.task)
+            return train(config, folder, typed(settings.overrides.task))
     finally:
         give_up(folder)
         # Hydra makes the folder before the settings are checked: leave no empty ones behind.
@@ -50,6 +53,13 @@ def _job(config: DictConfig) -> float:
             if not path.is_dir() or any(path.iterdir()) or path == Path.cwd():
                 break
             path.rmdir()
+
+
+def job_folder(settings: HydraConf) -> Path:
+    """The job's folder; in ``runtime.output_dir`` a ``${`` of its name would be a reference."""
+    if settings.mode == RunMode.MULTIRUN:
+        return Path(settings.sweep.dir, settings.sweep.subdir).absolute()
+    return Path(settings.run.dir).absolute()
 
 
 def main() -> None:

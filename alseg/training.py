@@ -21,14 +21,14 @@ from alseg.callbacks.progress import progress_callbacks
 from alseg.data.datamodule import PoolDataModule
 from alseg.errors import DataError
 from alseg.experiment import Experiment
-from alseg.files import newest_sound, read_tensors
+from alseg.files import checksum_of, newest_sound, read_tensors
 from alseg.interruption import interruption
 from alseg.models.committee import Committee
 from alseg.models.segmentation import SegmentationModule
 from alseg.models.svgd import SVGD
 from alseg.pool import Pool
 from alseg.seeding import seed_for
-from alseg.stages import Stages
+from alseg.stages import Stages, check_left
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,11 @@ class Training:
                 f"{started} does not hold what it takes to go on: {error}; delete it, and this "
                 "training starts again"
             ) from error
+        if not self.best.is_ours:
+            raise DataError(
+                f"{self.best.path} is not what this training has left there; delete it, and this "
+                "training starts again"
+            )
         return {
             "seconds": round(self.checkpoint.seconds, 3),
             "skipped_steps": self.guard.skipped,
@@ -98,15 +103,16 @@ class Training:
         path, content = found
         try:
             ours = content["callbacks"][self.checkpoint.state_key]["seed"] == self.checkpoint.seed
-            has_best = any(state.get("best_model_path") for state in content["callbacks"].values())
-        except (KeyError, TypeError, AttributeError):
-            ours = has_best = False
+            best = content["callbacks"][self.best.state_key]["checksum"]
+            step = int(content["global_step"])
+        except (KeyError, TypeError, ValueError):
+            ours, best, step = False, "", 0
         if not ours:
             log.warning(f"{path} is of no part of this training, which starts again")
             return None
-        if has_best and not are_sound(self.best.path):
+        if best and checksum_of(self.best.path) != best and not is_later(self.best.path, step):
             return None
-        log.info(f"going on after step {content['global_step']}, from {path}")
+        log.info(f"going on after step {step}, from {path}")
         return path
 
 
@@ -174,7 +180,9 @@ def start_network(experiment: Experiment, round_number: int) -> torch.nn.Module:
     network = fresh_network(experiment)
     if plan.round_start != "scratch" and round_number > 1:
         name = BEST if plan.round_start == "continue" else LAST
-        load_weights(network, experiment.round_folder(round_number - 1) / f"{name}.ckpt")
+        checkpoint = experiment.round_folder(round_number - 1) / f"{name}.ckpt"
+        check_left(checkpoint)
+        load_weights(network, checkpoint)
     return network
 
 
@@ -210,6 +218,7 @@ def round_training(
         monitor=MONITOR,
         mode="max",
         save_weights_only=True,
+        save_on_train_epoch_end=False,  # Lightning takes an interval of 1 step for one epoch
         enable_version_counter=False,
     )
     checkpoint = TrainingCheckpoint(
@@ -237,15 +246,19 @@ def checkpoints(*names: str) -> tuple[str, ...]:
     return tuple(f"{name}.ckpt" for name in names)
 
 
-def are_sound(*checkpoints: Path) -> bool:
-    """Whether checkpoints are there and undamaged; says which is not."""
-    for path in checkpoints:
-        try:
-            read_tensors(path)
-        except DataError as error:
-            log.warning(f"{error}; what it is needed for starts again")
-            return False
-    return True
+def is_later(checkpoint: Path, step: int) -> bool:
+    """Whether weights are of a later step, which is repeated and writes them again; says if not."""
+    try:
+        found = read_tensors(checkpoint)["global_step"]
+        if found > step:
+            return True
+        problem = f"{checkpoint} is damaged: it is not what this training has left there"
+    except DataError as error:
+        problem = str(error)
+    except (KeyError, TypeError):
+        problem = f"{checkpoint} holds no weights of a training"
+    log.warning(f"{problem}; what it is needed for starts again")
+    return False
 
 
 def spanning(make_module: partial[SegmentationModule], n_steps: int) -> partial[SegmentationModule]:

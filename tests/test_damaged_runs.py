@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from alseg.errors import AlsegError
-from alseg.files import read_json, write_json
+from alseg.comparison.runs import calibration_table, gather_runs
+from alseg.errors import AlsegError, DataError
+from alseg.files import read_json, read_tensors, write_json, write_tensors
 from alseg.interruption import Interrupted
 from alseg.models.segmentation import SegmentationModule
 from alseg.outbox import Outbox
@@ -30,6 +32,8 @@ from tests.test_interruption import results
 
 SETTINGS = (
     "data.num_workers=0",
+    "val_interval=1",
+    "round_start=continue",
     "steps_per_round=4",
     "checkpoint_every_n_steps=1",
     "scoring.n_passes=1",
@@ -122,6 +126,80 @@ def test_files_of_another_round_are_not_taken_for_ones_own(
     folder = run.copy(tmp_path / "run", damage)
     run.resume(folder)
     assert results(folder) == whole
+
+
+def other_weights(path: Path, **fields: Any) -> None:
+    """Replace a checkpoint by a sound one that is not what the run has left there."""
+    content = read_tensors(path) | fields
+    weights = content["state_dict"]
+    content["state_dict"] = {name: 2 * value for name, value in weights.items()}
+    write_tensors(path, content)
+
+
+def best_swapped(folder: Path, **fields: Any) -> None:
+    other_weights(folder / TWO / "best.ckpt", **fields)
+
+
+def test_with_a_validation_each_step_the_best_weights_are_there_after_the_first(run: Run) -> None:
+    content = read_tensors(run.folder / TWO / "best.ckpt")
+    assert content["global_step"] in (1, 2)  # of 4
+
+
+def test_swapped_best_weights_of_a_training_under_way_are_trained_again(
+    run: Run, whole: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run.copy(tmp_path / "run", best_swapped)
+    run.resume(folder)
+    assert f"{folder / TWO}/best.ckpt is damaged: it is not what this training" in caplog.text
+    assert results(folder) == whole
+
+
+def test_best_weights_that_no_repeated_step_replaces_are_told(run: Run, tmp_path: Path) -> None:
+    def unbeatable(folder: Path) -> None:
+        best_swapped(folder, global_step=99)
+        path = folder / TWO / "training_best.ckpt"
+        content = read_tensors(path)
+        for state in content["callbacks"].values():
+            if "best_model_score" in state:
+                state["best_model_score"] = state["kth_value"] = torch.tensor(1.0)
+                state["best_k_models"] = {p: torch.tensor(1.0) for p in state["best_k_models"]}
+        write_tensors(path, content)
+
+    folder = run.copy(tmp_path / "run", unbeatable)
+    with pytest.raises(DataError, match=r"best\.ckpt is not what this training has left there"):
+        run.resume(folder)
+
+
+def test_other_weights_of_the_round_before_are_not_gone_on_from(run: Run, tmp_path: Path) -> None:
+    folder = run.copy(tmp_path / "run", lambda folder: other_weights(folder / ONE / "best.ckpt"))
+    with pytest.raises(DataError, match=f"{folder / ONE}/best.ckpt is damaged"):
+        run.resume(folder)
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "calibration.csv"])
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_comparison_reads_a_table_as_it_was_left_or_tells(
+    run: Run, tmp_path: Path, name: str, noted: bool
+) -> None:
+    folder = run.copy(tmp_path / "run", lambda folder: None)
+    if not noted:
+        (folder / ONE / "stages.json").unlink()
+    path = folder / ONE / name
+    good = path.read_bytes()
+
+    def read(folder: Path) -> tuple[dict[str, tuple[str, ...]], Any]:
+        runs = gather_runs([folder], reference="variance", include_incomplete=True)
+        return runs.runs[0].split(), calibration_table(runs)
+
+    n_parts, n_bins = len(read(folder)[0]), len(read(folder)[1])
+    assert n_parts == 3
+    assert n_bins > 1
+    header, *lines = good.decode().splitlines(keepends=True)
+    changed = (header + lines[1] + lines[0] + "".join(lines[2:])).encode()
+    unreadable = (b"", b"\xff\xfe\x00", b'"', header.encode() + b"a,b\n" * 2 + b"x,y,z,z,z,z,z,z\n")
+    for content in (*unreadable, *(cuts(good) if noted else ()), *((changed,) if noted else ())):
+        path.write_bytes(content)
+        assert is_told(read, folder), content
 
 
 def read_provenance(folder: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from alseg.cli import OF_TORCHRUN
 from alseg.data.datamodule import WholeVolumes
 from alseg.data.noted import Noted, loader_death
 from alseg.errors import ConfigError, StorageError
@@ -90,6 +91,33 @@ def test_other_launchers_do_not_steer_a_run_of_one_process(
     assert trainer.global_step == 2
     assert recorder.steps == [0, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["hpc_ckpt_1.ckpt"]
+
+
+NUMBERS = sorted({
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_PORT",
+    *(name for variables in LAUNCHERS.values() for name in variables),
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("garbage", ["abc", ""])
+def test_garbage_in_variables_of_launchers_is_ignored_by_a_run_of_one_process(
+    garbage: str, tmp_path: Path
+) -> None:
+    done = front_door(
+        tmp_path, "alseg.train", "experiment=smoke", "trainer=cpu", "tracking=none", "pictures=0",
+        "steps_per_round=1", "pool.rounds=1", **dict.fromkeys(NUMBERS, garbage),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", OF_TORCHRUN)
+def test_garbage_in_a_variable_of_torchrun_is_told(name: str, tmp_path: Path) -> None:
+    variables = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1", name: "abc"}
+    done = front_door(tmp_path, "alseg.train", "experiment=smoke", "trainer=ddp", **variables)
+    assert done.returncode == 2
+    assert f"alseg: error: the environment variable {name} is 'abc'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 SHORTAGES = {

@@ -6,9 +6,11 @@ import multiprocessing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+from alseg.command_line import override
 from alseg.run import claim, give_up
-from alseg.settings import CONFIG_FILE
-from alseg.state import OWNER_FILE, STATE_FILE, hold
+from alseg.settings import CONFIG_FILE, load_start
+from alseg.state import OWNER_FILE, STATE_FILE, RunState, hold
+from tests.test_environment import front_door
 
 N_RUNS = 6
 
@@ -63,3 +65,31 @@ def test_a_claim_is_given_up_with_a_run_that_has_not_started(tmp_path: Path) -> 
         give_up(folder)
     assert claim(given_up) == given_up
     assert len(list(started.iterdir())) == 3  # lock, owner and configuration
+
+
+def test_a_folder_is_what_its_name_says_whatever_it_is_called(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    output, data = tmp_path / "a ${x} b, c='d' ${now:%Y}", tmp_path / "${seed}"
+    data.symlink_to(phantoms)
+    settings = (
+        "experiment=smoke", "trainer=cpu", "steps_per_round=1", "val_interval=1", "pictures=0",
+        "pool.rounds=1", "scoring.n_passes=1", override("output_dir", output),
+    )  # fmt: skip
+
+    def call(module: str, *arguments: str) -> str:
+        done = front_door(tmp_path, f"alseg.{module}", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    call("train", *settings, override("data.task.root", data))
+    (run,) = (output / "smoke").iterdir()
+    assert load_start(run).overrides[-1] == override("data.task.root", data)
+    call("train", override("resume", run), "pictures=1")  # composed anew, from start.json
+    assert RunState.load(run).finished_rounds == 1
+    jobs = (*settings, override("data.task.root", data), "strategy=random", "tracking=none")
+    for more in ((), ("sweep.resume=true",)):
+        assert "1 of 1 jobs finished" in call("train", "-m", *jobs, *more)
+    assert len(list((output / "smoke").iterdir())) == 2
+    assert "random" in call("compare", str(output), "--output", str(output / "page"))
+    assert {path.name for path in tmp_path.iterdir()} == {output.name, data.name}

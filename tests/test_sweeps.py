@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from mlflow import MlflowClient
 from omegaconf import DictConfig, open_dict
+from rich.console import Console
 
 from alseg import sweeps
 from alseg.cli import conf_folder
@@ -27,7 +29,15 @@ from alseg.command_line import job_hash
 from alseg.errors import ConfigError
 from alseg.settings import config_hash
 from alseg.state import RunState, hold
-from alseg.sweeps import Job, latest_sweep, print_sweep, run_job, sweep_folder
+from alseg.sweeps import (
+    Job,
+    JobRow,
+    latest_sweep,
+    print_sweep,
+    print_tables,
+    run_job,
+    sweep_folder,
+)
 
 JOBS = ("experiment=smoke", "trainer=cpu", "steps_per_round=1", "val_interval=1", "pictures=0")
 
@@ -246,6 +256,32 @@ def test_a_job_that_dies_is_failed(
     job = Job.load(folder)
     assert (job.status, job.reason) == ("failed", reason)
     assert not print_sweep(folder.parent)
+
+
+LONG_NAME = "a_rather_long_name_of_a_strategy_of_my_own"
+SETTINGS = "data.spacing_mm=[1,1,1] model=unet_small training.learning_rate=0.00{}"
+
+
+@pytest.mark.parametrize("name", ["random", LONG_NAME])
+@pytest.mark.parametrize("settings", ["", SETTINGS])
+def test_tables_of_long_names_are_readable_in_80_columns(
+    name: str, settings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Console(width=80, file=StringIO())
+    monkeypatch.setattr("alseg.console.console", lambda: terminal)
+    monkeypatch.setattr(sweeps, "console", lambda: terminal)
+    jobs = [
+        JobRow(name, settings.format(number), "12345", Job(status, "", 123456), 12, 0.5, 0.625)
+        for number, status in enumerate(("unfinished", "finished"), start=1)
+    ]
+    print_tables(jobs)
+    text = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    for cell in ("strategy", "test Dice", "12345", "unfinished", "34 h 17 min", "0.6250", name):
+        assert cell in text  # in one piece
+    for number in (1, 2):
+        assert settings.format(number) in text
+    assert max(map(len, (line for line in text.splitlines() if line[0] in "┃│"))) <= 80
 
 
 def test_several_devices_are_refused_with_the_right_command(tmp_path: Path) -> None:

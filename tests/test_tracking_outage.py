@@ -137,6 +137,50 @@ def test_a_damaged_journal_is_an_error(store: FakeStore, tmp_path: Path) -> None
         Outbox(store.perform, tmp_path / JOURNAL_FILE)
 
 
+def test_a_journal_that_is_no_text_is_an_error(store: FakeStore, tmp_path: Path) -> None:
+    (tmp_path / JOURNAL_FILE).write_bytes(b"\xff\xfe\n")
+    with pytest.raises(DataError, match=f"{JOURNAL_FILE} is damaged"):
+        Outbox(store.perform, tmp_path / JOURNAL_FILE)
+
+
+OUTSIDE = (
+    "../secret.txt", "rounds/../../secret.txt", "/etc/passwd", "..", "link", "linked/secret.txt",
+    "a\0b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_journal_of_other_hands_sends_no_file_from_outside_its_folder(
+    path: str, store: FakeStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link").symlink_to(tmp_path / "secret.txt")
+    (folder / "linked").symlink_to(tmp_path)
+    line = json.dumps({"do": "upload", "run": "r", "path": path})
+    (folder / JOURNAL_FILE).write_text(f"{line}\n")
+    with pytest.raises(DataError, match=r"line 1, would send .* not in the run folder"):
+        Outbox(store.perform, folder / JOURNAL_FILE)
+
+
+def test_a_link_out_of_the_run_folder_is_told_and_not_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "own.txt").write_text("own")
+    (folder / "own_link.txt").symlink_to(folder / "own.txt")
+    tracker = MLflowTracker(uri, "links", "run")
+    run_id = tracker.open(folder, None, {}, {})
+    tracker.close("FINISHED")
+    sent = [file.path for file in MlflowClient(uri).list_artifacts(run_id)]
+    assert sent == ["own.txt", "own_link.txt"]
+    assert f"{folder / 'link.txt'} is a link out of the run folder" in caplog.text
+
+
 def test_what_the_store_refuses_holds_up_nothing_behind_it(
     store: FakeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

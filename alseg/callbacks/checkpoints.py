@@ -16,7 +16,7 @@ from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from alseg.distributed import gathered, rank
-from alseg.files import previous, read_tensors, write_tensors
+from alseg.files import checksum_of, previous, read_tensors, write_tensors
 from alseg.interruption import Interrupted, interruption
 
 log = logging.getLogger(__name__)
@@ -48,15 +48,35 @@ class SoundCheckpoints(CheckpointIO):
 
 
 class BestWeights(ModelCheckpoint):
-    """Keeps the weights of the best validation Dice, in a run folder that may move."""
+    """Keeps the weights of the best validation Dice, in a run folder that may move.
+
+    Attributes:
+        checksum: of the file with the weights, as this training has left it; empty before.
+    """
+
+    checksum = ""
 
     @property
     def path(self) -> Path:
         """Where the weights are."""
         return Path(str(self.dirpath), f"{self.filename}.ckpt")
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the file is the one that this training has left."""
+        return checksum_of(self.path) == self.checksum
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self.checksum = checksum_of(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score and the checksum of its weights, for the checkpoint."""
+        return super().state_dict() | {"checksum": self.checksum}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's best score, with the paths as they are now."""
+        self.checksum = state_dict["checksum"]
         before, now = str(state_dict["dirpath"]), str(self.dirpath)
 
         def moved(path: str) -> str:

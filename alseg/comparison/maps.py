@@ -16,6 +16,7 @@ from alseg.evaluation import hard_labels
 from alseg.models.segmentation import Scoring
 from alseg.pictures import draw_query
 from alseg.settings import CONFIG_FILE, load_config
+from alseg.stages import check_left
 from alseg.strategies.measures import entropy
 from alseg.strategies.strategy import Measure
 from alseg.training import BEST, fresh_network, load_weights
@@ -80,11 +81,12 @@ def case_maps(
     Raises:
         ConfigError: if a case is not in the data set, or the settings name a function that is not
             to be trusted.
-        DataError: if the run folder has no such checkpoint.
+        DataError: if the run folder has no such checkpoint, or it is damaged.
     """
     checkpoint = run_folder / "rounds" / f"round_{round_number:02d}" / f"{BEST}.ckpt"
     if not checkpoint.is_file():
         raise DataError(f"there is no {checkpoint}")
+    check_left(checkpoint)
     config = load_config(run_folder)
     check_targets(
         OmegaConf.to_container(config), source=run_folder / CONFIG_FILE, named=trusted_packages

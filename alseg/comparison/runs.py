@@ -16,6 +16,7 @@ import yaml
 
 from alseg.errors import ConfigError, DataError
 from alseg.pool import Pool
+from alseg.stages import check_left
 from alseg.state import STATE_FILE, RunState
 
 CONFIG_FILE = "config.yaml"
@@ -24,6 +25,7 @@ SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", "rounds"})
 FREE_SETTINGS = ("strategy", "seed", "tracking", "trainer", "output_dir", "cache_dir", "resume",
                  "experiment_name", "pictures", "save_maps", "sweep", "hydra",
                  "trusted_packages")  # fmt: skip
+CALIBRATION = ("bin_low", "bin_high", "n_voxels", "confidence", "accuracy")  # of calibration.csv
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Run:
         parts = {"training": tuple(training)}
         cases = self.round_folder(1) / "cases.csv"
         if cases.is_file():
-            table = pd.read_csv(cases, dtype={"case_id": str, "part": str})
+            table = read_table(cases, {"case_id": str, "part": str})
             parts |= {
                 str(name): tuple(sorted(part["case_id"])) for name, part in table.groupby("part")
             }
@@ -210,6 +212,31 @@ def read_run(folder: Path) -> Run:
     except UnicodeEncodeError as error:
         raise DataError(f"{folder} holds a name that is no text: {error.reason}") from error
     return Run(folder, config, state)
+
+
+def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
+    """Read a table that a round's evaluation has left.
+
+    Args:
+        path: the CSV file.
+        columns: what it has at least, with the type of each.
+
+    Raises:
+        DataError: if it cannot be read, was changed or lacks a column.
+    """
+    check_left(path)
+    try:
+        # a case may be called NA or null: only what is no text can be missing, and is empty then
+        missing_values = {name: [""] for name, kind in columns.items() if kind is not str}
+        table = pd.read_csv(
+            path, dtype=dict(columns), keep_default_na=False, na_values=missing_values
+        )
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise DataError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise DataError(f"{path} lacks the columns {', '.join(missing)}")
+    return table
 
 
 def gather_runs(
@@ -429,10 +456,7 @@ def calibration_table(run_set: RunSet) -> pd.DataFrame:
         for row in () if run.full_data else run.state.history:
             path = run.round_folder(row["round"]) / "calibration.csv"
             if path.is_file():
-                table = pd.read_csv(path)
-                missing = {"bin_low", "bin_high", "n_voxels", "confidence", "accuracy"} - set(table)
-                if missing:
-                    raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+                table = read_table(path, dict.fromkeys(CALIBRATION, float))
                 tables.append(
                     table.assign(strategy=run.strategy, seed=run.seed, round=row["round"])
                 )

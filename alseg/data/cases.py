@@ -112,6 +112,8 @@ def read_msd(root: str | Path) -> Task:
             content, "numTraining", len(entries), f"'training' lists {len(entries)} case(s)"
         ),
         *statements.number_of(content, "numTest", len(test), f"'test' lists {len(test)}"),
+        *statements.tested_on_training(images, test_files),
+        *statements.differ_in_case(cases),
         *statements.image_size(content, len(channels)),
         *statements.channel_names(content, "modality", channels),
         *statements.background(classes),
@@ -182,6 +184,7 @@ def read_nnunet(root: str | Path) -> Task:
     n_cases = f"{len(cases)} case(s) have a label"
     findings = [
         *statements.number_of(content, "numTraining", len(cases), n_cases),
+        *statements.differ_in_case(cases),
         *statements.channel_names(content, "channel_names", channels),
         *statements.background(classes),
         *unused,

@@ -30,6 +30,30 @@ def number_of(content: Mapping[str, Any], key: str, n_found: int, found: str) ->
         yield warning(key, f"dataset.json says {key} {short(said)}, but {found}")
 
 
+def tested_on_training(training: Collection[Path], test: Collection[Path]) -> Iterator[Finding]:
+    """Images that dataset.json lists for training and under 'test' as well."""
+    both = sorted(path.name for path in set(training) & set(test))
+    if both:
+        yield warning(
+            "test",
+            f"'test' lists {len(both)} image(s) that 'training' lists as well: {listed(both)}",
+        )
+
+
+def differ_in_case(case_ids: Collection[str]) -> Iterator[Finding]:
+    """Cases whose names a disk may take for one, as those of macOS and Windows do."""
+    by_folded: dict[str, list[str]] = {}
+    for case_id in case_ids:
+        by_folded.setdefault(case_id.casefold(), []).append(case_id)
+    alike = [case_id for group in by_folded.values() if len(group) > 1 for case_id in group]
+    if alike:
+        yield warning(
+            "capital letters",
+            f"the names of {len(alike)} cases differ in capital letters only: {listed(alike)}; on "
+            "a disk that takes them for one, their pictures and maps replace each other",
+        )
+
+
 def image_size(content: Mapping[str, Any], n_channels: int) -> Iterator[Finding]:
     """MSD's tensorImageSize (3D for one channel, 4D for several) if it contradicts the channels."""
     said = content.get("tensorImageSize")

@@ -43,6 +43,7 @@ class Facts:
         constant: whether the preprocessed image has but one intensity.
         classes: label values on the preprocessed grid.
         classes_in_file: label values in the file.
+        label_voxels: a hash of the label on the preprocessed grid.
         label_type: of the label's voxels in the file.
     """
 
@@ -57,6 +58,7 @@ class Facts:
     constant: bool
     classes: tuple[int, ...]
     classes_in_file: tuple[int, ...]
+    label_voxels: str
     label_type: np.dtype
 
 
@@ -93,6 +95,7 @@ def look_at(cache: VolumeCache, case_id: str) -> Facts | Finding:
         constant=bool(image.min() == image.max()),
         classes=tuple(int(value) for value in np.unique(label.numpy())),
         classes_in_file=cache.classes_in_file(case_id, case.label),
+        label_voxels=hashlib.sha256(label.numpy().tobytes()).hexdigest(),
         label_type=label_header.dtype,
     )
 
@@ -113,6 +116,7 @@ def oddities(
     size = np.median([f.size_mm for f in facts.values()], axis=0)
     (usual, _), *_ = Counter(f.orientation for f in facts.values()).most_common(1)
     first = {f.voxels: case_id for case_id, f in reversed(list(facts.items()))}
+    first_label = {f.label_voxels: case_id for case_id, f in reversed(list(facts.items()))}
     others = intensity_oddities({c: f.quantiles for c, f in facts.items()}, channels)
 
     def of(case_id: str, case: Facts) -> Iterator[tuple[str, str]]:
@@ -128,6 +132,9 @@ def oddities(
             yield "constant", "all its voxels have one intensity after preprocessing"
         if first[case.voxels] != case_id:
             yield "twin", f"its image is the same as {first[case.voxels]}'s"
+        # one value everywhere is no shape that could be another case's
+        if first_label[case.label_voxels] != case_id and len(case.classes) > 1:
+            yield "twin label", f"its label is the same as {first_label[case.label_voxels]}'s"
         if case.spacing_mm.max() > MAX_ANISOTROPY * case.spacing_mm.min():
             yield "anisotropic", f"its voxels measure {in_mm(case.spacing_mm)}"
         if _far(case.spacing_mm, spacing):

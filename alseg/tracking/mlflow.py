@@ -31,7 +31,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.console import track
 from alseg.errors import NO_ROOM, AlsegError, ConfigError, check_text
-from alseg.files import TEMPORARY, locked, told_by_name
+from alseg.files import TEMPORARY, is_within, locked, told_by_name
 from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
 from alseg.provenance import train_command
 from alseg.secrets import without_secrets
@@ -223,8 +223,12 @@ class MLflowTracker:
         skipped = (*self.skip, JOURNAL_FILE, ".*")
         for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             path = file.relative_to(self.folder)
-            if not any(fnmatch(part, pattern) for part in path.parts for pattern in skipped):
+            if any(fnmatch(part, pattern) for part in path.parts for pattern in skipped):
+                continue
+            if is_within(file, self.folder):
                 self.outbox.send(do="upload", run=run_id, path=path.as_posix())
+            else:
+                log.warning(f"{file} is a link out of the run folder, and not sent to MLflow")
         if not self.outbox.flush():
             log.warning(
                 f"{self.outbox.n_waiting} operations could not be sent to the tracking store; send "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import tempfile
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +19,7 @@ from synthetic import dice_rows, write_page, write_run
 from alseg.comparison.analysis import analyse
 from alseg.comparison.figures import NARROW, Palette, learning_curves, svg_document
 from alseg.comparison.page import Section, ShownTable, environment
-from alseg.comparison.runs import find_run_folders, gather_runs
+from alseg.comparison.runs import find_run_folders, gather_runs, read_table
 from alseg.comparison.tables import Table, latex, latex_text, write_tables
 from alseg.plotting import save_png
 from alseg.text import printable
@@ -51,6 +52,27 @@ def tags_and_text(page: str) -> tuple[list[str], str]:
     reader.feed(page)
     reader.close()
     return tags, "".join(text)
+
+
+# of cases; file names hold no character that is not printable
+case_ids = st.lists(
+    st.sampled_from(["NA", "null", "nan", "N/A", "None", "True", "007", "1e5", "=1+1", "#c"])
+    | names.filter(lambda name: name.isprintable() and "/" not in name),
+    min_size=1,
+    unique=True,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(case_ids)
+def test_a_table_gives_back_the_names_of_cases(ids: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "cases.csv")
+        written = pd.DataFrame({"case_id": ids, "dice_blob": float("nan")})
+        path.write_text(written.to_csv(index=False), encoding="utf-8")
+        read = read_table(path, {"case_id": str, "dice_blob": float})
+    assert list(read["case_id"]) == ids
+    assert read["dice_blob"].isna().all()
 
 
 @settings(max_examples=30, deadline=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ def test_a_broken_key_dataset_is_told(tmp_path: Path, change: object, message: s
         ({"numTraining": 7}, "numTraining"),
         ({"numTraining": "many"}, "numTraining"),
         ({"numTest": 3}, "numTest"),
+        ({"test": [f"./imagesTr/{NAMES[0]}.nii.gz"]}, "test"),
         ({"tensorImageSize": "4D"}, "tensorImageSize"),
         ({"tensorImageSize": "2D"}, "tensorImageSize"),
         ({"modality": {"0": "T1", "1": "T2"}}, "tensorImageSize"),
@@ -162,6 +164,14 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, changes: dict, message:
         changes = {"training": entries[changes["training"]]}
     with pytest.raises(DataError, match=message):
         read_msd(touch_msd(tmp_path, NAMES, **changes))
+
+
+@pytest.mark.parametrize("read", [read_msd, read_nnunet])
+def test_names_that_differ_in_capital_letters_only_are_told(tmp_path: Path, read: Callable) -> None:
+    touch_data = touch_msd if read is read_msd else touch_nnunet
+    task = read(touch_data(tmp_path / "alike", ["Case_1", "case_1", "case_2"]))
+    assert "Case_1, case_1;" in told(task)["capital letters"]
+    assert not told(read(touch_data(tmp_path / "apart", ["Case_1", "case_2"])))
 
 
 @pytest.mark.parametrize(
