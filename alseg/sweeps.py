@@ -373,8 +373,8 @@ def jobs_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:
             row.seed,
             row.job.status,
             str(row.rounds or "-"),
-            "-" if row.dice is None else f"{row.dice:.4f}",
-            "-" if row.area is None else f"{row.area:.4f}",
+            "-" if row.dice is None else f"{row.dice:.3f}",
+            "-" if row.area is None else f"{row.area:.3f}",
             duration(row.job.seconds),
         )
     return table
@@ -406,8 +406,8 @@ def _table(title: str, show_settings: bool) -> Table:
 
 
 def _mean(values: Sequence[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 def work(own: Sequence[str], folder: Path) -> None:

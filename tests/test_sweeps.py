@@ -277,7 +277,7 @@ def test_tables_of_long_names_are_readable_in_80_columns(
     print_tables(jobs)
     text = terminal.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
-    for cell in ("strategy", "test Dice", "12345", "unfinished", "34 h 17 min", "0.6250", name):
+    for cell in ("strategy", "test Dice", "12345", "unfinished", "34 h 17 min", "0.625", name):
         assert cell in text  # in one piece
     for number in (1, 2):
         assert settings.format(number) in text
