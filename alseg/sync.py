@@ -11,8 +11,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from alseg.cli import run_entry_point
-from alseg.errors import ConfigError, DataError
+from alseg.config.entry_points import run_entry_point
+from alseg.core.errors import ConfigError, DataError
 
 
 def sync_all(folders: Sequence[Path]) -> None:
@@ -22,10 +22,10 @@ def sync_all(folders: Sequence[Path]) -> None:
         DataError: if a folder is not there.
         ConfigError: if something could not be sent, or a run is still at work.
     """
-    from alseg.outbox import JOURNAL_FILE  # here: --help answers without them
-    from alseg.settings import load_config
-    from alseg.state import hold
+    from alseg.config.settings import load_config
+    from alseg.run.lock import hold
     from alseg.tracking.mlflow import sync
+    from alseg.tracking.outbox import JOURNAL_FILE  # here: --help answers without them
 
     for folder in folders:
         if not folder.is_dir():

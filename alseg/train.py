@@ -1,7 +1,7 @@
 """Run an active-learning experiment: ``python -m alseg.train strategy=variance``.
 
-A door: ``alseg.run`` starts or resumes a run, ``alseg.sweeps`` runs the jobs of a sweep. They are
-imported when there is a job, so that help, version and completion answer at once.
+A door: ``alseg.engine.runs`` starts or resumes a run, ``alseg.engine.sweeps`` runs the jobs of a
+sweep. They are imported when there is a job, so that help, version and completion answer at once.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alseg.cli import conf_folder, run_hydra_entry_point, told
-from alseg.command_line import typed
-from alseg.errors import ConfigError
+from alseg.config.command_line import typed
+from alseg.config.composition import conf_folder
+from alseg.config.entry_points import run_hydra_entry_point
+from alseg.config.messages import told
+from alseg.core.errors import ConfigError
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="config")
@@ -27,9 +29,9 @@ def _hydra_main(config: DictConfig) -> float:
 
 
 def _job(config: DictConfig) -> float:
-    from alseg.distributed import process_group, rank
-    from alseg.run import claim, give_up, train
-    from alseg.sweeps import run_job
+    from alseg.engine.runs import claim, give_up, train
+    from alseg.engine.sweeps import run_job
+    from alseg.system.distributed import process_group, rank
 
     settings = HydraConfig.get()
     folder = job_folder(settings)

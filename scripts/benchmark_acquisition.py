@@ -39,19 +39,20 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
-from alseg.build import build
-from alseg.files import write_atomically
-from alseg.models.segmentation import Scoring
-from alseg.models.uncertainty import MCDropout, plain_pass, race_for
-from alseg.settings import load_config
-from alseg.state import RunState
-from alseg.strategies import aggregations, measures, selectors
-from alseg.strategies.racing import Heats
+from alseg.config.build import build
+from alseg.config.settings import load_config
+from alseg.run.state import RunState
+from alseg.scoring.racing import Heats
+from alseg.scoring.scorer import Scoring
+from alseg.scoring.sources import MCDropout, plain_pass, race_for
+from alseg.strategies import aggregations, measures
+from alseg.strategies.selectors import ranked
 from alseg.strategies.statistics import entropy_of
 from alseg.strategies.strategy import Strategy
-from alseg.training import load_weights
+from alseg.system.files import write_atomically
+from alseg.training.fit import load_weights
 
-STRATEGY = Strategy("variance", selectors.top_k, measures.variance, aggregations.mean)
+STRATEGY = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
 QUICK_LIMIT = 20  # passes of the reference
 TIMED = 6  # volumes on which the classic way is timed
 TRAINING = {

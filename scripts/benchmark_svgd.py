@@ -19,7 +19,7 @@ import torch
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 
-from alseg.models.svgd import stein_gradients
+from alseg.training.svgd import stein_gradients
 
 
 def make_network(seed: int) -> torch.nn.Module:

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 
 from alseg import train
-from alseg.files import read_tensors
-from alseg.stages import STAGES_FILE
-from alseg.state import STATE_FILE, RunState
+from alseg.run.stages import STAGES_FILE
+from alseg.run.state import STATE_FILE, RunState
+from alseg.system.files import read_tensors
 from alseg.tracking.mlflow import fetch_runs
 
 SMOKE = (

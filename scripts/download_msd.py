@@ -12,8 +12,9 @@ from urllib.error import URLError
 
 from monai.apps import DecathlonDataset, download_and_extract
 
-from alseg.data.cases import check_headers, read_msd
-from alseg.errors import AlsegError
+from alseg.core.errors import AlsegError
+from alseg.data.formats.msd import read_msd
+from alseg.data.headers import check_headers
 
 
 def main() -> None:

@@ -32,9 +32,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from alseg.cli import composed, conf_folder
-from alseg.run import train
-from alseg.state import RunState
+from alseg.config.composition import composed, conf_folder
+from alseg.engine.runs import train
+from alseg.run.state import RunState
 
 SMOKE = (
     "experiment=smoke",

@@ -34,18 +34,18 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from alseg.build import build
-from alseg.callbacks.acquisition import Acquisition
-from alseg.cli import conf_folder, part
+from alseg.active.acquisition import Acquisition
+from alseg.active.experiment import Experiment
+from alseg.config.build import build
+from alseg.config.composition import conf_folder, part
+from alseg.config.settings import load_config, load_start
+from alseg.core.pool import Pool
 from alseg.data.similarity import LabelledSimilarity
-from alseg.experiment import Experiment
-from alseg.files import write_atomically
-from alseg.models.segmentation import Scoring
-from alseg.pool import Pool
-from alseg.settings import load_config, load_start
-from alseg.state import RunState
+from alseg.run.state import RunState
+from alseg.scoring.scorer import Scoring
 from alseg.strategies.strategy import CaseScore, Strategy
-from alseg.training import load_weights
+from alseg.system.files import write_atomically
+from alseg.training.fit import load_weights
 
 SETTINGS = (
     "data=phantom", "data.phantom.n_volumes=100", "data.splits.validation=0.06",

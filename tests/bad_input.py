@@ -1,7 +1,7 @@
 """The table of bad inputs: what is wrong, how it is told, with which exit code.
 
-``tests/test_bad_input.py`` runs every row through the front door; ``python -m tests.bad_input``
-writes the table into ``docs/bad_input.md``.
+``tests/config/test_bad_input.py`` runs every row through the front door; ``python -m
+tests.bad_input`` writes the table into ``docs/bad_input.md``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from alseg.data.cases import split_by_fraction
+from alseg.data.splits import split_by_fraction
 from tests.conftest import write_msd
 
 SIDE = 16  # voxels
@@ -277,8 +277,8 @@ SETTINGS = [
     setting("data.task.root=null", "data.root is None; it must be the path of a folder"),
     setting("data.task=null", "data.task builds None", "type Task"),
     setting(
-        "data.task._target_=alseg.data.cases.read_mds",
-        "data.task._target_: alseg.data.cases holds no read_mds; did you mean read_msd?",
+        "data.task._target_=alseg.data.formats.msd.read_mds",
+        "data.task._target_: alseg.data.formats.msd holds no read_mds; did you mean read_msd?",
     ),
     setting("data.splits.test=0.99", "data.splits leaves a part empty: 10 cases"),
     setting("data.splits.validation=half", "data.splits.validation is 'half'"),
@@ -743,7 +743,7 @@ traceback (`ALSEG_TRACEBACK=1` shows it), no run folder, and an exit code:
 | 130 | interrupted |
 
 The table is written by `python -m tests.bad_input`; each row of it is a test
-(`tests/test_bad_input.py`). Messages are shortened: `...` stands for paths and the like.
+(`tests/config/test_bad_input.py`). Messages are shortened: `...` stands for paths and the like.
 `python -m alseg.validate` runs the checks of the files over a whole data set ahead of a run.
 
 What can be used but is worth knowing is told by `alseg.validate`, by case and of the data set as a
@@ -763,12 +763,12 @@ with weights only. Its `config.yaml` names by `_target_` what `resume=` and the 
 before any of it is imported each name is looked at: alseg's parts, MONAI's transforms, losses,
 networks and inferers, `torch.nn`, `torch.optim`, and Lightning's callbacks, profilers and
 precision are built, but no method, nothing that one of these modules has imported, and no reader
-that takes a class by its name (`monai.transforms.LoadImage`); the list is in `alseg/trust.py`.
-All else is refused in one sentence. A run with functions of your own goes on with
-`trusted_packages=[my_measures]`, on the command line; what the folder says of it is ignored. A
-`${...}` in its `config.yaml` is plain text. What you compose yourself, a first run or a sweep, is
-yours and not looked at. The folder still says which paths are read and written and which tracking
-store is sent to: look at `config.yaml` and `start.json` first, or give `output_dir=` and
+that takes a class by its name (`monai.transforms.LoadImage`); the list is in
+`alseg/config/trust.py`. All else is refused in one sentence. A run with functions of your own goes
+on with `trusted_packages=[my_measures]`, on the command line; what the folder says of it is
+ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a first run or a
+sweep, is yours and not looked at. The folder still says which paths are read and written and which
+tracking store is sent to: look at `config.yaml` and `start.json` first, or give `output_dir=` and
 `tracking=none` yourself. The comparison builds nothing.
 """
 

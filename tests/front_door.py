@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from alseg.cli import composed
-from alseg.run import train
+from alseg.config.composition import composed
+from alseg.engine.runs import train
 
 
 def smoke_overrides(shared: Path, *overrides: str) -> list[str]:

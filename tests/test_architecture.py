@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import alseg
-from alseg.data.cases import read_msd
-from alseg.data.preprocess import VolumeCache
-from alseg.errors import DataError
-from alseg.training import load_weights
+from alseg.core.errors import DataError
+from alseg.data.cache import VolumeCache
+from alseg.data.formats.msd import read_msd
+from alseg.training.fit import load_weights
 from tests.conftest import write_msd
 
 PACKAGE = Path(alseg.__file__).parent
@@ -58,9 +58,9 @@ def test_hydra_is_imported_by_entry_points_alone() -> None:
     entry_points = {name_of(path) for path in FILES if is_entry_point(path)}
     # sweeps holds the callback that conf/config.yaml names; command_line quotes for Hydra's grammar
     assert importers("hydra") <= entry_points | {
-        "alseg.cli",
-        "alseg.command_line",
-        "alseg.sweeps",
+        "alseg.config.composition",
+        "alseg.config.command_line",
+        "alseg.engine.sweeps",
     }
 
 
@@ -71,17 +71,17 @@ def test_mlflow_is_imported_by_tracking_alone() -> None:
 @pytest.mark.parametrize(
     ("part", "allowed"),
     [
-        ("alseg.pool", {"alseg.errors"}),
-        ("alseg.seeding", set()),
-        ("alseg.errors", set()),
-        ("alseg.distributed", set()),
-        ("alseg.files", {"alseg.errors", "alseg.distributed"}),
-        ("alseg.strategies", {"alseg.errors", "alseg.strategies"}),
+        ("alseg.core.pool", {"alseg.core.errors"}),
+        ("alseg.core.seeding", set()),
+        ("alseg.core.errors", set()),
+        ("alseg.system.distributed", set()),
+        ("alseg.system.files", {"alseg.core.errors", "alseg.system.distributed"}),
+        ("alseg.strategies", {"alseg.core.errors", "alseg.strategies"}),
         ("alseg.data", LEAVES | {"alseg.data"}),
-        ("alseg.state", LEAVES),
-        ("alseg.costs", LEAVES | {"alseg.data.volumes"}),
-        ("alseg.evaluation", LEAVES),
-        ("alseg.models", LEAVES | {"alseg.evaluation", "alseg.models"}),
+        ("alseg.run.state", LEAVES),
+        ("alseg.oracles.costs", LEAVES | {"alseg.data.nifti"}),
+        ("alseg.training.metrics", LEAVES),
+        ("alseg.models", LEAVES | {"alseg.training.metrics", "alseg.models"}),
     ],
 )
 def test_imports_run_one_way(part: str, allowed: set[str]) -> None:
@@ -95,7 +95,9 @@ def test_imports_run_one_way(part: str, allowed: set[str]) -> None:
 
 def test_rounds_do_not_know_how_they_were_configured() -> None:
     assert not {name for name in imports_of(PACKAGE / "rounds.py") if "omegaconf" in name}
-    assert not {"alseg.train", "alseg.build", "alseg.cli"} & imports_of(PACKAGE / "rounds.py")
+    assert not {"alseg.train", "alseg.config.build", "alseg.config.composition"} & imports_of(
+        PACKAGE / "rounds.py"
+    )
 
 
 # Libraries that run what they read. multiprocessing's pipes carry pickles too, but only between a
@@ -252,7 +254,7 @@ def test_importing_reaches_no_network() -> None:
         "import os, socket\n"
         "def refuse(*args): raise AssertionError('network')\n"
         "socket.socket.connect = refuse\n"
-        "import alseg.run, alseg.tracking.mlflow\n"
+        "import alseg.engine.runs, alseg.tracking.mlflow\n"
         "assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == 'true'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

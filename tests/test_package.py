@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alseg.cli import conf_folder
+from alseg.config.composition import conf_folder
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,7 @@ from alseg.comparison.runs import (
     query_table,
 )
 from alseg.comparison.statistics import Gain, Ranking
-from alseg.errors import ConfigError
+from alseg.core.errors import ConfigError
 
 DEFAULT_TARGET_SHARES = (0.95, 0.99)  # of the full-data Dice
 

@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 
 from alseg.comparison.forecast import MAX_EXTRAPOLATION, Forecast
 from alseg.comparison.statistics import Ranking, mean_curves, reliability
-from alseg.plotting import (
+from alseg.system.plotting import (
     CHARACTER,
     INK,
     LINE,
@@ -37,7 +37,7 @@ from alseg.plotting import (
     save_png,
     wrapped,
 )
-from alseg.text import printable
+from alseg.system.text import printable
 
 # The page's columns on a desk and on a phone, inches of 96 pixels
 WIDE, NARROW = 10.0, 3.75

@@ -23,9 +23,9 @@ from alseg.comparison.figures import NARROW, WIDE, Palette
 from alseg.comparison.forecast import MOST_MISS
 from alseg.comparison.runs import Run
 from alseg.comparison.tables import Table, all_tables, write_tables
-from alseg.files import write_atomically
-from alseg.provenance import git_commit
-from alseg.text import printable
+from alseg.run.provenance import git_commit
+from alseg.system.files import write_atomically
+from alseg.system.text import printable
 
 PICTURE_WIDTH = 900  # pixels; the originals stay in the run folders
 PICTURES_PER_ROUND = 3

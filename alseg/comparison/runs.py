@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from alseg.errors import ConfigError, DataError
-from alseg.pool import Pool
-from alseg.stages import check_left
-from alseg.state import STATE_FILE, RunState
+from alseg.core.errors import ConfigError, DataError
+from alseg.core.pool import Pool
+from alseg.run.stages import check_left
+from alseg.run.state import STATE_FILE, RunState
 
 CONFIG_FILE = "config.yaml"
 SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", "rounds"})

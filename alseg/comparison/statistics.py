@@ -17,8 +17,8 @@ import scikit_posthocs
 from scipy import stats
 from scipy.optimize import curve_fit
 
-from alseg.errors import ConfigError
-from alseg.evaluation import area_under_budget_curve
+from alseg.core.budget import area_under_budget_curve
+from alseg.core.errors import ConfigError
 
 MIN_PAIRS = 3
 ALPHA = 0.05
@@ -67,7 +67,7 @@ def common_budgets(curves: pd.DataFrame) -> list[int]:
 def run_summaries(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame:
     """One row a run: ``area`` under the budget curve and ``final`` Dice, over the common budgets.
 
-    The area is that of ``alseg.evaluation.area_under_budget_curve`` (trapezoidal rule, divided by
+    The area is that of ``alseg.core.budget.area_under_budget_curve`` (trapezoidal rule, divided by
     the range of budgets; Zhan et al., IJCAI 2021), a mean Dice in [0, 1].
 
     Args:

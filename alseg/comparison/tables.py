@@ -21,7 +21,7 @@ from alseg.comparison.statistics import (
     mean_curves,
     seconds_table,
 )
-from alseg.text import printable
+from alseg.system.text import printable
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from alseg.console import track
-from alseg.data.cases import Splits
+from alseg.core.errors import ConfigError, DataError
+from alseg.core.pool import Pool
+from alseg.core.seeding import seed_for
+from alseg.data.cache import VolumeCache, reason_of
 from alseg.data.noted import CaseSet, Noted, loader_death
-from alseg.data.preprocess import VolumeCache, reason_of
-from alseg.distributed import rank, world_size
-from alseg.errors import ConfigError, DataError
-from alseg.pool import Pool
-from alseg.seeding import seed_for
+from alseg.data.splits import Splits
+from alseg.system.console import track
+from alseg.system.distributed import rank, world_size
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from alseg.errors import DataError
+from alseg.core.errors import DataError
 
 
 def composed(name: str) -> str:

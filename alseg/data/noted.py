@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from alseg.errors import DataError, StorageError
+from alseg.core.errors import DataError, StorageError
 
 _DEATH = (
     r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (is killed by signal: [^.]+|exited unexpectedly)"

@@ -40,8 +40,8 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as connected_parts
 
-from alseg.console import track
-from alseg.files import locked
+from alseg.system.console import track
+from alseg.system.files import locked
 
 GENERATOR_VERSION = 2  # part of the folder's hash: raise it whenever any voxel may change
 FIELD_OF_VIEW_MM = (320.0, 320.0, 250.0)

@@ -14,10 +14,10 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
+from alseg.core.errors import ConfigError, check_choice, check_whole_number
+from alseg.core.seeding import seed_for
 from alseg.data.datamodule import TrainingDraws
-from alseg.errors import ConfigError, check_choice, check_whole_number
-from alseg.files import read_tensors
-from alseg.seeding import seed_for
+from alseg.system.files import read_tensors
 
 
 @dataclass(frozen=True)

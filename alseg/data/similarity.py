@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alseg.data.preprocess import VolumeCache
-from alseg.strategies.mutual_information import ImageSimilarity
+from alseg.data.cache import VolumeCache
+from alseg.strategies.image_similarity import ImageSimilarity
 
 
 class LabelledSimilarity:

@@ -10,7 +10,7 @@ from typing import Any
 
 from alseg.data.findings import Finding, listed, warning
 from alseg.data.naming import composed, short
-from alseg.data.volumes import ENDINGS
+from alseg.data.nifti import ENDINGS
 
 _BACKGROUND = ("bg", "bkg", "none", "other", "unlabeled", "unlabelled", "clear label")
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?$")

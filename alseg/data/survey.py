@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
-from alseg.data.cases import check_image_headers, check_label_header
+from alseg.core.errors import AlsegError
+from alseg.data.cache import VolumeCache, axis_findings
 from alseg.data.findings import Finding, by, in_mm, listed, warning
-from alseg.data.preprocess import VolumeCache, axis_findings
-from alseg.errors import AlsegError
+from alseg.data.headers import check_image_headers, check_label_header
 
 log = logging.getLogger(__name__)
 

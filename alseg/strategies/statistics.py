@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alseg.errors import ScoringError
+from alseg.core.errors import ScoringError
 
 MAX_PASSES = 2**15 - 1  # votes are counted in 16 bits
 

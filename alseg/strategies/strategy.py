@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from alseg.errors import ConfigError, ScoringError, check_choice
+from alseg.core.errors import ConfigError, ScoringError, check_choice
+from alseg.strategies.image_similarity import ImageSimilarity
 from alseg.strategies.measures import entropy
-from alseg.strategies.mutual_information import ImageSimilarity
-from alseg.strategies.selectors import Candidates, Selector
+from alseg.strategies.selectors.candidates import Candidates, Selector
 from alseg.strategies.statistics import VoxelStatistics
 
 Measure = Callable[[VoxelStatistics], Tensor]  # -> [D, H, W]

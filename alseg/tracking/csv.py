@@ -10,7 +10,7 @@ import pandas as pd
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from alseg.files import write_atomically
+from alseg.system.files import write_atomically
 from alseg.tracking.loggers import LoggerTracker
 
 FILE_NAME = "metrics.csv"

@@ -12,8 +12,8 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from alseg.errors import ConfigError
-from alseg.files import read_json, write_json
+from alseg.core.errors import ConfigError
+from alseg.system.files import read_json, write_json
 
 FLUSH_SECONDS = 10.0
 RECORD_FILE = "recorded.json"

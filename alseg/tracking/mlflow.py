@@ -29,14 +29,14 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from alseg.console import track
-from alseg.errors import NO_ROOM, AlsegError, ConfigError, check_text
-from alseg.files import TEMPORARY, is_within, locked, told_by_name
-from alseg.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
-from alseg.provenance import train_command
-from alseg.secrets import without_secrets
-from alseg.stores import environment_store, sqlite_file
+from alseg.core.errors import NO_ROOM, AlsegError, ConfigError, check_text
+from alseg.run.provenance import train_command
+from alseg.system.console import track
+from alseg.system.files import TEMPORARY, is_within, locked, told_by_name
+from alseg.system.secrets import without_secrets
+from alseg.system.stores import environment_store, sqlite_file
 from alseg.tracking.loggers import FLUSH_SECONDS, without_repeats
+from alseg.tracking.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pytorch_lightning.loggers import Logger
 
-from alseg.checks import check_part
+from alseg.core.errors import check_part
 
 
 def metric_name(column: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from alseg.errors import check_flag, check_text
+from alseg.core.errors import check_flag, check_text
 from alseg.tracking.loggers import LoggerTracker, check_installed
 
 

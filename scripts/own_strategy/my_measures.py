@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from alseg.strategies.selectors import Candidates
+from alseg.strategies.selectors.candidates import Candidates
 from alseg.strategies.statistics import VoxelStatistics
 
 

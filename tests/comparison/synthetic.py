@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from alseg.comparison.analysis import Comparison
 from alseg.comparison.page import Origin, write_comparison
-from alseg.pool import Pool, random_start
-from alseg.seeding import seed_for
-from alseg.state import RunState
+from alseg.core.pool import Pool, random_start
+from alseg.core.seeding import seed_for
+from alseg.run.state import RunState
 
 CASES = tuple(f"case_{i:03d}" for i in range(60))
 BUDGETS = (5, 10, 15, 20, 25, 30)

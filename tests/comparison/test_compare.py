@@ -9,10 +9,11 @@ import pytest
 from synthetic import write_run, write_sweep
 
 from alseg import compare as entry
-from alseg.compare import clear, compare, is_taken, place_for, shown_command
+from alseg.compare import compare, shown_command
+from alseg.comparison.place import clear, is_taken, place_for
 from alseg.comparison.runs import read_run
-from alseg.errors import ConfigError
-from alseg.files import write_json
+from alseg.core.errors import ConfigError
+from alseg.system.files import write_json
 from alseg.tracking.mlflow import MLflowTracker
 from tests.terminal import run_in_terminal
 

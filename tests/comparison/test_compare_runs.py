@@ -18,8 +18,8 @@ from alseg.comparison.runs import (
     query_table,
     read_run,
 )
-from alseg.errors import ConfigError, DataError
-from alseg.state import RunState
+from alseg.core.errors import ConfigError, DataError
+from alseg.run.state import RunState
 
 
 def gathered(root: Path, reference: str = "random") -> RunSet:

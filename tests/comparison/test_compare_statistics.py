@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from alseg.comparison import statistics
 from alseg.comparison.analysis import Comparison
-from alseg.errors import ConfigError
+from alseg.core.errors import ConfigError
 
 
 def table(**areas: list[float]) -> pd.DataFrame:

@@ -21,8 +21,8 @@ from alseg.comparison.figures import NARROW, Palette, learning_curves, svg_docum
 from alseg.comparison.page import Section, ShownTable, environment
 from alseg.comparison.runs import find_run_folders, gather_runs, read_table
 from alseg.comparison.tables import Table, latex, latex_text, write_tables
-from alseg.plotting import save_png
-from alseg.text import printable
+from alseg.system.plotting import save_png
+from alseg.system.text import printable
 
 PIECES = [
     "<script>", "</td>", "&amp;", '"', "'", "%", "_", "$x_1$", "{", "}", "\\", "\\\\", "[red]",

@@ -12,9 +12,9 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from alseg.comparison.maps import case_maps
 from alseg.comparison.runs import find_run_folders, read_run
-from alseg.errors import ConfigError, DataError
+from alseg.core.errors import ConfigError, DataError
+from alseg.engine.maps import case_maps
 from alseg.strategies.measures import variance
 
 ROOT = Path(__file__).resolve().parents[2]

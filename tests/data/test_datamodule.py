@@ -4,11 +4,12 @@ import pytest
 import torch
 from monai.transforms import RandCropByPosNegLabeld, RandGaussianNoised, SpatialPadd
 
-from alseg.data.cases import Splits, read_msd, split_by_fraction
+from alseg.core.pool import Pool
+from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
-from alseg.data.oracle import SimulatedOracle
-from alseg.data.preprocess import VolumeCache
-from alseg.pool import Pool
+from alseg.data.formats.msd import read_msd
+from alseg.data.splits import Splits, split_by_fraction
+from alseg.oracles.simulated import SimulatedOracle
 
 PATCH = (16, 16, 16)
 

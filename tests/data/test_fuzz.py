@@ -13,11 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alseg.data.cases import check_headers, read_msd, read_nnunet, split_from_file
-from alseg.data.volumes import read_volume
-from alseg.errors import AlsegError
-from alseg.pool import Pool
-from alseg.state import RunState
+from alseg.core.errors import AlsegError
+from alseg.core.pool import Pool
+from alseg.data.formats.msd import read_msd
+from alseg.data.formats.nnunet import read_nnunet
+from alseg.data.headers import check_headers
+from alseg.data.nifti import read_volume
+from alseg.data.splits import split_from_file
+from alseg.run.state import RunState
 from tests.conftest import write_msd
 
 bounded = settings(

@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from alseg.callbacks.query_pictures import in_source_space
-from alseg.cli import conf_folder, part
-from alseg.data.cases import Case, Task
-from alseg.data.preprocess import VolumeCache
-from alseg.data.volumes import read_header, read_volume, write_nifti
+from alseg.active.query_pictures import in_source_space
+from alseg.config.composition import conf_folder, part
+from alseg.data.cache import VolumeCache
+from alseg.data.nifti import read_header, read_volume, write_nifti
+from alseg.data.task import Case, Task
 
 CHOICES = sorted(path.stem for path in Path(conf_folder(), "data").glob("*.yaml"))
 STORAGES = [

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alseg.data.cases import read_msd, read_nnunet, split_from_file
+from alseg.core.errors import DataError
+from alseg.data.formats.msd import read_msd
+from alseg.data.formats.nnunet import read_nnunet
 from alseg.data.naming import case_ids_of, inside, known_case
-from alseg.errors import DataError
+from alseg.data.splits import split_from_file
 from tests.data.builders import touch_msd, touch_nnunet, write_json
 
 SOURCE = Path("dataset.json")

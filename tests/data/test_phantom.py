@@ -15,7 +15,8 @@ from nibabel.orientations import aff2axcodes
 from scipy.ndimage import binary_erosion
 
 from alseg.data import phantom
-from alseg.data.cases import check_headers, read_msd
+from alseg.data.formats.msd import read_msd
+from alseg.data.headers import check_headers
 from alseg.data.phantom import is_hard, write_phantom_dataset
 
 Volume = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from alseg.data.cases import read_msd
-from alseg.data.oracle import SimulatedOracle
-from alseg.data.preprocess import VolumeCache
+from alseg.core.errors import ConfigError, DataError
+from alseg.data.cache import VolumeCache
+from alseg.data.formats.msd import read_msd
 from alseg.data.pseudo import IntensityLabel, MixedDraws, ProxyDraws, PseudoLabel
-from alseg.errors import ConfigError, DataError
-from alseg.files import write_tensors
+from alseg.oracles.simulated import SimulatedOracle
+from alseg.system.files import write_tensors
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
-from alseg.data.cases import read_msd
-from alseg.data.preprocess import VolumeCache
+from alseg.data.cache import VolumeCache
+from alseg.data.formats.msd import read_msd
 from alseg.data.similarity import LabelledSimilarity
-from alseg.strategies.mutual_information import ImageSimilarity
+from alseg.strategies.image_similarity import ImageSimilarity
 
 LABELLED = ["phantom_000", "phantom_001"]
 CANDIDATES = ["phantom_004", "phantom_005", "phantom_006"]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alseg.data.cases import read_msd, read_nnunet
-from alseg.errors import DataError
+from alseg.core.errors import DataError
+from alseg.data.formats.msd import read_msd
+from alseg.data.formats.nnunet import read_nnunet
 from tests.data.builders import touch, touch_msd, touch_nnunet, write_json
 
 NAMES = [f"case_{i:02d}" for i in range(6)]

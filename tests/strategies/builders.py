@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from alseg.strategies.selectors import Candidates
+from alseg.strategies.selectors.candidates import Candidates
 from alseg.strategies.statistics import VoxelStatistics
 
 

@@ -9,26 +9,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alseg.strategies import selectors as sel
-from alseg.strategies.selectors import Selector
+from alseg.strategies.selectors import balanced, diverse, noisy, ranked
+from alseg.strategies.selectors.candidates import Selector
 from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
 
 SELECTORS: dict[str, Selector] = {
-    "top_k": sel.top_k,
-    "random": sel.random,
-    "power": sel.power,
-    "power_scheduled": partial(sel.power, beta=sel.geometric),
-    "softrank": sel.softrank,
-    "gibbs": partial(sel.gibbs, temperature=0.1),
-    "class_stratified": partial(sel.class_stratified, rank=sel.power),
-    "class_balanced_random": sel.class_balanced_random,
-    "stochastic_batch": sel.stochastic_batch,
-    "k_center": sel.k_center,
-    "kmeans_plus_plus": sel.kmeans_plus_plus,
-    "kmeans": sel.kmeans,
-    "typiclust": sel.typiclust,
-    "density_weighted": sel.density_weighted,
-    "prefilter": partial(sel.prefilter, multiple=2, then=sel.k_center),
+    "top_k": ranked.top_k,
+    "random": noisy.random,
+    "power": noisy.power,
+    "power_scheduled": partial(noisy.power, beta=noisy.geometric),
+    "softrank": noisy.softrank,
+    "gibbs": partial(noisy.gibbs, temperature=0.1),
+    "class_stratified": partial(balanced.class_stratified, rank=noisy.power),
+    "class_balanced_random": balanced.class_balanced_random,
+    "stochastic_batch": noisy.stochastic_batch,
+    "k_center": diverse.k_center,
+    "kmeans_plus_plus": diverse.kmeans_plus_plus,
+    "kmeans": diverse.kmeans,
+    "typiclust": diverse.typiclust,
+    "density_weighted": diverse.density_weighted,
+    "prefilter": partial(ranked.prefilter, multiple=2, then=diverse.k_center),
 }
 
 numbers = st.one_of(

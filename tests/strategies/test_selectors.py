@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from alseg.strategies import selectors as sel
-from alseg.strategies.selectors import Candidates, Selector
+from alseg.strategies.selectors import balanced, diverse, noisy, ranked
+from alseg.strategies.selectors.candidates import Candidates, Selector
 from tests.strategies.builders import candidates_of, indices_of
 
 
@@ -24,35 +24,35 @@ def frequencies(selector: Selector, candidates: Candidates, n_draws: int = 4000)
 
 
 def test_top_k_breaks_ties_by_id() -> None:
-    assert indices_of(sel.top_k(candidates_of([1, 3, 2, 3, 0]), 4, rng())) == [1, 3, 2, 0]
-    assert indices_of(sel.top_k(candidates_of([0, 0, 0]), 2, rng())) == [0, 1]
+    assert indices_of(ranked.top_k(candidates_of([1, 3, 2, 3, 0]), 4, rng())) == [1, 3, 2, 0]
+    assert indices_of(ranked.top_k(candidates_of([0, 0, 0]), 2, rng())) == [0, 1]
 
 
 def test_power_draws_in_proportion_to_the_power_of_the_score() -> None:
     candidates = candidates_of([1, 2, 4])
-    found = frequencies(partial(sel.power, beta=2.0), candidates)
+    found = frequencies(partial(noisy.power, beta=2.0), candidates)
     np.testing.assert_allclose(found, np.array([1, 4, 16]) / 21, atol=0.02)
 
 
 def test_power_puts_scores_without_a_logarithm_last() -> None:
     candidates = candidates_of([0, 1e-300, -5, 2, 0])
-    orders = {tuple(indices_of(sel.power(candidates, 5, rng(s)))) for s in range(30)}
+    orders = {tuple(indices_of(noisy.power(candidates, 5, rng(s)))) for s in range(30)}
     assert all(set(order[:2]) == {1, 3} for order in orders)
     assert len({order[2:] for order in orders}) > 1  # drawn, not sorted by id
-    assert len(sel.power(candidates_of([0, 0, 0]), 2, rng())) == 2
+    assert len(noisy.power(candidates_of([0, 0, 0]), 2, rng())) == 2
 
 
 def test_power_with_a_schedule_grows_cold() -> None:
-    schedule = partial(sel.geometric, start=1, end=100)
+    schedule = partial(noisy.geometric, start=1, end=100)
     assert [schedule(p) for p in (0, 0.5, 1)] == pytest.approx([1, 10, 100])
     rounds = {"n_rounds": 5}
     assert candidates_of([1.0], round_number=1, **rounds).progress == 0
     assert candidates_of([1.0], round_number=4, **rounds).progress == 1  # round 5 acquires nothing
     assert candidates_of([1.0], round_number=1, n_rounds=2).progress == 0
     late = candidates_of([1.0, 2.0], round_number=4, **rounds)
-    assert frequencies(partial(sel.power, beta=schedule), late, 200)[1] == 1
+    assert frequencies(partial(noisy.power, beta=schedule), late, 200)[1] == 1
     early = candidates_of([1.0, 2.0], round_number=1, **rounds)
-    assert frequencies(partial(sel.power, beta=schedule), early)[1] == pytest.approx(
+    assert frequencies(partial(noisy.power, beta=schedule), early)[1] == pytest.approx(
         2 / 3, abs=0.03
     )
 
@@ -60,17 +60,17 @@ def test_power_with_a_schedule_grows_cold() -> None:
 def test_softrank_draws_by_rank_whatever_the_scale() -> None:
     weights = np.array([1 / 3, 1 / 2, 1])
     for scores in ([1, 2, 3], [-1e9, 0, 1e-9]):
-        found = frequencies(sel.softrank, candidates_of(scores))
+        found = frequencies(noisy.softrank, candidates_of(scores))
         np.testing.assert_allclose(found, weights / weights.sum(), atol=0.025)
 
 
 def test_softrank_prefers_no_id_among_equal_scores() -> None:
-    found = frequencies(sel.softrank, candidates_of([5, 5, 5, 5]))
+    found = frequencies(noisy.softrank, candidates_of([5, 5, 5, 5]))
     np.testing.assert_allclose(found, 0.25, atol=0.03)
 
 
 def test_gibbs_draws_by_softmax() -> None:
-    found = frequencies(partial(sel.gibbs, temperature=0.5), candidates_of([0, 0.5, 1]))
+    found = frequencies(partial(noisy.gibbs, temperature=0.5), candidates_of([0, 0.5, 1]))
     weights = np.exp([0, 1, 2])
     np.testing.assert_allclose(found, weights / weights.sum(), atol=0.025)
 
@@ -79,9 +79,9 @@ def test_gibbs_draws_by_softmax() -> None:
 def test_coldness_and_temperature_must_be_positive(value: float) -> None:
     candidates = candidates_of([1, 2])
     for selector in (
-        partial(sel.power, beta=value),
-        partial(sel.softrank, beta=value),
-        partial(sel.gibbs, temperature=value),
+        partial(noisy.power, beta=value),
+        partial(noisy.softrank, beta=value),
+        partial(noisy.gibbs, temperature=value),
     ):
         with pytest.raises(ValueError, match="positive"):
             selector(candidates, 1, rng())
@@ -92,7 +92,7 @@ def test_stochastic_batch_takes_the_best_of_the_groups() -> None:
     for seed in range(20):
         groups = rng(seed).permutation(6).reshape(2, 3)
         best = max(groups.tolist(), key=lambda group: candidates.require_scores()[group].sum())
-        chosen = indices_of(sel.stochastic_batch(candidates, 3, rng(seed)))
+        chosen = indices_of(noisy.stochastic_batch(candidates, 3, rng(seed)))
         assert sorted(chosen) == sorted(best)
         scores = candidates.require_scores()[chosen]
         assert list(scores) == sorted(scores, reverse=True)
@@ -102,54 +102,57 @@ def test_class_stratified_shares_the_query_between_classes() -> None:
     class_scores = [[9, 0], [8, 0], [7, 0], [0, 9], [0, 8], [0, 7], [0, 0], [0, 0]]
     scores = [0, 0, 0, 0, 0, 0, 5, 9]
     candidates = candidates_of([float(s) for s in scores], class_scores=class_scores)
-    chosen = indices_of(sel.class_stratified(candidates, 6, rng()))
+    chosen = indices_of(balanced.class_stratified(candidates, 6, rng()))
     assert set(chosen[:4]) == {0, 1, 3, 4}  # round(0.66 x 6) = 4, two for each class
     assert chosen[4:] == [7, 6]  # the rest by the plain score
-    assert set(sel.class_stratified(candidates, 2, rng(), fraction=1)) == {"case_000", "case_003"}
-    assert indices_of(sel.class_stratified(candidates, 2, rng(), fraction=0)) == [7, 6]
+    assert set(balanced.class_stratified(candidates, 2, rng(), fraction=1)) == {
+        "case_000",
+        "case_003",
+    }
+    assert indices_of(balanced.class_stratified(candidates, 2, rng(), fraction=0)) == [7, 6]
 
 
 def test_class_stratified_draws_which_class_gets_the_odd_place() -> None:
     candidates = candidates_of([1.0, 1.0], class_scores=[[1, 0], [0, 1]])
-    firsts = {sel.class_stratified(candidates, 1, rng(s))[0] for s in range(20)}
+    firsts = {balanced.class_stratified(candidates, 1, rng(s))[0] for s in range(20)}
     assert firsts == {"case_000", "case_001"}
 
 
 def test_class_stratified_skips_a_class_that_is_never_predicted() -> None:
     candidates = candidates_of([1.0, 2.0, 3.0, 4.0], class_scores=[[4, 0], [3, 0], [2, 0], [1, 0]])
-    assert indices_of(sel.class_stratified(candidates, 3, rng())) == [0, 1, 3]
+    assert indices_of(balanced.class_stratified(candidates, 3, rng())) == [0, 1, 3]
     never = candidates_of([1.0, 2.0, 3.0], class_scores=[[0, 0], [0, 0], [0, 0]])
-    assert indices_of(sel.class_stratified(never, 2, rng())) == [2, 1]  # the plain score alone
+    assert indices_of(balanced.class_stratified(never, 2, rng())) == [2, 1]  # the plain score alone
 
 
 def test_class_stratified_with_one_class_and_overlapping_rankings() -> None:
     candidates = candidates_of([1.0, 2.0, 3.0], class_scores=[[1], [2], [3]])
-    assert indices_of(sel.class_stratified(candidates, 3, rng())) == [2, 1, 0]
+    assert indices_of(balanced.class_stratified(candidates, 3, rng())) == [2, 1, 0]
 
 
 def test_class_balanced_random_holds_the_share() -> None:
     counts = [[5, 0], [7, 0], [0, 1], *[[0, 0]] * 20]
     candidates = candidates_of(class_scores=counts)
     for seed in range(10):
-        chosen = indices_of(sel.class_balanced_random(candidates, 3, rng(seed)))
+        chosen = indices_of(balanced.class_balanced_random(candidates, 3, rng(seed)))
         assert 2 in chosen
         assert {0, 1} & set(chosen)  # round(0.66 x 3) = 2 places, one for each class
     empty = candidates_of(class_scores=[[0, 0]] * 4)
-    assert len(set(sel.class_balanced_random(empty, 3, rng()))) == 3
+    assert len(set(balanced.class_balanced_random(empty, 3, rng()))) == 3
 
 
 def test_k_center_takes_the_farthest() -> None:
     features = [[0.0], [1.0], [2.0], [10.0]]
     candidates = candidates_of(features=features, labelled_features=[[0.0]])
-    assert indices_of(sel.k_center(candidates, 3, rng())) == [3, 2, 1]
+    assert indices_of(diverse.k_center(candidates, 3, rng())) == [3, 2, 1]
     # without labelled cases the first one is drawn
-    firsts = {sel.k_center(candidates_of(features=features), 1, rng(s))[0] for s in range(30)}
+    firsts = {diverse.k_center(candidates_of(features=features), 1, rng(s))[0] for s in range(30)}
     assert len(firsts) == 4
 
 
 def test_k_center_with_copies_chooses_distinct_cases() -> None:
     candidates = candidates_of(features=[[1.0, 2.0]] * 4, labelled_features=[[1.0, 2.0]])
-    assert indices_of(sel.k_center(candidates, 3, rng())) == [0, 1, 2]
+    assert indices_of(diverse.k_center(candidates, 3, rng())) == [0, 1, 2]
 
 
 def test_features_are_standardised_and_constant_ones_ignored() -> None:
@@ -166,7 +169,7 @@ def test_kmeans_plus_plus_starts_with_the_longest_and_spreads() -> None:
     candidates = candidates_of([5.0, 4.0, 4.5, 1.0, 2.0, 3.0], features=features)
     seconds = []
     for seed in range(50):
-        first, second = indices_of(sel.kmeans_plus_plus(candidates, 2, rng(seed)))
+        first, second = indices_of(diverse.kmeans_plus_plus(candidates, 2, rng(seed)))
         assert first == 0
         seconds.append(second)
     assert np.mean([second >= 3 for second in seconds]) > 0.9
@@ -176,24 +179,26 @@ def test_kmeans_plus_plus_starts_with_the_longest_and_spreads() -> None:
 def test_kmeans_plus_plus_with_equal_scores(scores: list[float]) -> None:
     for features in ([[0.0]] * 4, [[0.0], [1.0], [2.0], [3.0]]):
         candidates = candidates_of(scores, features=features)
-        assert len(set(sel.kmeans_plus_plus(candidates, 4, rng()))) == 4
+        assert len(set(diverse.kmeans_plus_plus(candidates, 4, rng()))) == 4
 
 
 def test_kmeans_chooses_the_middle_of_each_cluster() -> None:
     features = [[0.0], [1.0], [2.0], [100.0], [101.0], [102.0]]
-    assert set(indices_of(sel.kmeans(candidates_of(features=features), 2, rng()))) == {1, 4}
+    assert set(indices_of(diverse.kmeans(candidates_of(features=features), 2, rng()))) == {1, 4}
 
 
 def test_kmeans_follows_the_weights() -> None:
     features = [[0.0], [1.0], [2.0], [100.0], [101.0], [102.0]]
     weighted = candidates_of([0.0, 0.0, 9.0, 1.0, 0.0, 0.0], features=features)
-    assert indices_of(sel.kmeans(weighted, 2, rng())) == [2, 3]  # the heavier cluster first
+    assert indices_of(diverse.kmeans(weighted, 2, rng())) == [2, 3]  # the heavier cluster first
 
 
 def test_typiclust_takes_typical_cases_of_uncovered_clusters() -> None:
     features = [[0.0], [1.0], [2.0], [100.0], [101.0], [102.0], [103.5], [500.0]]
     labelled = [[0.5]]
-    chosen = sel.typiclust(candidates_of(features=features, labelled_features=labelled), 2, rng())
+    chosen = diverse.typiclust(
+        candidates_of(features=features, labelled_features=labelled), 2, rng()
+    )
     # three clusters: the first is labelled, then the largest one's middle, then the outlier
     assert indices_of(chosen)[0] in (4, 5)
     assert indices_of(chosen)[1] == 7
@@ -201,17 +206,17 @@ def test_typiclust_takes_typical_cases_of_uncovered_clusters() -> None:
 
 def test_typiclust_fills_up_when_clusters_run_out() -> None:
     candidates = candidates_of(features=[[1.0]] * 5, labelled_features=[[1.0]] * 3)
-    assert len(set(sel.typiclust(candidates, 5, rng()))) == 5
+    assert len(set(diverse.typiclust(candidates, 5, rng()))) == 5
     capped = candidates_of(features=[[float(i)] for i in range(9)])
-    assert len(set(sel.typiclust(capped, 7, rng(), max_clusters=2))) == 7
+    assert len(set(diverse.typiclust(capped, 7, rng(), max_clusters=2))) == 7
 
 
 def test_density_weighted_avoids_the_outlier() -> None:
     features = [[1.0, 0.0], [1.1, 0.1], [0.9, -0.1], [-5.0, 3.0]]
     candidates = candidates_of([1.0, 1.0, 1.0, 1.01], features=features)
-    assert indices_of(sel.top_k(candidates, 1, rng())) == [3]
-    assert indices_of(sel.density_weighted(candidates, 4, rng()))[-1] == 3
-    assert indices_of(sel.density_weighted(candidates, 1, rng(), beta=0)) == [3]
+    assert indices_of(ranked.top_k(candidates, 1, rng())) == [3]
+    assert indices_of(diverse.density_weighted(candidates, 4, rng()))[-1] == 3
+    assert indices_of(diverse.density_weighted(candidates, 1, rng(), beta=0)) == [3]
 
 
 def test_density_is_the_mean_cosine_similarity() -> None:
@@ -221,7 +226,7 @@ def test_density_is_the_mean_cosine_similarity() -> None:
     standard, _ = candidates.standard_features()
     unit = standard / np.linalg.norm(standard, axis=1, keepdims=True)
     expected = np.argsort(-((1 + unit @ unit.T) / 2).mean(axis=1))
-    assert indices_of(sel.density_weighted(candidates, 7, rng())) == expected.tolist()
+    assert indices_of(diverse.density_weighted(candidates, 7, rng())) == expected.tolist()
 
 
 def test_prefilter_lets_the_other_selector_choose_among_the_best() -> None:
@@ -229,23 +234,25 @@ def test_prefilter_lets_the_other_selector_choose_among_the_best() -> None:
     candidates = candidates_of(
         [9.0, 0.0, 8.0, 7.0, 6.0], features=features, labelled_features=[[0.0]]
     )
-    chosen = sel.prefilter(candidates, 2, rng(), multiple=2, then=sel.k_center)
+    chosen = ranked.prefilter(candidates, 2, rng(), multiple=2, then=diverse.k_center)
     assert indices_of(chosen) == [4, 3]  # case 1 is the farthest, but not among the best 4
-    assert set(indices_of(sel.prefilter(candidates, 2, rng(), multiple=1, then=sel.k_center))) == {
+    assert set(
+        indices_of(ranked.prefilter(candidates, 2, rng(), multiple=1, then=diverse.k_center))
+    ) == {
         0,
         2,
     }
     with pytest.raises(ValueError, match="at least 1"):
-        sel.prefilter(candidates, 2, rng(), multiple=0.5, then=sel.top_k)
+        ranked.prefilter(candidates, 2, rng(), multiple=0.5, then=ranked.top_k)
 
 
 @pytest.mark.parametrize(
     ("selector", "missing"),
     [
-        (sel.top_k, "measure"),
-        (sel.class_stratified, "class_scores"),
-        (sel.k_center, "features"),
-        (sel.typiclust, "features"),
+        (ranked.top_k, "measure"),
+        (balanced.class_stratified, "class_scores"),
+        (diverse.k_center, "features"),
+        (diverse.typiclust, "features"),
     ],
 )
 def test_a_missing_part_is_named(selector: Selector, missing: str) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from alseg.errors import ConfigError, ScoringError
-from alseg.strategies import aggregations, measures, selectors
+from alseg.core.errors import ConfigError, ScoringError
+from alseg.strategies import aggregations, measures
+from alseg.strategies.selectors import balanced, candidates, diverse, noisy, ranked
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
 from tests.strategies.builders import candidates_of, statistics_of
@@ -21,20 +22,20 @@ def statistics() -> VoxelStatistics:
 
 
 def test_what_a_strategy_needs() -> None:
-    random = Strategy("random", selectors.random)
+    random = Strategy("random", noisy.random)
     assert not random.needs_prediction
     assert not random.needs_passes
-    core_set = Strategy("core_set", selectors.k_center, features="mean", deterministic=True)
+    core_set = Strategy("core_set", diverse.k_center, features="mean", deterministic=True)
     assert core_set.needs_prediction
     assert not core_set.needs_passes
-    entropy = Strategy("entropy", selectors.top_k, measures.entropy, aggregations.mean)
+    entropy = Strategy("entropy", ranked.top_k, measures.entropy, aggregations.mean)
     assert entropy.needs_passes
 
 
 def test_score_keeps_what_the_parts_give(statistics: VoxelStatistics) -> None:
     strategy = Strategy(
         "all",
-        selectors.class_stratified,
+        balanced.class_stratified,
         measures.entropy,
         aggregations.sum,
         class_scores=measures.class_entropy,
@@ -54,15 +55,15 @@ def test_score_keeps_what_the_parts_give(statistics: VoxelStatistics) -> None:
 def test_non_finite_values_raise_with_the_name_of_the_case(
     statistics: VoxelStatistics, value: float
 ) -> None:
-    scored = Strategy("s", selectors.top_k, measures.entropy, lambda u, s: value)
+    scored = Strategy("s", ranked.top_k, measures.entropy, lambda u, s: value)
     with pytest.raises(ScoringError, match=r"s gave case_7 the score"):
         scored.score("case_7", statistics)
     by_class = Strategy(
-        "c", selectors.class_balanced_random, class_scores=lambda s: torch.tensor([0.0, value])
+        "c", balanced.class_balanced_random, class_scores=lambda s: torch.tensor([0.0, value])
     )
     with pytest.raises(ScoringError, match=r"case_7 the class score"):
         by_class.score("case_7", statistics)
-    featured = Strategy("f", selectors.k_center, features="mean")
+    featured = Strategy("f", diverse.k_center, features="mean")
     with pytest.raises(ScoringError, match=r"case_7 the feature"):
         featured.score("case_7", statistics, torch.tensor([value]))
 
@@ -89,19 +90,19 @@ def test_candidates_keep_labelled_cases_apart() -> None:
 
 def test_parts_that_do_not_fit_are_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="come together"):
-        Strategy("s", selectors.top_k, measures.entropy)
+        Strategy("s", ranked.top_k, measures.entropy)
     with pytest.raises(ConfigError, match="give the strategy a measure"):
-        Strategy("s", selectors.top_k)
+        Strategy("s", ranked.top_k)
     with pytest.raises(ConfigError, match="give the strategy features"):
-        Strategy("s", selectors.k_center)
+        Strategy("s", diverse.k_center)
     with pytest.raises(ConfigError, match="allowed are mean, foreground"):
-        Strategy("s", selectors.k_center, features="deep")
+        Strategy("s", diverse.k_center, features="deep")
 
 
 @pytest.mark.parametrize("answer", [[], ["case_000"], ["case_000"] * 2, ["case_000", "case_9"]])
 def test_selectors_that_break_the_contract_are_caught(answer: list[str]) -> None:
     def selector(
-        candidates: selectors.Candidates, query_size: int, rng: np.random.Generator
+        candidates: candidates.Candidates, query_size: int, rng: np.random.Generator
     ) -> list[str]:
         rehearsal = candidates.ids[0].startswith("rehearsal")
         return list(candidates.ids[:query_size]) if rehearsal else answer
@@ -111,6 +112,6 @@ def test_selectors_that_break_the_contract_are_caught(answer: list[str]) -> None
 
 
 def test_no_candidates_give_an_empty_query() -> None:
-    strategy = Strategy("random", selectors.random)
-    nobody = selectors.Candidates(ids=())
+    strategy = Strategy("random", noisy.random)
+    nobody = candidates.Candidates(ids=())
     assert strategy.select(nobody, 5, np.random.default_rng(0)) == []

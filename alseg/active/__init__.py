@@ -1,0 +1,1 @@
+"""Active learning: the rounds, and what each of them does."""

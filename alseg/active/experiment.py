@@ -1,0 +1,102 @@
+"""What an experiment consists of: its numbers and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from monai.inferers import Inferer
+
+from alseg.active.plan import Plan
+from alseg.active.pseudo_labels import SemiSupervised
+from alseg.core.errors import check_choice, check_whole_number
+from alseg.data.datamodule import PoolDataModule
+from alseg.data.similarity import LabelledSimilarity
+from alseg.oracles.base import Oracle
+from alseg.oracles.costs import AnnotationCost
+from alseg.scoring.sources import UncertaintySource
+from alseg.strategies.strategy import Strategy
+from alseg.tracking.tracker import Trackers
+from alseg.training.callbacks.non_finite import ON_NON_FINITE
+from alseg.training.module import SegmentationModule
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts that the rounds work with.
+
+    Attributes:
+        plan: the numbers.
+        folder: the run folder; it exists.
+        strategy: chooses the queries.
+        source: makes the passes that the strategy's statistics are taken from.
+        scoring_inferer: runs a network over the windows of a volume while scoring.
+        cost: of annotating a case.
+        semi_supervised: the second stage of a round; None for none.
+        similarity: of candidates to labelled cases by their images, where the strategy asks for it.
+        data: serves the loaders.
+        oracle: reveals labels.
+        make_network: builds an untrained network.
+        make_module: wraps a network into a LightningModule; its keywords are the module's.
+        make_trainer: builds a Lightning trainer from its per-round settings.
+        tracker: records the run.
+        settings: the run's settings, flat, for the record.
+        tags: what runs are grouped by, for the record.
+        checkpoint_every_n_steps: steps of training that are repeated at most after an interruption;
+            None for a checkpoint at an interruption alone.
+        on_nonfinite: ``stop`` at a training step with a non-finite loss or gradient, or ``skip``.
+        hardware: what this process computes on.
+        n_pictures: queries to draw a round.
+        save_maps: whether to write NIfTI maps of the queries.
+    """
+
+    plan: Plan
+    folder: Path
+    strategy: Strategy
+    source: UncertaintySource
+    scoring_inferer: Inferer
+    cost: AnnotationCost
+    data: PoolDataModule
+    oracle: Oracle
+    make_network: Callable[[], torch.nn.Module]
+    make_module: partial[SegmentationModule]
+    make_trainer: Callable[..., pl.Trainer]
+    tracker: Trackers
+    settings: Mapping[str, Any]
+    tags: Mapping[str, str]
+    checkpoint_every_n_steps: int | None
+    on_nonfinite: str
+    hardware: str
+    n_pictures: int
+    save_maps: bool
+    similarity: LabelledSimilarity | None = None
+    semi_supervised: SemiSupervised | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every_n_steps is not None:
+            check_whole_number(
+                "checkpoint_every_n_steps", self.checkpoint_every_n_steps, at_least=1
+            )
+        check_choice("on_nonfinite", self.on_nonfinite, ON_NON_FINITE)
+
+    @property
+    def steps_per_round(self) -> int:
+        """Optimiser steps in each round.
+
+        The plan's; in the only round of full data, as many as the network of the other strategies'
+        last round has behind it: those of all rounds, where each goes on from the one before.
+        """
+        continues = self.plan.round_start != "scratch"
+        full_data = self.strategy.full_data
+        return self.plan.steps_per_round * (self.plan.rounds if full_data and continues else 1)
+
+    def round_folder(self, round_number: int) -> Path:
+        """Where a round leaves its files; made if it is not there."""
+        folder = self.folder / "rounds" / f"round_{round_number:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

@@ -1,0 +1,189 @@
+"""Pictures for people: the learning curve of a run and the overlay of a query."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import nibabel
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from torch import Tensor
+
+from alseg.system.files import replacing
+from alseg.system.plotting import (
+    FONT_SIZE,
+    INK,
+    canvas,
+    legend_below,
+    mark_counts,
+    save_png,
+    wrapped,
+)
+from alseg.training.metrics import CaseDice
+
+# Okabe and Ito's colours, distinct for colour-blind readers
+CLASS_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
+PANEL_WIDTH = 2.7  # inches
+# Pictures run from left to right, back to front: the patient's right is on the picture's left.
+RADIOLOGICAL = ("L", "A", "S")
+
+
+def class_colours(n_classes: int) -> list[str]:
+    """A colour for each foreground class, no two alike."""
+    if n_classes <= len(CLASS_COLOURS):
+        return list(CLASS_COLOURS[:n_classes])
+    if n_classes <= 20:
+        return [to_hex(matplotlib.colormaps["tab20"](i)) for i in range(n_classes)]
+    return [to_hex(c) for c in matplotlib.colormaps["turbo"](np.linspace(0, 1, n_classes))]
+
+
+def draw_learning_curve(
+    path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[str], title: str
+) -> None:
+    """Plot Dice against the number of labelled volumes: mean and each class, validation and test.
+
+    Args:
+        path: where the PNG goes.
+        rows: the rows of metrics.csv; may be empty.
+        classes: the foreground class names.
+        title: the plot's title.
+    """
+    labelled = [row["labelled"] for row in rows]
+    mean = {"color": INK, "marker": "o"}
+    curves: list[tuple[str, str, dict[str, Any]]] = [
+        ("test, mean", "test_dice", mean | {"lw": 2.2}),
+        ("validation, mean", "val_dice", mean | {"ls": "--", "lw": 1.2, "alpha": 0.6}),
+    ]
+    for name, colour in zip(classes, class_colours(len(classes)), strict=True):
+        style = {"color": colour, "marker": ".", "lw": 1.4}
+        curves.append((f"test, {name}", f"test_dice_{name}", style))
+    with canvas(7.5, 4.0) as figure:
+        axes = figure.add_subplot()
+        lines = [
+            axes.plot(labelled, [row[column] for row in rows], **style)[0]
+            for _, column, style in curves
+        ]
+        axes.set(xlabel="labelled volumes", ylabel="Dice", title=wrapped(title, 6.5))
+        mark_counts(axes, labelled)
+        axes.grid()
+        legend_below(figure, lines, [label for label, _, _ in curves])
+        _save(figure, path)
+
+
+def draw_query(
+    path: Path,
+    *,
+    image: Tensor,
+    prediction: Tensor,
+    uncertainty: Tensor,
+    label: Tensor | None,
+    affine: Tensor,
+    classes: Sequence[str],
+    title: str,
+) -> None:
+    """Draw image, prediction, true label and uncertainty on the slice with the most uncertainty.
+
+    In radiological convention: the patient's right is on the left of the picture, the front on top.
+
+    Args:
+        path: where the PNG goes.
+        image: intensities, shape [D, H, W].
+        prediction: class indices, the same shape.
+        uncertainty: the strategy's voxel map, the same shape.
+        label: the true class indices, the same shape; None where they are hidden.
+        affine: from voxel indices to RAS millimetres, shape [4, 4].
+        classes: the foreground class names.
+        title: the picture's title.
+    """
+    volumes = {"image": image, "prediction": prediction, "uncertainty": uncertainty}
+    if label is not None:
+        volumes["true label"] = label
+    turned = {name: _radiological(volume, affine) for name, volume in volumes.items()}
+    arrays = {name: np.asarray(turned[name].dataobj) for name in turned}  # axes left, front, head
+    index = int(arrays["uncertainty"].sum(axis=(0, 1)).argmax())
+    n_slices = arrays["uncertainty"].shape[2]
+    # transposed, so that rows run from back to front
+    slices = {name: array[:, :, index].T for name, array in arrays.items()}
+    spacing_mm = np.linalg.norm(turned["image"].affine[:3, :3], axis=0)
+    aspect = float(spacing_mm[1] / spacing_mm[0])
+    n_rows, n_columns = slices["image"].shape
+    height = PANEL_WIDTH * min(2.0, max(0.5, aspect * n_rows / n_columns))
+    dice = {} if label is None else _dice(prediction, label, classes)
+
+    names = [n for n in ("image", "prediction", "true label", "uncertainty") if n in slices]
+    width = PANEL_WIDTH * len(names) + 0.6
+    low, high = np.percentile(image.numpy(), (1, 99))
+    colours = ListedColormap(class_colours(len(classes)))
+    with canvas(width, height + 0.9) as figure:
+        panels = dict(zip(names, figure.subplots(1, len(names)), strict=True))
+        grey = {"origin": "lower", "aspect": aspect, "interpolation": "none"}
+        for name, axes in panels.items():
+            axes.imshow(slices["image"], cmap="gray", vmin=low, vmax=high, **grey)
+            axes.set(title=name, xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            _mark_sides(axes)
+        for name in panels.keys() & {"prediction", "true label"}:
+            panels[name].imshow(
+                np.ma.masked_equal(slices[name], 0), cmap=colours, alpha=0.55,
+                vmin=0.5, vmax=len(classes) + 0.5, **grey,
+            )  # fmt: skip
+        present = [value for value in dice.values() if not math.isnan(value)]
+        if present:
+            panels["prediction"].set_title(f"prediction, mean Dice {np.mean(present):.2f}")
+        top = max(float(uncertainty.max()), 1e-12)
+        heat = slices["uncertainty"]
+        # faint where certain, so that the image shows through
+        panels["uncertainty"].imshow(
+            heat, cmap="inferno", vmin=0, vmax=top, alpha=np.clip(heat / top * 2, 0, 0.85), **grey
+        )
+        scale = ScalarMappable(Normalize(0, top), "inferno")  # opaque, unlike the overlay
+        figure.colorbar(scale, ax=panels["uncertainty"], fraction=0.046)
+        where = f"axial slice {index + 1} of {n_slices}, counted from the feet"
+        figure.suptitle(wrapped(f"{title} ({where})", width - 0.5))
+        handles = [Patch(color=colours(i), alpha=0.8) for i in range(len(classes))]
+        legend_below(figure, handles, [_with_dice(name, dice.get(name)) for name in classes])
+        _save(figure, path)
+
+
+def _radiological(volume: Tensor, affine: Tensor) -> nibabel.Nifti1Image:
+    """The volume with its axes flipped and swapped into the order of ``RADIOLOGICAL``."""
+    image = nibabel.Nifti1Image(volume.numpy().astype(np.float32), affine.numpy())
+    to_order = ornt_transform(io_orientation(image.affine), axcodes2ornt(RADIOLOGICAL))
+    return image.as_reoriented(to_order)
+
+
+def _dice(prediction: Tensor, label: Tensor, classes: Sequence[str]) -> Mapping[str, float]:
+    collected = CaseDice(classes)
+    collected.update("", prediction[None, None], label[None, None])
+    return collected.by_class()
+
+
+def _with_dice(name: str, dice: float | None) -> str:
+    if dice is None:
+        return name
+    return f"{name}: {'not in this volume' if math.isnan(dice) else f'Dice {dice:.2f}'}"
+
+
+def _mark_sides(axes: Axes) -> None:
+    """R and L, the patient's, at the sides of a panel."""
+    for side, x, align in (("R", 0.02, "left"), ("L", 0.98, "right")):
+        axes.text(
+            x, 0.5, side, transform=axes.transAxes, ha=align, va="center", color="white",
+            fontsize=FONT_SIZE, path_effects=[withStroke(linewidth=2, foreground="black")],
+        )  # fmt: skip
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        save_png(figure, file, dpi=110)

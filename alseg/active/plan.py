@@ -1,0 +1,84 @@
+"""The numbers of an experiment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from alseg.active.initial_pool import STARTS
+from alseg.core.errors import ConfigError, check_choice, check_flag, check_whole_number
+
+ROUND_STARTS = ("scratch", "continue", "continue_last")
+INTERVAL_UNITS = ("steps", "epochs")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of an experiment.
+
+    Attributes:
+        initial: labelled volumes in the first round.
+        query_size: volumes acquired after each round but the last.
+        rounds: number of rounds.
+        steps_per_round: optimiser steps in each round.
+        val_interval: steps, or passes over the labelled volumes, between two validations.
+        val_interval_unit: ``steps`` or ``epochs``.
+        round_start: the weights a round starts from: ``scratch`` (a new network), ``continue``
+            (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
+            previous round's last). The optimiser starts anew in each round.
+        seed: the run's seed.
+        start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``.
+        budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
+            last query may exceed it, as a cost is known after annotation. None for no limit.
+        candidates: a round chooses its query from that many random unlabelled volumes; None for
+            all of them.
+        repeat_uncertain: labelled volumes stay selectable; one that is acquired again costs nothing
+            and is drawn that much more often in training (Nath et al., IEEE TMI 2020, there the
+            flag Delete = False).
+
+    Raises:
+        ConfigError: if a number is out of range.
+    """
+
+    initial: int
+    query_size: int
+    rounds: int
+    steps_per_round: int
+    val_interval: int
+    val_interval_unit: str
+    round_start: str
+    seed: int
+    start: str = "random"
+    budget: float | None = None
+    candidates: int | None = None
+    repeat_uncertain: bool = False
+
+    def __post_init__(self) -> None:
+        for name, number in (
+            ("pool.initial", self.initial),
+            ("pool.query_size", self.query_size),
+            ("pool.rounds", self.rounds),
+            ("steps_per_round", self.steps_per_round),
+            ("val_interval", self.val_interval),
+        ):
+            check_whole_number(name, number, at_least=1)
+        check_flag("pool.repeat_uncertain", self.repeat_uncertain)
+        check_whole_number("seed", self.seed, at_least=0)
+        check_choice("round_start", self.round_start, ROUND_STARTS)
+        check_choice("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS)
+        check_choice("pool.start", self.start, STARTS)
+        if self.budget is not None and not (
+            type(self.budget) in (int, float) and 0 < self.budget < math.inf
+        ):
+            raise ConfigError(
+                f"pool.budget is {self.budget!r}; it must be null or a number above 0"
+            )
+        if self.candidates is not None:
+            check_whole_number("pool.candidates", self.candidates, at_least=self.query_size)
+
+    def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
+        """Steps between two validations, at most the steps of a round."""
+        interval = self.val_interval
+        if self.val_interval_unit == "epochs":
+            interval *= -(-n_labelled // batch_size)
+        return min(interval, self.steps_per_round)

@@ -1,0 +1,101 @@
+"""What a run tells: files after each round, a summary on the terminal at the end."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from alseg.active.experiment import Experiment
+from alseg.active.pictures import draw_learning_curve
+from alseg.core.budget import area_under_budget_curve
+from alseg.run.state import RunState
+from alseg.system.console import console, file_size, fits, say
+from alseg.system.distributed import rank
+from alseg.system.files import write_atomically
+
+CLASS_WIDTH, ROUND_WIDTH = 30, 8  # of the columns in classes_table; a count has up to 5 digits
+
+
+def print_summary(experiment: Experiment, state: RunState) -> None:
+    """Print Dice by labelled count, the area under the budget curve, and what to do next."""
+    classes = experiment.data.cache.task.foreground
+    title = f"{experiment.tags['data']}, strategy {experiment.strategy.title}"
+    table = rounds_table(state, f"{title}, seed {experiment.plan.seed}", classes)
+    if fits(table):
+        console().print(table)
+    else:
+        console().print(rounds_table(state, f"{title}, seed {experiment.plan.seed}"))
+        console().print(classes_table(state, classes))
+    folder = experiment.folder
+    area = area_under_budget_curve(*state.learning_curve("test_dice"))
+    say(f"area under the budget curve (test Dice): {area:.4f}")
+    sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
+    say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
+    say(f"learning curve:  {folder / 'learning_curve.png'}")
+    for view, command in experiment.tracker.views().items():
+        say(f"{view + ':':<16} {command}")
+    say(f"compare runs:    python -m alseg.compare {shlex.quote(str(folder.parent))}")
+
+
+def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:
+    """A row a round: mean Dice, test Dice of these classes, seconds."""
+    meaning = "mean Dice, test Dice by class" if classes else "mean Dice"
+    table = Table(title=Text(f"{title}: {meaning}"))
+    for heading in ("round", "labelled", "cost", "val", "test", *classes, "train s", "score s"):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for row, seconds in zip(state.history, state.timings, strict=True):
+        dice = [row["val_dice"], row["test_dice"], *(row[f"test_dice_{name}"] for name in classes)]
+        table.add_row(
+            str(row["round"]),
+            str(row["labelled"]),
+            f"{row['cost']:g}",
+            *(f"{value:.3f}" for value in dice),
+            f"{seconds['training_seconds']:.0f}",
+            f"{seconds['scoring_seconds']:.1f}",
+        )
+    return table
+
+
+def classes_table(state: RunState, classes: Sequence[str]) -> Table:
+    """A row a class: test Dice by labelled count, of as many of the last rounds as fit."""
+    table = Table(title=Text("test Dice by class and labelled volumes"))
+    table.add_column("class", overflow="fold", max_width=CLASS_WIDTH)
+    n_columns = max(1, (console().width - CLASS_WIDTH - 4) // ROUND_WIDTH)
+    rows = state.history[-n_columns:]
+    for row in rows:
+        table.add_column(str(row["labelled"]), justify="right", no_wrap=True)
+    for name in classes:
+        table.add_row(Text(name), *(f"{row[f'test_dice_{name}']:.3f}" for row in rows))
+    return table
+
+
+def size_of(folder: Path, pattern: str) -> int:
+    """Bytes of the files below a folder whose names match."""
+    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
+
+
+def metrics_table(state: RunState) -> pd.DataFrame:
+    """metrics.csv: one row a round, Dice and seconds."""
+    return pd.DataFrame(
+        [row | seconds for row, seconds in zip(state.history, state.timings, strict=True)]
+    )
+
+
+def write_reports(experiment: Experiment, state: RunState) -> None:
+    """Write metrics.csv, queries.csv and learning_curve.png from the state."""
+    folder, name = experiment.folder, experiment.strategy.title
+    write_atomically(folder / "metrics.csv", metrics_table(state).to_csv(index=False))
+    write_atomically(folder / "queries.csv", pd.DataFrame(state.queries).to_csv(index=False))
+    if rank() > 0:
+        return
+    draw_learning_curve(
+        folder / "learning_curve.png",
+        state.history,
+        experiment.data.cache.task.foreground,
+        f"{experiment.data.cache.task.name}: {name}, seed {experiment.plan.seed}",
+    )

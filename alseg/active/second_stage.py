@@ -1,0 +1,169 @@
+"""The semi-supervised second stage of a round (Nath et al., MICCAI 2022)."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alseg.active.experiment import Experiment
+from alseg.active.pseudo_labels import PseudoLabeller, SemiSupervised, most_confident
+from alseg.active.round_networks import round_training
+from alseg.core.pool import Pool
+from alseg.core.seeding import seed_for
+from alseg.data.pseudo import MixedDraws, PseudoLabel
+from alseg.scoring.scorer import Scoring
+from alseg.strategies.aggregations import mean
+from alseg.strategies.measures import entropy
+from alseg.strategies.selectors.ranked import top_k
+from alseg.strategies.strategy import Strategy
+from alseg.system.distributed import rank, wait_for_all
+from alseg.system.files import read_tensors, write_tensors
+from alseg.training.callbacks.collection import predictions
+from alseg.training.fit import (
+    BEST,
+    FIRST_STAGE,
+    LAST,
+    SECOND_STAGE,
+    Training,
+    fine_tuning,
+    load_weights,
+)
+from alseg.training.module import SegmentationModule
+
+log = logging.getLogger(__name__)
+
+# The labeller takes the statistics alone; any strategy of many passes would do.
+JUDGED_BY = Strategy("pseudo_labels", top_k, entropy, mean)
+
+
+def second_stage(
+    experiment: Experiment,
+    settings: SemiSupervised,
+    pool: Pool,
+    round_number: int,
+    module: SegmentationModule,
+    first_dice: float | None,
+) -> dict[str, Any]:
+    """Fine-tune the round's best network with pseudo-labels of unlabelled volumes.
+
+    It reads their images and never a label of them. Afterwards the module's network has the last
+    weights, and the round's best checkpoint is the better one, by validation Dice, of both stages.
+
+    Args:
+        experiment: the parts.
+        settings: of the second stage.
+        pool: the round's; some of it is unlabelled.
+        round_number: the round.
+        module: of the first stage.
+        first_dice: its best validation Dice; None if it never was a number.
+
+    Returns:
+        ``seconds`` and ``skipped_steps``. An interrupted stage begins again.
+    """
+    started = time.monotonic()
+    folder = experiment.round_folder(round_number)
+    load_weights(module.network, folder / f"{FIRST_STAGE}.ckpt")
+    labels_folder, better, skipped_steps = folder / "pseudo_labels", FIRST_STAGE, 0
+    try:
+        pseudo_labels = label_unlabelled(
+            experiment, settings, pool, round_number, module, labels_folder
+        )
+        if not pseudo_labels:
+            log.info("no unlabelled volume shows foreground; the second stage is left out")
+        else:
+            training = fine_tune(experiment, settings, pool, round_number, module, pseudo_labels)
+            dice, skipped_steps = training.best_dice, training.guard.skipped
+            if dice is not None and (first_dice is None or dice > first_dice):
+                better = SECOND_STAGE
+        if rank() == 0:
+            write_tensors(folder / f"{BEST}.ckpt", read_tensors(folder / f"{better}.ckpt"))
+        wait_for_all()
+    finally:
+        shutil.rmtree(labels_folder, ignore_errors=True)
+    return {"seconds": round(time.monotonic() - started, 3), "skipped_steps": skipped_steps}
+
+
+def fine_tune(
+    experiment: Experiment,
+    settings: SemiSupervised,
+    pool: Pool,
+    round_number: int,
+    module: SegmentationModule,
+    pseudo_labels: Mapping[str, PseudoLabel],
+) -> Training:
+    """Train the module's network on annotated and pseudo-labelled volumes.
+
+    Returns:
+        The finished training.
+    """
+    plan, data = experiment.plan, experiment.data
+    n_steps = settings.steps(experiment.steps_per_round)
+    draws = MixedDraws(
+        pseudo_labels,
+        settings.annotated_share,
+        data.cache,
+        data.labels,
+        pool.training,
+        data.augment,
+        n_steps * data.batch_size,
+        seed_for(plan.seed, round_number, "second_stage/draws"),
+        round_number,
+    )
+    training = round_training(
+        experiment,
+        round_number,
+        len(pool.labelled),
+        SECOND_STAGE,
+        f"round {round_number}/{plan.rounds} · {len(pseudo_labels)} pseudo-labelled",
+        n_steps=n_steps,
+    )
+    make_module = fine_tuning(experiment.make_module, settings.learning_rate_factor)
+    torch.manual_seed(seed_for(plan.seed, round_number, f"second_stage/{rank()}"))
+    training.trainer.fit(make_module(module.network), data.batches(draws), data.val_dataloader())
+    training.trainer.save_checkpoint(
+        experiment.round_folder(round_number) / f"{LAST}.ckpt", weights_only=True
+    )
+    training.checkpoint.delete()
+    wait_for_all()
+    return training
+
+
+def label_unlabelled(
+    experiment: Experiment,
+    settings: SemiSupervised,
+    pool: Pool,
+    round_number: int,
+    module: SegmentationModule,
+    folder: Path,
+) -> dict[str, PseudoLabel]:
+    """Pseudo-labels of the unlabelled volumes that the network is most sure of."""
+    plan, data = experiment.plan, experiment.data
+    case_ids = sorted(pool.unlabelled)
+    if settings.max_candidates is not None:
+        rng = np.random.default_rng(seed_for(plan.seed, round_number, "second_stage/candidates"))
+        drawn = rng.permutation(len(case_ids))[: settings.max_candidates]
+        case_ids = sorted(case_ids[i] for i in drawn)
+    data.prepare(case_ids)
+    folder.mkdir(exist_ok=True)
+    scoring = Scoring(
+        JUDGED_BY,
+        experiment.source,
+        experiment.scoring_inferer,
+        plan.seed,
+        round_number,
+    )
+    labeller = PseudoLabeller(module.network, scoring, folder, settings.dilation_voxels)
+    title = f"round {round_number}/{plan.rounds} · pseudo-labels"
+    judged = predictions(experiment.make_trainer, labeller, data.volumes(case_ids), title)
+    chosen = most_confident(judged, settings.case_share)
+    return {
+        case_id: PseudoLabel(folder / f"{case_id}.pt", settings.pseudo_weight * confidence)
+        for case_id, confidence in chosen.items()
+    }

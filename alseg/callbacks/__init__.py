@@ -1,1 +1,0 @@
-"""Callbacks: acquisition, pictures of the queries, progress."""

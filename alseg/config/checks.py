@@ -1,0 +1,159 @@
+"""Checks of settings before a run starts: parts are tried on next to nothing, hours before use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from alseg.core.errors import ConfigError, check_part, check_whole_number, nearest
+from alseg.strategies.statistics import VoxelStatistics
+from alseg.strategies.strategy import Strategy
+
+
+def check_keys(name: str, given: Collection[str], allowed: Collection[str]) -> None:
+    """Check that a group holds no setting that nobody reads, such as a misspelt one.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    for key in given:
+        if key not in allowed:
+            raise ConfigError(
+                f"{name} has no setting {key!r}; {nearest(key, allowed)}allowed are "
+                f"{', '.join(allowed)}"
+            )
+
+
+def check_sizes(name: str, value: object) -> None:
+    """Check a setting that gives the voxels along three axes.
+
+    Raises:
+        ConfigError: if it is not three whole numbers of at least 1.
+    """
+    sizes = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
+        raise ConfigError(f"{name} is {value!r}; it must be three whole numbers of at least 1")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Check a setting that is a quantity.
+
+    Raises:
+        ConfigError: if it is no finite number above 0.
+    """
+    if type(value) not in (int, float) or not 0 < float(str(value)) < math.inf:
+        raise ConfigError(f"{name} is {value!r}; it must be a finite number above 0")
+
+
+def check_transforms(name: str, transforms: Any) -> None:
+    """Check that a setting has built a list of transforms.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    if not isinstance(transforms, list) or not all(callable(t) for t in transforms):
+        raise ConfigError(f"{name} builds {transforms!r}; it must build a list of transforms")
+
+
+def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequence[int]) -> None:
+    """Check that a network was built and takes the training patches.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    check_part("model.network", network, torch.nn.Module)
+    check_sizes("data.patch_size", patch_size)
+    patch = torch.empty(1, n_channels, *patch_size, device="meta")
+    try:
+        output = network.to("meta").eval()(patch)  # shapes only: no memory, no arithmetic
+    except Exception as error:  # networks let errors of all kinds through
+        raise ConfigError(
+            f"the network does not take patches of data.patch_size={list(patch_size)}: {error}"
+        ) from error
+    if output.shape[2:] != patch.shape[2:]:
+        raise ConfigError(
+            f"the network does not take patches of data.patch_size={list(patch_size)}: it makes "
+            f"{list(output.shape[2:])} of them; each size must be divisible by the product of its "
+            "strides"
+        )
+
+
+def check_training(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    make_optimizer: Callable[..., torch.optim.Optimizer],
+    make_schedule: Callable[..., Any] | None,
+    n_classes: int,
+    n_steps: int,
+) -> None:
+    """Check that loss, optimiser and schedule take what they will be given.
+
+    Raises:
+        ConfigError: if they do not.
+    """
+    weight = torch.nn.Parameter(torch.zeros(1))
+    logits = torch.zeros(1, n_classes, 8, 8, 8)
+    with _told("training.loss"):
+        value = loss(logits, torch.zeros(1, 1, 8, 8, 8))
+        if value.ndim:
+            raise ValueError(f"it gives a tensor of shape {tuple(value.shape)}, not one number")
+    with _told("training.optimizer"):
+        optimizer = make_optimizer([weight])
+    if make_schedule is None:
+        return
+    with _told("training.schedule"):
+        total = getattr(make_schedule(optimizer), "total_steps", n_steps)
+    if total < n_steps:
+        raise ConfigError(
+            f"training.schedule.total_steps is {total}; it must be at least the {n_steps} of "
+            "steps_per_round"
+        )
+
+
+def check_inferer(name: str, inferer: Inferer) -> None:
+    """Check that an inferer runs over a volume.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    check_part(name, inferer, Inferer)
+    check_whole_number(f"{name}.sw_batch_size", getattr(inferer, "sw_batch_size", 1), at_least=1)
+    overlap = getattr(inferer, "overlap", 0)
+    for share in overlap if isinstance(overlap, Sequence) else [overlap]:
+        if type(share) not in (int, float) or not 0 <= share < 1:
+            raise ConfigError(f"{name}.overlap is {overlap!r}; it must lie in [0, 1)")
+    volume = torch.zeros(1, 1, 8, 8, 8)
+    with _told(name):
+        output = inferer(volume, torch.nn.Identity())
+        if output.shape != volume.shape:
+            raise ValueError(f"it makes {tuple(output.shape)} of a volume {tuple(volume.shape)}")
+
+
+def check_scores(strategy: Strategy, n_classes: int) -> None:
+    """Check that a strategy can score a case, on invented predictions of 8 x 8 x 8 voxels.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    statistics = VoxelStatistics()
+    logits = torch.linspace(-3, 3, 2 * n_classes * 512).reshape(2, n_classes, 8, 8, 8)
+    for probabilities in logits.softmax(dim=1):
+        statistics.update(probabilities)
+    if strategy.reads_labels:
+        statistics.attach_hidden_label(torch.ones(8, 8, 8, dtype=torch.uint8))
+    with _told(f"strategy {strategy.name}"):
+        strategy.score("rehearsal", statistics)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Tell whatever a part raises as an error of its setting: parts may be anybody's."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(f"{name}: {error}") from error

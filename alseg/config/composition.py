@@ -1,0 +1,88 @@
+"""conf/: where it is, what is composed of it, and how its parts are instantiated."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from alseg.core.errors import ConfigError
+from alseg.system.stores import default_store
+from alseg.system.text import literal
+
+# What Lightning takes for this process's number as it is imported, whoever has set it.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
+
+
+def conf_folder() -> str:
+    """The configuration folder: in the package if installed from a wheel, else in the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return str(installed if installed.is_dir() else package.parent / "conf")
+
+
+def folder_name(folder: object) -> str:
+    """The name of a data set's folder, however the path to it is written; nothing is read."""
+    return Path(os.path.abspath(str(folder))).name or "data"
+
+
+# For the YAML files that name other files of conf/.
+OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
+OmegaConf.register_new_resolver("tracking_store", default_store, replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """Compose a configuration of alseg.train, with the running entry point's search path."""
+    if GlobalHydra.instance().is_initialized():
+        return compose("config", list(overrides))
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def part(node: Any, **arguments: Any) -> Any:
+    """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
+    if OmegaConf.is_config(node):
+        node = _settled(node)
+    # instantiate resolves references in the arguments, twice
+    return instantiate(node, _convert_="all", **literal(literal(arguments)))
+
+
+def _settled(node: Any) -> Any:
+    """A node whose values are what they stand for, such as a path with a ``${`` in it."""
+    content: Any = OmegaConf.to_container(node, resolve=True)
+    if "${" not in str(content):
+        return node
+    node = copy.deepcopy(node)
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    with flag_override(node, ["struct", "readonly"], [False, False]):
+        for key, value in items:
+            node[key] = literal(literal(value))  # instantiate resolves what it has resolved
+    return node
+
+
+def settle_ranks() -> None:
+    """Forget ranks in the environment that are no numbers, before Lightning stumbles over them.
+
+    Raises:
+        ConfigError: if torchrun has started this process, which then has to have a number.
+    """
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    for name in {*RANKS, *(OF_TORCHRUN if under_torchrun else ())} & set(os.environ):
+        value = os.environ[name].strip()
+        if value.isascii() and value.isdigit():
+            continue
+        if under_torchrun and name in OF_TORCHRUN:
+            raise ConfigError(
+                f"the environment variable {name} is {os.environ[name]!r}, and torchrun gives it a "
+                "number; start with torchrun, or unset TORCHELASTIC_RUN_ID for a run of one process"
+            )
+        del os.environ[name]

@@ -1,0 +1,142 @@
+"""The resolved configuration of a run: in its folder, as a hash, as flat names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from alseg.core.errors import DataError
+from alseg.system.files import read_json, write_atomically, write_json
+from alseg.system.secrets import kept_settings, refer_to_secrets, with_live_references
+from alseg.system.text import literal
+
+CONFIG_FILE = "config.yaml"
+START_FILE = "start.json"
+# What may change when a run is resumed: where things are, what computes them, what is shown.
+FREE = (
+    "resume",
+    "resume_force",
+    "trusted_packages",
+    "sweep",
+    "output_dir",
+    "cache_dir",
+    "data.name",
+    "data.root",
+    "data.task.root",
+    "data.phantom.root",
+    "data.num_workers",
+    "trainer",
+    "tracking",
+    "experiment_name",
+    "checkpoint_every_n_steps",
+    "on_nonfinite",
+    "pictures",
+    "save_maps",
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run was started: what it takes to compose its settings again, from anywhere.
+
+    Attributes:
+        folder: where; relative paths in the settings start there.
+        overrides: the command's.
+    """
+
+    folder: str
+    overrides: tuple[str, ...]
+
+
+def save_start(folder: Path, overrides: Sequence[str]) -> None:
+    """Note in a run folder how the run is started, here and now."""
+    start = {"folder": os.getcwd(), "overrides": refer_to_secrets(overrides)}
+    write_json(folder / START_FILE, start)
+
+
+def load_start(folder: Path) -> Start:
+    """How the run in a folder was started.
+
+    Raises:
+        DataError: if it is not noted there, or the note is damaged.
+    """
+    path = folder / START_FILE
+    content = read_json(path)
+    start, overrides = content.get("folder"), content.get("overrides")
+    if not isinstance(start, str) or not isinstance(overrides, list):
+        raise DataError(f"{path} does not say how the run was started")
+    return Start(start, tuple(map(str, overrides)))
+
+
+def save_config(config: DictConfig, folder: Path) -> None:
+    """Write the resolved configuration, with references for secrets, into a run folder."""
+    write_atomically(
+        folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(kept_settings(config)))
+    )
+
+
+def load_config(folder: Path) -> DictConfig:
+    """Read the resolved configuration of a run folder.
+
+    A ``${`` in it means nothing any more, but for references to secrets of alseg's own kind.
+
+    Raises:
+        DataError: if it is missing or broken.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise DataError(f"{path} does not hold a configuration")
+    return OmegaConf.create(literal(OmegaConf.to_container(config), with_live_references))
+
+
+def config_hash(config: DictConfig) -> str:
+    """A hash of the settings that a run's results depend on."""
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def deciding(config: DictConfig) -> dict[str, Any]:
+    """The settings, by dotted names, that a run may not change half-way."""
+    settings = flat(kept_settings(config))
+    return {
+        name: value
+        for name, value in settings.items()
+        if not any(name == free or name.startswith(f"{free}.") for free in FREE)
+    }
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """``setting: old -> new`` for each setting that differs."""
+    missing = object()
+
+    def told(value: object) -> str:
+        return "not there" if value is missing else str(value)
+
+    names = [*before, *(name for name in after if name not in before)]
+    pairs = ((name, before.get(name, missing), after.get(name, missing)) for name in names)
+    return [f"{name}: {told(old)} -> {told(new)}" for name, old, new in pairs if old != new]
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names."""
+    if isinstance(content, Mapping):
+        items = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list) and any(isinstance(c, (Mapping, list)) for c in content):
+        items = [(str(index), value) for index, value in enumerate(content)]
+    else:
+        return {prefix: content}
+    merged: dict[str, Any] = {}
+    for key, value in items:
+        merged |= flat(value, f"{prefix}.{key}" if prefix else key)
+    return merged

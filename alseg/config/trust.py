@@ -1,0 +1,134 @@
+"""Which functions and classes the configuration of a run folder may name.
+
+A run folder can come from other hands, and its ``config.yaml`` names by ``_target_`` what is built
+when the run is resumed or its maps are made. Only what computes is built unasked: no function that
+unpickles, starts a program, imports by name or reads a file of the configuration's choice. What the
+user composes on the command line is the user's own and not checked.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from alseg.core.errors import ConfigError
+
+# Modules, with all below them, whose classes and functions are built.
+TRUSTED = (
+    "alseg.active.proxy",
+    "alseg.active.pseudo_labels",
+    "alseg.data",
+    "alseg.networks",
+    "alseg.scoring",
+    "alseg.strategies",
+    "alseg.tracking",
+    "alseg.training.module",
+    "alseg.training.svgd",
+    "alseg.training.trainers",
+    "alseg.training.weighting",
+    "monai.inferers",
+    "monai.losses",
+    "monai.networks.blocks",
+    "monai.networks.layers",
+    "monai.networks.nets",
+    "monai.networks.schedulers",
+    "monai.optimizers",
+    "monai.transforms",
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.plugins.precision",
+    "pytorch_lightning.profilers",
+    "pytorch_lightning.strategies.ddp",
+    "torch.nn",
+    "torch.optim",
+)
+# Modules among them that do more than compute.
+DENIED = (
+    "monai.losses.perceptual",  # runs code that it downloads
+    "monai.networks.layers.gmm",  # starts a compiler
+    "monai.transforms.io",  # builds whatever class the name of a reader or writer gives
+)
+
+
+def check_targets(content: Any, source: Path, named: Collection[str] = ()) -> None:
+    """Check what a configuration would build, before any of it is imported or built.
+
+    Args:
+        content: the resolved configuration, as plain dicts and lists.
+        source: the file that it comes from.
+        named: packages, modules, functions and classes that the user has named as trusted.
+
+    Raises:
+        ConfigError: naming the first function or class that is not trusted.
+    """
+    for setting, target in targets(content):
+        if not is_trusted(target, named):
+            known = within(str(target), (*TRUSTED, *named))
+            name = target if known else str(target).partition(".")[0]
+            raise ConfigError(
+                f"{source}: {setting} is {target!r}, which alseg does not build for the "
+                "configuration of a run folder, as it may run anything; if the folder is your own, "
+                f"or you know what this does, add trusted_packages=[{name}]"
+            )
+
+
+def untrusted(content: Any) -> list[str]:
+    """The functions and classes of a configuration that are built only if the user names them."""
+    return sorted({str(target) for _, target in targets(content) if not is_trusted(target)})
+
+
+def targets(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each ``_target_`` of a configuration, however deep, by its dotted name."""
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    if not isinstance(content, dict):
+        return
+    for key, value in content.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if key == "_target_":
+            yield name, value
+        yield from targets(value, name)
+
+
+def is_trusted(target: Any, named: Collection[str] = ()) -> bool:
+    """Whether a ``_target_`` is of the user's packages, or computes and does nothing else."""
+    if not isinstance(target, str):
+        return False
+    if within(target, named) and (target in named or within(home(target), named)):
+        return True
+    if not within(target, TRUSTED):
+        return False
+    found = located(target)
+    # a module's own classes and functions: no method, and nothing that the module has imported
+    return (
+        (inspect.isclass(found) or inspect.isfunction(found))
+        and "." not in found.__qualname__
+        and within(found.__module__, TRUSTED)
+        and not within(found.__module__, DENIED)
+    )
+
+
+def within(name: str, modules: Collection[str]) -> bool:
+    """Whether a dotted name is one of these, or below one of them."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def home(target: str) -> str:
+    """The module that the object of a dotted name is made in; empty if it is not there."""
+    return str(getattr(located(target), "__module__", ""))
+
+
+def located(target: str) -> Any:
+    """The object of a dotted name, whose modules are imported; None if it is not there."""
+    first, *rest = target.split(".")
+    try:
+        found: Any = import_module(first)
+        for depth, name in enumerate(rest, start=2):
+            if not hasattr(found, name) and inspect.ismodule(found):
+                import_module(".".join(target.split(".")[:depth]))
+            found = getattr(found, name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found

@@ -1,0 +1,1 @@
+"""The smallest things: cases and the pool, seeds, errors. Imports nothing of alseg."""

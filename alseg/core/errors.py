@@ -1,0 +1,114 @@
+"""The errors that a user can act on."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+
+class AlsegError(Exception):
+    """Something the user can mend: bad data, a bad setting, a missing device.
+
+    The message is one clear sentence that names the file or the setting and what is allowed. Entry
+    points print it without a traceback and end with exit code 2; set ``ALSEG_TRACEBACK=1`` to see
+    where it was raised.
+    """
+
+
+class DataError(AlsegError):
+    """A file or a folder of the data set is missing, broken or contradicts another one."""
+
+
+class ConfigError(AlsegError):
+    """A setting is missing, out of range, or contradicts another one."""
+
+
+class ScoringError(AlsegError):
+    """A case got no usable acquisition score."""
+
+
+class TrainingError(AlsegError):
+    """Training cannot go on."""
+
+
+class StorageError(AlsegError):
+    """A file cannot be written."""
+
+
+class DiskFullError(StorageError):
+    """A file cannot be written for want of room; the run can go on once there is some."""
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def nearest(name: str, allowed: Collection[str]) -> str:
+    """A hint for a name that is not among the allowed ones; empty if none is near."""
+    match = get_close_matches(name, list(allowed), n=1)
+    return f"did you mean {match[0]}? " if match else ""
+
+
+def check_whole_number(name: str, value: object, at_least: int) -> None:
+    """Check a setting that counts something.
+
+    Raises:
+        ConfigError: if it is no whole number, or too small.
+    """
+    if type(value) is not int or value < at_least:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Check a setting that is one of a few names.
+
+    Raises:
+        ConfigError: if it is none of them.
+    """
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Check a setting that is on or off.
+
+    Raises:
+        ConfigError: if it is neither true nor false.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; it must be true or false")
+
+
+def check_text(name: str, value: object) -> None:
+    """Check a setting that is a name or a path.
+
+    Raises:
+        ConfigError: if it is no text, or empty.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{name} is {value!r}; it must be text (quote a number: '\"3\"')")
+
+
+def check_names(name: str, value: object) -> None:
+    """Check a setting that is a list of names.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [None]
+    if not all(isinstance(each, str) for each in names):
+        raise ConfigError(f"{name} is {value!r}; it must be a list of names, such as [my_measures]")
+
+
+def check_part(name: str, value: Any, kind: type) -> None:
+    """Check that a setting has built what it must build.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(
+            f"{name} builds {value!r}; through its _target_ it must build a part of type "
+            f"{kind.__name__}"
+        )

@@ -1,0 +1,380 @@
+"""The one deterministic preprocessing, cached on disk and shared by all rounds, runs and jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeGuard
+
+import monai
+import numpy as np
+import torch
+from cachetools import LRUCache
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation, ResampleToMatch, Spacing
+from monai.utils import convert_to_tensor
+from torch import Tensor
+
+from alseg.core.errors import DataError
+from alseg.data.findings import Finding, by, in_mm, warning
+from alseg.data.headers import check_image_headers, check_label_header
+from alseg.data.nifti import MAX_GIB, read_volume
+from alseg.data.task import Case, Task
+from alseg.strategies.statistics import class_dtype
+from alseg.system.files import TEMPORARY, locked, read_tensors, write_tensors
+
+CACHE_FORMAT = 3
+QUANTILES = (0.05, 0.5, 0.95)  # of the source's intensities
+_N_BLOCKS, _BLOCK = 16, 2**16  # bytes: what is read of a file to know it again
+_N_SAMPLED = 10**6  # voxels that quantiles are taken of
+_IN_MEMORY = 2**28  # bytes of entries that a process keeps: all of a data set of small volumes
+
+
+def _n_bytes(entry: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in entry.values())
+
+
+_recent: LRUCache[tuple[object, ...], dict[str, Tensor]] = LRUCache(_IN_MEMORY, _n_bytes)
+_recent_lock = Lock()
+
+
+class VolumeCache:
+    """Preprocessed images and labels, each computed once per volume and transform.
+
+    Training, evaluation and scoring read the same entries, so they cannot differ in preprocessing.
+    Images and labels are separate entries: an image never needs its label, and a label is brought
+    onto the grid of its preprocessed image (nearest neighbour), whatever the transforms did to it.
+
+    Entries are plain tensors with a checksum, read back with ``weights_only=True``. An entry's name
+    hashes all that decides what it holds and whether it is valid: the source files (path, size,
+    time of change, a sample of their content), the transforms, MONAI's version, the number of
+    channels or classes. So a changed file or setting makes a new entry. An entry repeats its name;
+    one that holds something else when it is read is computed again. A file lock an entry lets
+    parallel jobs fill the cache without working twice.
+
+    Rejected: MONAI's PersistentDataset. Its transform hash falls back to class names, it moves
+    files across file systems (not atomic), and two jobs that start together compute everything
+    twice.
+
+    Args:
+        task: the data set.
+        transforms: deterministic image transforms, [channels, D, H, W] MetaTensor to the same.
+        fingerprint: text that changes whenever ``transforms`` change, such as their YAML.
+        folder: where the entries lie.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        transforms: Sequence[Callable[[Any], Any]],
+        fingerprint: str,
+        folder: str | Path,
+    ) -> None:
+        self.task = task
+        self.transforms = list(transforms)
+        self.fingerprint = fingerprint
+        self.folder = Path(folder)
+        self.preprocessed: list[str] = []  # the images that this process computed
+        self._grids: dict[str, tuple[int, ...]] = {}  # by the entry of an image: its shape
+
+    def image(self, case_id: str) -> dict[str, Tensor]:
+        """The preprocessed image of a case.
+
+        Returns:
+            ``image`` [channels, D, H, W] float32; ``affine`` [4, 4], its voxel-to-world matrix in
+            mm; ``source_affine`` [4, 4], ``source_shape`` [3] and ``source_quantiles`` [channels,
+            3] (intensities at ``QUANTILES``) of the file it came from.
+
+        Raises:
+            DataError: if the file cannot be read or holds non-finite voxels.
+        """
+        case = self.task.cases[case_id]
+        n_channels = len(self.task.channels)
+
+        def compute() -> dict[str, Tensor]:
+            entry = self._preprocess_image(case)
+            self.preprocessed.append(case.id)
+            return entry
+
+        def is_sound(entry: Mapping[str, Any]) -> bool:
+            kinds = {
+                "image": (torch.float32, (n_channels, None, None, None)),
+                "affine": (torch.float64, (4, 4)),
+                "source_affine": (torch.float64, (4, 4)),
+                "source_shape": (torch.int64, (3,)),
+                "source_quantiles": (torch.float64, (n_channels, len(QUANTILES))),
+            }
+            return all(_is(entry.get(name), *kind) for name, kind in kinds.items())
+
+        key = self.key(case.images)
+        entry = self._entry(f"image-{key}", compute, is_sound)
+        self._grids[key] = tuple(entry["image"].shape[1:])
+        return entry
+
+    def label(self, case_id: str, path: Path) -> Tensor:
+        """A case's label on the grid of its preprocessed image: class indices [1, D, H, W].
+
+        Args:
+            case_id: the case.
+            path: the label file, as the oracle handed it out.
+
+        Raises:
+            DataError: if the file cannot be read, does not fit its image, or holds a value that is
+                no class.
+        """
+        return self._label_entry(case_id, path)["label"]
+
+    def classes_in_file(self, case_id: str, path: Path) -> tuple[int, ...]:
+        """The label values in a label file, whatever preprocessing leaves of them."""
+        return tuple(self._label_entry(case_id, path)["classes_in_file"].tolist())
+
+    def _label_entry(self, case_id: str, path: Path) -> dict[str, Tensor]:
+        case = self.task.cases[case_id]
+        n_classes = len(self.task.classes)
+
+        def is_sound(entry: Mapping[str, Any]) -> bool:
+            label, values = entry.get("label"), entry.get("classes_in_file")
+            return (
+                _is(label, class_dtype(n_classes), (1, *self._grid(case)))
+                and _is(values, torch.int64, (None,))
+                and all(bool(((v >= 0) & (v < n_classes)).all()) for v in (label, values))
+            )
+
+        key = self.key((path, *case.images), n_classes)
+        return self._entry(f"label-{key}", lambda: self._preprocess_label(case, path), is_sound)
+
+    def derived(
+        self, case_id: str, fingerprint: str, compute: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What is computed from a preprocessed image alone, once, and kept beside it.
+
+        Args:
+            case_id: the case.
+            fingerprint: text that changes whenever ``compute`` does.
+            compute: from the image [channels, D, H, W] to a tensor.
+        """
+        kind = f"derived-{hashlib.sha256(fingerprint.encode()).hexdigest()[:8]}"
+        entry = self._entry(
+            f"{kind}-{self.key(self.task.cases[case_id].images)}",
+            lambda: {"derived": compute(self.image(case_id)["image"])},
+            lambda entry: isinstance(entry.get("derived"), Tensor),
+        )
+        return entry["derived"]
+
+    def _grid(self, case: Case) -> tuple[int, ...]:
+        """The shape of a preprocessed image."""
+        key = self.key(case.images)
+        if key not in self._grids:
+            self.image(case.id)
+        return self._grids[key]
+
+    def _entry(
+        self,
+        name: str,
+        compute: Callable[[], dict[str, Tensor]],
+        is_sound: Callable[[Mapping[str, Any]], bool],
+    ) -> dict[str, Tensor]:
+        path = self.folder / f"{name}.pt"
+        entry = _read_entry(path, is_sound)
+        if entry is not None:
+            return entry
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_suffix(".lock")):
+            entry = _read_entry(path, is_sound)  # another job may have been faster
+            if entry is None:
+                for left in self.folder.glob(f"{TEMPORARY}*-{path.name}"):
+                    left.unlink(missing_ok=True)  # by a process that was killed: we hold the lock
+                entry = compute()
+                write_tensors(path, {"name": name, **entry})
+        return entry
+
+    def key(self, sources: Sequence[Path], *further: object) -> str:
+        """Changes whenever what is computed from some files may: their content or preprocessing.
+
+        Args:
+            sources: the files.
+            further: what else it depends on.
+        """
+        n_channels = len(self.task.channels)
+        parts: list[object] = [CACHE_FORMAT, monai.__version__, self.fingerprint, n_channels]
+        parts += further
+        for source in sources:
+            stat = source.stat()
+            times = stat.st_mtime_ns, stat.st_ctime_ns
+            sample = _sample_of(source, stat.st_size, *times, stat.st_ino)
+            parts.append((str(source), stat.st_size, stat.st_mtime_ns, sample))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def _preprocess_image(self, case: Case) -> dict[str, Tensor]:
+        check_image_headers(self.task, case)
+        source = read_volume(case.images)
+        if not torch.isfinite(source).all():
+            raise DataError(f"{case.images[0]} holds voxels that are NaN or infinite")
+        source_affine, source_shape = source.affine.clone(), torch.tensor(source.shape[1:])
+        quantiles = [_quantiles(channel) for channel in source.as_tensor()]
+        image = source
+        for transform in self.transforms:
+            name = type(transform).__name__
+            try:
+                _check_grid(case, transform, image)
+                image = Compose([transform])(image)
+            except DataError:
+                raise
+            except Exception as error:  # MONAI's and anybody's transforms let all kinds through
+                raise DataError(
+                    f"preprocessing {case.images[0]} failed in {name}: {reason_of(error)}"
+                ) from error
+        if not torch.isfinite(image).all() or image.numel() == 0:
+            raise DataError(f"preprocessing {case.images[0]} left no voxels, or non-finite ones")
+        return {
+            "image": image.as_tensor().float().contiguous(),
+            "affine": image.affine.double(),
+            "source_affine": source_affine.double(),
+            "source_shape": source_shape,
+            "source_quantiles": torch.tensor(quantiles, dtype=torch.float64),
+        }
+
+    def _preprocess_label(self, case: Case, path: Path) -> dict[str, Tensor]:
+        check_label_header(case, path)
+        label = read_volume((path,))
+        n_classes = len(self.task.classes)
+        values = np.unique(label.numpy())
+        wrong = [float(v) for v in values if v not in range(n_classes)]
+        if wrong:
+            raise DataError(
+                f"label {path} holds the value(s) {wrong[:5]}; allowed are 0 to {n_classes - 1} "
+                f"({', '.join(self.task.classes)})"
+            )
+        entry = self.image(case.id)
+        image = MetaTensor(entry["image"], affine=entry["affine"])
+        on_grid = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
+        on_grid = convert_to_tensor(on_grid, track_meta=False).round()
+        return {
+            "label": on_grid.to(class_dtype(n_classes)).contiguous(),
+            "classes_in_file": torch.from_numpy(values.astype(np.int64)),
+        }
+
+
+def axis_findings(transforms: Sequence[Callable[[Any], Any]]) -> list[Finding]:
+    """A warning of transforms that resample to unequal edges along axes that files choose."""
+    kinds = [type(transform) for transform in transforms]
+    n_oriented = kinds.index(Orientation) if Orientation in kinds else len(kinds)
+    return [
+        warning(
+            "axes",
+            f"data.preprocess resamples to {in_mm(transform.pixdim)} before it re-orients, so that "
+            "these edges follow the axes of each file; put Orientation first",
+        )
+        for transform in transforms[:n_oriented]
+        if isinstance(transform, Spacing) and np.ptp(transform.pixdim) > 0
+    ]
+
+
+def reason_of(error: BaseException) -> BaseException:
+    """What went wrong in a transform: MONAI's own error only gives the transform's address."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _check_grid(case: Case, transform: Callable[[Any], Any], image: MetaTensor) -> None:
+    """Refuse a new grid that cannot be meant, before its memory is taken.
+
+    Raises:
+        DataError: if ``transform`` resamples to more than ``MAX_GIB``, or an axis to one voxel.
+    """
+    if not isinstance(transform, Spacing):
+        return
+    planned = transform(image, lazy=True)  # no voxel is computed
+    assert isinstance(planned, MetaTensor)
+    before, after = tuple(image.shape[1:]), tuple(planned.peek_pending_shape())
+    gib = 4 * image.shape[0] * math.prod(after) / 2**30
+    if gib <= MAX_GIB and not any(new < 2 <= old for old, new in zip(before, after, strict=True)):
+        return
+    edges = image.affine[:3, :3].norm(dim=0).tolist()
+    raise DataError(
+        f"{case.images[0]} has {by(before)} voxels of {in_mm(edges)}, which Spacing turns into "
+        f"{by(after)} ({gib:.3g} GiB); the unit of its header or the spacing in data.preprocess "
+        "must be wrong"
+    )
+
+
+def _quantiles(channel: Tensor) -> list[float]:
+    """Intensities at ``QUANTILES``, of evenly spaced voxels."""
+    voxels = channel.flatten()[:: -(-channel.numel() // _N_SAMPLED)]
+    return np.quantile(voxels.numpy(), QUANTILES).tolist()
+
+
+@lru_cache(maxsize=2**16)
+def _sample_of(source: Path, size: int, *state: int) -> str:
+    """A hash of a file's beginning, its end and blocks between; of all of it, up to 1 MiB.
+
+    Size and time of change can stay the same when a file is replaced. The end of a gzip holds the
+    checksum of all that is in it.
+
+    Args:
+        source: the file.
+        size: in bytes.
+        state: changes with the file, so that a process reads it again then and only then.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with source.open("rb") as file:
+        if size <= _N_BLOCKS * _BLOCK:
+            digest.update(file.read())
+        else:
+            for index in range(_N_BLOCKS):
+                file.seek((size - _BLOCK) * index // (_N_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def _is(value: Any, dtype: torch.dtype, shape: Sequence[int | None]) -> TypeGuard[Tensor]:
+    """Whether a value is a tensor of a type and a shape; None stands for any length."""
+    return (
+        isinstance(value, Tensor)
+        and value.dtype == dtype
+        and value.ndim == len(shape)
+        and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+    )
+
+
+def _read_entry(
+    path: Path, is_sound: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, Tensor] | None:
+    """Read a cache entry; None if there is none, or it is damaged or another one.
+
+    One that was read lately and has not changed on the disk since comes from memory, as a copy.
+    """
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    version = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    with _recent_lock:
+        recent = _recent.get(version)
+    if recent is None:
+        recent = _read_from_disk(path, is_sound)
+        if recent is None or _n_bytes(recent) > _recent.maxsize:
+            return recent
+        with _recent_lock:
+            _recent[version] = recent
+    return {name: tensor.clone() for name, tensor in recent.items()}  # transforms may change it
+
+
+def _read_from_disk(
+    path: Path, is_sound: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, Tensor] | None:
+    try:
+        entry = read_tensors(path)
+        if not isinstance(entry, dict) or entry.pop("name", None) != path.stem:
+            raise DataError("it is the entry of something else")
+        if not is_sound(entry):
+            raise DataError("it does not hold what it should")
+    except DataError as error:
+        warnings.warn(f"cache entry {path} is damaged and is computed again: {error}", stacklevel=2)
+        return None
+    return entry

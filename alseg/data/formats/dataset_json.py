@@ -1,0 +1,110 @@
+"""What the formats with a dataset.json share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from alseg.core.errors import DataError
+from alseg.data.naming import short
+from alseg.data.task import Case
+
+CONVERT = "convert it with nnUNetv2_convert_old_nnUNet_dataset for data=nnunet"
+MAX_JSON_BYTES = 100_000_000  # hundreds of thousands of cases
+
+
+def read_dataset_json(root: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a data set, and what its dataset.json holds."""
+    if not isinstance(root, (str, Path)) or not str(root):
+        raise DataError(f"data.root is {root!r}; it must be the path of a folder")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"data.root is {folder}, which is not a folder")
+    if not (folder / "dataset.json").is_file():
+        raise DataError(f"{folder} holds no dataset.json; data.root must be the data set's folder")
+    # its own name, not that of a folder which it may link to
+    folder = folder.resolve() if ".." in folder.parts else folder.absolute()
+    return folder, read_json_object(folder / "dataset.json")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON object in a file that anybody may have written."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise DataError(
+            f"{path} is {path.stat().st_size} bytes large; at most {MAX_JSON_BYTES} are read"
+        )
+    try:
+        # bytes: UTF-8, or UTF-16 as PowerShell writes, with a byte-order mark or without
+        content = json.loads(path.read_bytes(), object_pairs_hook=_without_repetition)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that comes twice, one value would be lost."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {short(twice)} comes twice in one object")
+    return content
+
+
+def names_by_index(mapping: Any, key: str, path: Path, at_least: int = 1) -> tuple[str, ...]:
+    """Turn ``{"0": "background", "1": "liver"}`` into a tuple; the indices must be 0, 1, 2, ..."""
+    expected = [str(index) for index in range(len(mapping))] if isinstance(mapping, dict) else []
+    if len(expected) < at_least or mapping.keys() != set(expected):
+        raise DataError(
+            f"{path}: '{key}' must number at least {at_least} name(s) as 0, 1, 2, ..., "
+            f"got {short(mapping)}"
+        )
+    names = tuple(mapping[index] for index in expected)
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise DataError(f"{path}: '{key}' holds the name {short(name)}, which is no text")
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: '{key}' holds a name twice: {short(mapping)}")
+    return names
+
+
+def name_of(content: Mapping[str, Any], folder: Path, path: Path) -> str:
+    """The name of a data set, by default its folder's."""
+    name = content.get("name", folder.name)
+    if not isinstance(name, str) or not name.isprintable():
+        raise DataError(f"{path}: 'name' is {short(name)}, which is no text")
+    return name
+
+
+def check_background(classes: tuple[str, ...], path: Path) -> None:
+    """Check that the background, if it is named, is label 0."""
+    values = [value for value, name in enumerate(classes) if name.casefold() == "background"]
+    if values and values != [0]:
+        raise DataError(
+            f"{path}: 'labels' gives {classes[values[-1]]} the value {values[-1]}; it must be 0"
+        )
+
+
+def cases_by_id(cases: Iterable[Case], source: Path) -> dict[str, Case]:
+    """The cases by id, sorted; each label and each image belongs to one."""
+    by_id: dict[str, Case] = {}
+    owners: dict[Path, str] = {}
+    for case in cases:
+        if case.id in by_id:
+            raise DataError(f"{source} names the case {case.id} twice")
+        by_id[case.id] = case
+        for file in (*case.images, case.label):
+            if file in owners:
+                raise DataError(
+                    f"{source} names {file} twice, for {owners[file]} and for {case.id}"
+                )
+            owners[file] = case.id
+    return dict(sorted(by_id.items()))

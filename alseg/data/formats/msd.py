@@ -1,0 +1,98 @@
+"""Data sets in the layout of the Medical Segmentation Decathlon."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from alseg.core.errors import DataError
+from alseg.data import statements
+from alseg.data.formats.dataset_json import (
+    CONVERT,
+    cases_by_id,
+    check_background,
+    name_of,
+    names_by_index,
+    read_dataset_json,
+)
+from alseg.data.naming import case_id_of, case_ids_of, inside, short
+from alseg.data.task import Case, Task
+
+
+def read_msd(root: str | Path) -> Task:
+    """Read a Medical Segmentation Decathlon data set (Antonelli et al., Nat. Commun. 13, 2022).
+
+    Args:
+        root: the folder that holds dataset.json, imagesTr and labelsTr.
+
+    Raises:
+        DataError: if the folder or dataset.json is missing or broken, or a listed file is missing,
+            is named twice or lies outside the folder.
+    """
+    folder, content = read_dataset_json(root)
+    path = folder / "dataset.json"
+    entries = content.get("training")
+    if "training" not in content and {"channel_names", "file_ending"} & content.keys():
+        raise DataError(f"{path} describes an nnU-Net v2 raw data set; use data=nnunet")
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path} lists no cases under 'training'")
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"image", "label"} <= entry.keys():
+            raise DataError(
+                f"{path}: each entry of 'training' needs 'image' and 'label', got {short(entry)}"
+            )
+    images = [_inside_msd(folder, entry["image"], path) for entry in entries]
+    labels = [inside(folder, entry["label"], path) for entry in entries]
+    seen: set[Path] = set()
+    for image in images:
+        if image in seen:
+            raise DataError(f"{path} names the case {case_id_of(image)} twice")
+        seen.add(image)
+    ids = case_ids_of([image.relative_to(folder) for image in images], path)
+    parts = zip(ids, images, labels, strict=True)
+    cases = cases_by_id((Case(case_id, (image,), label) for case_id, image, label in parts), path)
+    channels = names_by_index(content.get("modality"), "modality", path)
+    classes = names_by_index(content.get("labels"), "labels", path, at_least=2)
+    check_background(classes, path)
+    test = content.get("test")
+    test = test if isinstance(test, list) else []
+    test_files = {folder / os.path.normpath(name) for name in test if isinstance(name, str)}
+    used = {*images, *labels}
+    findings = [
+        *statements.number_of(
+            content, "numTraining", len(entries), f"'training' lists {len(entries)} case(s)"
+        ),
+        *statements.number_of(content, "numTest", len(test), f"'test' lists {len(test)}"),
+        *statements.tested_on_training(images, test_files),
+        *statements.differ_in_case(cases),
+        *statements.image_size(content, len(channels)),
+        *statements.channel_names(content, "modality", channels),
+        *statements.background(classes),
+        *statements.not_used(folder, used, test_files, "'training'"),
+        *statements.links_out(folder, used),
+    ]
+    return Task(
+        name=name_of(content, folder, path),
+        root=folder,
+        channels=channels,
+        classes=classes,
+        cases=cases,
+        findings=tuple(findings),
+    )
+
+
+def _inside_msd(folder: Path, name: Any, source: Path) -> Path:
+    """``inside``, with a word on images that are called as in nnU-Net."""
+    try:
+        return inside(folder, name, source)
+    except DataError as error:
+        if isinstance(name, str) and name.isprintable():
+            plain = folder / name
+            case_id = case_id_of(plain)
+            renamed = plain.with_name(plain.name.replace(case_id, f"{case_id}_0000", 1))
+            if case_id and ".." not in plain.parts and os.path.isfile(renamed):
+                raise DataError(
+                    f"{error}; there is {renamed.name}, as in nnU-Net v1: {CONVERT}"
+                ) from error
+        raise

@@ -1,0 +1,136 @@
+"""Data sets in the layout of nnU-Net v2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alseg.core.errors import DataError
+from alseg.data import statements
+from alseg.data.formats.dataset_json import (
+    CONVERT,
+    cases_by_id,
+    check_background,
+    names_by_index,
+    read_dataset_json,
+)
+from alseg.data.naming import composed, inside, short
+from alseg.data.task import Case, Task
+
+
+def read_nnunet(root: str | Path) -> Task:
+    """Read an nnU-Net v2 raw data set (``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz``).
+
+    As in nnU-Net v2, the key ``dataset`` of dataset.json names the images and the label of each
+    case, if it is there; imagesTr and labelsTr are then not searched.
+
+    Args:
+        root: a folder such as ``nnUNet_raw/Dataset003_Liver``.
+
+    Raises:
+        DataError: as ``read_msd``; also for region labels, an ignore label and file endings other
+            than NIfTI, which alseg does not read.
+    """
+    folder, content = read_dataset_json(root)
+    path = folder / "dataset.json"
+    if "training" in content and not {"channel_names", "file_ending"} & content.keys():
+        entries = content["training"]
+        first = entries[0] if isinstance(entries, list) and entries else None
+        image = first.get("image") if isinstance(first, dict) else None
+        if isinstance(image, str) and image.isprintable() and os.path.isfile(folder / image):
+            raise DataError(f"{path} is of the Medical Segmentation Decathlon; use data=msd")
+        raise DataError(f"{path} is of nnU-Net v1; {CONVERT}")
+    ending = content.get("file_ending")
+    if ending not in (".nii.gz", ".nii"):
+        raise DataError(
+            f"{path}: file_ending is {ending!r}; alseg reads .nii.gz and .nii, into which "
+            "SimpleITK converts most formats"
+        )
+    channels = names_by_index(content.get("channel_names"), "channel_names", path)
+    labels = content.get("labels")
+    if not isinstance(labels, dict) or not all(type(v) is int for v in labels.values()):
+        raise DataError(
+            f"{path}: 'labels' must map each class name to one integer, got {short(labels)}; "
+            "regions, which overlap, are not read: name each value as a class of its own"
+        )
+    if "ignore" in labels:
+        raise DataError(f"{path}: alseg does not read data sets with an ignore label yet")
+    by_value = {str(value): name for name, value in labels.items()}
+    if len(by_value) < len(labels):
+        raise DataError(f"{path}: 'labels' gives two classes one value: {short(labels)}")
+    classes = names_by_index(by_value, "labels", path, at_least=2)
+    check_background(classes, path)
+    named = "dataset" in content
+    found = _named_cases if named else _found_cases
+    cases = cases_by_id(found(folder, content, path, len(channels)), path)
+    used = {file for case in cases.values() for file in (*case.images, case.label)}
+    unused = (
+        statements.not_used(folder, used, (), "'dataset'")
+        if named
+        else statements.not_used_nnunet(folder, used, cases)
+    )
+    n_cases = f"{len(cases)} case(s) have a label"
+    findings = [
+        *statements.number_of(content, "numTraining", len(cases), n_cases),
+        *statements.differ_in_case(cases),
+        *statements.channel_names(content, "channel_names", channels),
+        *statements.background(classes),
+        *unused,
+        *statements.links_out(folder, used),
+    ]
+    return Task(
+        name=folder.name,
+        root=folder,
+        channels=channels,
+        classes=classes,
+        cases=cases,
+        findings=tuple(findings),
+    )
+
+
+def _found_cases(
+    folder: Path, content: Mapping[str, Any], path: Path, n_channels: int
+) -> Iterator[Case]:
+    """The cases of an nnU-Net data set by the files of labelsTr."""
+    ending = content["file_ending"]
+    labels = sorted((folder / "labelsTr").glob(f"[!.]*{ending}"))  # ._X: macOS's own
+    if not labels:
+        raise DataError(f"{folder / 'labelsTr'} holds no label files ending in {ending}")
+    for label in labels:
+        name = label.name.removesuffix(ending)
+        if not name:
+            raise DataError(f"{folder / 'labelsTr'} holds {label.name}, which names no case")
+        plain = folder / "imagesTr" / label.name
+        if plain.is_file() and not any((folder / "imagesTr").glob(f"*_0000{ending}")):
+            raise DataError(
+                f"{plain} has no channel number; nnU-Net calls it {name}_0000{ending}. Rename the "
+                "images, or name them under 'dataset' in dataset.json"
+            )
+        names = [f"imagesTr/{name}_{index:04d}{ending}" for index in range(n_channels)]
+        images = tuple(inside(folder, image, path) for image in names)
+        yield Case(composed(name), images, inside(folder, f"labelsTr/{label.name}", path))
+
+
+def _named_cases(
+    folder: Path, content: Mapping[str, Any], path: Path, n_channels: int
+) -> Iterator[Case]:
+    """The cases of an nnU-Net data set by the key ``dataset``."""
+    entries = content["dataset"]
+    if not isinstance(entries, dict) or not entries:
+        raise DataError(f"{path}: 'dataset' must name at least one case, got {short(entries)}")
+    for name, entry in entries.items():
+        if not name.strip() or not name.isprintable() or "/" in name:
+            raise DataError(f"{path}: 'dataset' names the case {short(name)}, which is no name")
+        images = entry.get("images") if isinstance(entry, dict) else None
+        if not isinstance(images, list) or len(images) != n_channels or "label" not in entry:
+            raise DataError(
+                f"{path}: the case {short(name)} of 'dataset' needs 'images' with {n_channels} "
+                f"file(s), one a channel, and 'label', got {short(entry)}"
+            )
+        yield Case(
+            composed(name),
+            tuple(inside(folder, image, path) for image in images),
+            inside(folder, entry["label"], path),
+        )

@@ -1,0 +1,261 @@
+"""NIfTI files, which may be broken or hostile: headers first, voxels in bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import LoadImage
+from nibabel.spatialimages import HeaderDataError
+from torch import Tensor
+
+from alseg.core.errors import DataError
+from alseg.data.findings import Finding, in_mm, warning
+from alseg.system.files import replacing
+
+ENDINGS = (".nii", ".nii.gz")
+MAX_GIB = 8  # of a file's voxels as float32: a scan of 1024 x 1024 x 2048
+_MAX_DATA_OFFSET = 2**24  # bytes of header extensions; nibabel reads them all
+_MAX_GZIP_RATIO = 1032  # deflate can do no more
+_STEP = 2**20  # bytes that are decompressed at once
+_HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # type: ignore[attr-defined]
+_IMAGES = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}  # type: ignore[attr-defined]
+# nifti1.h: the three lowest bits of xyzt_units; files that name no unit are in mm
+_UNITS = {0: ("mm", 1.0), 1: ("metres", 1e3), 2: ("mm", 1.0), 3: ("micrometres", 1e-3)}
+_GEOMETRY = (
+    "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
+_POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # of git-annex and Git LFS
+_MAX_DISAGREEMENT = 0.1  # of a voxel edge, between two statements of a header
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a NIfTI header says of its volume.
+
+    Attributes:
+        shape: voxels along each axis; an axis behind the third holds channels.
+        affine: [4, 4] voxel-to-world matrix in mm, whatever unit the file has.
+        dtype: of the stored voxels.
+        n_bytes: of the uncompressed file.
+        findings: what it leaves open, or says twice and differently.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    dtype: np.dtype
+    n_bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def n_channels(self) -> int:
+        """The channels of a 3D volume, whether or not there are more axes of one; else 0."""
+        further = [n for n in self.shape[3:5] if n > 1]
+        if len(self.shape) not in (3, 4, 5) or len(further) > 1:
+            return 0
+        return further[0] if further else 1
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """The voxel size along each axis [3], in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+def read_header(path: Path) -> Header:
+    """Read and check a NIfTI header; of the voxels not one byte is read.
+
+    Raises:
+        DataError: if the file is no NIfTI file, or its header declares what cannot be: no voxels,
+            more than ``MAX_GIB``, more than the file holds, voxels without a volume.
+    """
+    if not path.name.endswith(ENDINGS):
+        raise DataError(f"{path} does not end in {' or '.join(ENDINGS)}, which alseg reads")
+    size, header = _raw_header(path)
+    with reading(path):
+        shape = tuple(int(n) for n in header.get_data_shape())
+        dtype = header.get_data_dtype()
+        unit, mm = _UNITS.get(int(header["xyzt_units"]) % 8, ("an unknown unit", 1.0))
+        affine = np.array(header.get_best_affine(), np.float64)
+        affine[:3] *= mm
+        offset = float(header["vox_offset"])
+        findings = tuple(_findings(header, affine, unit, mm))
+    if not shape or min(shape) < 1:
+        raise DataError(f"{path} has shape {shape}, which holds no voxels")
+    if dtype.kind not in "iuf":
+        raise DataError(f"{path} holds voxels of type {dtype}; alseg reads integers and floats")
+    if not size <= offset <= _MAX_DATA_OFFSET:
+        raise DataError(f"{path} says its voxels start at byte {offset:g}, which cannot be")
+    n_voxels = int(np.prod([*shape], dtype=object))
+    if 4 * n_voxels > MAX_GIB * 2**30:
+        raise DataError(
+            f"{path} has shape {shape}, {4 * n_voxels / 2**30:.3g} GiB as float32; alseg reads up "
+            f"to {MAX_GIB} GiB a file"
+        )
+    n_bytes = int(offset) + n_voxels * dtype.itemsize
+    can_hold = path.stat().st_size * (_MAX_GZIP_RATIO if path.suffix == ".gz" else 1)
+    if can_hold < n_bytes:
+        raise DataError(
+            f"{path} is cut off: its header declares {n_bytes} bytes, more than the file can hold"
+        )
+    _check_affine(path, affine)
+    return Header(shape, affine, dtype, n_bytes, findings)
+
+
+def read_volume(paths: Sequence[Path]) -> MetaTensor:
+    """Read one file, or several as channels.
+
+    Returns:
+        The voxels, float32 [channels, D, H, W], with their affine [4, 4] in mm, as ``read_header``
+        gives it. (MONAI's reader takes another one where the header contradicts itself.)
+
+    Raises:
+        DataError: if a file is broken, or holds more or less than its header declares.
+    """
+    headers = [read_header(path) for path in paths]
+    for path, header in zip(paths, headers, strict=True):
+        if path.suffix == ".gz":
+            _check_stream(path, header.n_bytes)
+    loader = LoadImage(
+        reader="NibabelReader", image_only=True, ensure_channel_first=True, dtype=np.float32
+    )
+    with reading(paths[0]):
+        volume = loader([str(path) for path in paths] if len(paths) > 1 else str(paths[0]))
+        if volume.ndim == 5:  # [C, D, H, W, 1] or [1, D, H, W, C]
+            volume = volume.movedim(-1, 1).flatten(0, 1)  # [C, D, H, W]
+    assert isinstance(volume, MetaTensor)
+    volume.affine = torch.from_numpy(headers[0].affine)
+    return volume
+
+
+def write_nifti(path: Path, volume: Tensor, like: Path) -> None:
+    """Write a volume [D, H, W] on the grid of a NIfTI file, with all that its header says of space.
+
+    Orientation codes and unit are copied, not only the matrix that follows from them: programs
+    differ in what they make of a file without codes, and must make the same of both files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size, source = _raw_header(like)
+    header = _HEADERS[size]()
+    header.set_data_dtype(volume.cpu().numpy().dtype)
+    for field in _GEOMETRY:
+        header[field] = source[field]
+    header["pixdim"][:4] = source["pixdim"][:4]  # handedness and edges
+    image = _IMAGES[size](volume.cpu().numpy(), None, header)
+    with replacing(path) as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as stream:
+        stream.write(image.to_bytes())
+
+
+def _check_stream(path: Path, declared: int) -> None:
+    """Decompress step by step: the checksum holds, and the end is where the header says."""
+    n_bytes = 0
+    with reading(path), gzip.open(path) as file:
+        while n_bytes <= declared + _STEP and (step := file.read(_STEP)):
+            n_bytes += len(step)
+    if n_bytes > declared + _STEP:
+        raise DataError(
+            f"{path} goes on after the {declared} bytes that its header declares: a decompression "
+            "bomb, or damaged"
+        )
+    if n_bytes < declared:
+        raise DataError(f"{path} is cut off: it holds {n_bytes} of the {declared} bytes declared")
+
+
+def _check_affine(path: Path, affine: np.ndarray) -> None:
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
+    # relative to the edges: of oblique axes, a thousandth of a box is left before this refuses
+    if not 1e-3 * np.prod(spacing) < volume < np.inf:
+        raise DataError(
+            f"{path} has the voxel-to-world matrix {affine.tolist()}, whose voxels have no volume"
+        )
+
+
+def _raw_header(path: Path) -> tuple[int, Any]:
+    """The header as nibabel reads it, and its size in bytes."""
+    with reading(path), path.open("rb") as file:
+        pointer = file.read(40).startswith(_POINTERS)
+        file.seek(0)
+        block = b"" if pointer else _plain(path, file).read(max(_HEADERS))
+    if pointer:
+        raise DataError(
+            f"{path} only says where its content is; fetch it first (git annex get, git lfs pull)"
+        )
+    with reading(path):
+        size = next((n for n in _HEADERS if n in _sizes(block)), 348)
+        return size, _HEADERS[size](block[:size])
+
+
+def _plain(path: Path, file: IO[bytes]) -> IO[bytes]:
+    return gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file  # type: ignore[return-value]
+
+
+def _findings(header: Any, affine: np.ndarray, unit: str, mm: float) -> Iterator[Finding]:
+    """What a header leaves open, or says twice and differently."""
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if unit != "mm":
+        yield warning(
+            "unit", f"its header gives lengths in {unit}; its voxels are read as {in_mm(edges)}"
+        )
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if max(codes) <= 0:
+        axes = "".join(nibabel.aff2axcodes(affine))  # type: ignore[attr-defined]
+        yield warning(
+            "orientation unknown",
+            f"its header has neither an sform nor a qform code; its axes are taken as {axes}",
+        )
+    if codes[0] <= 0:
+        return
+    zooms = mm * np.asarray(header.get_zooms()[:3], np.float64)
+    if len(zooms) == 3 and (np.abs(zooms - edges) > _MAX_DISAGREEMENT * edges).any():
+        yield warning(
+            "sform and pixdim",
+            f"its sform has voxels of {in_mm(edges)}, its pixdim of {in_mm(zooms)}; the sform is "
+            "read",
+        )
+    elif codes[1] > 0 and (distance := _between_forms(header, edges / mm)) > _MAX_DISAGREEMENT:
+        yield warning(
+            "sform and qform",
+            f"its sform and its qform place a corner {distance:.3g} voxels apart; the sform is "
+            "read",
+        )
+
+
+def _between_forms(header: Any, edges: np.ndarray) -> float:
+    """The largest distance between a corner by the sform and by the qform, in voxel edges."""
+    try:
+        difference = header.get_sform() - header.get_qform()
+    except (HeaderDataError, ValueError):  # quaternions that are none
+        return np.inf
+    last = np.array([*header.get_data_shape(), 1, 1, 1][:3]) - 1
+    corners = np.array(list(np.ndindex(2, 2, 2))) * last
+    moved = corners @ difference[:3, :3].T + difference[:3, 3]
+    return float(np.linalg.norm(moved, axis=1).max() / edges.min())
+
+
+def _sizes(block: bytes) -> tuple[int, int]:
+    """The header's size as it stands in the file, in both byte orders."""
+    return int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell whatever reading a file may raise: errors of gzip, zlib, struct, nibabel and MONAI."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit into memory") from error
+    except OSError as error:
+        if error.strerror is None:
+            raise DataError(f"{path} is not a readable NIfTI file: {error}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise DataError(f"{path} is not a readable NIfTI file: {error}") from error

@@ -1,0 +1,325 @@
+"""Starts or resumes a run in a folder.
+
+``alseg.config.build`` makes the experiment of the configuration, and ``alseg.active.rounds`` runs
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from alseg.active.experiment import Experiment
+from alseg.active.reports import print_summary
+from alseg.active.rounds import prepare, run_rounds, start_again
+from alseg.config.build import build, first_state
+from alseg.config.command_line import override, override_to_paste
+from alseg.config.composition import composed
+from alseg.config.settings import (
+    CONFIG_FILE,
+    START_FILE,
+    config_hash,
+    deciding,
+    differences,
+    load_config,
+    load_start,
+    save_config,
+    save_start,
+)
+from alseg.config.trust import check_targets, untrusted
+from alseg.core.budget import area_under_budget_curve
+from alseg.core.errors import (
+    ConfigError,
+    DataError,
+    DiskFullError,
+    check_names,
+    check_text,
+    nearest,
+)
+from alseg.core.pool import Pool
+from alseg.engine.jobs import is_job
+from alseg.run.lock import LOCK_FILE, OWNER_FILE, hold, note_owner, owner_is_dead
+from alseg.run.provenance import LOG_FILE, PROVENANCE_FILE, recorded
+from alseg.run.state import RunState
+from alseg.system.distributed import from_first, rank, wait_for_all
+from alseg.system.files import locked
+from alseg.system.interruption import Interrupted, interruption
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float:
+    """Run the experiment that a composed configuration describes.
+
+    Args:
+        config: the composed configuration; with ``resume``, the run in that folder goes on.
+        folder: the run folder of a new run.
+        overrides: what the configuration was composed of, for a later resumption.
+
+    Returns:
+        The area under the budget curve of the *validation* Dice, for hyper-parameter sweepers: test
+        data must not steer a search.
+
+    Raises:
+        AlsegError: with one clear sentence, if the data or the settings cannot be used.
+    """
+    # torchrun's processes start within the same second, or not: they take the first one's folder
+    folder = from_first(folder)
+    if not config.resume:
+        with interruptible(folder):
+            return start_run(config, folder, overrides)
+    check_text("resume", config.resume)
+    check_names("trusted_packages", config.trusted_packages)
+    folder = Path(config.resume).absolute()
+    if not folder.is_dir():
+        raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
+    with hold(folder), started_in(folder), interruptible(folder), recorded(folder):
+        return resume_run(
+            folder,
+            overrides,
+            force=config.resume_force,
+            trusted=list(config.trusted_packages),
+        )
+
+
+def claim(folder: Path) -> Path:
+    """Claim a folder for a new run; another one with a number behind its name if it is taken.
+
+    Two runs that start within a second have the same name: who makes the lock file has the folder,
+    or who comes first after its process died before the run had started. A folder with a run that
+    nobody works on is left to the caller, who does not start a second one.
+
+    Returns:
+        The folder, which exists.
+    """
+    candidate, number = folder, 1
+    while True:
+        candidate.mkdir(parents=True, exist_ok=True)
+        try:
+            (candidate / LOCK_FILE).touch(exist_ok=False)
+        except FileExistsError:
+            if is_started(candidate) and not is_held(candidate):
+                return candidate
+            if not is_started(candidate) and takes_over(candidate):
+                break
+            number += 1
+            candidate = folder.with_name(f"{folder.name}_{number}")
+        else:
+            note_owner(candidate)
+            break
+    if candidate != folder:
+        log.warning(f"{folder} belongs to another run: this one goes to {candidate}")
+    return candidate
+
+
+def takes_over(folder: Path) -> bool:
+    """Take a claim over from a process of this machine that died; false if it has not."""
+    if not owner_is_dead(folder):
+        return False
+    try:
+        with locked(folder / LOCK_FILE, blocking=False):
+            dead = owner_is_dead(folder)  # still: another one may have been faster
+            if dead:
+                note_owner(folder)
+            return dead
+    except Timeout:
+        return False
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process works on the run in a folder."""
+    try:
+        with locked(folder / LOCK_FILE, blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def is_started(folder: Path) -> bool:
+    """Whether a run has been started in a folder, by this process or an earlier one."""
+    return RunState.is_in(folder) or (folder / CONFIG_FILE).is_file()
+
+
+def give_up(folder: Path) -> None:
+    """Remove the claim to a folder in which no run has started."""
+    if {path.name for path in folder.glob("*")} <= {LOCK_FILE, OWNER_FILE}:
+        for name in (OWNER_FILE, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def interruptible(folder: Path) -> Iterator[None]:
+    """End at a signal, saying which folder is to be resumed."""
+    with interruption.handled():
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt) as stop:
+            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+            raise Interrupted(number, to_resume(folder)) from None
+
+
+def to_resume(folder: Path) -> str:
+    """The arguments that resume the run in a folder; empty if it has not come to that."""
+    if not (folder / CONFIG_FILE).is_file():
+        return ""
+    own = untrusted(OmegaConf.to_container(load_config(folder)))
+    named = shlex.quote(override("trusted_packages", own)) if own else ""
+    return f"{override_to_paste('resume', folder)} {named}".rstrip()
+
+
+@contextmanager
+def started_in(folder: Path) -> Iterator[None]:
+    """Go to where the run was started, for the relative paths in its settings."""
+    start = Path(load_start(folder).folder) if (folder / START_FILE).is_file() else Path.cwd()
+    with chdir(start if start.is_dir() else Path.cwd()):
+        yield
+
+
+def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> float:
+    """Run the experiment in a new folder."""
+    if RunState.is_in(folder):
+        resume = override_to_paste("resume", folder)
+        raise ConfigError(f"{folder} holds a run already; continue it with {resume}")
+    check_settings_are_read(config)
+    wait_for_all()  # all have looked at the folder before the first one writes to it
+    with hold(folder), recorded(folder):
+        try:
+            # Before the first long work: whenever this process is killed, the run can be resumed.
+            save_start(folder, overrides)
+            save_config(config, folder)
+            experiment = build(config, folder)
+            state = first_state(config, experiment)
+            prepare(experiment, state)
+        except Exception as error:
+            # settings or data are bad: there is nothing to resume
+            if rank() == 0 and not isinstance(error, DiskFullError):
+                for name in (CONFIG_FILE, START_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE):
+                    (folder / name).unlink(missing_ok=True)
+            raise
+        return finish(experiment, state)
+
+
+def check_settings_are_read(config: DictConfig) -> None:
+    """Check that somebody reads each setting that the command has added with ``+``.
+
+    Raises:
+        ConfigError: naming a setting that is not alseg's and that no other one refers to.
+    """
+    text = OmegaConf.to_yaml(config)
+    known = list(composed([]))
+    for name in map(str, config):
+        if name not in known and f"${{{name}" not in text:
+            raise ConfigError(
+                f"there is no setting {name}, so +{name}=... would change nothing; "
+                f"{nearest(name, known)}allowed are {', '.join(known)}"
+            )
+
+
+def resume_run(
+    folder: Path, overrides: Sequence[str], *, force: bool, trusted: Sequence[str]
+) -> float:
+    """Go on with the run in a folder, which this process holds, from its configuration and state.
+
+    Args:
+        folder: the run folder.
+        overrides: of the command that resumes it.
+        force: accept settings that the run was not started with; its current round starts again.
+        trusted: packages that the run's settings may name besides those of ``alseg.config.trust``.
+
+    Raises:
+        ConfigError: naming the settings that are not those of the run, or a function that is not to
+            be trusted.
+    """
+    state = None
+    if RunState.is_in(folder) or not (folder / CONFIG_FILE).exists():
+        state = RunState.load(folder)
+    saved = load_config(folder)
+    config = with_overrides(saved, folder, overrides)
+    check_targets(
+        OmegaConf.to_container(config, resolve=True), source=folder / CONFIG_FILE, named=trusted
+    )
+    changes = differences(deciding(saved), deciding(config))
+    if state is not None and state.config_hash != config_hash(saved):
+        changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
+    if changes and not force:
+        raise ConfigError(
+            f"the run in {folder} cannot go on with other settings: {'; '.join(changes)}; "
+            "resume_force=true starts its current round again with them"
+        )
+    experiment = build(config, folder)
+    if state is None:
+        state = first_state(config, experiment)
+    check_cases(state.pool, experiment.data.splits.training)
+    check_classes(state, experiment.data.cache.task.foreground)
+    if changes:
+        log.warning(f"resumed with other settings: {'; '.join(changes)}")
+        start_again(experiment.round_folder(state.finished_rounds + 1))
+    save_config(config, folder)
+    state = replace(state, config_hash=config_hash(config))
+    prepare(experiment, state)
+    return finish(experiment, state)
+
+
+def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """A run's settings, with the overrides of this command added to those that it was started with.
+
+    Args:
+        saved: the run's configuration.
+        folder: the run folder.
+        overrides: of the command that resumes it.
+    """
+    of_this_command = ("resume=", "resume_force=", "trusted_packages=")
+    added = [o for o in overrides if not o.startswith(of_this_command)]
+    if not added:
+        return saved
+    before = [o for o in load_start(folder).overrides if not o.startswith("sweep.")]
+    config = composed([*before, *added])
+    if not any(o.startswith("tracking") for o in added):
+        config.tracking = saved.tracking  # where the run is, whatever the environment says by now
+    return config
+
+
+def check_cases(pool: Pool, training: Sequence[str]) -> None:
+    """Check that a run's cases are those of its data set.
+
+    Raises:
+        DataError: naming cases that are not.
+    """
+    differing = sorted({*pool.labelled, *pool.unlabelled} ^ set(training))
+    if differing:
+        raise DataError(
+            f"the run was started with other training cases than the data set has now; they differ "
+            f"in {', '.join(differing[:5])}"
+        )
+
+
+def check_classes(state: RunState, foreground: Sequence[str]) -> None:
+    """Check that a run's classes are those of its data set.
+
+    Raises:
+        DataError: naming the classes of both.
+    """
+    prefix = "test_dice_"
+    for row in state.history[-1:]:
+        before = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
+        if before != list(foreground):
+            raise DataError(
+                f"the run was started with the classes {', '.join(before)}, and the data set has "
+                f"{', '.join(foreground)} now"
+            )
+
+
+def finish(experiment: Experiment, state: RunState) -> float:
+    """Run the rounds that are left; returns the area under the validation Dice's curve."""
+    state = run_rounds(experiment, state)
+    if rank() == 0 and not is_job():  # a sweep sums up its jobs itself
+        print_summary(experiment, state)
+    return area_under_budget_curve(*state.learning_curve("val_dice"))

@@ -1,0 +1,432 @@
+"""Sweeps: every job in a process and a folder of its own, and a summary at the end.
+
+Hydra's launchers say when and where a job starts; the job itself is a process of its own, whatever
+the launcher (see ``alseg.engine.jobs``). Without it, one killed worker makes joblib throw away all
+jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+from rich.table import Table
+from rich.text import Text
+
+from alseg.config.command_line import identifying, override, override_to_paste, typed
+from alseg.config.composition import part
+from alseg.config.messages import print_error, sentence
+from alseg.config.settings import (
+    CONFIG_FILE,
+    START_FILE,
+    config_hash,
+    flat,
+    load_config,
+    load_start,
+    save_config,
+    save_start,
+)
+from alseg.config.trust import untrusted
+from alseg.core.budget import area_under_budget_curve
+from alseg.core.errors import AlsegError, ConfigError, DataError
+from alseg.engine.jobs import run_in_fork
+from alseg.run.lock import hold
+from alseg.run.state import RunState
+from alseg.system.console import console, duration, fits, say
+from alseg.system.files import read_json, write_json
+from alseg.system.isolation import exit_in_words
+from alseg.system.secrets import kept_settings, without_secrets
+from alseg.system.text import literal
+from alseg.tracking.tracker import Trackers
+from alseg.training.trainers import n_devices
+
+log = logging.getLogger(__name__)
+
+JOB_FILE, LOG_FILE = "job.json", "job.log"
+SWEEP_FILE = "multirun.yaml"  # Hydra's
+FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a job has ended: job.json in its folder.
+
+    Attributes:
+        status: finished or failed; unfinished if there is no job.json.
+        reason: why it failed.
+        seconds: how long it took.
+    """
+
+    status: str
+    reason: str = ""
+    seconds: float = 0.0
+
+    def save(self, folder: Path) -> None:
+        """Write job.json."""
+        write_json(folder / JOB_FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Job:
+        """Read job.json; a damaged one tells nothing, and the job goes on from its state."""
+        path = folder / JOB_FILE
+        if not path.is_file():
+            return cls(UNFINISHED)
+        try:
+            job = cls(**read_json(path))
+        except (DataError, TypeError) as error:
+            log.warning(f"{path} is damaged: {error}")
+            return cls(UNFINISHED)
+        return job if job.status in (FINISHED, FAILED) else cls(UNFINISHED)
+
+
+def run_job(config: DictConfig, folder: Path) -> float:
+    """Run one job of a sweep to its end, in a child process.
+
+    Never raises for what goes wrong in the job: it is recorded as failed, and the other jobs run.
+
+    Args:
+        config: the job's composed configuration.
+        folder: the job's folder.
+
+    Returns:
+        The area under the budget curve of the validation Dice; NaN if the job failed.
+    """
+    name = f"{config.strategy.name} seed {config.seed}"
+    if (folder / CONFIG_FILE).exists() and not config.sweep.resume:
+        log.warning(f"[{name}] is in this sweep twice, and run once")
+        return math.nan
+    try:
+        with hold(folder):
+            pass
+    except ConfigError as error:  # a job that an earlier sweep has left running: hands off
+        log.error(f"[{name}] {error}")
+        return math.nan
+    started = time.monotonic()
+    try:
+        check_job(config, folder)
+        if Job.load(folder).status == FINISHED:
+            log.info(f"[{name}] finished before, not run again")
+            return validation_area(folder)
+        (folder / JOB_FILE).unlink(missing_ok=True)
+        own = untrusted(OmegaConf.to_container(config, resolve=True))
+        reason = _run_child(folder, name, own)
+    except Exception as error:  # the boundary of a job: whatever it is, it is reported
+        reason = sentence(error)
+    seconds = round(time.monotonic() - started, 1)
+    if not reason:
+        Job(FINISHED, seconds=seconds).save(folder)
+        return validation_area(folder)
+    Job(FAILED, reason, seconds).save(folder)
+    log.error(f"[{name}] failed: {reason}")
+    _track_failure(config, folder, reason)
+    return math.nan
+
+
+def check_job(config: DictConfig, folder: Path) -> None:
+    """Check that a job can run in its folder, and write its configuration there.
+
+    Raises:
+        ConfigError: if it needs several devices, or the folder holds a run of other settings.
+    """
+    devices = n_devices(config.trainer)
+    if devices > 1:
+        command = shlex.join(typed(HydraConfig.get().overrides.task))
+        raise ConfigError(
+            f"a sweep runs its jobs on one device each, but trainer.devices gives {devices}: the "
+            "launcher cannot start the other processes of a job; run each job by itself: "
+            f"torchrun --nproc-per-node {devices} -m alseg.train {command}"
+        )
+    if not (folder / CONFIG_FILE).exists():
+        save_start(folder, typed(HydraConfig.get().overrides.task))
+        save_config(config, folder)
+    elif config_hash(load_config(folder)) != config_hash(config):
+        raise ConfigError(
+            f"{folder} holds a run with other settings; start the sweep in another hydra.sweep.dir"
+        )
+
+
+def validation_area(folder: Path) -> float:
+    """Area under the budget curve of the validation Dice of the run in a folder."""
+    return area_under_budget_curve(*RunState.load(folder).learning_curve("val_dice"))
+
+
+def _run_child(folder: Path, name: str, own: Sequence[str]) -> str:
+    """Run the job in a process of its own, passing on its output; returns why it failed, or ''.
+
+    Args:
+        folder: the job's.
+        name: how its output is marked.
+        own: functions and classes of the user's, who has composed the job here and now.
+    """
+    # joblib gives its workers their share of the cores by itself (OMP_NUM_THREADS).
+    if threads := HydraConfig.get().launcher.get("cpus_per_task"):
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    last = ""
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
+
+        def take(line: str) -> None:
+            nonlocal last
+            line = without_secrets(line)
+            file.write(line)
+            file.flush()
+            if line.strip():
+                print(f"[{name}] {line}", end="", flush=True)
+                last = line.strip()
+
+        exit_code = run_in_fork(partial(work, own), folder, take)
+    if exit_code == 0:
+        return ""
+    if exit_code < 0:
+        return f"the process {exit_in_words(exit_code)}"
+    return last.removeprefix("alseg: error: ") or f"exit code {exit_code}"
+
+
+def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
+    """Mark the job's run in the tracking store as failed; makes one if it had not come to that."""
+    try:
+        state = RunState.load(folder) if RunState.is_in(folder) else None
+        tracker = Trackers(part(config.tracking))
+        tracker.open(
+            folder,
+            state.tracking_run_id if state else None,
+            flat(kept_settings(config)),
+            {"strategy": str(config.strategy.name), "seed": str(config.seed)},
+        )
+        tracker.close("FAILED", reason)
+    except Exception as error:  # the failure itself has been recorded: only say it
+        log.error(f"the failure could not be tracked: {sentence(error)}")
+
+
+class SweepCallback(Callback):
+    """Finds the folder of a sweep before its jobs start, and sums up the jobs at its end.
+
+    Hydra turns exceptions of a callback into warnings, hence the exit codes.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Fix the sweep's folder for all its jobs; with ``sweep.resume``, an earlier one."""
+        try:
+            folder = sweep_folder(config)
+        except AlsegError as error:
+            print_error(error)
+            sys.exit(2)
+        with read_write(config.hydra):
+            config.hydra.sweep.dir = literal(str(folder))
+            # Jobs are composed anew: a job with its own experiment_name would go elsewhere.
+            config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print one line a job; exit code 1 if one of them has not finished."""
+        if not print_sweep(Path(config.hydra.sweep.dir)):
+            sys.exit(1)
+
+
+def sweep_folder(config: DictConfig) -> Path:
+    """The folder of the sweep that is about to start.
+
+    Raises:
+        ConfigError: if there is nothing to resume, or the folder holds a sweep that is not to be
+            resumed.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    if not config.sweep.resume:
+        if (folder / SWEEP_FILE).exists():
+            raise ConfigError(f"{folder} holds a sweep already; continue it with sweep.resume=true")
+        return folder
+    chosen = any(o.startswith("hydra.sweep.dir=") for o in typed(config.hydra.overrides.hydra))
+    return folder if chosen else latest_sweep(folder.parent, typed(config.hydra.overrides.task))
+
+
+def latest_sweep(parent: Path, overrides: Sequence[str]) -> Path:
+    """The latest sweep folder that the same command made.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    for path in sorted(parent.glob(f"sweep_*/{SWEEP_FILE}"), reverse=True):
+        try:
+            earlier = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
+            if identifying(earlier) == identifying(overrides):
+                return path.parent
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+            log.warning(f"{path} is damaged: {error}")
+    raise ConfigError(
+        f"there is no sweep with these settings in {parent} to resume; give the same command as "
+        "before, or name its folder with hydra.sweep.dir=..."
+    )
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job as the tables of a sweep show it.
+
+    Attributes:
+        strategy: its strategy.
+        settings: its overrides besides strategy and seed that not all jobs have.
+        seed: its seed.
+        job: how it has ended.
+        rounds: finished rounds.
+        dice: test Dice of the last round; None before the first.
+        area: area under the budget curve of the test Dice; None before the first round.
+    """
+
+    strategy: str
+    settings: str
+    seed: str
+    job: Job
+    rounds: int
+    dice: float | None
+    area: float | None
+
+
+def print_sweep(folder: Path) -> bool:
+    """Print the jobs in a sweep folder, the means of each strategy, and what to do next.
+
+    Returns:
+        Whether all jobs have finished.
+    """
+    rows = job_rows(folder)
+    print_tables(list(rows.values()))
+    failed = {name: row.job for name, row in rows.items() if row.job.status != FINISHED}
+    say(f"{len(rows) - len(failed)} of {len(rows)} jobs finished in {folder}")
+    for name, job in failed.items():
+        say(f"not finished: {folder / name}: {job.reason or job.status}")
+    if failed:
+        say(
+            "run what is missing with the same command and "
+            f"sweep.resume=true {override_to_paste('hydra.sweep.dir', folder)}"
+        )
+    else:
+        say(f"compare them: python -m alseg.compare {shlex.quote(str(folder))}")
+    return not failed
+
+
+def print_tables(jobs: Sequence[JobRow]) -> None:
+    """Print the jobs and the means of each strategy; names too long for a table above it."""
+    show_settings = any(row.settings for row in jobs)
+    if not fits(jobs_table(jobs, show_settings)):
+        names = list(dict.fromkeys((row.strategy, row.settings) for row in jobs))
+        for number, (strategy, settings) in enumerate(names, start=1):
+            say(f"strategy {number}: {strategy} {settings}".rstrip())
+        numbers = {name: str(number) for number, name in enumerate(names, start=1)}
+        jobs = [replace(j, strategy=numbers[j.strategy, j.settings], settings="") for j in jobs]
+        show_settings = False
+    console().print(jobs_table(jobs, show_settings))
+    if any(row.job.status == FINISHED for row in jobs):
+        console().print(means_table(jobs, show_settings))
+
+
+def job_rows(folder: Path) -> dict[str, JobRow]:
+    """The jobs in a sweep folder, by the names of their folders."""
+    paths = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    # other folders are a launcher's own
+    paths = [p for p in paths if (p / CONFIG_FILE).is_file() or (p / JOB_FILE).is_file()]
+    overrides = {
+        path: load_start(path).overrides if (path / START_FILE).is_file() else () for path in paths
+    }
+    common = set.intersection(*map(set, overrides.values())) if paths else set()
+    rows = {}
+    for path in paths:
+        strategy = seed = "-"
+        if (path / CONFIG_FILE).is_file():
+            config = load_config(path)
+            strategy, seed = str(config.strategy.name), str(config.seed)
+        history: Sequence[dict[str, Any]] = ()
+        if RunState.is_in(path):
+            state = RunState.load(path)
+            history = state.history
+        own = [o for o in overrides[path] if o not in common]
+        rows[path.name] = JobRow(
+            strategy,
+            " ".join(o for o in own if not o.startswith(("strategy=", "seed="))),
+            seed,
+            Job.load(path),
+            len(history),
+            history[-1]["test_dice"] if history else None,
+            area_under_budget_curve(*state.learning_curve("test_dice")) if history else None,
+        )
+    return rows
+
+
+def jobs_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:
+    """One row a job."""
+    table = _table("jobs of the sweep", show_settings)
+    for heading in ("seed", "status", "rounds", "test Dice", "area", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in jobs:
+        settings = [Text(row.settings)] if show_settings else []
+        table.add_row(
+            Text(row.strategy),
+            *settings,
+            row.seed,
+            row.job.status,
+            str(row.rounds or "-"),
+            "-" if row.dice is None else f"{row.dice:.3f}",
+            "-" if row.area is None else f"{row.area:.3f}",
+            duration(row.job.seconds),
+        )
+    return table
+
+
+def means_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:
+    """One row a strategy (and settings): mean and standard deviation over its finished jobs."""
+    table = _table("mean ± standard deviation over seeds", show_settings)
+    for heading in ("seeds", "test Dice", "area under the curve"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    finished = [row for row in jobs if row.job.status == FINISHED]
+    for strategy, settings in dict.fromkeys((row.strategy, row.settings) for row in finished):
+        group = [row for row in finished if (row.strategy, row.settings) == (strategy, settings)]
+        table.add_row(
+            Text(strategy),
+            *([Text(settings)] if show_settings else []),
+            str(len(group)),
+            _mean([row.dice for row in group if row.dice is not None]),
+            _mean([row.area for row in group if row.area is not None]),
+        )
+    return table
+
+
+def _table(title: str, show_settings: bool) -> Table:
+    table = Table(title=title)
+    for heading in ("strategy", *(["settings"] if show_settings else [])):
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _mean(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
+
+
+def work(own: Sequence[str], folder: Path) -> None:
+    """Run one job to its end, in its own process.
+
+    Args:
+        own: functions and classes of the user's that the job builds.
+        folder: the job's.
+    """
+    from alseg import train
+
+    print(f"job on {torch.get_num_threads()} thread(s)")
+    sys.argv = [
+        "alseg.train",
+        override("resume", folder),
+        override("hydra.run.dir", folder),
+        override("trusted_packages", own),
+    ]
+    train.main()

@@ -1,1 +1,0 @@
-"""Models: the LightningModule and Monte-Carlo dropout."""

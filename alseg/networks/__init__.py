@@ -1,0 +1,1 @@
+"""What is done to networks: committees, dropout and its placement, their features."""

@@ -1,0 +1,190 @@
+"""A network in two parts: a head without randomness, and the tail behind its first dropout.
+
+Monte-Carlo passes differ in the tail alone, so a window's head is computed once for all of them.
+The parts come from torch.fx; they run the network's own layers, so hooks on layers do fire.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from monai.networks.nets.basic_unet import UpCat
+from torch import Tensor, fx, nn
+
+from alseg.networks.dropout import active_dropout_layers
+from alseg.networks.features import BottleneckFeatures, depth
+
+log = logging.getLogger(__name__)
+
+# BasicUNet's decoder asks for the type of its input, which a traced one answers wrongly.
+OPAQUE = (UpCat,)
+
+
+class TwoParts(Protocol):
+    """A network as a head and a tail."""
+
+    def head(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """Windows [B, channels, d, h, w] to the activations that the tail needs, [B, ...] each."""
+
+    def tail(self, activations: tuple[Tensor, ...], features: BottleneckFeatures | None) -> Tensor:
+        """Activations to logits [B, C, d, h, w]; shows ``features`` the pass."""
+
+
+class WholeNetwork:
+    """A network that could not be split: its head is empty and its tail does all."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def head(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """The windows themselves."""
+        return (windows,)
+
+    def tail(self, activations: tuple[Tensor, ...], features: BottleneckFeatures | None) -> Tensor:
+        """The network's logits."""
+        with features.watching(self.network) if features else nullcontext():
+            logits: Tensor = self.network(*activations)
+        return logits
+
+
+class SplitNetwork:
+    """A traced network, split before its first active dropout.
+
+    Args:
+        network: in eval mode.
+        example: windows [B, channels, d, h, w], to find the bottleneck by.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        graph = _Tracer().trace(network)
+        bottleneck = _bottleneck_of(fx.GraphModule(network, graph), example)
+        random = _depends_on(graph, network, set(active_dropout_layers(network)))
+        (output,) = (node for node in graph.nodes if node.op == "output")
+        (logits,) = output.args
+        wanted = [logits, *([bottleneck] if bottleneck is not None else [])]
+        crossing = [
+            node
+            for node in graph.nodes
+            if node not in random
+            and (
+                node in wanted or any(user in random and user is not output for user in node.users)
+            )
+        ]
+        (inputs,) = (node for node in graph.nodes if node.op == "placeholder")
+        before = [node for node in graph.nodes if node not in random and node is not output]
+        after = [node for node in graph.nodes if node in random and node is not output]
+        self._head = _part(network, [inputs], before, crossing)
+        self._tail = _part(network, crossing, after, wanted)
+
+    def head(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """The activations that no dropout has touched."""
+        activations: tuple[Tensor, ...] = self._head(windows)
+        return activations
+
+    def tail(self, activations: tuple[Tensor, ...], features: BottleneckFeatures | None) -> Tensor:
+        """The network's logits."""
+        logits, *bottleneck = self._tail(*activations)
+        if features is not None:
+            if not bottleneck:
+                raise RuntimeError("the network has no layer with a spatial output")
+            features.add(bottleneck[0], logits)
+        return logits  # type: ignore[no-any-return]
+
+
+_Key = tuple[Any, ...]
+_known: WeakKeyDictionary[nn.Module, dict[_Key, SplitNetwork | None]] = WeakKeyDictionary()
+
+
+def two_parts(network: nn.Module, example: Tensor) -> TwoParts:
+    """Split a network before its first active dropout; the whole one where that fails.
+
+    Tracing follows the one path that the example takes through the network, so the parts are
+    trusted for windows of its shape, and only after they have reproduced the network's own output.
+
+    Args:
+        network: in eval mode, with active dropout.
+        example: windows of one volume, [B, channels, d, h, w].
+    """
+    known = _known.setdefault(network, {})
+    key = (example.shape[1:], example.device, *map(id, active_dropout_layers(network)))
+    if key not in known:
+        known[key] = _checked_split(network, example)
+    return known[key] or WholeNetwork(network)
+
+
+def _checked_split(network: nn.Module, example: Tensor) -> SplitNetwork | None:
+    try:
+        parts = SplitNetwork(network, example)
+        activations = parts.head(example)
+        if not all(isinstance(a, Tensor) and len(a) == len(example) for a in activations):
+            raise RuntimeError("what crosses the first dropout is not one tensor a window")
+        with torch.autocast(example.device.type, enabled=False):  # its rounding is no difference
+            logits, expected = parts.tail(parts.head(example), None), network(example)
+        # 1e-3: some convolutions of a GPU round in another way in each call
+        if not torch.allclose(logits, expected, rtol=0, atol=1e-3 * float(expected.abs().max())):
+            raise RuntimeError("the traced network gives other numbers")
+    except Exception as error:  # tracing lets errors of all kinds through
+        log.info(
+            f"{type(network).__name__} cannot be split at its first dropout, so all of it runs in "
+            f"each pass: {error}"
+        )
+        return None
+    return parts
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return isinstance(module, OPAQUE) or not list(module.children())
+
+
+def _depends_on(graph: fx.Graph, network: nn.Module, layers: set[nn.Module]) -> set[fx.Node]:
+    """The nodes that some of the layers, or what they contain, have a part in."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        own = node.op == "call_module" and layers & set(
+            network.get_submodule(str(node.target)).modules()
+        )
+        if own or found & set(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _bottleneck_of(traced: fx.GraphModule, example: Tensor) -> fx.Node | None:
+    """The node whose activation ``BottleneckFeatures`` would take."""
+    recorder = _Recorder(traced)
+    recorder.run(example)
+    return recorder.deepest
+
+
+class _Recorder(fx.Interpreter):
+    deepest: fx.Node | None = None
+    _depth: tuple[int, int] | None = None
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        is_leaf = node.op == "call_module" and not list(
+            self.module.get_submodule(str(node.target)).children()
+        )
+        if is_leaf and (found := depth(value)) and (self._depth is None or found >= self._depth):
+            self.deepest, self._depth = node, found
+        return value
+
+
+def _part(
+    network: nn.Module, inputs: list[fx.Node], nodes: list[fx.Node], outputs: list[fx.Node]
+) -> fx.GraphModule:
+    """A network of some of the nodes, from inputs to a tuple of outputs."""
+    graph = fx.Graph()
+    copies = {node: graph.placeholder(node.name) for node in inputs}
+    for node in nodes:
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in outputs))
+    part = fx.GraphModule(network, graph)
+    graph.eliminate_dead_code()
+    part.recompile()
+    return part

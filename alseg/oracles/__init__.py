@@ -1,0 +1,1 @@
+"""Who annotates, and what that costs."""

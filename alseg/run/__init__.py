@@ -1,0 +1,1 @@
+"""A run folder: its state, finished stages, scores on their way, who works on it."""

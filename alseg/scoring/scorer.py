@@ -1,0 +1,172 @@
+"""From a network and a volume to the volume's score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from alseg.core.seeding import seed_for
+from alseg.networks.committee import reported_network
+from alseg.networks.dropout import MaskSeed
+from alseg.networks.features import BottleneckFeatures
+from alseg.scoring.passes import Passes
+from alseg.scoring.racing import Contender, Heats
+from alseg.scoring.sources import MCDropout, UncertaintySource, plain_pass
+from alseg.strategies.aggregations import mean
+from alseg.strategies.measures import entropy
+from alseg.strategies.statistics import VoxelStatistics, single_pass
+from alseg.strategies.strategy import CaseScore, Strategy
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the pool is scored in a round.
+
+    Attributes:
+        strategy: turns statistics into a score.
+        source: makes the passes.
+        inferer: runs a network over the windows of a volume while scoring.
+        base_seed: the run's seed.
+        round_number: the round, which the masks depend on.
+        members: the networks of an ensemble after the first one, which the module holds.
+        heats: let volumes race, which decides how many passes they take; None for all of them.
+    """
+
+    strategy: Strategy
+    source: UncertaintySource
+    inferer: Inferer
+    base_seed: int
+    round_number: int
+    members: tuple[nn.Module, ...] = ()
+    heats: Heats | None = None
+
+    def statistics(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        hidden_label: Tensor | None = None,
+    ) -> VoxelStatistics:
+        """Statistics of the source's passes, or of a single plain one, over a volume.
+
+        Args:
+            network: the round's network, in eval mode.
+            image: shape [1, channels, D, H, W].
+            case_id: the case, which random masks depend on.
+            hidden_label: class indices [D, H, W], for strategies that read labels.
+        """
+        *_, statistics = self._passes(network, image, case_id, hidden_label, None)
+        return statistics
+
+    def score(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        hidden_label: Tensor | None = None,
+        labelled: bool = False,
+    ) -> CaseScore:
+        """The score of one volume, with features where the strategy asks for them.
+
+        As ``statistics``; ``labelled`` says that the case is a labelled one, of which only the
+        features are kept. An ensemble's features are those of its first member.
+        """
+        features = None
+        if self.strategy.features is not None:
+            features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
+        *_, statistics = self._passes(network, image, case_id, hidden_label, features)
+        vector = None if features is None else features.vector()
+        return self.strategy.score(case_id, statistics, vector, labelled)
+
+    def race(
+        self,
+        heats: Heats,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        hidden_label: Tensor | None = None,
+        *,
+        is_last: bool,
+    ) -> list[CaseScore]:
+        """Let a volume race for the query.
+
+        Returns:
+            The scores of the volumes of its heat if that has been run, or none yet: it is when the
+            memory is full, or the volume is the last one.
+        """
+        assert isinstance(self.source, MCDropout)  # see race_for
+        passes = self.source.passes(network, image, self.inferer, self._mask_seed(case_id))
+
+        def scores() -> Iterator[float]:
+            for statistics in self._labelled(passes, hidden_label):
+                score = self.strategy.score(case_id, statistics).score
+                assert score is not None  # a race is for strategies with a measure
+                yield score
+
+        contender = Contender(case_id, scores(), self._hint(passes, hidden_label))
+        # without a gate nobody knows what the volume will keep: it races alone
+        n_bytes = heats.limit if passes.n_bytes is None else passes.n_bytes
+        return heats.enter(contender, n_bytes, is_last=is_last)
+
+    def _hint(self, passes: Passes, hidden_label: Tensor | None) -> float | None:
+        """The entropy of a gate's deterministic pass, aggregated as the score.
+
+        Its mean where that gives nothing, as with an aggregation that looks at votes alone.
+        """
+        if passes.deterministic is None:
+            return None
+        assert self.strategy.aggregation is not None
+        plain = single_pass(passes.deterministic)
+        for statistics in self._labelled((plain,), hidden_label):
+            for aggregation in (self.strategy.aggregation, mean):
+                hint = float(aggregation(entropy(statistics), statistics))
+                if 0 < hint < math.inf:
+                    return hint
+        return None
+
+    def _passes(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        hidden_label: Tensor | None,
+        features: BottleneckFeatures | None,
+    ) -> Iterator[VoxelStatistics]:
+        """The statistics after each pass, or after all of them where the source has but those."""
+        mask_seed = self._mask_seed(case_id)
+        passes: Iterable[VoxelStatistics]
+        if isinstance(self.source, MCDropout) and not self.strategy.deterministic:
+            passes = self.source.passes(network, image, self.inferer, mask_seed, features)
+        else:
+            with features.watching(reported_network(network)) if features else nullcontext():
+                passes = (self._whole_statistics(network, image, mask_seed),)
+        yield from self._labelled(passes, hidden_label)
+
+    def _labelled(
+        self, passes: Iterable[VoxelStatistics], hidden_label: Tensor | None
+    ) -> Iterator[VoxelStatistics]:
+        """The same statistics, with the hidden label for strategies that read it."""
+        for statistics in passes:
+            if hidden_label is not None and self.strategy.reads_labels:
+                statistics.attach_hidden_label(hidden_label)
+            yield statistics
+
+    def _mask_seed(self, case_id: str) -> MaskSeed:
+        def mask_seed(pass_index: int, window: int, layer: int) -> int:
+            purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
+            return seed_for(self.base_seed, self.round_number, purpose, case_id)
+
+        return mask_seed
+
+    def _whole_statistics(
+        self, network: nn.Module, image: Tensor, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        if not self.strategy.deterministic:
+            networks = (network, *self.members)
+            return self.source.statistics(networks, image, self.inferer, mask_seed)
+        return single_pass(plain_pass(network, image, self.inferer))

@@ -1,0 +1,268 @@
+"""Uncertainty sources: where the several predictions of one volume come from.
+
+A source turns the networks of a round and a volume into ``VoxelStatistics``; the strategies never
+learn which one it was. ``uncertainty=`` chooses; a new one is a class here and one YAML under
+conf/uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Protocol
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from alseg.core.errors import ConfigError, check_choice, check_whole_number
+from alseg.networks.dropout import MaskSeed, check_dropout
+from alseg.networks.features import BottleneckFeatures
+from alseg.scoring.passes import Passes, dropout_passes
+from alseg.scoring.racing import Race, n_top_needed
+from alseg.scoring.windows import is_plain
+from alseg.strategies.statistics import MAX_PASSES, VoxelStatistics
+from alseg.strategies.strategy import Strategy
+
+SCHEDULES = ("fixed", "adaptive")
+
+
+class UncertaintySource(Protocol):
+    """Makes the passes over a volume that a strategy's statistics are taken from."""
+
+    n_members: int  # networks that a round trains, one after another
+
+    def check(self, network: nn.Module) -> None:
+        """Raise a ConfigError if the network cannot make the passes."""
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """Statistics of the passes over one volume.
+
+        Args:
+            networks: ``n_members`` networks in eval mode; they are left bit-identical.
+            image: one preprocessed volume, shape [1, channels, D, H, W].
+            inferer: runs a callable over windows.
+            mask_seed: gives the seed of each random mask.
+        """
+
+
+@dataclass(frozen=True)
+class MCDropout:
+    """T passes of one network with random dropout masks (Gal and Ghahramani, ICML 2016).
+
+    Args:
+        n_passes: T, at least 1.
+        gate: the largest share of a volume's entropy that may be lost by running passes on some
+            windows only, in [0, 1), see ``windows_to_keep``; None runs all windows in each pass.
+        schedule: ``fixed``, T passes over every volume, or ``adaptive``, at most T: see ``Race``.
+        error_rate: of adaptive passes, the probability in (0, 1) that a query is not the one that
+            fixed passes would have led to.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+
+    n_passes: int
+    gate: float | None = None
+    schedule: str = "fixed"
+    error_rate: float = 0.05
+    n_members = 1
+
+    def __post_init__(self) -> None:
+        check_whole_number("scoring.n_passes", self.n_passes, at_least=1)
+        if self.n_passes > MAX_PASSES:
+            raise ConfigError(f"scoring.n_passes is {self.n_passes}; at most {MAX_PASSES} fit")
+        if self.gate is not None and not (type(self.gate) in (int, float) and 0 <= self.gate < 1):
+            raise ConfigError(
+                f"scoring.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
+            )
+        check_choice("scoring.passes", self.schedule, SCHEDULES)
+        if not (type(self.error_rate) in (int, float) and 0 < self.error_rate < 1):
+            raise ConfigError(
+                f"scoring.error_rate is {self.error_rate!r}; it must be a number between 0 and 1"
+            )
+
+    def check(self, network: nn.Module) -> None:
+        """The network needs active dropout."""
+        check_dropout(network)
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """T passes of the one network."""
+        (network,) = networks
+        *_, statistics = self.passes(network, image, inferer, mask_seed)
+        return statistics
+
+    def passes(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        inferer: Inferer,
+        mask_seed: MaskSeed,
+        features: BottleneckFeatures | None = None,
+    ) -> Passes:
+        """The statistics after each pass, see ``dropout_passes``."""
+        return dropout_passes(
+            network,
+            image,
+            inferer,
+            self.n_passes,
+            mask_seed,
+            gate=self.gate,
+            features=features,
+            ahead=self.schedule == "fixed",
+        )
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One plain pass of each of M networks, trained from seeds of their own.
+
+    The first member is the network that the round reports; the others only score. A round's
+    training takes M times as long, scoring M passes.
+
+    Source: Lakshminarayanan, Pritzel, Blundell, "Simple and scalable predictive uncertainty
+    estimation using deep ensembles" (NeurIPS 2017), without adversarial training.
+
+    Args:
+        n_members: M, at least 1.
+
+    Raises:
+        ConfigError: if M is not a whole number of at least 1.
+    """
+
+    n_members: int
+
+    def __post_init__(self) -> None:
+        check_whole_number("uncertainty.n_members", self.n_members, at_least=1)
+
+    def check(self, network: nn.Module) -> None:
+        """Any network will do."""
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """One pass of each member; statistics stream over members."""
+        statistics = VoxelStatistics()
+        for network in networks:
+            # Lightning moves its own module to the device, not the other members.
+            statistics.update(plain_pass(network.to(image.device), image, inferer))
+        return statistics
+
+
+@dataclass(frozen=True)
+class FlipAugmentation:
+    """Test-time augmentation: one plain pass of each combination of flips, 2^len(axes) passes.
+
+    The softmax is flipped back before the statistics take it in. What it measures is how much the
+    prediction depends on a side: choose axes along which anatomy may be mirrored, or which training
+    flips as well.
+
+    Source: Wang et al., "Aleatoric uncertainty estimation with test-time augmentation"
+    (Neurocomputing 2019).
+
+    Args:
+        axes: axes of the preprocessed volume, of 0, 1 and 2.
+
+    Raises:
+        ConfigError: if an axis is given twice or is none of the three.
+    """
+
+    axes: Sequence[int]
+    n_members = 1
+
+    def __post_init__(self) -> None:
+        if not set(self.axes) <= {0, 1, 2} or len(set(self.axes)) != len(self.axes):
+            raise ConfigError(
+                f"uncertainty.axes is {list(self.axes)}; it must hold distinct axes of 0, 1, 2"
+            )
+
+    def check(self, network: nn.Module) -> None:
+        """Any network will do."""
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """One pass of each combination of flips, the unflipped volume first."""
+        (network,) = networks
+        statistics = VoxelStatistics()
+        subsets = chain.from_iterable(
+            combinations(sorted(self.axes), size) for size in range(len(self.axes) + 1)
+        )
+        for flipped in subsets:
+            spatial = [axis - 3 for axis in flipped]  # from the end: D, H, W are the last three
+            probabilities = plain_pass(network, image.flip(spatial), inferer)
+            statistics.update(probabilities.flip(spatial))
+        return statistics
+
+
+def race_for(
+    source: UncertaintySource, strategy: Strategy, query_size: int, n_volumes: int
+) -> Race | None:
+    """The race that adaptive passes run over some volumes for a query; None for fixed passes.
+
+    Raises:
+        ConfigError: if the strategy needs more than the highest scores.
+    """
+    if not isinstance(source, MCDropout) or source.schedule == "fixed" or not strategy.needs_passes:
+        return None
+    n_top = n_top_needed(strategy.selector, query_size)
+    if strategy.features or strategy.class_scores:
+        reason = "compares all volumes by their features or class scores"
+    elif n_top is None:
+        reason = "has a selector that needs every score exactly"
+    else:
+        return Race(n_top, source.n_passes, source.error_rate, n_volumes)
+    raise ConfigError(
+        "scoring.passes is 'adaptive', which gets the highest scores right and no others, but "
+        f"strategy {strategy.name} {reason}: use scoring.passes=fixed"
+    )
+
+
+def check_savings(
+    source: UncertaintySource,
+    strategy: Strategy,
+    inferer: Inferer,
+    query_size: int,
+    *,
+    gate: float | None,
+    schedule: str,
+) -> None:
+    """Check that what should save passes or windows can do so here, before training.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    if not strategy.needs_passes:
+        return
+    if not isinstance(source, MCDropout):
+        for name, value, default in (("gate", gate, None), ("passes", schedule, "fixed")):
+            if value != default:
+                raise ConfigError(
+                    f"scoring.{name} is {value!r}, which is for the passes of "
+                    "uncertainty=mc_dropout alone"
+                )
+        return
+    race_for(source, strategy, query_size, n_volumes=query_size)
+    if source.gate is None:
+        return
+    if strategy.features:
+        raise ConfigError(
+            f"scoring.gate is {gate!r}, but strategy {strategy.name} takes features of all windows "
+            "of each pass: use scoring.gate=null"
+        )
+    if not is_plain(inferer):
+        raise ConfigError(
+            f"scoring.gate is {gate!r}, but data.scoring_inferer is no plain SlidingWindowInferer: "
+            "use scoring.gate=null"
+        )
+
+
+@torch.no_grad()
+def plain_pass(network: nn.Module, image: Tensor, inferer: Inferer) -> Tensor:
+    """Softmax of one deterministic pass: [1, channels, D, H, W] -> [C, D, H, W], float32."""
+    return torch.softmax(inferer(image, network)[0].float(), dim=0)

@@ -1,0 +1,96 @@
+"""Selectors that give each class its share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from alseg.strategies.selectors.candidates import Candidates, Selector
+from alseg.strategies.selectors.ranked import top_k
+
+
+def class_stratified(
+    candidates: Candidates,
+    query_size: int,
+    rng: np.random.Generator,
+    *,
+    fraction: float = 0.66,
+    rank: Selector = top_k,
+) -> list[str]:
+    """Share a fraction of the query equally between the foreground classes.
+
+    round(fraction k) cases are taken in turn for each class, the next one in that class's own
+    ranking that has not been taken; the rest follows the plain score. The order of the classes is
+    drawn, so that the odd places do not always go to the same one. A class whose score is 0 in all
+    candidates has no ranking and takes no turn.
+
+    Source: ClaSP PE, the follow-up of nnActive (Lüth et al.), with ``rank=power``.
+
+    Args:
+        candidates: with ``class_scores`` [n, C - 1] and scores.
+        query_size: how many to choose.
+        rng: draws the order of the classes and what ``rank`` draws.
+        fraction: in [0, 1].
+        rank: a selector by score, which makes each ranking.
+    """
+    n_candidates = len(candidates.ids)
+    by_class = candidates.require_class_scores()
+    ranked = [
+        rank(replace(candidates, scores=by_class[:, c]), n_candidates, rng)
+        for c in rng.permutation(by_class.shape[1])
+        if by_class[:, c].max() > 0
+    ]
+    return _in_turns(
+        ranked, rank(candidates, n_candidates, rng), query_size, _share(fraction, query_size)
+    )
+
+
+def class_balanced_random(
+    candidates: Candidates, query_size: int, rng: np.random.Generator, *, fraction: float = 0.66
+) -> list[str]:
+    """Draw a fraction of the query among the cases that hold a class, each class in turn.
+
+    As ``class_stratified``, but each class's ranking is a random order of the cases with a positive
+    class score, and the rest of the query is drawn from all cases. With the true voxel counts as
+    class scores it is nnActive's foreground-aware random baseline, for whole volumes instead of
+    patches: there a share of 0.66 of the patches is drawn from those that hold a class that is
+    drawn first, here the same share of the volumes.
+
+    Source: nnActive (Lüth et al., 2025), the baseline "random 66% foreground".
+    """
+    by_class = candidates.require_class_scores()
+
+    def shuffled(indices: np.ndarray) -> list[str]:
+        return [candidates.ids[i] for i in rng.permutation(indices)]
+
+    ranked = [
+        shuffled(np.flatnonzero(by_class[:, c] > 0)) for c in rng.permutation(by_class.shape[1])
+    ]
+    rest = shuffled(np.arange(len(candidates.ids)))
+    return _in_turns(ranked, rest, query_size, _share(fraction, query_size))
+
+
+def _share(fraction: float, query_size: int) -> int:
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction is {fraction}; it must lie in [0, 1]")
+    return round(fraction * query_size)
+
+
+def _in_turns(
+    rankings: list[list[str]], rest: list[str], query_size: int, n_in_turns: int
+) -> list[str]:
+    """Take ``n_in_turns`` ids from the rankings in turn, then fill up from ``rest``."""
+    chosen: dict[str, None] = {}  # an ordered set
+    waiting = [iter(ranking) for ranking in rankings]
+    while waiting and len(chosen) < n_in_turns:
+        ranking = waiting.pop(0)
+        fresh = next((case_id for case_id in ranking if case_id not in chosen), None)
+        if fresh is not None:
+            chosen[fresh] = None
+            waiting.append(ranking)
+    for case_id in rest:
+        if len(chosen) == query_size:
+            break
+        chosen[case_id] = None
+    return list(chosen)

@@ -1,0 +1,111 @@
+"""What a selector chooses from, and what a selector is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The unlabelled cases of a round, sorted by id.
+
+    Attributes:
+        ids: the case ids, n of them.
+        scores: one finite score a case, shape [n]; None if the strategy has no measure.
+        class_scores: one score a case and foreground class, shape [n, C - 1], where the strategy
+            asks for them.
+        features: a feature vector a case, shape [n, d], where the strategy asks for them.
+        labelled_features: the same of the m labelled cases, shape [m, d].
+        similarity: how much each image resembles the labelled ones, in [0, 1], shape [n], where the
+            strategy asks for it.
+        round_number: the round that acquires, from 1.
+        n_rounds: rounds of the run; the last one acquires nothing.
+    """
+
+    ids: tuple[str, ...]
+    scores: np.ndarray | None = None
+    class_scores: np.ndarray | None = None
+    features: np.ndarray | None = None
+    labelled_features: np.ndarray | None = None
+    similarity: np.ndarray | None = None
+    round_number: int = 1
+    n_rounds: int = 2
+
+    @property
+    def progress(self) -> float:
+        """How far the acquisitions are: 0 at the first, 1 at the last; 0 if there is but one."""
+        return (self.round_number - 1) / max(self.n_rounds - 2, 1)
+
+    def require_scores(self) -> np.ndarray:
+        """The scores.
+
+        Raises:
+            ValueError: if there are none, because the strategy has no measure.
+        """
+        if self.scores is None:
+            raise ValueError("this selector needs scores: give the strategy a measure")
+        return self.scores
+
+    def require_class_scores(self) -> np.ndarray:
+        """The scores by class.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.class_scores is None:
+            raise ValueError("this selector needs class scores: give the strategy class_scores")
+        return self.class_scores
+
+    def require_similarity(self) -> np.ndarray:
+        """The similarities to the labelled images.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.similarity is None:
+            raise ValueError("this selector compares images: give the strategy a similarity")
+        return self.similarity
+
+    def standard_features(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the candidates [n, d] and of the labelled cases [m, d], standardised.
+
+        Each number is centred and scaled to unit variance over both together, so that no channel
+        rules the distances for its scale; one that is the same in all cases becomes 0.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.features is None:
+            raise ValueError("this selector needs features: give the strategy features")
+        labelled = self.labelled_features
+        if labelled is None:
+            labelled = np.empty((0, self.features.shape[1]))
+        both = np.concatenate([self.features, labelled]).astype(np.float64)
+        deviation = both.std(axis=0)
+        # relative: rounding leaves a constant column with a deviation of about 1e-16 times its size
+        varies = deviation > 1e-9 * np.abs(both).max(axis=0, initial=0)
+        both = np.where(varies, both - both.mean(axis=0), 0) / np.where(varies, deviation, 1)
+        return both[: len(self.ids)], both[len(self.ids) :]
+
+    def subset(self, indices: np.ndarray) -> Candidates:
+        """Some of the candidates, sorted by id again."""
+        kept = np.sort(indices)
+
+        def rows(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[kept]
+
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in kept),
+            scores=rows(self.scores),
+            class_scores=rows(self.class_scores),
+            features=rows(self.features),
+            similarity=rows(self.similarity),
+        )
+
+
+Selector = Callable[[Candidates, int, np.random.Generator], list[str]]
+Schedule = Callable[[float], float]  # from progress in [0, 1] to a value

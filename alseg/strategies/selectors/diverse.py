@@ -1,0 +1,226 @@
+"""Selectors that look for cases unlike each other, or unlike the labelled ones."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import NearestNeighbors
+
+from alseg.strategies.selectors.candidates import Candidates
+from alseg.strategies.selectors.ranked import highest, top_k
+
+
+def k_center(candidates: Candidates, query_size: int, rng: np.random.Generator) -> list[str]:
+    """Core-set: again and again the case farthest from all labelled and chosen ones.
+
+    Greedy 2-approximation of the k-center problem in standardised feature space: argmax_i min_j
+    |f_i - f_j|, j over labelled and chosen. Without labelled features the first case is drawn.
+    Memory O(n), time O((m + k) n d).
+
+    Bias: outliers first, strange and broken scans among them. Source: Sener and Savarese, "Active
+    learning for convolutional neural networks: a core-set approach" (ICLR 2018), algorithm 1.
+    """
+    features, labelled = candidates.standard_features()
+    distance = np.full(len(features), np.inf)  # squared, to the nearest centre
+    for centre in labelled:
+        distance = np.minimum(distance, _squared_distance(features, centre))
+    chosen: list[int] = []
+    while len(chosen) < query_size:
+        first = not chosen and not len(labelled)
+        farthest = int(rng.integers(len(features))) if first else int(np.argmax(distance))
+        chosen.append(farthest)
+        distance = np.minimum(distance, _squared_distance(features, features[farthest]))
+        distance[chosen] = -1.0  # below the 0 of a copy of a centre
+    return [candidates.ids[i] for i in chosen]
+
+
+def kmeans_plus_plus(
+    candidates: Candidates, query_size: int, rng: np.random.Generator
+) -> list[str]:
+    """BADGE for dense prediction: k-means++ seeding on features whose length is the uncertainty.
+
+    BADGE draws from gradient embeddings of the last layer, (p - onehot) x h: their length grows
+    with the uncertainty and their direction says what the image holds. For a segmentation that
+    embedding is a sum over millions of voxels in which opposite errors cancel, and it names the
+    last layer of one architecture. The closest honest form keeps the two properties: the unit
+    vector of the standardised features times the score (0 where that is negative).
+
+    The first case is the longest vector; each next one is drawn with a probability that grows with
+    its squared distance to the nearest one chosen, uniformly once all are 0. Memory O(n d).
+
+    Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds"
+    (ICLR 2020), algorithm 1; Arthur and Vassilvitskii (SODA 2007).
+    """
+    features, _ = candidates.standard_features()
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    scores = _non_negative(candidates.require_scores())
+    # relative to the largest, so that the squares of tiny scores do not vanish
+    scores = scores / max(scores.max(), np.finfo(np.float64).tiny)
+    vectors = features / np.where(length > 0, length, 1) * scores[:, None]
+    chosen = [int(np.argmax(np.linalg.norm(vectors, axis=1)))]
+    distance = _squared_distance(vectors, vectors[chosen[0]])
+    while len(chosen) < query_size:
+        distance[chosen] = 0.0
+        weight = distance if distance.sum() > 0 else np.ones(len(vectors))
+        weight[chosen] = 0.0
+        chosen.append(int(rng.choice(len(vectors), p=weight / weight.sum())))
+        distance = np.minimum(distance, _squared_distance(vectors, vectors[chosen[-1]]))
+    return [candidates.ids[i] for i in chosen]
+
+
+def kmeans(candidates: Candidates, query_size: int, rng: np.random.Generator) -> list[str]:
+    """k clusters of the features, weighted by score; the candidate nearest to each centre.
+
+    Scores below 0 weigh 0; all weigh the same where no score is positive or there are none. The
+    heaviest cluster comes first. Memory O(n d), time O(n k d) an iteration.
+
+    Source: Zhdanov, "Diverse mini-batch active learning" (2019), equation 4.
+    """
+    features, _ = candidates.standard_features()
+    weights = np.ones(len(features))
+    if candidates.scores is not None and candidates.scores.max() > 0:
+        weights = _non_negative(candidates.scores)
+    cluster, centres = _clusters(features, query_size, rng, weights)
+    heaviest = np.argsort(-np.bincount(cluster, weights, minlength=len(centres)), kind="stable")
+    free = np.ones(len(features), dtype=bool)
+    chosen: list[str] = []
+    for index in heaviest:
+        distance = np.where(free, _squared_distance(features, centres[index]), np.inf)
+        nearest = int(np.argmin(distance))
+        free[nearest] = False
+        chosen.append(candidates.ids[nearest])
+    return chosen
+
+
+def typiclust(
+    candidates: Candidates,
+    query_size: int,
+    rng: np.random.Generator,
+    *,
+    n_neighbours: int = 20,
+    max_clusters: int = 500,
+) -> list[str]:
+    """TypiClust: the most typical case of each of the largest clusters that hold no labelled case.
+
+    All features, labelled ones too, fall into min(m + k, ``max_clusters``) clusters. Again and
+    again the cluster with the fewest labelled or chosen cases is taken (the larger one of two), and
+    in it the candidate with the highest typicality, the smallest mean distance to its nearest
+    neighbours within the cluster.
+
+    Bias: the opposite of ``k_center``, common cases first: meant for small budgets, where outliers
+    teach little. Memory O(n d).
+
+    Source: Hacohen, Dekel, Weinshall, "Active learning on a budget: opposite strategies suit high
+    and low budgets" (ICML 2022), algorithm 1. Their features are self-supervised, on 100 times as
+    many images; clusters below 5 cases are kept here, as pools of volumes are small.
+    """
+    features, labelled = candidates.standard_features()
+    both = np.concatenate([features, labelled])
+    n_clusters = min(len(labelled) + query_size, max_clusters, len(both))
+    cluster, _ = _clusters(both, n_clusters, rng)
+    taken = np.bincount(cluster[len(features) :], minlength=n_clusters)
+    size = np.bincount(cluster, minlength=n_clusters)
+    waiting = {
+        c: _by_typicality(both, np.flatnonzero(cluster == c), len(features), n_neighbours)
+        for c in range(n_clusters)
+    }
+    chosen: list[str] = []
+    while len(chosen) < query_size:
+        open_clusters = [c for c, indices in waiting.items() if indices]
+        best = min(open_clusters, key=lambda c: (taken[c], -size[c], c))
+        taken[best] += 1
+        chosen.append(candidates.ids[waiting[best].pop(0)])
+    return chosen
+
+
+def density_weighted(
+    candidates: Candidates, query_size: int, rng: np.random.Generator, *, beta: float = 1.0
+) -> list[str]:
+    """Top-k of score times density^beta: uncertain, but no outlier.
+
+    The density is the mean over all candidates j of (1 + cos(f_i, f_j)) / 2, in [0, 1]; the mean of
+    cosines is the cosine with the mean unit vector, so it takes O(n d) and no n x n matrix. Scores
+    below 0 count as 0.
+
+    Source: Settles and Craven, "An analysis of active learning strategies for sequence labeling
+    tasks" (EMNLP 2008), section 3.4, information density.
+    """
+    features, _ = candidates.standard_features()
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(length > 0, length, 1)
+    density = (1 + unit @ unit.mean(axis=0)) / 2
+    keys = _non_negative(candidates.require_scores()) * np.maximum(density, 0) ** beta
+    return highest(candidates, keys, query_size)
+
+
+def _non_negative(scores: np.ndarray) -> np.ndarray:
+    return np.maximum(scores, 0.0)
+
+
+def _squared_distance(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """[n, d] and [d] -> [n]. As a difference, not |a|² - 2ab + |b|²: copies are at exactly 0."""
+    return np.square(points - centre).sum(axis=1)
+
+
+def _clusters(
+    points: np.ndarray,
+    n_clusters: int,
+    rng: np.random.Generator,
+    weights: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """k-means: the cluster of each point [n] and the centres [k, d]."""
+    model = KMeans(n_clusters, n_init=3, random_state=int(rng.integers(2**31)))
+    with warnings.catch_warnings():
+        # fewer distinct points than clusters: some stay empty, which the callers allow for
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(points, sample_weight=weights)
+    return model.labels_, model.cluster_centers_
+
+
+def _by_typicality(
+    points: np.ndarray, members: np.ndarray, n_candidates: int, n_neighbours: int
+) -> list[int]:
+    """The candidates among the members of a cluster, the most typical first."""
+    if len(members) < 2:
+        return [int(i) for i in members if i < n_candidates]
+    n_used = min(n_neighbours, len(members) - 1)
+    # Without an argument, a point is not its own neighbour.
+    neighbours = NearestNeighbors(n_neighbors=n_used).fit(points[members])
+    spread = neighbours.kneighbors()[0].mean(axis=1)
+    order = members[np.argsort(spread, kind="stable")]
+    return [int(i) for i in order if i < n_candidates]
+
+
+def mi_diversity(
+    candidates: Candidates, query_size: int, rng: np.random.Generator, *, alpha: float = 1.0
+) -> list[str]:
+    """Top-k of alpha u - s / alpha: uncertain, and unlike the labelled images.
+
+    u is the score and s the similarity to the labelled images, each scaled to [0, 1] over the
+    candidates (all equal: 0), so that neither rules by its unit; the paper normalises both and does
+    not say how. As in the paper the query is a top-k: its cases are not compared with each other.
+
+    Source: Nath et al. (2020), Score = alpha H - (1 / alpha) MI.
+
+    Args:
+        candidates: the unlabelled cases, with scores and similarities.
+        query_size: how many to choose.
+        rng: not used.
+        alpha: above 0; 1 weighs both alike, a large one is ``top_k``. The paper's value is not
+            known to us.
+    """
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha is {alpha}; it must be a positive number")
+    uncertainty = _to_unit_range(candidates.require_scores())
+    similarity = _to_unit_range(candidates.require_similarity())
+    keys = alpha * uncertainty - similarity / alpha
+    return top_k(replace(candidates, scores=keys), query_size, rng)
+
+
+def _to_unit_range(values: np.ndarray) -> np.ndarray:
+    span = np.ptp(values)
+    return (values - values.min()) / span if span > 0 else np.zeros_like(values)

@@ -1,0 +1,1 @@
+"""Trains and evaluates one network: the LightningModule, its trainer, its metrics."""

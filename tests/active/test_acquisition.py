@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+
+from alseg.active.acquisition import Acquisition
+from alseg.core.errors import ScoringError
+from alseg.core.pool import Pool
+from alseg.data.formats.msd import read_msd
+from alseg.oracles.costs import volume
+from alseg.oracles.simulated import SimulatedOracle
+from alseg.strategies.selectors import diverse, noisy, ranked
+from alseg.strategies.strategy import CaseScore, Strategy
+
+TOP_K = Strategy(
+    name="top", selector=ranked.top_k, measure=lambda s: s.mean, aggregation=lambda m, s: 0.0
+)
+RANDOM = Strategy(name="random", selector=noisy.random)
+
+
+@pytest.fixture
+def pool(phantoms: Path) -> Pool:
+    return Pool.start(read_msd(phantoms).cases, ["phantom_000"])
+
+
+def make(phantoms: Path, pool: Pool, strategy: Strategy, seed: int = 1) -> Acquisition:
+    oracle = SimulatedOracle(read_msd(phantoms))
+    acquisition = Acquisition(strategy, oracle, 3, seed, n_rounds=4, cost=volume)
+    acquisition.start_round(pool, 2)
+    return acquisition
+
+
+def scores(pool: Pool) -> list[CaseScore]:
+    return [CaseScore(case_id, float(int(case_id[-3:]) % 4)) for case_id in pool.unlabelled]
+
+
+def test_the_highest_scores_are_acquired_and_ties_go_by_id(phantoms: Path, pool: Pool) -> None:
+    acquisition = make(phantoms, pool, TOP_K)
+    acquisition.acquire(scores(pool)[::-1])
+    acquired = acquisition.result()
+    chosen = ["phantom_003", "phantom_007", "phantom_011"]
+    assert [row["case_id"] for row in acquired.queries] == chosen
+    first = {"round": 2, "case_id": chosen[0], "score": 3.0, "rank": 1, "cost": 1.0}
+    assert acquired.queries[0] == first
+    assert acquired.pool == pool.acquire(chosen)
+    assert set(acquired.labels) == set(chosen)
+    assert len(acquired.scores) == 11
+
+
+def test_scores_that_choose_nothing_are_told(
+    phantoms: Path, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    acquisition = make(phantoms, pool, TOP_K)
+    acquisition.acquire(scores(pool))
+    assert not caplog.text
+    acquisition.acquire([CaseScore(case_id, 0.0) for case_id in pool.unlabelled])
+    assert "all 11 candidates have the score 0, so it chooses none of them" in caplog.text
+
+
+def test_random_draws_differ_by_seed_and_need_no_scores(phantoms: Path, pool: Pool) -> None:
+    def draw(seed: int) -> list[str]:
+        acquisition = make(phantoms, pool, RANDOM, seed)
+        acquisition.acquire()
+        assert all(row["score"] is None for row in acquisition.result().queries)
+        return [row["case_id"] for row in acquisition.result().queries]
+
+    assert draw(1) == draw(1)
+    assert len({tuple(draw(seed)) for seed in range(5)}) > 1
+
+
+def test_the_scored_cases_must_be_the_pools(phantoms: Path, pool: Pool) -> None:
+    acquisition = make(phantoms, pool, TOP_K)
+    with pytest.raises(ScoringError, match="phantom_011"):
+        acquisition.acquire(scores(pool)[:-1])
+    with pytest.raises(ScoringError, match="phantom_000"):
+        acquisition.acquire([*scores(pool), CaseScore("phantom_000", 1.0)])
+    with pytest.raises(ScoringError, match="repeated"):
+        acquisition.acquire([*scores(pool), scores(pool)[0]])
+
+
+def test_a_pool_smaller_than_the_query_is_taken_whole(phantoms: Path) -> None:
+    ids = list(read_msd(phantoms).cases)
+    pool = Pool.start(ids, ids[:-2])
+    acquisition = make(phantoms, pool, TOP_K)
+    acquisition.acquire(scores(pool))
+    assert acquisition.result().pool.unlabelled == ()
+
+
+def test_a_selector_that_breaks_its_promise_is_refused() -> None:
+    for answer in (["rehearsal_1"], ["rehearsal_1"] * 2, ["a", "b"]):
+        with pytest.raises(ScoringError, match=r"must select 2 distinct candidates|twice"):
+            Strategy(name="bad", selector=lambda c, k, rng, answer=answer: answer)
+
+
+def test_labelled_candidates_are_repeated_at_no_cost(phantoms: Path) -> None:
+    ids = list(read_msd(phantoms).cases)
+    pool = Pool.start(ids, ids[:4])  # 3 has the highest score of the labelled ones
+    acquisition = make(phantoms, pool, TOP_K)
+    acquisition.start_round(pool, 2, candidates=ids)
+    acquisition.acquire([CaseScore(i, float(int(i[-3:]) % 4)) for i in ids])
+    acquired = acquisition.result()
+    chosen = [(row["case_id"], row["cost"]) for row in acquired.queries]
+    assert chosen == [("phantom_003", 0.0), ("phantom_007", 1.0), ("phantom_011", 1.0)]
+    assert acquired.pool == pool.acquire(["phantom_007", "phantom_011"]).repeat(["phantom_003"])
+
+
+def test_a_labelled_candidate_serves_as_a_reference_too(phantoms: Path) -> None:
+    ids = list(read_msd(phantoms).cases)
+    pool = Pool.start(ids, ids[:1])
+    core_set = Strategy("core_set", diverse.k_center, features="mean", deterministic=True)
+    acquisition = make(phantoms, pool, core_set)
+    acquisition.start_round(pool, 2, candidates=ids)
+    acquisition.acquire([CaseScore(i, features=(float(int(i[-3:])),)) for i in ids])
+    # 0 is labelled: 11 is the farthest from it, then 5 (6 is as far, ties by id), then 8
+    assert [r["case_id"][-3:] for r in acquisition.result().queries] == ["011", "005", "008"]

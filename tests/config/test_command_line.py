@@ -1,0 +1,123 @@
+"""Printed commands can be pasted: shell and Hydra read back what was meant."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from alseg.config.command_line import how_to_quote, override_to_paste, readable
+from alseg.config.composition import part
+from tests.system.test_environment import front_door
+
+HOSTILE = st.sampled_from("ab1/.-_=,~'\"\\ ${}[]():#%!&*;?|<>`^@+é日\t")
+
+
+# OmegaConf's word for a value that is missing, which cannot be quoted: ./??? is the same path
+MISSING = "???"
+
+
+@given(st.text(HOSTILE, min_size=1, max_size=15).filter(lambda value: value != MISSING))
+@example("null")
+@example("12")
+@example("1e3")
+@example("日/")
+@example("/runs/a=b,c~d 'e'")
+@example("\\${x}")
+def test_a_pasted_override_means_what_was_printed(value: str) -> None:
+    (word,) = shlex.split(override_to_paste("resume", value))
+    (parsed,) = OverridesParser.create().parse_overrides([word])
+    assert parsed.key_or_group == "resume"
+    assert OmegaConf.create({"resume": parsed.value()}).resume == value
+
+
+@pytest.mark.parametrize(
+    "path", ["/work/runs/phantom/2026-11-23_10-00-00_variance_seed1", "runs/a"]
+)
+def test_an_ordinary_path_stays_readable(path: str) -> None:
+    assert override_to_paste("resume", path) == f"resume={path}"
+
+
+def value_of(argument: str) -> object:
+    """What Hydra reads."""
+    (parsed,) = OverridesParser.create().parse_overrides([argument])
+    return parsed.value()
+
+
+PLAIN = st.text(st.sampled_from("ab1/.-_=~\\ :#%!&*;?|<>`^@+é日"), min_size=1, max_size=15)
+
+
+@given(PLAIN.filter(lambda text: not text.startswith("~")))
+@example("/data/Größe=1/日本 #2")
+def test_a_plain_value_needs_no_quotes_for_hydra(value: str) -> None:
+    try:
+        expected = value_of(f"x={value}")
+    except HydraException:
+        expected = value
+    assert value_of(readable(f"x={value}")) == expected
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "x=1",
+        "x=1,2",
+        "x=[1,2]",
+        "x={a: 1}",
+        "x='日'",
+        "x=",
+        "-m",
+        "--cfg",
+        "job",
+        "~x",
+        "x=[1",
+        "x=~/a",
+    ],
+)
+def test_what_may_be_meant_otherwise_is_left_as_it_is(argument: str) -> None:
+    assert readable(argument) == argument
+
+
+UNREADABLE = ["a,b", "a(b", "it's", "[日", "{a", '"a', "日,x", "a]b"]
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
+def test_the_cure_for_an_unreadable_value_can_be_pasted(value: str) -> None:
+    told = how_to_quote(f"data.root={value}")
+    assert told.startswith(f"data.root={value} ")
+    (word,) = shlex.split(told.partition("put it in quotes: ")[2])
+    assert str(value_of(word)) == value.strip("\"'")
+
+
+def test_what_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
+    told = {
+        "data.root=/tmp/日本(1)": "data.root='/tmp/日本(1)'",
+        "data.root=~/x": "write data.root=$HOME/x",
+        "strategy=random,variance": "takes a sweep (-m)",
+        "日=3": "日=3: no setting can be called 日",
+        "foo": "foo is no setting",
+    }
+    for argument, cure in told.items():
+        done = front_door(tmp_path, "alseg.train", "data=msd", argument, "--cfg", "job")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"alseg: error: {argument}")
+        assert cure in done.stderr
+        assert "hydra.cc" not in done.stderr
+    done = front_door(tmp_path, "alseg.train", "data=msd", "data.root=/日本=1", "--cfg", "job")
+    assert "root: /日本=1\n" in done.stdout
+
+
+NAMES = st.text(HOSTILE, max_size=8).filter(lambda value: value != MISSING)
+
+
+@given(st.lists(NAMES), NAMES)
+@example(["${x}", "\\${x}"], "${oc.env:HOME}")
+def test_parts_get_the_names_that_they_are_given(names: list[str], name: str) -> None:
+    made = part(OmegaConf.create({"_target_": "builtins.dict"}), names=names, name=name)
+    assert made == {"names": names, "name": name}

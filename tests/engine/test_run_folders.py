@@ -1,0 +1,96 @@
+"""Each run has a folder of its own, however many start at one moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from alseg.config.command_line import override
+from alseg.config.settings import CONFIG_FILE, load_start
+from alseg.engine.runs import claim, give_up
+from alseg.run.lock import OWNER_FILE, hold
+from alseg.run.state import STATE_FILE, RunState
+from tests.system.test_environment import front_door
+
+N_RUNS = 6
+
+
+def claim_and_note(folder: Path, number: int, start: Barrier) -> None:
+    start.wait()
+    (claim(folder) / f"run_{number}").touch()
+
+
+def test_runs_that_start_at_one_moment_get_folders_of_their_own(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(N_RUNS)
+    folder = tmp_path / "runs" / "2026-11-23_10-00-00_variance_seed1"
+    runs = [
+        context.Process(target=claim_and_note, args=(folder, number, start))
+        for number in range(N_RUNS)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    claimed = {path.parent.name: path.name for path in folder.parent.glob("*/run_*")}
+    assert sorted(claimed) == [folder.name, *(f"{folder.name}_{n}" for n in range(2, N_RUNS + 1))]
+    assert sorted(claimed.values()) == [f"run_{number}" for number in range(N_RUNS)]
+
+
+def test_a_folder_whose_run_has_ended_is_not_replaced_by_another(tmp_path: Path) -> None:
+    for name in (STATE_FILE, CONFIG_FILE):
+        folder = claim(tmp_path / name)
+        (folder / name).touch()
+        assert claim(folder) == folder  # for the caller to say that it can be resumed
+        with hold(folder):
+            assert claim(folder).name == f"{name}_2"
+
+
+def test_the_folder_of_a_process_that_died_before_its_run_started_is_used_again(
+    tmp_path: Path,
+) -> None:
+    context = multiprocessing.get_context("fork")
+    dying = context.Process(target=claim, args=(tmp_path / "a",))
+    dying.start()
+    dying.join(60)
+    assert (tmp_path / "a" / OWNER_FILE).is_file()
+    assert claim(tmp_path / "a").name == "a"
+    assert claim(tmp_path / "a").name == "a_2"  # this process is alive
+
+
+def test_a_claim_is_given_up_with_a_run_that_has_not_started(tmp_path: Path) -> None:
+    given_up, started = claim(tmp_path / "a"), claim(tmp_path / "b")
+    (started / CONFIG_FILE).touch()
+    for folder in (given_up, started):
+        give_up(folder)
+    assert claim(given_up) == given_up
+    assert len(list(started.iterdir())) == 3  # lock, owner and configuration
+
+
+def test_a_folder_is_what_its_name_says_whatever_it_is_called(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    output, data = tmp_path / "a ${x} b, c='d' ${now:%Y}", tmp_path / "${seed}"
+    data.symlink_to(phantoms)
+    settings = (
+        "experiment=smoke", "trainer=cpu", "steps_per_round=1", "val_interval=1", "pictures=0",
+        "pool.rounds=1", "scoring.n_passes=1", override("output_dir", output),
+    )  # fmt: skip
+
+    def call(module: str, *arguments: str) -> str:
+        done = front_door(tmp_path, f"alseg.{module}", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    call("train", *settings, override("data.task.root", data))
+    (run,) = (output / "smoke").iterdir()
+    assert load_start(run).overrides[-1] == override("data.task.root", data)
+    call("train", override("resume", run), "pictures=1")  # composed anew, from start.json
+    assert RunState.load(run).finished_rounds == 1
+    jobs = (*settings, override("data.task.root", data), "strategy=random", "tracking=none")
+    for more in ((), ("sweep.resume=true",)):
+        assert "1 of 1 jobs finished" in call("train", "-m", *jobs, *more)
+    assert len(list((output / "smoke").iterdir())) == 2
+    assert "random" in call("compare", str(output), "--output", str(output / "page"))
+    assert {path.name for path in tmp_path.iterdir()} == {output.name, data.name}

@@ -1,0 +1,474 @@
+"""The tracking store under parallel jobs, and one that goes away in the middle of a run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from alseg.core.errors import ConfigError, DataError, DiskFullError
+from alseg.tracking import mlflow as tracking
+from alseg.tracking.mlflow import MLflowTracker, accepted_name
+from alseg.tracking.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
+
+
+class FakeStore:
+    """Performs operations while it is up."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self.calls = 0
+        self.done: list[tuple[str, str, Any]] = []
+
+    def perform(self, operation: Operation) -> str | None:
+        self.calls += 1
+        if not self.is_up:
+            raise ConnectionError("the store is away")
+        run_id = f"id-{operation['name']}" if operation["do"] == "create" else operation["run"]
+        self.done.append((operation["do"], run_id, operation.get("value")))
+        return run_id if operation["do"] == "create" else None
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+def test_operations_are_sent_at_once_and_leave_no_journal(store: FakeStore, tmp_path: Path) -> None:
+    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE)
+    key = outbox.create_run(name="a")
+    outbox.send(do="log", run=key, value=1)
+    outbox.send(do="log", run="known", value=2)
+    assert store.done == [("create", "id-a", None), ("log", "id-a", 1), ("log", "known", 2)]
+    assert outbox.flush()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missed_is_sent_later_in_order(store: FakeStore, tmp_path: Path) -> None:
+    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE, retry_seconds=0)
+    known = outbox.create_run(name="before")
+    store.is_up = False
+    outbox.send(do="log", run=known, value=1)
+    missed = outbox.create_run(name="missed")
+    outbox.send(do="log", run=missed, value=2)
+    assert outbox.n_waiting == 3
+    store.is_up = True
+    outbox.send(do="log", run=known, value=3)
+    assert store.done[1:] == [
+        ("log", "id-before", 1),
+        ("create", "id-missed", None),
+        ("log", "id-missed", 2),
+        ("log", "id-before", 3),
+    ]
+    assert outbox.n_waiting == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dead_store_is_asked_now_and_then_only(store: FakeStore, tmp_path: Path) -> None:
+    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE, retry_seconds=60)
+    store.is_up = False
+    for value in range(50):
+        outbox.send(do="log", run="r", value=value)
+    assert store.calls == 1
+    assert not outbox.flush()
+    assert isinstance(outbox.error, ConnectionError)
+
+
+def test_another_process_sends_what_waits(store: FakeStore, tmp_path: Path) -> None:
+    journal = tmp_path / JOURNAL_FILE
+    outbox = Outbox(store.perform, journal)
+    known = outbox.create_run(name="before")
+    store.is_up = False
+    outbox.send(do="log", run=known, value=1)
+    missed = outbox.create_run(name="missed")
+    outbox.send(do="log", run=missed, value=2)
+    with journal.open("a") as file:
+        file.write('{"do": "log", "ru')  # the process was killed while it wrote
+    store.is_up, store.done = True, []
+    assert Outbox(store.perform, journal).flush()
+    assert store.done == [
+        ("log", "id-before", 1),
+        ("create", "id-missed", None),
+        ("log", "id-missed", 2),
+    ]
+    assert not journal.exists()
+
+
+def test_a_run_is_not_created_twice(store: FakeStore, tmp_path: Path) -> None:
+    journal = tmp_path / JOURNAL_FILE
+    outbox = Outbox(store.perform, journal)
+    store.is_up = False
+    key = outbox.create_run(name="a")
+    outbox.send(do="log", run=key, value=1)
+
+    def dies_after_creating(operation: Operation) -> str | None:
+        if operation["do"] != "create":
+            raise SystemExit
+        return store.perform(operation)
+
+    store.is_up = True
+    with pytest.raises(SystemExit):
+        Outbox(dies_after_creating, journal).flush()
+    assert Outbox(store.perform, journal).flush()
+    assert store.done == [("create", "id-a", None), ("log", "id-a", 1)]
+
+
+def test_a_damaged_journal_is_an_error(store: FakeStore, tmp_path: Path) -> None:
+    (tmp_path / JOURNAL_FILE).write_text('broken\n{"do": "log", "run": "r"}\n')
+    with pytest.raises(DataError, match="line 1, is not JSON"):
+        Outbox(store.perform, tmp_path / JOURNAL_FILE)
+
+
+def test_a_journal_that_is_no_text_is_an_error(store: FakeStore, tmp_path: Path) -> None:
+    (tmp_path / JOURNAL_FILE).write_bytes(b"\xff\xfe\n")
+    with pytest.raises(DataError, match=f"{JOURNAL_FILE} is damaged"):
+        Outbox(store.perform, tmp_path / JOURNAL_FILE)
+
+
+OUTSIDE = (
+    "../secret.txt", "rounds/../../secret.txt", "/etc/passwd", "..", "link", "linked/secret.txt",
+    "a\0b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_journal_of_other_hands_sends_no_file_from_outside_its_folder(
+    path: str, store: FakeStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link").symlink_to(tmp_path / "secret.txt")
+    (folder / "linked").symlink_to(tmp_path)
+    line = json.dumps({"do": "upload", "run": "r", "path": path})
+    (folder / JOURNAL_FILE).write_text(f"{line}\n")
+    with pytest.raises(DataError, match=r"line 1, would send .* not in the run folder"):
+        Outbox(store.perform, folder / JOURNAL_FILE)
+
+
+def test_a_link_out_of_the_run_folder_is_told_and_not_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "own.txt").write_text("own")
+    (folder / "own_link.txt").symlink_to(folder / "own.txt")
+    tracker = MLflowTracker(uri, "links", "run")
+    run_id = tracker.open(folder, None, {}, {})
+    tracker.close("FINISHED")
+    sent = [file.path for file in MlflowClient(uri).list_artifacts(run_id)]
+    assert sent == ["own.txt", "own_link.txt"]
+    assert f"{folder / 'link.txt'} is a link out of the run folder" in caplog.text
+
+
+def test_what_the_store_refuses_holds_up_nothing_behind_it(
+    store: FakeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(operation: Operation) -> str | None:
+        if store.is_up and operation.get("value") == "odd":
+            raise RefusedError("no such value")
+        return store.perform(operation)
+
+    outbox = Outbox(refusing, tmp_path / JOURNAL_FILE)
+    store.is_up = False
+    outbox.send(do="tag", run="r", value="odd")
+    outbox.send(do="tag", run="r", value="good")
+    store.is_up = True
+    assert outbox.flush()
+    outbox.send(do="tag", run="r", value="odd")  # not in the journal: the same
+    assert store.done == [("tag", "r", "good")]
+    assert outbox.n_waiting == 0
+    assert caplog.text.count("no such value") == 2
+    assert '"value": "odd"' in caplog.text
+
+
+HOSTILE_NAMES = (
+    "lésion (left) & œdème, 100%", "core+cyst #2", "core+cyst ,2", "a//b", "../up", "/root", ".",
+    "a/./b", "n" * 400, "n" * 401,
+)  # fmt: skip
+
+
+def test_any_class_name_becomes_a_metric_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert accepted_name("test_dice_left lung") == "test_dice_left lung"
+    assert accepted_name("val/dice_liver") == "val/dice_liver"
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "names", "run")
+    run_id = tracker.open(tmp_path, None, {}, {})
+    assert run_id is not None
+    values = {name: float(index) for index, name in enumerate(HOSTILE_NAMES)}
+    for step in (1, 2):
+        tracker.log_round(values | {"test_dice": 0.5}, step)
+    recorded = tracker.client.get_run(run_id).data.metrics
+    assert recorded == {accepted_name(n): v for n, v in values.items()} | {"test_dice": 0.5}
+    assert len(recorded) == len(HOSTILE_NAMES) + 1
+    assert caplog.text.count("core+cyst #2") == 1  # told once
+    # one value of a batch is refused, the others are not
+    rows = [("good", 1.0, 1, 3), ("../bad", 1.0, 1, 3)]
+    tracker.outbox.send(do="log", run=run_id, metrics=rows, params={"p": "1", "#": "2"})
+    data = tracker.client.get_run(run_id).data
+    assert data.metrics["good"] == 1.0
+    assert data.params == {"p": "1"}
+    assert "../bad" in caplog.text
+    tracker.outbox.send(do="tag", run=run_id, name="x" * 5000, value="refused by MLflow")
+    tracker.outbox.send(do="tag", run=run_id, name="behind", value="it")
+    assert tracker.client.get_run(run_id).data.tags["behind"] == "it"
+
+
+def build_store(folder: Path) -> None:
+    MLflowTracker(f"sqlite:///{folder}/mlflow.db", "killed", "run")
+
+
+@pytest.mark.parametrize("size_kib", [1, 300])
+def test_a_kill_while_the_store_is_made_leaves_none(tmp_path: Path, size_kib: int) -> None:
+    job = multiprocessing.get_context("fork").Process(target=build_store, args=(tmp_path,))
+    job.start()
+    while job.is_alive():
+        if any(p.stat().st_size >= size_kib * 1024 for p in tmp_path.glob(".tmp-*-mlflow.db")):
+            job.kill()
+        time.sleep(0.001)
+    job.join()
+    assert job.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()
+    (
+        tmp_path / "mlflow.db"
+    ).touch()  # as sqlite leaves it, when asked about a store that is not there
+    build_store(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_locked_store_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 5.0)
+    calls: list[str] = []
+
+    def locked_at_first() -> str:
+        calls.append("call")
+        if len(calls) < 3:
+            raise MlflowException(
+                "(raised as a result of Query-invoked autoflush) database is locked"
+            )
+        return "done"
+
+    assert tracking._patiently(locked_at_first) == "done"
+    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 0.0)
+    calls.clear()
+    with pytest.raises(MlflowException, match="is locked"):
+        tracking._patiently(locked_at_first)
+
+
+FULL = (
+    OSError(errno.ENOSPC, "No space left on device", "mlartifacts/1"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    MlflowException("(sqlite3.OperationalError) database or disk is full [SQL: INSERT INTO tags"),
+)
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_store_on_a_full_disk_is_told_like_any_other_file(
+    error: Exception, tmp_path: Path
+) -> None:
+    told = rf"cannot write {tmp_path}/mlflow.db: No space left on device \(\d+ MiB are free"
+    with (
+        pytest.raises(DiskFullError, match=told),
+        tracking._needed(f"sqlite:///{tmp_path}/mlflow.db"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("name", ["plain", "it's $HOME & (co)"])
+def test_a_deleted_experiment_is_told_with_the_way_back(tmp_path: Path, name: str) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = MLflowTracker(uri, name, "run")
+    tracker.client.delete_experiment(tracker.experiment_id)
+    with pytest.raises(ConfigError, match="was deleted; take another experiment_name") as told:
+        MLflowTracker(uri, name, "run")
+    command = shlex.split(str(told.value).rpartition("restore it: ")[2])
+    assert command[0] == f"MLFLOW_TRACKING_URI={uri}"
+    assert command[-1] == tracker.experiment_id
+
+
+def test_an_experiment_that_another_job_makes_meanwhile_is_taken(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first = MLflowTracker(uri, "shared", "run")
+
+    class Late(MlflowClient):
+        asked = False
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            found = super().get_experiment_by_name(name) if self.asked else None
+            self.asked = True
+            return found
+
+    assert tracking._experiment_id(Late(uri), "shared", None) == first.experiment_id
+
+
+def test_the_printed_command_that_sends_the_rest_can_be_pasted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my runs $HOME 'a'"
+    folder.mkdir()
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "paste", "run")
+    tracker.open(folder, None, {}, {})
+    monkeypatch.setattr(tracker.client, "set_terminated", lambda *a, **k: 1 / 0)  # away
+    tracker.close("FINISHED")
+    (command,) = re.findall("send them with: (.*)", caplog.text)
+    assert shlex.split(command) == ["python", "-m", "alseg.sync", str(folder)]
+
+
+N_JOBS = 6
+
+
+def open_and_write(folder: Path, number: int, start: Barrier) -> None:
+    """A job: all jobs open the store at one moment, and write at another."""
+    mine = folder / str(number)
+    mine.mkdir()
+    start.wait()
+    tracker = MLflowTracker(f"sqlite:///{folder}/mlflow.db", "shared", f"job {number}")
+    start.wait()
+    tracker.open(mine, None, {f"setting.{i}": i for i in range(150)}, {"seed": str(number)})
+    for round_number in range(1, 4):
+        logger = tracker.round_logger(round_number, 5 * round_number, mine)
+        for step in range(20):
+            logger.log_metrics({"loss": 1 / (step + 1)}, step)
+            logger.save()
+        logger.finalize("success")
+        tracker.log_round({"val_dice": 0.1 * round_number}, 5 * round_number)
+    tracker.close("FINISHED")
+
+
+def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")  # MLflow has been imported: no seconds apart
+    start = context.Barrier(N_JOBS)
+    jobs = [
+        context.Process(target=open_and_write, args=(tmp_path, number, start))
+        for number in range(N_JOBS)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(300)
+    assert [job.exitcode for job in jobs] == [0] * N_JOBS
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("shared")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert sorted(run.data.tags["seed"] for run in parents) == [
+        str(number) for number in range(N_JOBS)
+    ]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for parent in parents:
+        assert len(parent.data.params) == 150
+        nested = [
+            run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+        ]
+        assert sorted(run.data.tags["labelled"] for run in nested) == ["10", "15", "5"]
+        # the chart of the parents is the learning curve: Dice by the number of labelled volumes
+        curve = client.get_metric_history(parent.info.run_id, "val_dice")
+        assert sorted((point.step, round(point.value, 1)) for point in curve) == [
+            (5, 0.1),
+            (10, 0.2),
+            (15, 0.3),
+        ]
+        assert all(len(client.get_metric_history(r.info.run_id, "loss")) == 20 for r in nested)
+    assert not list(tmp_path.rglob(JOURNAL_FILE))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[None]:
+    """``mlflow server`` on the loopback; killed at the end of the block."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"]
+    with (folder / "server.log").open("a") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=os.environ
+            | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 240
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()
+                assert time.monotonic() < deadline, (folder / "server.log").read_text()
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+def test_a_server_that_goes_away_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    port, folder = free_port(), tmp_path / "run"
+    folder.mkdir()
+    uri = f"http://127.0.0.1:{port}"
+    with pytest.raises(ConfigError, match=r"tracking.mlflow.uri http"):
+        MLflowTracker(uri, "outage", "run")  # a store that is away at the start is refused
+
+    with server(tmp_path, port):
+        tracker = MLflowTracker(uri, "outage", "run")
+        run_id = tracker.open(folder, None, {"a": 1}, {"seed": "1"})
+        assert run_id is not None
+        tracker.log_round({"val_dice": 0.1}, 5)
+    tracker.outbox.retry_seconds = 0
+    logger = tracker.round_logger(2, 10, folder)
+    logger.log_metrics({"loss": 0.5}, 3)
+    logger.finalize("success")
+    tracker.log_round({"val_dice": 0.2}, 10)
+    (folder / "metrics.csv").write_text("round\n")
+    tracker.close("FAILED", "it was so")
+    lines = [json.loads(line) for line in (folder / JOURNAL_FILE).read_text().splitlines()]
+    assert [line["do"] for line in lines] == ["create", "log", "end", "log", "tag", "end", "upload"]
+
+    with server(tmp_path, port):
+        assert tracking.sync(uri, folder).n_waiting == 0
+        client = MlflowClient(uri)
+        run = client.get_run(run_id)
+        assert run.info.status == "FAILED"
+        assert run.data.tags["failure"] == "it was so"
+        curve = client.get_metric_history(run_id, "val_dice")
+        assert [(point.step, point.value) for point in curve] == [(5, 0.1), (10, 0.2)]
+        assert [file.path for file in client.list_artifacts(run_id)] == ["metrics.csv"]
+        (nested,) = client.search_runs(
+            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"
+        )
+        assert (nested.info.status, nested.data.metrics) == ("FINISHED", {"loss": 0.5})
+        # when it happened, not when it was sent
+        assert nested.info.end_time <= run.info.end_time
+    assert not (folder / JOURNAL_FILE).exists()
