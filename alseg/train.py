@@ -7,19 +7,24 @@ sweep. They are imported when there is a job, so that help, version and completi
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
-from alseg.config.command_line import typed
+from alseg.config.command_line import override, typed
 from alseg.config.composition import conf_folder
 from alseg.config.entry_points import run_hydra_entry_point
-from alseg.config.messages import told
-from alseg.core.errors import ConfigError
+from alseg.config.messages import print_error, told
+from alseg.core.errors import AlsegError, ConfigError
+from alseg.system.text import literal
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="config")
@@ -34,10 +39,13 @@ def _job(config: DictConfig) -> float:
     from alseg.system.distributed import process_group, rank
 
     settings = HydraConfig.get()
-    folder = job_folder(settings)
+    folder, overrides = job_folder(settings), typed(settings.overrides.task)
     try:
         if settings.mode == RunMode.MULTIRUN:
-            return run_job(config, folder)
+            # of the module, where the job's process finds it: this one may be called __main__
+            from alseg.train import work
+
+            return run_job(config, folder, overrides, work, settings.launcher.get("cpus_per_task"))
         if OmegaConf.select(config, "sweep.resume"):
             raise ConfigError(
                 "sweep.resume continues a sweep (-m); continue a single run with resume=RUN_FOLDER"
@@ -47,7 +55,7 @@ def _job(config: DictConfig) -> float:
         elif not config.resume:
             folder = claim(folder)
         with process_group(config.trainer.accelerator):
-            return train(config, folder, typed(settings.overrides.task))
+            return train(config, folder, overrides)
     finally:
         give_up(folder)
         # Hydra makes the folder before the settings are checked: leave no empty ones behind.
@@ -62,6 +70,54 @@ def job_folder(settings: HydraConf) -> Path:
     if settings.mode == RunMode.MULTIRUN:
         return Path(settings.sweep.dir, settings.sweep.subdir).absolute()
     return Path(settings.run.dir).absolute()
+
+
+def work(own: Sequence[str], folder: Path) -> None:
+    """Run one job to its end, in its own process.
+
+    Args:
+        own: functions and classes of the user's that the job builds.
+        folder: the job's.
+    """
+    import torch
+
+    print(f"job on {torch.get_num_threads()} thread(s)")
+    sys.argv = [
+        "alseg.train",
+        override("resume", folder),
+        override("hydra.run.dir", folder),
+        override("trusted_packages", own),
+    ]
+    main()
+
+
+class SweepCallback(Callback):
+    """Finds the folder of a sweep before its jobs start, and sums up the jobs at its end.
+
+    conf/config.yaml names it. Hydra turns exceptions of a callback into warnings, hence the exit
+    codes.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Fix the sweep's folder for all its jobs; with ``sweep.resume``, an earlier one."""
+        from alseg.engine.sweeps import sweep_folder
+
+        try:
+            folder = sweep_folder(config)
+        except AlsegError as error:
+            print_error(error)
+            sys.exit(2)
+        with read_write(config.hydra):
+            config.hydra.sweep.dir = literal(str(folder))
+            # Jobs are composed anew: a job with its own experiment_name would go elsewhere.
+            config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print one line a job; exit code 1 if one of them has not finished."""
+        from alseg.engine.sweeps import print_sweep
+
+        if not print_sweep(Path(config.hydra.sweep.dir)):
+            sys.exit(1)
 
 
 def main() -> None:

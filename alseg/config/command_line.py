@@ -93,6 +93,3 @@ def identifying(overrides: Sequence[str]) -> list[str]:
 def job_hash(overrides: Sequence[str]) -> str:
     """A short hash of a job's overrides: its folder has the same name whenever it is started."""
     return hashlib.sha256(json.dumps(identifying(overrides)).encode()).hexdigest()[:8]
-
-
-OmegaConf.register_new_resolver("job_hash", job_hash, replace=True)

@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 
+from alseg.config.command_line import job_hash
 from alseg.core.errors import ConfigError
 from alseg.system.stores import default_store
 from alseg.system.text import literal
@@ -38,6 +39,7 @@ def folder_name(folder: object) -> str:
 OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
 OmegaConf.register_new_resolver("tracking_store", default_store, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("job_hash", job_hash, replace=True)
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:

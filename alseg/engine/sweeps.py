@@ -12,25 +12,21 @@ import math
 import os
 import shlex
 import statistics
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from alseg.config.command_line import identifying, override, override_to_paste, typed
+from alseg.config.command_line import identifying, override_to_paste, typed
 from alseg.config.composition import part
-from alseg.config.messages import print_error, sentence
+from alseg.config.messages import sentence
 from alseg.config.settings import (
     CONFIG_FILE,
     START_FILE,
@@ -43,7 +39,7 @@ from alseg.config.settings import (
 )
 from alseg.config.trust import untrusted
 from alseg.core.budget import area_under_budget_curve
-from alseg.core.errors import AlsegError, ConfigError, DataError
+from alseg.core.errors import ConfigError, DataError
 from alseg.engine.jobs import run_in_fork
 from alseg.run.lock import hold
 from alseg.run.state import RunState
@@ -51,7 +47,6 @@ from alseg.system.console import console, duration, fits, say
 from alseg.system.files import read_json, write_json
 from alseg.system.isolation import exit_in_words
 from alseg.system.secrets import kept_settings, without_secrets
-from alseg.system.text import literal
 from alseg.tracking.tracker import Trackers
 from alseg.training.trainers import n_devices
 
@@ -94,7 +89,17 @@ class Job:
         return job if job.status in (FINISHED, FAILED) else cls(UNFINISHED)
 
 
-def run_job(config: DictConfig, folder: Path) -> float:
+# Runs the job in a folder to its end, in a process of its own; trusts the packages that come first.
+Work = Callable[[Sequence[str], Path], None]
+
+
+def run_job(
+    config: DictConfig,
+    folder: Path,
+    overrides: Sequence[str],
+    work: Work,
+    n_threads: int | None = None,
+) -> float:
     """Run one job of a sweep to its end, in a child process.
 
     Never raises for what goes wrong in the job: it is recorded as failed, and the other jobs run.
@@ -102,6 +107,9 @@ def run_job(config: DictConfig, folder: Path) -> float:
     Args:
         config: the job's composed configuration.
         folder: the job's folder.
+        overrides: what the configuration was composed of.
+        work: what the child process does; a function of a module, found there by its name.
+        n_threads: of the child process; None for what the environment says.
 
     Returns:
         The area under the budget curve of the validation Dice; NaN if the job failed.
@@ -118,13 +126,15 @@ def run_job(config: DictConfig, folder: Path) -> float:
         return math.nan
     started = time.monotonic()
     try:
-        check_job(config, folder)
+        check_job(config, folder, overrides)
         if Job.load(folder).status == FINISHED:
             log.info(f"[{name}] finished before, not run again")
             return validation_area(folder)
         (folder / JOB_FILE).unlink(missing_ok=True)
         own = untrusted(OmegaConf.to_container(config, resolve=True))
-        reason = _run_child(folder, name, own)
+        if n_threads:  # joblib gives its workers their share of the cores by itself
+            os.environ["OMP_NUM_THREADS"] = str(n_threads)
+        reason = _run_child(folder, name, partial(work, own))
     except Exception as error:  # the boundary of a job: whatever it is, it is reported
         reason = sentence(error)
     seconds = round(time.monotonic() - started, 1)
@@ -137,7 +147,7 @@ def run_job(config: DictConfig, folder: Path) -> float:
     return math.nan
 
 
-def check_job(config: DictConfig, folder: Path) -> None:
+def check_job(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Check that a job can run in its folder, and write its configuration there.
 
     Raises:
@@ -145,14 +155,14 @@ def check_job(config: DictConfig, folder: Path) -> None:
     """
     devices = n_devices(config.trainer)
     if devices > 1:
-        command = shlex.join(typed(HydraConfig.get().overrides.task))
+        command = shlex.join(overrides)
         raise ConfigError(
             f"a sweep runs its jobs on one device each, but trainer.devices gives {devices}: the "
             "launcher cannot start the other processes of a job; run each job by itself: "
             f"torchrun --nproc-per-node {devices} -m alseg.train {command}"
         )
     if not (folder / CONFIG_FILE).exists():
-        save_start(folder, typed(HydraConfig.get().overrides.task))
+        save_start(folder, overrides)
         save_config(config, folder)
     elif config_hash(load_config(folder)) != config_hash(config):
         raise ConfigError(
@@ -165,17 +175,14 @@ def validation_area(folder: Path) -> float:
     return area_under_budget_curve(*RunState.load(folder).learning_curve("val_dice"))
 
 
-def _run_child(folder: Path, name: str, own: Sequence[str]) -> str:
+def _run_child(folder: Path, name: str, work: Callable[[Path], None]) -> str:
     """Run the job in a process of its own, passing on its output; returns why it failed, or ''.
 
     Args:
         folder: the job's.
         name: how its output is marked.
-        own: functions and classes of the user's, who has composed the job here and now.
+        work: what the process does with the folder.
     """
-    # joblib gives its workers their share of the cores by itself (OMP_NUM_THREADS).
-    if threads := HydraConfig.get().launcher.get("cpus_per_task"):
-        os.environ["OMP_NUM_THREADS"] = str(threads)
     last = ""
     with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
 
@@ -188,7 +195,7 @@ def _run_child(folder: Path, name: str, own: Sequence[str]) -> str:
                 print(f"[{name}] {line}", end="", flush=True)
                 last = line.strip()
 
-        exit_code = run_in_fork(partial(work, own), folder, take)
+        exit_code = run_in_fork(work, folder, take)
     if exit_code == 0:
         return ""
     if exit_code < 0:
@@ -210,30 +217,6 @@ def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
         tracker.close("FAILED", reason)
     except Exception as error:  # the failure itself has been recorded: only say it
         log.error(f"the failure could not be tracked: {sentence(error)}")
-
-
-class SweepCallback(Callback):
-    """Finds the folder of a sweep before its jobs start, and sums up the jobs at its end.
-
-    Hydra turns exceptions of a callback into warnings, hence the exit codes.
-    """
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Fix the sweep's folder for all its jobs; with ``sweep.resume``, an earlier one."""
-        try:
-            folder = sweep_folder(config)
-        except AlsegError as error:
-            print_error(error)
-            sys.exit(2)
-        with read_write(config.hydra):
-            config.hydra.sweep.dir = literal(str(folder))
-            # Jobs are composed anew: a job with its own experiment_name would go elsewhere.
-            config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print one line a job; exit code 1 if one of them has not finished."""
-        if not print_sweep(Path(config.hydra.sweep.dir)):
-            sys.exit(1)
 
 
 def sweep_folder(config: DictConfig) -> Path:
@@ -411,22 +394,3 @@ def _table(title: str, show_settings: bool) -> Table:
 def _mean(values: Sequence[float]) -> str:
     deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{deviation}"
-
-
-def work(own: Sequence[str], folder: Path) -> None:
-    """Run one job to its end, in its own process.
-
-    Args:
-        own: functions and classes of the user's that the job builds.
-        folder: the job's.
-    """
-    from alseg import train
-
-    print(f"job on {torch.get_num_threads()} thread(s)")
-    sys.argv = [
-        "alseg.train",
-        override("resume", folder),
-        override("hydra.run.dir", folder),
-        override("trusted_packages", own),
-    ]
-    train.main()

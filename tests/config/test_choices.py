@@ -18,7 +18,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-import alseg.config.command_line  # noqa: F401 - the resolvers of config.yaml
 from alseg.config.composition import conf_folder, part
 
 CONF = Path(conf_folder())

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,18 @@ from typing import Any
 import joblib
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from mlflow import MlflowClient
-from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from alseg.config.command_line import job_hash
-from alseg.config.composition import conf_folder
+from alseg.config.composition import composed, conf_folder
 from alseg.config.settings import config_hash
 from alseg.core.errors import ConfigError
 from alseg.engine import sweeps
 from alseg.engine.sweeps import (
     Job,
     JobRow,
+    Work,
     latest_sweep,
     print_sweep,
     print_tables,
@@ -188,29 +187,16 @@ def test_submitit_runs_jobs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "submitit_slurm"])
 def test_every_launcher_composes(launcher: str) -> None:
-    assert composed(Path("runs"), f"hydra/launcher={launcher}").strategy.name == "variance"
+    config = composed(settings(Path("runs"), f"hydra/launcher={launcher}"))
+    assert config.strategy.name == "variance"
 
 
 # --- jobs in this process ---------------------------------------------------------------------
 
 
-def composed(output_dir: Path, *overrides: str) -> DictConfig:
-    """A job's configuration, with Hydra in the state in which a launcher calls the job."""
-    settings = [*JOBS, "tracking=none", f"output_dir={output_dir}", *overrides]
-    with initialize_config_dir(conf_folder(), version_base="1.3"):
-        config = compose("config", settings, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    config = config.copy()
-    with open_dict(config):
-        del config["hydra"]
-    return config
-
-
-@pytest.fixture(autouse=True)
-def _hydra_is_left_alone() -> Iterator[None]:
-    before = HydraConfig.instance().cfg
-    yield
-    HydraConfig.instance().cfg = before
+def settings(output_dir: Path, *overrides: str) -> list[str]:
+    """The overrides of a job."""
+    return [*JOBS, "tracking=none", f"output_dir={output_dir}", *overrides]
 
 
 def killed(own: Sequence[str], folder: Path) -> None:
@@ -234,6 +220,12 @@ def silent(own: Sequence[str], folder: Path) -> None:
     sys.exit(7)
 
 
+def run(output_dir: Path, folder: Path, *overrides: str, work: Work = silent) -> float:
+    """Run a job of these overrides in a folder."""
+    given = settings(output_dir, *overrides)
+    return run_job(composed(given), folder, given, work)
+
+
 @pytest.mark.parametrize(
     ("work", "reason"),
     [
@@ -244,16 +236,10 @@ def silent(own: Sequence[str], folder: Path) -> None:
         (silent, "exit code 7"),
     ],
 )
-def test_a_job_that_dies_is_failed(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    work: Callable[[Sequence[str], Path], None],
-    reason: str,
-) -> None:
-    monkeypatch.setattr(sweeps, "work", work)
+def test_a_job_that_dies_is_failed(tmp_path: Path, work: Work, reason: str) -> None:
     folder = tmp_path / "sweep" / "job"
     folder.mkdir(parents=True)
-    assert math.isnan(run_job(composed(tmp_path), folder))
+    assert math.isnan(run(tmp_path, folder, work=work))
     job = Job.load(folder)
     assert (job.status, job.reason) == ("failed", reason)
     assert not print_sweep(folder.parent)
@@ -286,8 +272,7 @@ def test_tables_of_long_names_are_readable_in_80_columns(
 
 
 def test_several_devices_are_refused_with_the_right_command(tmp_path: Path) -> None:
-    config = composed(tmp_path, "trainer=ddp")
-    assert math.isnan(run_job(config, tmp_path))
+    assert math.isnan(run(tmp_path, tmp_path, "trainer=ddp"))
     reason = Job.load(tmp_path).reason
     assert "one device each" in reason
     assert "torchrun --nproc-per-node 2 -m alseg.train experiment=smoke trainer=cpu" in reason
@@ -295,35 +280,31 @@ def test_several_devices_are_refused_with_the_right_command(tmp_path: Path) -> N
 
 def test_the_printed_torchrun_command_can_be_pasted(tmp_path: Path) -> None:
     place = "output_dir='/my runs/$HOME'"
-    run_job(composed(tmp_path, "trainer=ddp", place), tmp_path)
+    run(tmp_path, tmp_path, "trainer=ddp", place)
     command = Job.load(tmp_path).reason.rpartition("run each job by itself: ")[2]
     assert place in shlex.split(command)
 
 
-def test_a_job_with_other_settings_is_not_continued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweeps, "work", silent)
+def test_a_job_with_other_settings_is_not_continued(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     folder.mkdir()
-    run_job(composed(tmp_path), folder)
-    run_job(composed(tmp_path, "sweep.resume=true", "seed=2"), folder)
+    run(tmp_path, folder)
+    run(tmp_path, folder, "sweep.resume=true", "seed=2")
     assert "holds a run with other settings" in Job.load(folder).reason
 
 
-def test_a_job_that_is_still_running_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweeps, "work", silent)
+def test_a_job_that_is_still_running_is_left_alone(tmp_path: Path) -> None:
     with hold(tmp_path):
-        assert math.isnan(run_job(composed(tmp_path, "sweep.resume=true"), tmp_path))
+        assert math.isnan(run(tmp_path, tmp_path, "sweep.resume=true"))
     assert Job.load(tmp_path).status == "unfinished"
 
 
 def test_resuming_is_not_a_setting_of_the_experiment(tmp_path: Path) -> None:
-    one, other = composed(tmp_path), composed(tmp_path, "sweep.resume=true", "resume=x")
-    assert config_hash(one) == config_hash(other)
-    assert config_hash(one) != config_hash(composed(tmp_path, "seed=2"))
+    def hashed(*overrides: str) -> str:
+        return config_hash(composed(settings(tmp_path, *overrides)))
+
+    assert hashed() == hashed("sweep.resume=true", "resume=x")
+    assert hashed() != hashed("seed=2")
 
 
 def test_a_job_finds_its_folder_again() -> None:
