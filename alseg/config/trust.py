@@ -9,6 +9,7 @@ user composes on the command line is the user's own and not checked.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Collection, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -61,9 +62,16 @@ def check_targets(content: Any, source: Path, named: Collection[str] = ()) -> No
         named: packages, modules, functions and classes that the user has named as trusted.
 
     Raises:
-        ConfigError: naming the first function or class that is not trusted.
+        ConfigError: naming the first function or class that is not trusted, or that alseg no longer
+            has.
     """
     for setting, target in targets(content):
+        if is_ours(target) and located(target) is None:
+            raise ConfigError(
+                f"{source} was made by an earlier version of alseg: {setting} is {target}, which "
+                "is no longer there; go on with that version, which provenance.json beside it "
+                "names, or start the run again"
+            )
         if not is_trusted(target, named):
             known = within(str(target), (*TRUSTED, *named))
             name = target if known else str(target).partition(".")[0]
@@ -108,6 +116,11 @@ def is_trusted(target: Any, named: Collection[str] = ()) -> bool:
         and within(found.__module__, TRUSTED)
         and not within(found.__module__, DENIED)
     )
+
+
+def is_ours(target: Any) -> bool:
+    """Whether a ``_target_`` is a public name in alseg, be there something of that name or not."""
+    return isinstance(target, str) and re.fullmatch(r"alseg(\.[A-Za-z]\w*)+", target) is not None
 
 
 def within(name: str, modules: Collection[str]) -> bool:

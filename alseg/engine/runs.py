@@ -85,6 +85,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> fl
         return resume_run(
             folder,
             overrides,
+            known=list(map(str, config)),
             force=config.resume_force,
             trusted=list(config.trusted_packages),
         )
@@ -224,13 +225,19 @@ def check_settings_are_read(config: DictConfig) -> None:
 
 
 def resume_run(
-    folder: Path, overrides: Sequence[str], *, force: bool, trusted: Sequence[str]
+    folder: Path,
+    overrides: Sequence[str],
+    *,
+    known: Sequence[str],
+    force: bool,
+    trusted: Sequence[str],
 ) -> float:
     """Go on with the run in a folder, which this process holds, from its configuration and state.
 
     Args:
         folder: the run folder.
         overrides: of the command that resumes it.
+        known: the settings and groups of this version of alseg.
         force: accept settings that the run was not started with; its current round starts again.
         trusted: packages that the run's settings may name besides those of ``alseg.config.trust``.
 
@@ -242,6 +249,7 @@ def resume_run(
     if RunState.is_in(folder) or not (folder / CONFIG_FILE).exists():
         state = RunState.load(folder)
     saved = load_config(folder)
+    check_version(saved, folder, known)
     config = with_overrides(saved, folder, overrides)
     check_targets(
         OmegaConf.to_container(config, resolve=True), source=folder / CONFIG_FILE, named=trusted
@@ -266,6 +274,22 @@ def resume_run(
     state = replace(state, config_hash=config_hash(config))
     prepare(experiment, state)
     return finish(experiment, state)
+
+
+def check_version(saved: DictConfig, folder: Path, known: Sequence[str]) -> None:
+    """Check that a run has all settings and groups of this version of alseg.
+
+    What it has beside them may be the user's own; parts refuse settings that they do not know.
+
+    Raises:
+        ConfigError: naming what the run does not have.
+    """
+    if missing := [name for name in known if name not in saved]:
+        raise ConfigError(
+            f"{folder / CONFIG_FILE} was made by an earlier version of alseg: it lacks "
+            f"{', '.join(missing)}; go on with that version, which {PROVENANCE_FILE} beside it "
+            "names, or start the run again"
+        )
 
 
 def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:

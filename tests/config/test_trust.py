@@ -87,6 +87,19 @@ def test_what_may_run_anything_is_refused_wherever_it_stands(target: Any) -> Non
             check_targets({"strategy": content}, Path("config.yaml"))
 
 
+@pytest.mark.parametrize(
+    "target", ["alseg.strategies.selectors.top_k", "alseg.models.svgd.SVGD", "alseg.proxy.Proxy"]
+)
+def test_what_alseg_no_longer_has_tells_an_earlier_version(target: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_targets({"strategy": {"selector": {"_target_": target}}}, Path("run/config.yaml"))
+    assert str(caught.value) == (
+        "run/config.yaml was made by an earlier version of alseg: strategy.selector._target_ is "
+        f"{target}, which is no longer there; go on with that version, which provenance.json "
+        "beside it names, or start the run again"
+    )
+
+
 def test_all_that_alsegs_own_yaml_names_is_trusted() -> None:
     named = set()
     for path in Path(conf_folder()).rglob("*.yaml"):

@@ -6,11 +6,15 @@ import multiprocessing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import pytest
+
 from alseg.config.command_line import override
 from alseg.config.settings import CONFIG_FILE, load_start
-from alseg.engine.runs import claim, give_up
+from alseg.core.errors import ConfigError
+from alseg.engine.runs import claim, give_up, train
 from alseg.run.lock import OWNER_FILE, hold
 from alseg.run.state import STATE_FILE, RunState
+from tests.front_door import run_smoke, smoke_config
 from tests.system.test_environment import front_door
 
 N_RUNS = 6
@@ -94,3 +98,21 @@ def test_a_folder_is_what_its_name_says_whatever_it_is_called(
     assert len(list((output / "smoke").iterdir())) == 2
     assert "random" in call("compare", str(output), "--output", str(output / "page"))
     assert {path.name for path in tmp_path.iterdir()} == {output.name, data.name}
+
+
+def test_a_run_of_an_earlier_version_is_told(shared: Path, tmp_path: Path) -> None:
+    run_smoke(tmp_path, shared, "strategy=random", "pool.rounds=1")
+    path = tmp_path / CONFIG_FILE
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("round_start:")))
+    with pytest.raises(ConfigError) as caught:
+        train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
+    assert str(caught.value) == (
+        f"{path} was made by an earlier version of alseg: it lacks round_start; go on with that "
+        "version, which provenance.json beside it names, or start the run again"
+    )
+    path.write_text("".join(lines).replace("selectors.noisy.random", "selectors.random"))
+    with pytest.raises(
+        ConfigError, match=r"was made by an earlier version of alseg: strategy\.sel"
+    ):
+        train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
