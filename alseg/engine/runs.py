@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.active.experiment import Experiment
 from alseg.active.reports import print_summary
-from alseg.active.rounds import prepare, run_rounds, start_again
+from alseg.active.round import start_again
+from alseg.active.rounds import prepare, run_rounds
 from alseg.config.build import build, first_state
 from alseg.config.command_line import override, override_to_paste
 from alseg.config.composition import composed
