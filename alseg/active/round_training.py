@@ -12,7 +12,7 @@ from alseg.active.round_networks import new_network, round_training, start_netwo
 from alseg.active.second_stage import second_stage
 from alseg.system.distributed import rank
 from alseg.system.interruption import interruption
-from alseg.training.fit import BEST, FIRST_STAGE, LAST, checkpoints, load_weights, spanning
+from alseg.training.fit import BEST, FIRST_STAGE, LAST, checkpoints, load_weights
 from alseg.training.module import SegmentationModule
 
 FINE_TUNING = "training_second_stage"  # the stage of a round's semi-supervised fine-tuning
@@ -60,7 +60,9 @@ def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
     name, n_steps = BEST, experiment.steps_per_round
     if this_round.semi_supervised is not None:
         name, n_steps = FIRST_STAGE, n_steps - this_round.semi_supervised.steps(n_steps)
-    module = spanning(experiment.make_module, n_steps)(start_network(this_round))
+    module = experiment.make_module(
+        start_network(this_round), experiment.round_recipe.for_steps(n_steps)
+    )
     experiment.data.start_round(this_round.pool, this_round.number, n_steps)
     loggers = experiment.tracker.round_loggers(this_round.number, n_labelled, this_round.folder)
     training = round_training(this_round, name, f"{n_labelled} labelled", n_steps, loggers)
@@ -92,7 +94,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
     experiment, stages, number = this_round.experiment, this_round.stages, this_round.number
     data, n_steps = experiment.data, experiment.steps_per_round
     name, stage = f"{BEST}_member_{member}", f"member_{member}"
-    module = experiment.make_module(new_network(experiment, member))
+    module = experiment.make_module(new_network(experiment, member), experiment.round_recipe)
     if stage not in stages:
         draw_seed = this_round.seed(f"member/{member}")
         data.start_round(this_round.pool, number, n_steps, draw_seed)

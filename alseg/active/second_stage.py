@@ -30,7 +30,6 @@ from alseg.training.fit import (
     LAST,
     SECOND_STAGE,
     Training,
-    fine_tuning,
     load_weights,
 )
 from alseg.training.module import SegmentationModule
@@ -108,9 +107,10 @@ def fine_tune(
     )
     title = f"{len(pseudo_labels)} pseudo-labelled"
     training = round_training(this_round, SECOND_STAGE, title, n_steps)
-    make_module = fine_tuning(experiment.make_module, settings.learning_rate_factor)
+    recipe = experiment.round_recipe.fine_tuning(settings.learning_rate_factor, n_steps)
+    fine_tuned = experiment.make_module(module.network, recipe)
     torch.manual_seed(this_round.seed(f"second_stage/{rank()}"))
-    training.trainer.fit(make_module(module.network), data.batches(draws), data.val_dataloader())
+    training.trainer.fit(fine_tuned, data.batches(draws), data.val_dataloader())
     training.trainer.save_checkpoint(this_round.folder / f"{LAST}.ckpt", weights_only=True)
     training.checkpoint.delete()
     wait_for_all()

@@ -7,7 +7,7 @@ conf/uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Protocol
@@ -31,7 +31,13 @@ SCHEDULES = ("fixed", "adaptive")
 class UncertaintySource(Protocol):
     """Makes the passes over a volume that a strategy's statistics are taken from."""
 
-    n_members: int  # networks that a round trains, one after another
+    @property
+    def n_members(self) -> int:
+        """How many networks a round trains, one after another."""
+
+    @property
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What they are trained on; None for the recipe's loss."""
 
     def check(self, network: nn.Module) -> None:
         """Raise a ConfigError if the network cannot make the passes."""
@@ -70,6 +76,7 @@ class MCDropout:
     schedule: str = "fixed"
     error_rate: float = 0.05
     n_members = 1
+    loss = None
 
     def __post_init__(self) -> None:
         check_whole_number("scoring.n_passes", self.n_passes, at_least=1)
@@ -136,6 +143,7 @@ class Ensemble:
     """
 
     n_members: int
+    loss = None
 
     def __post_init__(self) -> None:
         check_whole_number("uncertainty.n_members", self.n_members, at_least=1)
@@ -174,6 +182,7 @@ class FlipAugmentation:
 
     axes: Sequence[int]
     n_members = 1
+    loss = None
 
     def __post_init__(self) -> None:
         if not set(self.axes) <= {0, 1, 2} or len(set(self.axes)) != len(self.axes):

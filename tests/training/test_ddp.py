@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.active.acquisition import Acquisition
-from alseg.config.build import build, initial_pool
+from alseg.active.start import initial_pool
+from alseg.config.build import build
 from alseg.config.composition import conf_folder
 from alseg.core.errors import ConfigError
 from alseg.run.state import RunState
@@ -81,12 +82,12 @@ def test_one_process_scores_and_selects_the_same(
     round_folder = folder / "rounds/round_01"
     config = config_of(*smoke(output_dir, "trainer=cpu"))
     experiment = build(config, tmp_path)
-    pool = initial_pool(config, experiment)
+    pool = initial_pool(experiment)
     assert len(pool.unlabelled) == 5
     data, plan = experiment.data, experiment.plan
     data.reveal(experiment.oracle.annotate((*data.splits.validation, *data.splits.test)))
     data.start_round(pool, 1, plan.steps_per_round)
-    module = experiment.make_module(experiment.make_network())
+    module = experiment.make_module(experiment.make_network(), experiment.round_recipe)
     load_weights(module.network, round_folder / f"{BEST}.ckpt")
     module.scoring = Scoring(
         experiment.strategy, experiment.source, experiment.scoring_inferer, plan.seed, 1
