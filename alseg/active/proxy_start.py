@@ -31,6 +31,7 @@ from alseg.training.callbacks.collection import predictions
 from alseg.training.callbacks.non_finite import NonFiniteGuard
 from alseg.training.callbacks.progress import progress_callbacks
 from alseg.training.module import SegmentationModule
+from alseg.training.scoring_module import ScoringModule
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +85,12 @@ def _chosen_by_proxy(experiment: Experiment, proxy: Proxy) -> list[str]:
         )
     log.info(f"proxy task: training {proxy.steps} steps on {len(with_foreground)} volumes")
     module = trained_on_proxy(experiment, proxy, label, with_foreground)
-    module.scoring = Scoring(
+    scoring = Scoring(
         proxy.strategy, proxy.source, experiment.scoring_inferer, plan.seed, round_number=0
     )
+    scorer = ScoringModule(module.network, scoring)
     scores: list[CaseScore] = predictions(
-        experiment.make_trainer, module, data.volumes(case_ids), "proxy task"
+        experiment.make_trainer, scorer, data.volumes(case_ids), "proxy task"
     )
     rng = np.random.default_rng(seed_for(plan.seed, 0, "proxy/selection"))
     return proxy.strategy.select(candidates_from(scores), plan.initial, rng)

@@ -17,6 +17,7 @@ from alseg.active.reports import write_reports
 from alseg.active.round import Round, budget_is_spent, round_candidates
 from alseg.active.round_training import TRAINED, train
 from alseg.core.budget import area_under_budget_curve
+from alseg.core.units import whole
 from alseg.run.state import RunState
 from alseg.system.console import duration
 from alseg.system.interruption import Interrupted, interruption
@@ -33,7 +34,7 @@ def prepare(experiment: Experiment, state: RunState) -> None:
     """
     data, pool = experiment.data, state.pool
     annotated = (*data.splits.validation, *data.splits.test, *pool.labelled)
-    data.reveal(experiment.oracle.annotate(annotated))
+    data.reveal(experiment.oracle.annotate(whole(annotated)).by_case)
     scored: tuple[str, ...] = ()
     if experiment.strategy.needs_prediction:
         scored = round_candidates(experiment, pool, state.finished_rounds + 1)

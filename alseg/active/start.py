@@ -6,9 +6,10 @@ from alseg.active.acquisition import query_rows
 from alseg.active.experiment import Experiment
 from alseg.active.initial_pool import initial_cases
 from alseg.active.proxy_start import proxy_start
-from alseg.core.errors import ConfigError
+from alseg.core.errors import ConfigError, NotAnnotatedYetError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
+from alseg.core.units import whole
 from alseg.data.headers import check_headers
 from alseg.run.state import RunState
 
@@ -16,12 +17,15 @@ from alseg.run.state import RunState
 def first_state(experiment: Experiment) -> RunState:
     """The state before the first round."""
     pool = initial_pool(experiment)
-    labels = experiment.oracle.annotate(pool.labelled)
-    costs = {case_id: experiment.cost(path) for case_id, path in labels.items()}
+    query = whole(pool.labelled)
+    answer = experiment.oracle.annotate(query)
+    if answer.pending:
+        raise NotAnnotatedYetError([unit.case_id for unit in answer.pending])
+    costs = {case_id: experiment.cost(path) for case_id, path in answer.by_case.items()}
     return RunState(
         pool=pool,
         config_hash=experiment.config_hash,
-        queries=query_rows(0, pool.labelled, {}, costs),
+        queries=query_rows(0, query, {}, costs),
     )
 
 

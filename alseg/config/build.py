@@ -38,8 +38,8 @@ from alseg.data.splits import Splits
 from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.networks.placement import place_dropout
+from alseg.oracles.base import Oracle
 from alseg.oracles.costs import cost_named
-from alseg.oracles.simulated import SimulatedOracle
 from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
@@ -83,7 +83,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         scoring_inferer=scoring_inferer,
         cost=cost,
         data=data,
-        oracle=SimulatedOracle(task),
+        oracle=build_oracle(config, task),
         make_network=make_network,
         recipe=recipe,
         make_trainer=make_trainer,
@@ -211,6 +211,13 @@ def build_training(
             "and a training.optimizer with lr"
         )
     return recipe, semi_supervised
+
+
+def build_oracle(config: DictConfig, task: Task) -> Oracle:
+    """Who annotates."""
+    oracle: Oracle = part(config.oracle)(task)
+    check_part("oracle", oracle, Oracle)
+    return oracle
 
 
 def build_inferers(config: DictConfig) -> tuple[Inferer, Inferer]:

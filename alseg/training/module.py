@@ -10,15 +10,13 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from alseg.scoring.scorer import Scoring
-from alseg.strategies.strategy import CaseScore
 from alseg.training.metrics import Calibration, CaseDice, hard_labels
 from alseg.training.recipe import Recipe
 from alseg.training.weighting import weighted_loss
 
 
 class SegmentationModule(pl.LightningModule):
-    """Trains, evaluates and scores with one network.
+    """Trains and evaluates one network.
 
     Args:
         network: maps [B, channels, d, h, w] to logits [B, C, d, h, w].
@@ -40,7 +38,6 @@ class SegmentationModule(pl.LightningModule):
         self.inferer = inferer
         self.dice = CaseDice(classes)
         self.calibration = Calibration()
-        self.scoring: Scoring | None = None
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and its schedule if there is one."""
@@ -95,21 +92,6 @@ class SegmentationModule(pl.LightningModule):
         """Log the mean foreground Dice and each class's."""
         self._log_dice("test")
         self.calibration.take_all()
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[CaseScore]:
-        """Look at one volume of the pool; returns a few numbers, never a volume.
-
-        They are those of the volume, or in a race of all the volumes that it decides.
-        """
-        if self.scoring is None:
-            raise RuntimeError("scoring has not been set")
-        (case_id,) = batch["case_id"]
-        hidden_label = batch["hidden_label"][0, 0] if "hidden_label" in batch else None  # [D, H, W]
-        case = self.network, batch["image"], case_id, hidden_label
-        if self.scoring.heats is not None:
-            is_last = batch_idx + 1 == self.trainer.num_predict_batches[0]
-            return self.scoring.race(self.scoring.heats, *case, is_last=is_last)
-        return [self.scoring.score(*case, labelled=bool(batch["labelled"]))]
 
     @torch.no_grad()
     def predict_labels(self, image: Tensor) -> Tensor:
