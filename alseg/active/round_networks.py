@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -11,9 +12,7 @@ from pytorch_lightning.loggers import Logger
 from alseg.active.experiment import Experiment
 from alseg.active.round import Round
 from alseg.core.seeding import seed_for
-from alseg.networks.committee import Committee
 from alseg.run.stages import check_left
-from alseg.scoring.svgd import SVGD
 from alseg.training.callbacks.checkpoints import BestWeights, TrainingCheckpoint
 from alseg.training.callbacks.final_validation import FinalValidation
 from alseg.training.callbacks.non_finite import NonFiniteGuard
@@ -39,10 +38,7 @@ def new_network(experiment: Experiment, member: int = 1) -> torch.nn.Module:
 
 def fresh_network(experiment: Experiment) -> torch.nn.Module:
     """What a round trains, untrained: a network, or a committee of them."""
-    if not isinstance(experiment.source, SVGD):
-        return new_network(experiment)
-    members = range(1, experiment.source.n_particles + 1)
-    return Committee([new_network(experiment, member) for member in members])
+    return experiment.source.untrained(partial(new_network, experiment))
 
 
 def start_network(this_round: Round) -> torch.nn.Module:
