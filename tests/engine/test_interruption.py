@@ -172,6 +172,28 @@ def test_a_kill_between_choosing_and_annotating_asks_for_the_same_query(
     assert maps == {f"{unit.case_id}_uncertainty.nii.gz" for unit in chosen}
 
 
+def test_what_has_not_been_annotated_yet_is_asked_for_again(
+    train: Train, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Query] = []
+    original = SimulatedOracle.annotate
+
+    def annotate(self: SimulatedOracle, query: Query) -> Answer:
+        asked.append(query)
+        if len(asked) == 3:  # as above
+            return Answer(original(self, query[1:]).labels, pending=query[:1])
+        return original(self, query)
+
+    monkeypatch.setattr(SimulatedOracle, "annotate", annotate)
+    cut = train(*STEPS)
+    assert cut.exit_code == 2
+    assert f"1 of the query have not been annotated yet ({asked[-1][0].case_id})" in cut.err
+    resumed = train(resume=cut.folder, smoke=False)
+    assert resumed.exit_code == 0, resumed.err
+    assert asked[4] == asked[2]
+    assert results(cut.folder) == whole
+
+
 def test_a_second_stage_that_was_interrupted_begins_again(
     train: Train, at_call: Callable[..., list[int]]
 ) -> None:
