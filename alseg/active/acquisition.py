@@ -10,11 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from alseg.active.choice import Chooser, Chosen
-from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import Answer, Query
-from alseg.oracles.base import Oracle
+from alseg.oracles.base import Oracle, annotated
 from alseg.oracles.costs import AnnotationCost
 from alseg.run.score_journal import ScoreFile
 from alseg.strategies.strategy import CaseScore
@@ -98,9 +97,7 @@ class Acquisition(Collection):
         Raises:
             NotAnnotatedYetError: if there is no answer for a part of it.
         """
-        answer = self.oracle.annotate(chosen.query)
-        if answer.pending:
-            raise NotAnnotatedYetError([unit.case_id for unit in answer.pending])
+        answer = annotated(self.oracle, chosen.query)
         pool = self.chooser.pool
         costs = costs_of(answer, pool, self.cost)
         self.acquired = Acquired(

@@ -18,6 +18,7 @@ from alseg.active.round import Round, budget_is_spent, round_candidates
 from alseg.active.round_training import TRAINED, train
 from alseg.core.budget import area_under_budget_curve
 from alseg.core.units import whole
+from alseg.oracles.base import annotated
 from alseg.run.state import RunState
 from alseg.system.console import duration
 from alseg.system.interruption import Interrupted, interruption
@@ -33,12 +34,12 @@ def prepare(experiment: Experiment, state: RunState) -> None:
         DataError: naming the first file that cannot be used.
     """
     data, pool = experiment.data, state.pool
-    annotated = (*data.splits.validation, *data.splits.test, *pool.labelled)
-    data.reveal(experiment.oracle.annotate(whole(annotated)).by_case)
+    may_be_read = (*data.splits.validation, *data.splits.test, *pool.labelled)
+    data.reveal(annotated(experiment.oracle, whole(may_be_read)).by_case)
     scored: tuple[str, ...] = ()
     if experiment.strategy.needs_prediction:
         scored = round_candidates(experiment, pool, state.finished_rounds + 1)
-    data.prepare((*annotated, *scored))
+    data.prepare((*may_be_read, *scored))
     data.check_foreground()
 
 

@@ -6,11 +6,12 @@ from alseg.active.acquisition import query_rows
 from alseg.active.experiment import Experiment
 from alseg.active.initial_pool import initial_cases
 from alseg.active.proxy_start import proxy_start
-from alseg.core.errors import ConfigError, NotAnnotatedYetError
+from alseg.core.errors import ConfigError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import whole
 from alseg.data.headers import check_headers
+from alseg.oracles.base import annotated
 from alseg.run.state import RunState
 
 
@@ -18,9 +19,7 @@ def first_state(experiment: Experiment) -> RunState:
     """The state before the first round."""
     pool = initial_pool(experiment)
     query = whole(pool.labelled)
-    answer = experiment.oracle.annotate(query)
-    if answer.pending:
-        raise NotAnnotatedYetError([unit.case_id for unit in answer.pending])
+    answer = annotated(experiment.oracle, query)
     costs = {case_id: experiment.cost(path) for case_id, path in answer.by_case.items()}
     return RunState(
         pool=pool,

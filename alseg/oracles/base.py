@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import Answer, Query
 
 
@@ -25,3 +26,15 @@ class Oracle(Protocol):
 
         Only for strategies that are flagged with ``reads_labels``, which no person can serve.
         """
+
+
+def annotated(oracle: Oracle, query: Query) -> Answer:
+    """The answer to a query that nothing is missing of.
+
+    Raises:
+        NotAnnotatedYetError: if a unit is pending.
+    """
+    answer = oracle.annotate(query)
+    if answer.pending:
+        raise NotAnnotatedYetError([unit.case_id for unit in answer.pending])
+    return answer
