@@ -58,8 +58,8 @@ class QueryPictures(pl.LightningModule):
         self.save_maps = save_maps
         self.folder = folder
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Look at one query again, and draw it."""
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[str]:
+        """Look at one query again, and draw it; returns its case id."""
         (case_id,) = batch["case_id"]
         is_drawn = self.rows[case_id]["rank"] <= self.n_pictures
         reads_labels = self.scoring.strategy.reads_labels
@@ -76,6 +76,7 @@ class QueryPictures(pl.LightningModule):
         if self.save_maps:
             classes = prediction.to(class_dtype(len(statistics.mean)))
             self.write_maps(case_id, {"prediction": classes, "uncertainty": uncertainty})
+        return [case_id]
 
     def draw(
         self, case_id: str, prediction: Tensor, uncertainty: Tensor, label: Tensor | None

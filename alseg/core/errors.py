@@ -34,10 +34,7 @@ class NotAnnotatedYetError(AlsegError):
 
     def __init__(self, case_ids: Sequence[str]) -> None:
         names = f"{', '.join(case_ids[:5])}{', ...' * (len(case_ids) > 5)}"
-        super().__init__(
-            f"{len(case_ids)} of the query have not been annotated yet ({names}); resume the run "
-            "once they have"
-        )
+        super().__init__(f"not annotated yet: {names}; resume the run once the labels are there")
 
 
 class TrainingError(AlsegError):

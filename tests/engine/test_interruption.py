@@ -187,7 +187,7 @@ def test_what_has_not_been_annotated_yet_is_asked_for_again(
     monkeypatch.setattr(SimulatedOracle, "annotate", annotate)
     cut = train(*STEPS)
     assert cut.exit_code == 2
-    assert f"1 of the query have not been annotated yet ({asked[-1][0].case_id})" in cut.err
+    assert f"not annotated yet: {asked[-1][0].case_id}; resume the run once" in cut.err
     resumed = train(resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
     assert asked[4] == asked[2]
