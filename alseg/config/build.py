@@ -128,14 +128,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     inferer, scoring_inferer = part(config.data.inferer), part(config.data.scoring_inferer)
     check_inferer("data.inferer", inferer)
     check_inferer("data.scoring_inferer", scoring_inferer)
-    check_savings(
-        source,
-        strategy,
-        scoring_inferer,
-        plan.query_size,
-        gate=config.scoring.gate,
-        schedule=config.scoring.passes,
-    )
+    check_savings(source, strategy, scoring_inferer, plan.query_size)
     preprocess, augment = part(config.data.preprocess), part(config.data.augment)
     check_transforms("data.preprocess", preprocess)
     check_transforms("data.augment", augment)

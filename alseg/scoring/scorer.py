@@ -100,7 +100,7 @@ class Scoring:
             memory is full, or the volume is the last one.
         """
         assert isinstance(self.source, MCDropout)  # see race_for
-        passes = self.source.passes(network, image, self.inferer, self._mask_seed(case_id))
+        passes = self.source.stream(network, image, self.inferer, self._mask_seed(case_id))
 
         def scores() -> Iterator[float]:
             for statistics in self._labelled(passes, hidden_label):
@@ -141,7 +141,7 @@ class Scoring:
         mask_seed = self._mask_seed(case_id)
         passes: Iterable[VoxelStatistics]
         if isinstance(self.source, MCDropout) and not self.strategy.deterministic:
-            passes = self.source.passes(network, image, self.inferer, mask_seed, features)
+            passes = self.source.stream(network, image, self.inferer, mask_seed, features)
         else:
             with features.watching(reported_network(network)) if features else nullcontext():
                 passes = (self._whole_statistics(network, image, mask_seed),)

@@ -25,7 +25,7 @@ from alseg.scoring.windows import is_plain
 from alseg.strategies.statistics import MAX_PASSES, VoxelStatistics
 from alseg.strategies.strategy import Strategy
 
-SCHEDULES = ("fixed", "adaptive")
+PASSES = ("fixed", "adaptive")
 
 
 class UncertaintySource(Protocol):
@@ -57,7 +57,7 @@ class MCDropout:
         n_passes: T, at least 1.
         gate: the largest share of a volume's entropy that may be lost by running passes on some
             windows only, in [0, 1), see ``windows_to_keep``; None runs all windows in each pass.
-        schedule: ``fixed``, T passes over every volume, or ``adaptive``, at most T: see ``Race``.
+        passes: ``fixed``, T passes over every volume, or ``adaptive``, at most T: see ``Race``.
         error_rate: of adaptive passes, the probability in (0, 1) that a query is not the one that
             fixed passes would have led to.
 
@@ -67,22 +67,23 @@ class MCDropout:
 
     n_passes: int
     gate: float | None = None
-    schedule: str = "fixed"
+    passes: str = "fixed"
     error_rate: float = 0.05
     n_members = 1
 
     def __post_init__(self) -> None:
-        check_whole_number("scoring.n_passes", self.n_passes, at_least=1)
+        check_whole_number("uncertainty.n_passes", self.n_passes, at_least=1)
         if self.n_passes > MAX_PASSES:
-            raise ConfigError(f"scoring.n_passes is {self.n_passes}; at most {MAX_PASSES} fit")
+            raise ConfigError(f"uncertainty.n_passes is {self.n_passes}; at most {MAX_PASSES} fit")
         if self.gate is not None and not (type(self.gate) in (int, float) and 0 <= self.gate < 1):
             raise ConfigError(
-                f"scoring.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
+                f"uncertainty.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
             )
-        check_choice("scoring.passes", self.schedule, SCHEDULES)
+        check_choice("uncertainty.passes", self.passes, PASSES)
         if not (type(self.error_rate) in (int, float) and 0 < self.error_rate < 1):
             raise ConfigError(
-                f"scoring.error_rate is {self.error_rate!r}; it must be a number between 0 and 1"
+                f"uncertainty.error_rate is {self.error_rate!r}; it must be a number between 0 "
+                "and 1"
             )
 
     def check(self, network: nn.Module) -> None:
@@ -94,10 +95,10 @@ class MCDropout:
     ) -> VoxelStatistics:
         """T passes of the one network."""
         (network,) = networks
-        *_, statistics = self.passes(network, image, inferer, mask_seed)
+        *_, statistics = self.stream(network, image, inferer, mask_seed)
         return statistics
 
-    def passes(
+    def stream(
         self,
         network: nn.Module,
         image: Tensor,
@@ -114,7 +115,7 @@ class MCDropout:
             mask_seed,
             gate=self.gate,
             features=features,
-            ahead=self.schedule == "fixed",
+            ahead=self.passes == "fixed",
         )
 
 
@@ -208,7 +209,7 @@ def race_for(
     Raises:
         ConfigError: if the strategy needs more than the highest scores.
     """
-    if not isinstance(source, MCDropout) or source.schedule == "fixed" or not strategy.needs_passes:
+    if not isinstance(source, MCDropout) or source.passes == "fixed" or not strategy.needs_passes:
         return None
     n_top = n_top_needed(strategy.selector, query_size)
     if strategy.features or strategy.class_scores:
@@ -218,47 +219,33 @@ def race_for(
     else:
         return Race(n_top, source.n_passes, source.error_rate, n_volumes)
     raise ConfigError(
-        "scoring.passes is 'adaptive', which gets the highest scores right and no others, but "
-        f"strategy {strategy.name} {reason}: use scoring.passes=fixed"
+        "uncertainty.passes is 'adaptive', which gets the highest scores right and no others, but "
+        f"strategy {strategy.name} {reason}: use uncertainty.passes=fixed"
     )
 
 
 def check_savings(
-    source: UncertaintySource,
-    strategy: Strategy,
-    inferer: Inferer,
-    query_size: int,
-    *,
-    gate: float | None,
-    schedule: str,
+    source: UncertaintySource, strategy: Strategy, inferer: Inferer, query_size: int
 ) -> None:
     """Check that what should save passes or windows can do so here, before training.
 
     Raises:
         ConfigError: if it cannot.
     """
-    if not strategy.needs_passes:
-        return
-    if not isinstance(source, MCDropout):
-        for name, value, default in (("gate", gate, None), ("passes", schedule, "fixed")):
-            if value != default:
-                raise ConfigError(
-                    f"scoring.{name} is {value!r}, which is for the passes of "
-                    "uncertainty=mc_dropout alone"
-                )
+    if not isinstance(source, MCDropout) or not strategy.needs_passes:
         return
     race_for(source, strategy, query_size, n_volumes=query_size)
     if source.gate is None:
         return
     if strategy.features:
         raise ConfigError(
-            f"scoring.gate is {gate!r}, but strategy {strategy.name} takes features of all windows "
-            "of each pass: use scoring.gate=null"
+            f"uncertainty.gate is {source.gate!r}, but strategy {strategy.name} takes features of "
+            "all windows of each pass: use uncertainty.gate=null"
         )
     if not is_plain(inferer):
         raise ConfigError(
-            f"scoring.gate is {gate!r}, but data.scoring_inferer is no plain SlidingWindowInferer: "
-            "use scoring.gate=null"
+            f"uncertainty.gate is {source.gate!r}, but data.scoring_inferer is no plain "
+            "SlidingWindowInferer: use uncertainty.gate=null"
         )
 
 
