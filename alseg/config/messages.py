@@ -66,6 +66,11 @@ def _message(error: BaseException) -> str:
         return how_to_quote(ambiguous[1])
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error.missing_cfg_file or "", list(error.options))
+    if lacking := re.match(r"Could not override '(\S+)'\. No match in the def", str(error)):
+        return (
+            f"nothing that was chosen has a {lacking[1]} to exchange; one is added with "
+            f"+{lacking[1]}=..."
+        )
     if isinstance(error.__cause__, OmegaConfBaseException) and "Could not override" in str(error):
         return _unknown_setting(error.__cause__)
     if isinstance(error, MissingMandatoryValue):
