@@ -320,6 +320,15 @@ SETTINGS = [
     setting("training.loss=null", "training.loss: 'NoneType' object is not callable"),
     setting("training.optimizer._target_=torch.optim.Adamm", "did you mean Adam?"),
     setting("training.schedule.total_steps=1", "total_steps is 1; it must be at least the 2 of"),
+    setting("strategy=entropy strategy/selector=k_center", "its selector looks at no score"),
+    setting("strategy=random strategy/selector=top_k", "this selector needs scores: give"),
+    setting("strategy=random strategy/measure=entropy", "has a strategy/measure to exchange; one"),
+    setting("strategy=random +strategy/measure=entropy", "measure and aggregation come together"),
+    setting("strategy/selector=powr", "strategy/selector is 'powr'; did you mean power? allowed"),
+    setting(
+        "strategy=oracle_dice strategy/measure=variance strategy/aggregation=mean",
+        "strategy oracle_dice+measure=variance+aggregation=mean: it scores all cases 0, as a",
+    ),
     setting("strategy.measure=null", "measure and aggregation come together or not"),
     setting("strategy.name=null", "strategy.name is None; it must be text"),
     setting(
