@@ -69,7 +69,7 @@ def test_flips_show_what_depends_on_the_side() -> None:
 
 def test_sources_refuse_bad_settings() -> None:
     for bad in (0, -1, 2.5, True, "three"):
-        with pytest.raises(ConfigError, match=r"scoring\.n_passes"):
+        with pytest.raises(ConfigError, match=r"uncertainty\.n_passes"):
             MCDropout(bad)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="n_members"):
             Ensemble(bad)  # type: ignore[arg-type]
