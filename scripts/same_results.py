@@ -61,18 +61,27 @@ Result = dict[str, Any]
 def experiments() -> dict[str, tuple[str, ...]]:
     """The overrides of each run, by its name."""
     strategies = {name: (name,) for name in choices("strategy")}
-    sources = {name: ("strategy=bald", name) for name in choices("uncertainty")}
+    sources = {
+        name: ("strategy=bald", name)
+        for name in choices("uncertainty")
+        if not name.startswith("uncertainty=mc_dropout")
+    }
     return {
         **strategies,
         **sources,
+        "uncertainty=mc_dropout": (
+            "strategy=bald",
+            "uncertainty=mc_dropout",
+            "uncertainty.n_passes=2",
+        ),
         "pseudo_label": ("semi_supervised=pseudo_label", "semi_supervised.step_share=0.5"),
         "proxy": ("strategy=entropy", "pool.start=proxy", "proxy.steps=4"),
         # two windows a volume, of which the passes can leave one out
         "adaptive": (
             "data.inferer.roi_size=[16,32,32]",
-            "scoring.n_passes=6",
-            "scoring.passes=adaptive",
-            "scoring.gate=0.05",
+            "uncertainty.n_passes=6",
+            "uncertainty.passes=adaptive",
+            "uncertainty.gate=0.05",
         ),
     }
 

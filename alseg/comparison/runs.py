@@ -256,7 +256,7 @@ def gather_runs(
 
     Raises:
         ConfigError: if no run is left, data sets or splits are mixed, a strategy has two runs of
-            one seed, or the reference is missing.
+            one seed or two meanings, or the reference is missing.
         DataError: if a run folder cannot be read.
     """
     runs = [read_run(folder) for folder in folders]
@@ -271,6 +271,7 @@ def gather_runs(
     used.sort(key=lambda run: (run.strategy, run.seed))
     check_same_data(used)
     check_unique(used)
+    check_same_strategy(used)
     run_set = RunSet(tuple(used), reference, tuple(unused))
     if reference not in run_set.strategies:
         raise ConfigError(
@@ -332,6 +333,24 @@ def check_unique(runs: Sequence[Run]) -> None:
                 f"{same[0].folder} and {same[1].folder}; give one of them (runs of other "
                 "settings want a strategy.name=... of their own)"
             )
+
+
+def check_same_strategy(runs: Sequence[Run]) -> None:
+    """Check that runs whose strategies have one name have one strategy.
+
+    Raises:
+        ConfigError: naming two runs that do not, and the settings in which they differ.
+    """
+    for name, group in groupby(runs, key=lambda run: run.strategy):
+        first, *others = ((run, dict(_flat(run.config["strategy"], "strategy"))) for run in group)
+        for run, settings in others:
+            names = sorted({*settings, *first[1]})
+            if other := [n for n in names if settings.get(n) != first[1].get(n)]:
+                raise ConfigError(
+                    f"{first[0].folder} and {run.folder} call two strategies {name!r}: they differ "
+                    f"in {', '.join(other)}; runs of other settings want a strategy.name=... of "
+                    "their own"
+                )
 
 
 def learning_curves(run_set: RunSet) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
-    check_scoring(config, strategy, source, scoring_inferer, len(task.classes))
+    check_scoring(strategy, source, scoring_inferer, len(task.classes), plan.query_size)
     proxy, key = build_proxy(config, data)
     return Experiment(
         plan=plan,
@@ -229,23 +229,16 @@ def build_inferers(config: DictConfig) -> tuple[Inferer, Inferer]:
 
 
 def check_scoring(
-    config: DictConfig,
     strategy: Strategy,
     source: UncertaintySource,
     inferer: Inferer,
     n_classes: int,
+    query_size: int,
 ) -> None:
     """Check that the strategy can score a case, and that what saves passes can do so."""
     if strategy.needs_prediction:
         check_scores(strategy, n_classes)
-    check_savings(
-        source,
-        strategy,
-        inferer,
-        config.pool.query_size,
-        gate=config.scoring.gate,
-        schedule=config.scoring.passes,
-    )
+    check_savings(source, strategy, inferer, query_size)
 
 
 def build_proxy(config: DictConfig, data: PoolDataModule) -> tuple[Proxy | None, str]:

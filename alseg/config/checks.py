@@ -132,16 +132,23 @@ def check_scores(strategy: Strategy, n_classes: int) -> None:
     """Check that a strategy can score a case, on invented predictions of 8 x 8 x 8 voxels.
 
     Raises:
-        ConfigError: if it cannot.
+        ConfigError: if it cannot, or if it looks for disagreement in a single plain pass.
     """
     statistics = VoxelStatistics()
-    logits = torch.linspace(-3, 3, 2 * n_classes * 512).reshape(2, n_classes, 8, 8, 8)
-    for probabilities in logits.softmax(dim=1):
-        statistics.update(probabilities)
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(1 if strategy.deterministic else 2):
+        logits = torch.randn(n_classes, 8, 8, 8, generator=noise)
+        statistics.update(logits.softmax(dim=0))
     if strategy.reads_labels:
         statistics.attach_hidden_label(torch.ones(8, 8, 8, dtype=torch.uint8))
     with _told(f"strategy {strategy.name}"):
-        strategy.score("rehearsal", statistics)
+        score = strategy.score("rehearsal", statistics).score
+        # rounding apart: what is not made of disagreement is far from 0 in such noise
+        if strategy.deterministic and score is not None and abs(score) < 1e-6:
+            raise ValueError(
+                "it scores all cases 0, as a single plain pass (strategy.deterministic) has no "
+                "other one to disagree with; choose another strategy/measure"
+            )
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from alseg.system.text import literal
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
 
+PARTS = ("measure", "aggregation", "selector")  # of a strategy
+
 
 def conf_folder() -> str:
     """The configuration folder: in the package if installed from a wheel, else in the checkout."""
@@ -35,11 +37,31 @@ def folder_name(folder: object) -> str:
     return Path(os.path.abspath(str(folder))).name or "data"
 
 
-# For the YAML files that name other files of conf/.
+def composed_name(name: str, *own: str | None, _parent_: DictConfig) -> str:
+    """The name of a strategy in which parts may be exchanged, as ``strategy/selector=power`` does.
+
+    It is ``name`` if the functions of the parts are the strategy's own, else what is exchanged is
+    added: ``entropy+selector=power``. So two strategies of other parts never have one name.
+
+    Args:
+        name: of the strategy as its YAML composes it.
+        own: the functions of its measure, aggregation and selector; None for a part it lacks.
+        _parent_: the strategy's configuration.
+    """
+    for part_name, function in zip(PARTS, own, strict=True):
+        target = OmegaConf.select(_parent_, f"{part_name}._target_")
+        chosen = None if target is None else str(target).rpartition(".")[2]
+        if chosen != function:
+            name += f"+{part_name}={chosen}"
+    return name
+
+
+# For the YAML files that name other files of conf/, and for the names of strategies.
 OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
 OmegaConf.register_new_resolver("tracking_store", default_store, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("job_hash", job_hash, replace=True)
+OmegaConf.register_new_resolver("composed_name", composed_name, replace=True)
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:

@@ -28,6 +28,7 @@ from yaml import YAMLError
 
 from alseg.config.command_line import how_to_quote
 from alseg.config.composition import conf_folder
+from alseg.config.earlier_versions import moved_in
 from alseg.core.errors import NO_ROOM, AlsegError, nearest
 from alseg.system.console import remove_bar
 from alseg.system.interruption import Interrupted
@@ -48,6 +49,10 @@ def _message(error: BaseException) -> str:
         return _from_loader_process(str(error))
     if missing := re.search(rf"Environment variable '({VARIABLE}\w+)' not found", str(error)):
         return _kept_back(missing[1])
+    if isinstance(error, (HydraException, OmegaConfBaseException)) and (
+        now := moved_in(str(error))
+    ):
+        return now
     if isinstance(error, InstantiationException):
         cause, key = error.__cause__, str(error).rpartition("full_key: ")[2]
         if isinstance(cause, AlsegError):
@@ -61,6 +66,11 @@ def _message(error: BaseException) -> str:
         return how_to_quote(ambiguous[1])
     if isinstance(error, MissingConfigException) and error.options:
         return _unknown_choice(error.missing_cfg_file or "", list(error.options))
+    if lacking := re.match(r"Could not override '(\S+)'\. No match in the def", str(error)):
+        return (
+            f"nothing that was chosen has a {lacking[1]} to exchange; one is added with "
+            f"+{lacking[1]}=..."
+        )
     if isinstance(error.__cause__, OmegaConfBaseException) and "Could not override" in str(error):
         return _unknown_setting(error.__cause__)
     if isinstance(error, MissingMandatoryValue):
@@ -131,8 +141,11 @@ def _no_choice(arguments: list[str]) -> str:
 def _unknown_setting(error: OmegaConfBaseException) -> str:
     name, parent = str(error.full_key or error.key), error.parent_node
     siblings = [str(key) for key in parent] if parent is not None else []
-    hint = nearest(name.rpartition(".")[2], siblings)
-    return f"there is no setting {name}; {hint}a new one is added with +{name}=..."
+    group, _, key = name.rpartition(".")
+    own = [sibling for sibling in siblings if not sibling.startswith("_")]
+    beside = f", and {group} has {', '.join(own)} only" if group and own else ""
+    hint = nearest(key, siblings)
+    return f"there is no setting {name}{beside}; {hint}a new one is added with +{name}=..."
 
 
 def _broken_reference(message: str, found_at: str | None) -> str:

@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from alseg.config.earlier_versions import of_an_earlier_version
 from alseg.core.errors import ConfigError
 
 # Modules, with all below them, whose classes and functions are built.
@@ -68,11 +69,7 @@ def check_targets(content: Any, source: Path, named: Collection[str] = ()) -> No
     """
     for setting, target in targets(content):
         if is_ours(target) and located(target) is None:
-            raise ConfigError(
-                f"{source} was made by an earlier version of alseg: {setting} is {target}, which "
-                "is no longer there; go on with that version, which provenance.json beside it "
-                "names, or start the run again"
-            )
+            raise of_an_earlier_version(source, f"{setting} is {target}, which is no longer there")
         if not is_trusted(target, named):
             known = within(str(target), (*TRUSTED, *named))
             name = target if known else str(target).partition(".")[0]

@@ -13,7 +13,8 @@ from torch import Tensor
 from alseg.active.pictures import draw_query
 from alseg.active.round_networks import fresh_network
 from alseg.config.build import build
-from alseg.config.settings import CONFIG_FILE, load_config
+from alseg.config.earlier_versions import check_moved
+from alseg.config.settings import CONFIG_FILE, flat, load_config
 from alseg.config.trust import check_targets
 from alseg.core.errors import ConfigError, DataError
 from alseg.run.stages import check_left
@@ -89,6 +90,7 @@ def case_maps(
         raise DataError(f"there is no {checkpoint}")
     check_left(checkpoint)
     config = load_config(run_folder)
+    check_moved(flat(OmegaConf.to_container(config)), run_folder / CONFIG_FILE)
     check_targets(
         OmegaConf.to_container(config), source=run_folder / CONFIG_FILE, named=trusted_packages
     )

@@ -25,12 +25,14 @@ from alseg.active.start import first_state
 from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste
 from alseg.config.composition import composed
+from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
 from alseg.config.settings import (
     CONFIG_FILE,
     START_FILE,
     config_hash,
     deciding,
     differences,
+    flat,
     load_config,
     load_start,
     save_config,
@@ -214,8 +216,11 @@ def check_settings_are_read(config: DictConfig) -> None:
     """Check that somebody reads each setting that the command has added with ``+``.
 
     Raises:
-        ConfigError: naming a setting that is not alseg's and that no other one refers to.
+        ConfigError: naming a setting that is not alseg's and that no other one refers to, or that
+            has moved.
     """
+    if now := moved(flat(OmegaConf.to_container(config))):
+        raise ConfigError(now)
     text = OmegaConf.to_yaml(config)
     known = list(composed([]))
     for name in map(str, config):
@@ -279,19 +284,17 @@ def resume_run(
 
 
 def check_version(saved: DictConfig, folder: Path, known: Sequence[str]) -> None:
-    """Check that a run has all settings and groups of this version of alseg.
+    """Check that a run has all settings and groups of this version of alseg, where they are now.
 
     What it has beside them may be the user's own; parts refuse settings that they do not know.
 
     Raises:
-        ConfigError: naming what the run does not have.
+        ConfigError: naming what the run does not have, or has elsewhere.
     """
+    source = folder / CONFIG_FILE
+    check_moved(flat(OmegaConf.to_container(saved)), source)
     if missing := [name for name in known if name not in saved]:
-        raise ConfigError(
-            f"{folder / CONFIG_FILE} was made by an earlier version of alseg: it lacks "
-            f"{', '.join(missing)}; go on with that version, which {PROVENANCE_FILE} beside it "
-            "names, or start the run again"
-        )
+        raise of_an_earlier_version(source, f"it lacks {', '.join(missing)}")
 
 
 def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:

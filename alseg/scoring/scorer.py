@@ -144,7 +144,7 @@ class Scoring:
             return Passes(iter((single_pass(plain),)))
         networks = (network, *self.members)
         mask_seed = self._mask_seed(case_id)
-        return self.source.passes(networks, image, self.inferer, mask_seed, features)
+        return self.source.stream(networks, image, self.inferer, mask_seed, features)
 
     def _labelled(
         self, passes: Iterable[VoxelStatistics], hidden_label: Tensor | None

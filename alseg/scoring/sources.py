@@ -27,7 +27,7 @@ from alseg.scoring.windows import is_plain
 from alseg.strategies.statistics import MAX_PASSES, VoxelStatistics
 from alseg.strategies.strategy import Strategy
 
-SCHEDULES = ("fixed", "adaptive")
+PASSES = ("fixed", "adaptive")
 
 
 class UncertaintySource(ABC):
@@ -37,13 +37,13 @@ class UncertaintySource(ABC):
         n_members: how many networks a round trains, one after another.
         loss: what they are trained on; None for the recipe's loss.
         gate: the share of a volume's entropy that its passes may lose; None where they lose none.
-        schedule: ``fixed``, all passes over every volume, or ``adaptive``, see ``race``.
+        passes: ``fixed``, all passes over every volume, or ``adaptive``, see ``race``.
     """
 
     n_members: int = 1
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     gate: float | None = None
-    schedule: str = "fixed"
+    passes: str = "fixed"
 
     def check(self, network: nn.Module) -> None:  # noqa: B027  (most sources take any network)
         """Raise a ConfigError if the network cannot make the passes."""
@@ -57,7 +57,7 @@ class UncertaintySource(ABC):
         return make_network(1)
 
     @abstractmethod
-    def passes(
+    def stream(
         self,
         networks: Sequence[nn.Module],
         image: Tensor,
@@ -79,7 +79,7 @@ class UncertaintySource(ABC):
         self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
     ) -> VoxelStatistics:
         """The statistics after all passes; arguments as for ``passes``."""
-        *_, statistics = self.passes(networks, image, inferer, mask_seed)
+        *_, statistics = self.stream(networks, image, inferer, mask_seed)
         return statistics
 
     def race(self, n_top: int, n_volumes: int) -> Race:
@@ -95,7 +95,7 @@ class MCDropout(UncertaintySource):
         n_passes: T, at least 1.
         gate: the largest share of a volume's entropy that may be lost by running passes on some
             windows only, in [0, 1), see ``windows_to_keep``; None runs all windows in each pass.
-        schedule: ``fixed``, T passes over every volume, or ``adaptive``, at most T: see ``Race``.
+        passes: ``fixed``, T passes over every volume, or ``adaptive``, at most T: see ``Race``.
         error_rate: of adaptive passes, the probability in (0, 1) that a query is not the one that
             fixed passes would have led to.
 
@@ -105,28 +105,29 @@ class MCDropout(UncertaintySource):
 
     n_passes: int
     gate: float | None = None
-    schedule: str = "fixed"
+    passes: str = "fixed"
     error_rate: float = 0.05
 
     def __post_init__(self) -> None:
-        check_whole_number("scoring.n_passes", self.n_passes, at_least=1)
+        check_whole_number("uncertainty.n_passes", self.n_passes, at_least=1)
         if self.n_passes > MAX_PASSES:
-            raise ConfigError(f"scoring.n_passes is {self.n_passes}; at most {MAX_PASSES} fit")
+            raise ConfigError(f"uncertainty.n_passes is {self.n_passes}; at most {MAX_PASSES} fit")
         if self.gate is not None and not (type(self.gate) in (int, float) and 0 <= self.gate < 1):
             raise ConfigError(
-                f"scoring.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
+                f"uncertainty.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
             )
-        check_choice("scoring.passes", self.schedule, SCHEDULES)
+        check_choice("uncertainty.passes", self.passes, PASSES)
         if not (type(self.error_rate) in (int, float) and 0 < self.error_rate < 1):
             raise ConfigError(
-                f"scoring.error_rate is {self.error_rate!r}; it must be a number between 0 and 1"
+                f"uncertainty.error_rate is {self.error_rate!r}; it must be a number between 0 "
+                "and 1"
             )
 
     def check(self, network: nn.Module) -> None:
         """The network needs active dropout."""
         check_dropout(network)
 
-    def passes(
+    def stream(
         self,
         networks: Sequence[nn.Module],
         image: Tensor,
@@ -144,7 +145,7 @@ class MCDropout(UncertaintySource):
             mask_seed,
             gate=self.gate,
             features=features,
-            ahead=self.schedule == "fixed",
+            ahead=self.passes == "fixed",
         )
 
     def race(self, n_top: int, n_volumes: int) -> Race:
@@ -174,7 +175,7 @@ class Ensemble(UncertaintySource):
     def __post_init__(self) -> None:
         check_whole_number("uncertainty.n_members", self.n_members, at_least=1)
 
-    def passes(
+    def stream(
         self,
         networks: Sequence[nn.Module],
         image: Tensor,
@@ -214,7 +215,7 @@ class FlipAugmentation(UncertaintySource):
                 f"uncertainty.axes is {list(self.axes)}; it must hold distinct axes of 0, 1, 2"
             )
 
-    def passes(
+    def stream(
         self,
         networks: Sequence[nn.Module],
         image: Tensor,
@@ -241,7 +242,7 @@ def race_for(
     Raises:
         ConfigError: if the strategy needs more than the highest scores.
     """
-    if source.schedule == "fixed" or not strategy.needs_passes:
+    if source.passes == "fixed" or not strategy.needs_passes:
         return None
     n_top = n_top_needed(strategy.selector, query_size)
     if strategy.features or strategy.class_scores:
@@ -251,19 +252,13 @@ def race_for(
     else:
         return source.race(n_top, n_volumes)
     raise ConfigError(
-        "scoring.passes is 'adaptive', which gets the highest scores right and no others, but "
-        f"strategy {strategy.name} {reason}: use scoring.passes=fixed"
+        "uncertainty.passes is 'adaptive', which gets the highest scores right and no others, but "
+        f"strategy {strategy.name} {reason}: use uncertainty.passes=fixed"
     )
 
 
 def check_savings(
-    source: UncertaintySource,
-    strategy: Strategy,
-    inferer: Inferer,
-    query_size: int,
-    *,
-    gate: float | None,
-    schedule: str,
+    source: UncertaintySource, strategy: Strategy, inferer: Inferer, query_size: int
 ) -> None:
     """Check that what should save passes or windows can do so here, before training.
 
@@ -272,24 +267,18 @@ def check_savings(
     """
     if not strategy.needs_passes:
         return
-    for name, wanted, has in (("gate", gate, source.gate), ("passes", schedule, source.schedule)):
-        if wanted != has:
-            raise ConfigError(
-                f"scoring.{name} is {wanted!r}, which is for the passes of "
-                "uncertainty=mc_dropout alone"
-            )
     race_for(source, strategy, query_size, n_volumes=query_size)
     if source.gate is None:
         return
     if strategy.features:
         raise ConfigError(
-            f"scoring.gate is {gate!r}, but strategy {strategy.name} takes features of all windows "
-            "of each pass: use scoring.gate=null"
+            f"uncertainty.gate is {source.gate!r}, but strategy {strategy.name} takes features of "
+            "all windows of each pass: use uncertainty.gate=null"
         )
     if not is_plain(inferer):
         raise ConfigError(
-            f"scoring.gate is {gate!r}, but data.scoring_inferer is no plain SlidingWindowInferer: "
-            "use scoring.gate=null"
+            f"uncertainty.gate is {source.gate!r}, but data.scoring_inferer is no plain "
+            "SlidingWindowInferer: use uncertainty.gate=null"
         )
 
 

@@ -47,7 +47,7 @@ class SVGD(UncertaintySource):
         """A committee of M networks, which is one network to the rounds."""
         return Committee([make_network(number) for number in range(1, self.n_particles + 1)])
 
-    def passes(
+    def stream(
         self,
         networks: Sequence[nn.Module],
         image: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -90,10 +91,17 @@ class Strategy:
         if self.features is not None:
             check_choice(f"strategy {self.name}: features", self.features, FEATURES)
         # A part that the selector misses should not come to light after hours of training.
+        rehearsal = self._rehearsal()
         try:
-            self.select(self._rehearsal(), 2, np.random.default_rng(0))
+            self.select(rehearsal, 2, np.random.default_rng(0))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"strategy {self.name}: {error}") from error
+        if self.measure is not None and "scores" not in rehearsal.looked_at:
+            raise ConfigError(
+                f"strategy {self.name}: its selector looks at no score, so that measure and "
+                "aggregation would change nothing; choose another strategy/selector, or a strategy "
+                "without a measure"
+            )
 
     @property
     def title(self) -> str:
@@ -166,16 +174,27 @@ class Strategy:
             raise ScoringError(f"strategy {self.name} selected a candidate twice: {chosen}")
         return chosen
 
-    def _rehearsal(self) -> Candidates:
+    def _rehearsal(self) -> _Watched:
         """Three invented candidates with what this strategy knows of a case."""
         numbers = np.array([[3.0, 1.0], [1.0, 2.0], [2.0, 5.0]])
-        return Candidates(
+        return _Watched(
             ids=("rehearsal_1", "rehearsal_2", "rehearsal_3"),
             scores=numbers[:, 0] if self.measure else None,
             class_scores=numbers if self.class_scores else None,
             features=numbers if self.features else None,
             similarity=numbers[:, 1] / 10 if self.similarity else None,
         )
+
+
+class _Watched(Candidates):
+    """Candidates that note which of their attributes a selector looks at, in ``looked_at``."""
+
+    looked_at: set[str]
+
+    def __getattribute__(self, name: str) -> Any:
+        own: dict[str, Any] = super().__getattribute__("__dict__")
+        own.setdefault("looked_at", set()).add(name)
+        return super().__getattribute__(name)
 
 
 def candidates_from(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from synthetic import BUDGETS, CASES, CLASSES, write_run, write_sweep
 
 from alseg.comparison.runs import (
@@ -115,6 +116,19 @@ def test_two_complete_runs_of_a_strategy_and_seed_are_refused(tmp_path: Path) ->
     write_run(tmp_path / "a", "random", 1)
     write_run(tmp_path / "b", "random", 1)
     with pytest.raises(ConfigError, match=r"'random' has 2 complete runs of seed 1: .*/a and .*/b"):
+        gathered(tmp_path)
+
+
+def test_two_strategies_of_one_name_are_refused_whatever_their_seeds(tmp_path: Path) -> None:
+    for seed, beta in ((1, 1.0), (2, 2.0)):
+        config = write_run(tmp_path / f"seed{seed}", "power", seed) / "config.yaml"
+        content = yaml.safe_load(config.read_text())
+        content["strategy"]["selector"] = {"_target_": "power", "beta": beta, "grid": [4, 4]}
+        config.write_text(yaml.safe_dump(content))
+        write_run(tmp_path / f"random{seed}", "random", seed)
+    with pytest.raises(
+        ConfigError, match=r"seed1 and .*seed2 call two .* 'power': .* in strategy\.selector\.beta;"
+    ):
         gathered(tmp_path)
 
 

@@ -31,11 +31,14 @@ Choice = tuple[str, str]  # a group and its choice
 
 @cache
 def options() -> dict[str, list[str]]:
-    """The choices of each group, as the README offers them."""
+    """The choices of each group, as the README offers them.
+
+    The parts of strategies have a test of their own, tests/config/test_strategy_parts.py.
+    """
     groups: dict[str, list[str]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()
-        if group != "." and not group.startswith("hydra"):
+        if group != "." and not group.startswith(("hydra", "strategy/")):
             groups.setdefault(group, []).append(path.stem)
     return groups | {"hydra/launcher": LAUNCHERS}
 

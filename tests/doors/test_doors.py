@@ -42,6 +42,13 @@ def test_the_version_is_ours_and_names_the_libraries(door: str) -> None:
     assert f"torch {version('torch')}" in printed
 
 
+def test_help_lists_the_parts_of_strategies() -> None:
+    lines = answer("train", "--help").splitlines()
+    (selectors,) = [line for line in lines if line.startswith("strategy/selector: ")]
+    assert "power, " in selectors
+    assert [line for line in lines if "strategy/selector=power" in line]
+
+
 def test_completion_imports_nothing_heavy() -> None:
     line = "alseg-train strategy=v"
     choices = answer("train", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))

@@ -108,6 +108,15 @@ def test_own_strategy_from_outside_the_package(
     assert acquired(state, 1) == [ranked[0], ranked[2]]
 
 
+def test_own_part_in_a_strategy_of_the_package(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    search = f"hydra.searchpath=[file://{EXAMPLE / 'conf'}]"
+    run_smoke(tmp_path, shared, search, "strategy=entropy", "strategy/selector=every_second")
+    assert "name: entropy+selector=every_second" in (tmp_path / "config.yaml").read_text()
+
+
 def test_a_strategy_that_misses_a_part_fails_before_training(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="needs features"):
         run_smoke(tmp_path, shared, "strategy=core_set", "strategy.features=null")

@@ -362,7 +362,7 @@ def test_the_tutorial_experiment_has_the_tutorials_numbers() -> None:
     assert (config.steps_per_round, config.val_interval, config.val_interval_unit) == (
         2000, 5, "epochs",
     )  # fmt: skip
-    assert config.scoring.n_passes == 10
+    assert config.uncertainty.n_passes == 10
     assert config.round_start == "continue"
     assert config.model.network.channels == [16, 32, 64, 128, 256]
     assert config.model.network.num_res_units == 2
@@ -383,7 +383,7 @@ def test_the_tutorial_experiment_has_the_tutorials_numbers() -> None:
 def test_the_real_hippocampus_runs(train: Train, hippocampus: Path) -> None:
     run = train(
         "experiment=hippocampus_cpu", f"data.root={hippocampus}", "pool.rounds=2",
-        "steps_per_round=4", "val_interval=4", "scoring.n_passes=1", "data.num_workers=0",
+        "steps_per_round=4", "val_interval=4", "uncertainty.n_passes=1", "data.num_workers=0",
         "pool.query_size=2", smoke=False,
     )  # fmt: skip
     assert run.exit_code == 0, run.err

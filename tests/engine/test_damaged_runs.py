@@ -36,7 +36,7 @@ SETTINGS = (
     "round_start=continue",
     "steps_per_round=4",
     "checkpoint_every_n_steps=1",
-    "scoring.n_passes=1",
+    "uncertainty.n_passes=1",
 )
 WRONG = (None, 7, "x", [], {}, [None], {"x": None})
 

@@ -36,7 +36,7 @@ Train = Callable[..., Outcome]
 
 STEPS = (
     "steps_per_round=6", "val_interval=2", "checkpoint_every_n_steps=2", "pictures=0",
-    "strategy=badge", "scoring.n_passes=1",
+    "strategy=badge", "uncertainty.n_passes=1",
 )  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
@@ -223,8 +223,8 @@ def test_volumes_race_as_without_an_interruption(
     if heat_bytes is not None:
         monkeypatch.setattr(racing, "HEAT_BYTES", heat_bytes)
     settings = (
-        *STEPS[:-2], "strategy=variance", "scoring.n_passes=6", "scoring.passes=adaptive",
-        "scoring.gate=0.05", "data.inferer.roi_size=[16,32,32]", "pool.query_size=1",
+        *STEPS[:-2], "strategy=variance", "uncertainty.n_passes=6", "uncertainty.passes=adaptive",
+        "uncertainty.gate=0.05", "data.inferer.roi_size=[16,32,32]", "pool.query_size=1",
     )  # fmt: skip
     uninterrupted = train(*settings)
     at_call("predict_step", 4, send(signal.SIGINT))
@@ -398,7 +398,7 @@ def test_memory_and_handles_stay_flat_over_20_rounds(
         f"data.task.root={blobs(tmp_path / 'blobs', 40)}", "data.patch_size=[16,16,16]",
         "data.inferer.roi_size=[16,16,16]", "data.preprocess=[]", "pool.rounds=20",
         "pool.query_size=1", "pool.candidates=2", "steps_per_round=1", "val_interval=1",
-        "checkpoint_every_n_steps=1", "pictures=0", "scoring.n_passes=1",
+        "checkpoint_every_n_steps=1", "pictures=0", "uncertainty.n_passes=1",
     )  # fmt: skip
     assert run.exit_code == 0, run.err
     assert len(seen) == 20

@@ -79,7 +79,7 @@ def test_a_folder_is_what_its_name_says_whatever_it_is_called(
     data.symlink_to(phantoms)
     settings = (
         "experiment=smoke", "trainer=cpu", "steps_per_round=1", "val_interval=1", "pictures=0",
-        "pool.rounds=1", "scoring.n_passes=1", override("output_dir", output),
+        "pool.rounds=1", "uncertainty.n_passes=1", override("output_dir", output),
     )  # fmt: skip
 
     def call(module: str, *arguments: str) -> str:
@@ -110,6 +110,14 @@ def test_a_run_of_an_earlier_version_is_told(shared: Path, tmp_path: Path) -> No
     assert str(caught.value) == (
         f"{path} was made by an earlier version of alseg: it lacks round_start; go on with that "
         "version, which provenance.json beside it names, or start the run again"
+    )
+    path.write_text("".join(lines) + "scoring:\n  n_passes: 10\n  gate: null\n")
+    with pytest.raises(ConfigError) as caught:
+        train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
+    assert str(caught.value) == (
+        f"{path} was made by an earlier version of alseg: scoring.n_passes is now "
+        "uncertainty.n_passes, scoring.gate is now uncertainty.gate; go on with that version, "
+        "which provenance.json beside it names, or start the run again"
     )
     path.write_text("".join(lines).replace("selectors.noisy.random", "selectors.random"))
     with pytest.raises(

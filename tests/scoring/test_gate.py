@@ -160,5 +160,5 @@ def test_statistics_of_a_single_pass_are_those_of_an_update() -> None:
 
 @pytest.mark.parametrize("bad", [-0.1, 1, 1.5, "half", True])
 def test_a_bad_gate_is_refused(bad: object) -> None:
-    with pytest.raises(ConfigError, match=r"scoring\.gate is"):
+    with pytest.raises(ConfigError, match=r"uncertainty\.gate is"):
         MCDropout(2, gate=bad)  # type: ignore[arg-type]

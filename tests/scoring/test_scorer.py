@@ -66,7 +66,7 @@ def test_a_race_ends_the_passes_of_a_volume_that_is_surely_out() -> None:
     torch.manual_seed(0)  # batch norm: instance norm would make the two volumes alike
     network = UNet(3, 1, 2, channels=(8, 8), strides=(2,), dropout=0.1, norm="batch").eval()
     strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
-    source = MCDropout(20, schedule="adaptive")
+    source = MCDropout(20, passes="adaptive")
     inferer = SlidingWindowInferer(8, sw_batch_size=1)
     race = race_for(source, strategy, 1, n_volumes=2)
     assert race is not None
@@ -93,7 +93,7 @@ def test_volumes_behind_a_gate_race_together() -> None:
     strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
     inferer = SlidingWindowInferer(8, sw_batch_size=2)
     images = {f"{i}": torch.randn(1, 1, 8, 8, 16) * (3.0 if i == 3 else 0.01) for i in range(8)}
-    source = MCDropout(10, gate=0.1, schedule="adaptive")
+    source = MCDropout(10, gate=0.1, passes="adaptive")
     race = race_for(source, strategy, 1, n_volumes=8)
     assert race is not None
     raced, heats = Scoring(strategy, source, inferer, 1, 1), Heats(race)
@@ -117,7 +117,7 @@ def test_strategies_that_read_labels_and_votes_race_with_a_hint(network: UNet) -
     reads = scoring(reads_labels=True, deterministic=False).strategy
     votes = Strategy("disagreement", ranked.top_k, measures.variance, lambda _, s: 0.0)
     for strategy in (reads, votes):
-        source = MCDropout(3, gate=0.1, schedule="adaptive")
+        source = MCDropout(3, gate=0.1, passes="adaptive")
         race = race_for(source, strategy, 1, n_volumes=1)
         assert race is not None
         scored = Scoring(strategy, source, inferer, 1, 1)
@@ -134,7 +134,7 @@ class Noisy(UncertaintySource):
     def __init__(self) -> None:
         self.n_made = 0
 
-    def passes(self, networks: Any, image: Tensor, *args: Any, **more: Any) -> Passes:
+    def stream(self, networks: Any, image: Tensor, *args: Any, **more: Any) -> Passes:
         generator = torch.Generator().manual_seed(0)
 
         def predictions() -> Iterator[Tensor]:
@@ -169,6 +169,6 @@ def test_a_race_is_for_many_passes_and_adaptive_ones() -> None:
     without = Strategy(
         "entropy", ranked.top_k, measures.entropy, aggregations.mean, deterministic=True
     )
-    assert isinstance(race_for(MCDropout(5, schedule="adaptive"), plain, 2, 9), Race)
+    assert isinstance(race_for(MCDropout(5, passes="adaptive"), plain, 2, 9), Race)
     assert race_for(MCDropout(5), plain, 2, 9) is None
-    assert race_for(MCDropout(5, schedule="adaptive"), without, 2, 9) is None
+    assert race_for(MCDropout(5, passes="adaptive"), without, 2, 9) is None

@@ -10,7 +10,7 @@ import pandas as pd
 from tests.front_door import run_smoke
 
 # two windows a volume, of which the passes can leave one out
-WINDOWS = ("data.inferer.roi_size=[16,32,32]", "scoring.n_passes=6")
+WINDOWS = ("data.inferer.roi_size=[16,32,32]", "uncertainty.n_passes=6")
 
 
 def queried(state: dict[str, Any]) -> list[str]:
@@ -20,7 +20,7 @@ def queried(state: dict[str, Any]) -> list[str]:
 def test_adaptive_passes_behind_a_gate_query_the_same(tmp_path: Path, shared: Path) -> None:
     plain = run_smoke(tmp_path / "plain", shared, *WINDOWS)
     cheap = run_smoke(
-        tmp_path / "cheap", shared, *WINDOWS, "scoring.passes=adaptive", "scoring.gate=0.05"
+        tmp_path / "cheap", shared, *WINDOWS, "uncertainty.passes=adaptive", "uncertainty.gate=0.05"
     )
     assert queried(cheap) == queried(plain)
     passes = {
@@ -32,5 +32,5 @@ def test_adaptive_passes_behind_a_gate_query_the_same(tmp_path: Path, shared: Pa
 
 
 def test_a_strategy_without_passes_does_not_mind(tmp_path: Path, shared: Path) -> None:
-    settings = ("scoring.passes=adaptive", "scoring.gate=0.05", "uncertainty=tta")
+    settings = ("uncertainty.passes=adaptive", "uncertainty.gate=0.05")
     assert run_smoke(tmp_path, shared, "strategy=oracle_dice", *settings)["finished_rounds"] == 2

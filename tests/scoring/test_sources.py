@@ -68,7 +68,7 @@ def test_a_pass_is_made_when_it_is_asked_for(source: UncertaintySource, image: T
     networks: list[nn.Module] = {Ensemble: members, SVGD: [Committee(members)]}.get(
         type(source), members[:1]
     )
-    stream = iter(source.passes(networks, image, SimpleInferer(), no_mask))
+    stream = iter(source.stream(networks, image, SimpleInferer(), no_mask))
     assert calls == []
     for number in (1, 2, 3):
         assert next(stream).n_passes == number
@@ -105,7 +105,7 @@ def test_flips_show_what_depends_on_the_side() -> None:
 
 def test_sources_refuse_bad_settings() -> None:
     for bad in (0, -1, 2.5, True, "three"):
-        with pytest.raises(ConfigError, match=r"scoring\.n_passes"):
+        with pytest.raises(ConfigError, match=r"uncertainty\.n_passes"):
             MCDropout(bad)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="n_members"):
             Ensemble(bad)  # type: ignore[arg-type]

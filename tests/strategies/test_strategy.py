@@ -16,6 +16,18 @@ from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
 from tests.strategies.builders import candidates_of, statistics_of
 
 
+@pytest.mark.parametrize(
+    "selector", [noisy.random, diverse.k_center, diverse.typiclust, balanced.class_balanced_random]
+)
+def test_a_selector_that_looks_at_no_score_is_refused_behind_a_measure(
+    selector: candidates.Selector,
+) -> None:
+    needs = {"features": "mean", "class_scores": measures.class_entropy}
+    Strategy("unscored", selector, **needs)
+    with pytest.raises(ConfigError, match="strategy scored: its selector looks at no score"):
+        Strategy("scored", selector, measures.entropy, aggregations.mean, **needs)
+
+
 @pytest.fixture
 def statistics() -> VoxelStatistics:
     return statistics_of([torch.full((3, 2, 2, 2), 1 / 3)])
