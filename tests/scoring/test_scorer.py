@@ -129,7 +129,7 @@ def test_strategies_that_read_labels_and_votes_race_with_a_hint(network: UNet) -
 class Noisy(UncertaintySource):
     """20 passes of plain noise, as loud as the image: nothing that this package knows of."""
 
-    schedule = "adaptive"
+    passes = "adaptive"
 
     def __init__(self) -> None:
         self.n_made = 0
