@@ -327,7 +327,19 @@ def test_every_yaml_composes() -> None:
         "pool": (["small", "tutorial"], []),
         "proxy": (["diverse", "highest"], []),
         "semi_supervised": (["none", "pseudo_label"], []),
-        "uncertainty": (["ensemble", "mc_dropout", "svgd", "svgd_training_loss", "tta"], []),
+        "uncertainty": (
+            [
+                "ensemble",
+                "mc_dropout",
+                "mc_dropout_2",
+                "mc_dropout_5",
+                "mc_dropout_adaptive",
+                "svgd",
+                "svgd_training_loss",
+                "tta",
+            ],
+            [],
+        ),
         "data/splits": (["file", "fraction"], []),
     }
     with initialize_config_dir(conf_folder(), version_base="1.3"):
