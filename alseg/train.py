@@ -7,8 +7,11 @@ sweep. They are imported when there is a job, so that help, version and completi
 from __future__ import annotations
 
 import logging
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,27 @@ from alseg.config.composition import conf_folder
 from alseg.config.entry_points import run_hydra_entry_point
 from alseg.config.messages import print_error, told
 from alseg.core.errors import AlsegError, ConfigError
+from alseg.system.interruption import Interrupted
 from alseg.system.text import literal
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="config")
 def _hydra_main(config: DictConfig) -> float:
-    with told():
+    with told(), sweeps_told():
         return _job(config)
+
+
+@contextmanager
+def sweeps_told() -> Iterator[None]:
+    """At Ctrl-C in a sweep, say how to continue it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not {"-m", "--multirun"} & set(sys.argv):
+            raise
+        command = [a for a in sys.argv[1:] if not a.startswith("sweep.resume=")]
+        command.append("sweep.resume=true")
+        raise Interrupted(signal.SIGINT, shlex.join(command)) from None
 
 
 def _job(config: DictConfig) -> float:
@@ -122,7 +139,12 @@ class SweepCallback(Callback):
 
 def main() -> None:
     """The entry point of ``python -m alseg.train``."""
-    run_hydra_entry_point(_hydra_main)
+
+    def main_of_sweeps() -> None:
+        with sweeps_told():
+            _hydra_main()
+
+    run_hydra_entry_point(main_of_sweeps)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from alseg.active.acquisition import Acquisition
+from alseg.active.choice import Chooser
 from alseg.active.experiment import Experiment
 from alseg.config.build import build
 from alseg.config.composition import conf_folder, part
@@ -193,18 +193,17 @@ def query(
     similarity = None
     if strategy.similarity is not None:
         similarity = LabelledSimilarity(experiment.data.cache, strategy.similarity)
-    acquisition = Acquisition(
+    chooser = Chooser(
         strategy,
-        experiment.oracle,
         query_size,
         experiment.plan.seed,
         n_rounds=2,
-        cost=experiment.cost,
+        round_number=1,
+        pool=pool,
+        candidates=pool.unlabelled,
         similarity=similarity,
     )
-    acquisition.start_round(pool, round_number=1)
-    acquisition.acquire(scores.get(strategy.name))
-    return [row["case_id"] for row in acquisition.result().queries]
+    return [unit.case_id for unit in chooser.choose(scores.get(strategy.name)).query]
 
 
 def auroc(scores: list[CaseScore] | None, hard: set[str]) -> float:

@@ -481,6 +481,12 @@ JSON = [
     ),
     Row("a missing image", ["but there is no file"], (), lambda root: image(root).unlink()),
     Row("a missing label", ["but there is no file"], (), lambda root: label(root).unlink()),
+    Row(
+        "several missing labels",
+        ["but there is no file", "1 more cannot be found either: ./labelsTr/case_0"],
+        (),
+        lambda root: [path.unlink() for path in sorted((root / "labelsTr").glob("*.nii.gz"))[1:3]],
+    ),
 ]
 LINKS = [
     Row(

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "scoring": "core networks strategies",
     "training": "core system networks strategies data scoring",
     "active": "core system networks strategies data run tracking oracles scoring training",
-    "config": "core system networks strategies data run tracking oracles scoring training active",
+    "config": "core system networks strategies data tracking oracles scoring training active",
     "engine": "core system strategies data run tracking scoring training active config",
     "comparison": "core system run",
     "doors": "core system run tracking config engine comparison",

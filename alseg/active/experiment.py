@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,12 @@ import torch
 from monai.inferers import Inferer
 
 from alseg.active.plan import Plan
+from alseg.active.proxy import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.core.errors import check_choice, check_whole_number
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.similarity import LabelledSimilarity
+from alseg.networks.committee import Committee
 from alseg.oracles.base import Oracle
 from alseg.oracles.costs import AnnotationCost
 from alseg.scoring.sources import UncertaintySource
@@ -24,6 +25,8 @@ from alseg.strategies.strategy import Strategy
 from alseg.tracking.tracker import Trackers
 from alseg.training.callbacks.non_finite import ON_NON_FINITE
 from alseg.training.module import SegmentationModule
+from alseg.training.recipe import Recipe
+from alseg.training.svgd import SteinModule
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ class Experiment:
         data: serves the loaders.
         oracle: reveals labels.
         make_network: builds an untrained network.
-        make_module: wraps a network into a LightningModule; its keywords are the module's.
+        recipe: the training's, for the steps of a round.
+        inferer: runs a network over the windows of a volume in evaluation.
         make_trainer: builds a Lightning trainer from its per-round settings.
         tracker: records the run.
+        config_hash: of the settings that results depend on.
         settings: the run's settings, flat, for the record.
         tags: what runs are grouped by, for the record.
         checkpoint_every_n_steps: steps of training that are repeated at most after an interruption;
@@ -53,6 +58,8 @@ class Experiment:
         hardware: what this process computes on.
         n_pictures: queries to draw a round.
         save_maps: whether to write NIfTI maps of the queries.
+        proxy: the proxy task that chooses the initial volumes; None where none does.
+        proxy_key: names all that its choice depends on.
     """
 
     plan: Plan
@@ -64,9 +71,11 @@ class Experiment:
     data: PoolDataModule
     oracle: Oracle
     make_network: Callable[[], torch.nn.Module]
-    make_module: partial[SegmentationModule]
+    recipe: Recipe
+    inferer: Inferer
     make_trainer: Callable[..., pl.Trainer]
     tracker: Trackers
+    config_hash: str
     settings: Mapping[str, Any]
     tags: Mapping[str, str]
     checkpoint_every_n_steps: int | None
@@ -76,6 +85,8 @@ class Experiment:
     save_maps: bool
     similarity: LabelledSimilarity | None = None
     semi_supervised: SemiSupervised | None = None
+    proxy: Proxy | None = None
+    proxy_key: str = ""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps is not None:
@@ -83,6 +94,17 @@ class Experiment:
                 "checkpoint_every_n_steps", self.checkpoint_every_n_steps, at_least=1
             )
         check_choice("on_nonfinite", self.on_nonfinite, ON_NON_FINITE)
+
+    @property
+    def round_recipe(self) -> Recipe:
+        """What a round trains with: a committee with the loss of its source, if that has one."""
+        loss = self.source.loss or self.recipe.loss
+        return replace(self.recipe, loss=loss).for_steps(self.steps_per_round)
+
+    def make_module(self, network: torch.nn.Module, recipe: Recipe) -> SegmentationModule:
+        """Wrap a network, or a committee, into the module that trains and evaluates it."""
+        kind = SteinModule if isinstance(network, Committee) else SegmentationModule
+        return kind(network, recipe, self.inferer, self.data.cache.task.foreground)
 
     @property
     def steps_per_round(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
         console().print(classes_table(state, classes))
     folder = experiment.folder
     area = area_under_budget_curve(*state.learning_curve("test_dice"))
+    for name in without_labels(state, classes):
+        say(f"{name} is in no test label: it has no Dice, and the mean leaves it out")
     say(f"area under the budget curve (test Dice): {area:.4f}")
     sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
     say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
@@ -40,6 +43,11 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
     for view, command in experiment.tracker.views().items():
         say(f"{view + ':':<16} {command}")
     say(f"compare runs:    python -m alseg.compare {shlex.quote(str(folder.parent))}")
+
+
+def without_labels(state: RunState, classes: Sequence[str]) -> list[str]:
+    """The classes that no test label holds."""
+    return [name for name in classes if math.isnan(state.history[-1][f"test_dice_{name}"])]
 
 
 def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:

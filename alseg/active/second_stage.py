@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from alseg.active.experiment import Experiment
 from alseg.active.pseudo_labels import PseudoLabeller, SemiSupervised, most_confident
+from alseg.active.round import Round
 from alseg.active.round_networks import round_training
-from alseg.core.pool import Pool
-from alseg.core.seeding import seed_for
 from alseg.data.pseudo import MixedDraws, PseudoLabel
 from alseg.scoring.scorer import Scoring
 from alseg.strategies.aggregations import mean
@@ -32,7 +30,6 @@ from alseg.training.fit import (
     LAST,
     SECOND_STAGE,
     Training,
-    fine_tuning,
     load_weights,
 )
 from alseg.training.module import SegmentationModule
@@ -44,10 +41,8 @@ JUDGED_BY = Strategy("pseudo_labels", top_k, entropy, mean)
 
 
 def second_stage(
-    experiment: Experiment,
+    this_round: Round,
     settings: SemiSupervised,
-    pool: Pool,
-    round_number: int,
     module: SegmentationModule,
     first_dice: float | None,
 ) -> dict[str, Any]:
@@ -57,10 +52,8 @@ def second_stage(
     weights, and the round's best checkpoint is the better one, by validation Dice, of both stages.
 
     Args:
-        experiment: the parts.
+        this_round: the round; some of its pool is unlabelled.
         settings: of the second stage.
-        pool: the round's; some of it is unlabelled.
-        round_number: the round.
         module: of the first stage.
         first_dice: its best validation Dice; None if it never was a number.
 
@@ -68,17 +61,15 @@ def second_stage(
         ``seconds`` and ``skipped_steps``. An interrupted stage begins again.
     """
     started = time.monotonic()
-    folder = experiment.round_folder(round_number)
+    folder = this_round.folder
     load_weights(module.network, folder / f"{FIRST_STAGE}.ckpt")
     labels_folder, better, skipped_steps = folder / "pseudo_labels", FIRST_STAGE, 0
     try:
-        pseudo_labels = label_unlabelled(
-            experiment, settings, pool, round_number, module, labels_folder
-        )
+        pseudo_labels = label_unlabelled(this_round, settings, module, labels_folder)
         if not pseudo_labels:
             log.info("no unlabelled volume shows foreground; the second stage is left out")
         else:
-            training = fine_tune(experiment, settings, pool, round_number, module, pseudo_labels)
+            training = fine_tune(this_round, settings, module, pseudo_labels)
             dice, skipped_steps = training.best_dice, training.guard.skipped
             if dice is not None and (first_dice is None or dice > first_dice):
                 better = SECOND_STAGE
@@ -91,10 +82,8 @@ def second_stage(
 
 
 def fine_tune(
-    experiment: Experiment,
+    this_round: Round,
     settings: SemiSupervised,
-    pool: Pool,
-    round_number: int,
     module: SegmentationModule,
     pseudo_labels: Mapping[str, PseudoLabel],
 ) -> Training:
@@ -103,51 +92,42 @@ def fine_tune(
     Returns:
         The finished training.
     """
-    plan, data = experiment.plan, experiment.data
+    experiment, data = this_round.experiment, this_round.experiment.data
     n_steps = settings.steps(experiment.steps_per_round)
     draws = MixedDraws(
         pseudo_labels,
         settings.annotated_share,
         data.cache,
         data.labels,
-        pool.training,
+        this_round.pool.training,
         data.augment,
         n_steps * data.batch_size,
-        seed_for(plan.seed, round_number, "second_stage/draws"),
-        round_number,
+        this_round.seed("second_stage/draws"),
+        this_round.number,
     )
-    training = round_training(
-        experiment,
-        round_number,
-        len(pool.labelled),
-        SECOND_STAGE,
-        f"round {round_number}/{plan.rounds} · {len(pseudo_labels)} pseudo-labelled",
-        n_steps=n_steps,
-    )
-    make_module = fine_tuning(experiment.make_module, settings.learning_rate_factor)
-    torch.manual_seed(seed_for(plan.seed, round_number, f"second_stage/{rank()}"))
-    training.trainer.fit(make_module(module.network), data.batches(draws), data.val_dataloader())
-    training.trainer.save_checkpoint(
-        experiment.round_folder(round_number) / f"{LAST}.ckpt", weights_only=True
-    )
+    title = f"{len(pseudo_labels)} pseudo-labelled"
+    training = round_training(this_round, SECOND_STAGE, title, n_steps)
+    recipe = experiment.round_recipe.fine_tuning(settings.learning_rate_factor, n_steps)
+    fine_tuned = experiment.make_module(module.network, recipe)
+    torch.manual_seed(this_round.seed(f"second_stage/{rank()}"))
+    training.trainer.fit(fine_tuned, data.batches(draws), data.val_dataloader())
+    training.trainer.save_checkpoint(this_round.folder / f"{LAST}.ckpt", weights_only=True)
     training.checkpoint.delete()
     wait_for_all()
     return training
 
 
 def label_unlabelled(
-    experiment: Experiment,
+    this_round: Round,
     settings: SemiSupervised,
-    pool: Pool,
-    round_number: int,
     module: SegmentationModule,
     folder: Path,
 ) -> dict[str, PseudoLabel]:
     """Pseudo-labels of the unlabelled volumes that the network is most sure of."""
-    plan, data = experiment.plan, experiment.data
-    case_ids = sorted(pool.unlabelled)
+    experiment, data = this_round.experiment, this_round.experiment.data
+    case_ids = sorted(this_round.pool.unlabelled)
     if settings.max_candidates is not None:
-        rng = np.random.default_rng(seed_for(plan.seed, round_number, "second_stage/candidates"))
+        rng = np.random.default_rng(this_round.seed("second_stage/candidates"))
         drawn = rng.permutation(len(case_ids))[: settings.max_candidates]
         case_ids = sorted(case_ids[i] for i in drawn)
     data.prepare(case_ids)
@@ -156,11 +136,11 @@ def label_unlabelled(
         JUDGED_BY,
         experiment.source,
         experiment.scoring_inferer,
-        plan.seed,
-        round_number,
+        experiment.plan.seed,
+        this_round.number,
     )
     labeller = PseudoLabeller(module.network, scoring, folder, settings.dilation_voxels)
-    title = f"round {round_number}/{plan.rounds} · pseudo-labels"
+    title = f"{this_round.title} · pseudo-labels"
     judged = predictions(experiment.make_trainer, labeller, data.volumes(case_ids), title)
     chosen = most_confident(judged, settings.case_share)
     return {

@@ -245,10 +245,9 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
     volumes = fit.labels_for(target)
     largest = float(labelled.max())
     if math.isinf(volumes):
-        ceiling = float(fit.predict(largest * MAX_EXTRAPOLATION))
         return declined(
-            f"no forecast for Dice {target:.3f}; the fitted curve levels off below it (Dice "
-            f"{ceiling:.3f} at {largest * MAX_EXTRAPOLATION:.0f} volumes).",
+            f"no forecast for Dice {target:.3f}; the curve fitted to the rounds so far levels off "
+            "below it, so they do not show how it gets there.",
             fit,
         )
     if volumes > MAX_EXTRAPOLATION * largest:

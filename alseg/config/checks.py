@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
-from torch import Tensor
 
 from alseg.core.errors import ConfigError, check_part, check_whole_number, nearest
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import Strategy
+from alseg.training.recipe import Recipe
 
 
 def check_keys(name: str, given: Collection[str], allowed: Collection[str]) -> None:
@@ -84,13 +84,7 @@ def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequenc
         )
 
 
-def check_training(
-    loss: Callable[[Tensor, Tensor], Tensor],
-    make_optimizer: Callable[..., torch.optim.Optimizer],
-    make_schedule: Callable[..., Any] | None,
-    n_classes: int,
-    n_steps: int,
-) -> None:
+def check_training(recipe: Recipe, n_classes: int) -> None:
     """Check that loss, optimiser and schedule take what they will be given.
 
     Raises:
@@ -99,19 +93,19 @@ def check_training(
     weight = torch.nn.Parameter(torch.zeros(1))
     logits = torch.zeros(1, n_classes, 8, 8, 8)
     with _told("training.loss"):
-        value = loss(logits, torch.zeros(1, 1, 8, 8, 8))
+        value = recipe.loss(logits, torch.zeros(1, 1, 8, 8, 8))
         if value.ndim:
             raise ValueError(f"it gives a tensor of shape {tuple(value.shape)}, not one number")
     with _told("training.optimizer"):
-        optimizer = make_optimizer([weight])
-    if make_schedule is None:
+        optimizer = recipe.make_optimizer([weight])
+    if recipe.schedule is None:
         return
     with _told("training.schedule"):
-        total = getattr(make_schedule(optimizer), "total_steps", n_steps)
-    if total < n_steps:
+        total = getattr(recipe.schedule(optimizer), "total_steps", recipe.n_steps)
+    if total < recipe.n_steps:
         raise ConfigError(
-            f"training.schedule.total_steps is {total}; it must be at least the {n_steps} of "
-            "steps_per_round"
+            f"training.schedule.total_steps is {total}; it must be at least the "
+            f"{recipe.n_steps} of steps_per_round"
         )
 
 

@@ -24,6 +24,7 @@ TRUSTED = (
     "alseg.active.pseudo_labels",
     "alseg.data",
     "alseg.networks",
+    "alseg.oracles",
     "alseg.scoring",
     "alseg.strategies",
     "alseg.tracking",

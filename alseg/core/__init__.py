@@ -1,1 +1,1 @@
-"""The smallest things: cases and the pool, seeds, errors. Imports nothing of alseg."""
+"""The smallest things: units, the pool, seeds, errors. Imports nothing of alseg."""

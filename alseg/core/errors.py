@@ -29,6 +29,14 @@ class ScoringError(AlsegError):
     """A case got no usable acquisition score."""
 
 
+class NotAnnotatedYetError(AlsegError):
+    """The oracle has not annotated all that it was asked for."""
+
+    def __init__(self, case_ids: Sequence[str]) -> None:
+        names = f"{', '.join(case_ids[:5])}{', ...' * (len(case_ids) > 5)}"
+        super().__init__(f"not annotated yet: {names}; resume the run once the labels are there")
+
+
 class TrainingError(AlsegError):
     """Training cannot go on."""
 

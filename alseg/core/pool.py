@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from alseg.core.units import Answer
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -58,6 +60,17 @@ class Pool:
             labelled=self.labelled + tuple(case_ids),
             unlabelled=tuple(i for i in self.unlabelled if i not in taken),
             repeated=self.repeated,
+        )
+
+    def after(self, answer: Answer) -> Pool:
+        """Return the pool after an answer: what was labelled already is repeated.
+
+        Raises:
+            ValueError: if the answer holds a case that is not in the pool.
+        """
+        ids, known = list(answer.by_case), set(self.labelled)
+        return self.acquire([i for i in ids if i not in known]).repeat(
+            [i for i in ids if i in known]
         )
 
     def repeat(self, case_ids: Sequence[str]) -> Pool:

@@ -218,9 +218,6 @@ class PoolDataModule(pl.LightningDataModule):
         self._round: tuple[Pool, int, int] | None = None
         self._draw_seed = base_seed
         self._first_step = 0
-        self._candidates: tuple[str, ...] = ()
-        self._reference: tuple[str, ...] = ()
-        self._hidden_labels: Mapping[str, Path] = {}
         self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
         self._preprocessing = (0.0, 0)  # seconds, images
         self._served: list[Noted] = []  # the latest, of which loader processes may be alive
@@ -243,7 +240,6 @@ class PoolDataModule(pl.LightningDataModule):
         self._round = (pool, round_number, n_steps)
         self._draw_seed = self.base_seed if draw_seed is None else draw_seed
         self._first_step = 0
-        self._candidates, self._reference, self._hidden_labels = pool.unlabelled, (), {}
 
     def state_dict(self) -> dict[str, int]:
         """The position in the round's training, for Lightning's checkpoints."""
@@ -252,24 +248,6 @@ class PoolDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Serve the training batches of the round from this position on."""
         self._first_step = state_dict["step"]
-
-    def start_scoring(
-        self,
-        candidates: Sequence[str],
-        reference: Sequence[str],
-        hidden_labels: Mapping[str, Path],
-    ) -> None:
-        """What ``predict_dataloader`` serves in this round.
-
-        Args:
-            candidates: the cases that a query may choose.
-            reference: labelled cases whose images a strategy compares the candidates with.
-            hidden_labels: labels of the candidates, for a strategy flagged with ``reads_labels``.
-        """
-        known = set(candidates)
-        self._candidates = tuple(candidates)
-        self._reference = tuple(case_id for case_id in reference if case_id not in known)
-        self._hidden_labels = hidden_labels
 
     def prepare(self, case_ids: Iterable[str]) -> None:
         """Fill the cache, with a progress bar: images of all cases, labels where revealed.
@@ -364,15 +342,14 @@ class PoolDataModule(pl.LightningDataModule):
         """The test volumes, one at a time."""
         return self._one_by_one(WholeVolumes(self.cache, self.splits.test, self.labels))
 
-    def predict_dataloader(self) -> DataLoader:
-        """The candidates, one at a time, and the labelled volumes they are compared with."""
-        return self._one_by_one(
-            PoolVolumes(self.cache, self._candidates, self._reference, self._hidden_labels)
-        )
-
-    def volumes(self, case_ids: Sequence[str]) -> DataLoader:
-        """The images of some cases, one at a time, without any label."""
-        return self._one_by_one(PoolVolumes(self.cache, case_ids, (), {}))
+    def volumes(
+        self,
+        case_ids: Sequence[str],
+        reference: Sequence[str] = (),
+        hidden_labels: Mapping[str, Path] | None = None,
+    ) -> DataLoader:
+        """The images of some cases, one at a time; see ``PoolVolumes``."""
+        return self._one_by_one(PoolVolumes(self.cache, case_ids, reference, hidden_labels or {}))
 
     def _one_by_one(self, volumes: CaseSet) -> DataLoader:
         return DataLoader(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
+from rich.text import Text
 
 from alseg.config.checks import check_transforms
 from alseg.config.composition import part
@@ -128,7 +129,7 @@ def as_json(task: Task, report: Report) -> str:
 
 def print_report(task: Task, report: Report) -> None:
     """Print a line for each case with findings, the summary, and what concerns the whole set."""
-    table = Table("case", "status", "kind", "what", title=f"{printable(str(task.root))}")
+    table = Table("case", "status", "kind", "what", title=Text(printable(str(task.root))))
     for case_id, findings in report.cases.items():
         for finding in findings:
             table.add_row(case_id, finding.level, finding.kind, printable(finding.message))

@@ -100,7 +100,7 @@ def case_maps(
     cache, plan = experiment.data.cache, experiment.plan
     network = fresh_network(experiment)
     load_weights(network, checkpoint)
-    module = experiment.make_module(network).eval()
+    network.eval()
     scoring = Scoring(
         experiment.strategy,
         experiment.source,
@@ -114,7 +114,7 @@ def case_maps(
             raise ConfigError(f"{case_id} is no case of {cache.task.name}")
         entry = cache.image(case_id)
         image = entry["image"].unsqueeze(0)  # [1, channels, D, H, W]
-        statistics = scoring.statistics(module.network, image, case_id)
+        statistics = scoring.statistics(network, image, case_id)
         maps.append(
             CaseMaps(
                 case_id=case_id,

@@ -19,8 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.active.experiment import Experiment
 from alseg.active.reports import print_summary
-from alseg.active.rounds import prepare, run_rounds, start_again
-from alseg.config.build import build, first_state
+from alseg.active.round import start_again
+from alseg.active.rounds import prepare, run_rounds
+from alseg.active.start import first_state
+from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste
 from alseg.config.composition import composed
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
@@ -199,7 +201,7 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
             save_start(folder, overrides)
             save_config(config, folder)
             experiment = build(config, folder)
-            state = first_state(config, experiment)
+            state = first_state(experiment)
             prepare(experiment, state)
         except Exception as error:
             # settings or data are bad: there is nothing to resume
@@ -269,7 +271,7 @@ def resume_run(
         )
     experiment = build(config, folder)
     if state is None:
-        state = first_state(config, experiment)
+        state = first_state(experiment)
     check_cases(state.pool, experiment.data.splits.training)
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:

@@ -13,6 +13,7 @@ from alseg.system.files import checksum_of, read_json, write_json
 log = logging.getLogger(__name__)
 
 STAGES_FILE = "stages.json"
+QUERY = "query"  # the stage in which a round has chosen its query
 FILES = "files"  # what a stage notes of its files: their checksums by name
 
 
@@ -99,6 +100,19 @@ def _is_result(name: str, result: Any) -> bool:
         return isinstance(columns, Mapping) and all(
             isinstance(value, int | float) for value in columns.values()
         )
+    if name == QUERY:
+        return _is_query(result.get("units"))
     if not isinstance(result.get("skipped_steps"), int):
         return False
     return name != "training" or isinstance(result.get("best_dice"), int | float | None)
+
+
+def _is_query(units: Any) -> bool:
+    """Whether it is a list of units with their scores, of whole volumes so far."""
+    return isinstance(units, list) and all(
+        isinstance(unit, Mapping)
+        and isinstance(unit.get("case_id"), str)
+        and isinstance(unit.get("score"), int | float | None)
+        and unit.get("region", "") is None
+        for unit in units
+    )

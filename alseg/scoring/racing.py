@@ -132,10 +132,10 @@ class Race:
                         hint=contender.hint,
                     )
                 )
-                self.know(raced[-1])
+                self.observe(raced[-1])
         return raced
 
-    def know(self, raced: CaseScore) -> None:
+    def observe(self, raced: CaseScore) -> None:
         """Take in what a volume has shown, such as one from before an interruption."""
         assert raced.score is not None
         assert raced.pass_scores is not None

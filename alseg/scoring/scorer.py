@@ -16,7 +16,7 @@ from alseg.networks.dropout import MaskSeed
 from alseg.networks.features import BottleneckFeatures
 from alseg.scoring.passes import Passes
 from alseg.scoring.racing import Contender, Heats
-from alseg.scoring.sources import MCDropout, UncertaintySource, plain_pass
+from alseg.scoring.sources import UncertaintySource, plain_pass
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import entropy
 from alseg.strategies.statistics import VoxelStatistics, single_pass
@@ -60,7 +60,8 @@ class Scoring:
             case_id: the case, which random masks depend on.
             hidden_label: class indices [D, H, W], for strategies that read labels.
         """
-        *_, statistics = self._passes(network, image, case_id, hidden_label, None)
+        passes = self._passes(network, image, case_id, None)
+        *_, statistics = self._labelled(passes, hidden_label)
         return statistics
 
     def score(
@@ -79,7 +80,8 @@ class Scoring:
         features = None
         if self.strategy.features is not None:
             features = BottleneckFeatures(foreground=self.strategy.features == "foreground")
-        *_, statistics = self._passes(network, image, case_id, hidden_label, features)
+        passes = self._passes(network, image, case_id, features)
+        *_, statistics = self._labelled(passes, hidden_label)
         vector = None if features is None else features.vector()
         return self.strategy.score(case_id, statistics, vector, labelled)
 
@@ -99,8 +101,7 @@ class Scoring:
             The scores of the volumes of its heat if that has been run, or none yet: it is when the
             memory is full, or the volume is the last one.
         """
-        assert isinstance(self.source, MCDropout)  # see race_for
-        passes = self.source.stream(network, image, self.inferer, self._mask_seed(case_id))
+        passes = self._passes(network, image, case_id, None)
 
         def scores() -> Iterator[float]:
             for statistics in self._labelled(passes, hidden_label):
@@ -134,18 +135,16 @@ class Scoring:
         network: nn.Module,
         image: Tensor,
         case_id: str,
-        hidden_label: Tensor | None,
         features: BottleneckFeatures | None,
-    ) -> Iterator[VoxelStatistics]:
-        """The statistics after each pass, or after all of them where the source has but those."""
-        mask_seed = self._mask_seed(case_id)
-        passes: Iterable[VoxelStatistics]
-        if isinstance(self.source, MCDropout) and not self.strategy.deterministic:
-            passes = self.source.stream(network, image, self.inferer, mask_seed, features)
-        else:
+    ) -> Passes:
+        """The source's passes, or a single plain one."""
+        if self.strategy.deterministic:
             with features.watching(reported_network(network)) if features else nullcontext():
-                passes = (self._whole_statistics(network, image, mask_seed),)
-        yield from self._labelled(passes, hidden_label)
+                plain = plain_pass(network, image, self.inferer)
+            return Passes(iter((single_pass(plain),)))
+        networks = (network, *self.members)
+        mask_seed = self._mask_seed(case_id)
+        return self.source.stream(networks, image, self.inferer, mask_seed, features)
 
     def _labelled(
         self, passes: Iterable[VoxelStatistics], hidden_label: Tensor | None
@@ -162,11 +161,3 @@ class Scoring:
             return seed_for(self.base_seed, self.round_number, purpose, case_id)
 
         return mask_seed
-
-    def _whole_statistics(
-        self, network: nn.Module, image: Tensor, mask_seed: MaskSeed
-    ) -> VoxelStatistics:
-        if not self.strategy.deterministic:
-            networks = (network, *self.members)
-            return self.source.statistics(networks, image, self.inferer, mask_seed)
-        return single_pass(plain_pass(network, image, self.inferer))

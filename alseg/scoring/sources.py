@@ -7,16 +7,18 @@ conf/uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import Protocol
 
 import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from alseg.core.errors import ConfigError, check_choice, check_whole_number
+from alseg.networks.committee import reported_network
 from alseg.networks.dropout import MaskSeed, check_dropout
 from alseg.networks.features import BottleneckFeatures
 from alseg.scoring.passes import Passes, dropout_passes
@@ -28,29 +30,65 @@ from alseg.strategies.strategy import Strategy
 PASSES = ("fixed", "adaptive")
 
 
-class UncertaintySource(Protocol):
-    """Makes the passes over a volume that a strategy's statistics are taken from."""
+class UncertaintySource(ABC):
+    """A stream of passes over a volume, which a strategy's statistics are taken from.
 
-    n_members: int  # networks that a round trains, one after another
+    Attributes:
+        n_members: how many networks a round trains, one after another.
+        loss: what they are trained on; None for the recipe's loss.
+        gate: the share of a volume's entropy that its passes may lose; None where they lose none.
+        passes: ``fixed``, all passes over every volume, or ``adaptive``, see ``race``.
+    """
 
-    def check(self, network: nn.Module) -> None:
+    n_members: int = 1
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    gate: float | None = None
+    passes: str = "fixed"
+
+    def check(self, network: nn.Module) -> None:  # noqa: B027  (most sources take any network)
         """Raise a ConfigError if the network cannot make the passes."""
 
-    def statistics(
-        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
-    ) -> VoxelStatistics:
-        """Statistics of the passes over one volume.
+    def untrained(self, make_network: Callable[[int], nn.Module]) -> nn.Module:
+        """What a round trains: one network, or several that are trained jointly.
+
+        Args:
+            make_network: makes the network of that number, from 1.
+        """
+        return make_network(1)
+
+    @abstractmethod
+    def stream(
+        self,
+        networks: Sequence[nn.Module],
+        image: Tensor,
+        inferer: Inferer,
+        mask_seed: MaskSeed,
+        features: BottleneckFeatures | None = None,
+    ) -> Passes:
+        """The passes over one volume, each made when it is asked for.
 
         Args:
             networks: ``n_members`` networks in eval mode; they are left bit-identical.
             image: one preprocessed volume, shape [1, channels, D, H, W].
             inferer: runs a callable over windows.
             mask_seed: gives the seed of each random mask.
+            features: shown the passes of the network that the round reports.
         """
+
+    def statistics(
+        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
+    ) -> VoxelStatistics:
+        """The statistics after all passes; arguments as for ``passes``."""
+        *_, statistics = self.stream(networks, image, inferer, mask_seed)
+        return statistics
+
+    def race(self, n_top: int, n_volumes: int) -> Race:
+        """The race for the highest scores, for a source whose ``passes`` are ``adaptive``."""
+        raise NotImplementedError(f"{type(self).__name__} has no adaptive passes")
 
 
 @dataclass(frozen=True)
-class MCDropout:
+class MCDropout(UncertaintySource):
     """T passes of one network with random dropout masks (Gal and Ghahramani, ICML 2016).
 
     Args:
@@ -69,7 +107,6 @@ class MCDropout:
     gate: float | None = None
     passes: str = "fixed"
     error_rate: float = 0.05
-    n_members = 1
 
     def __post_init__(self) -> None:
         check_whole_number("uncertainty.n_passes", self.n_passes, at_least=1)
@@ -90,23 +127,16 @@ class MCDropout:
         """The network needs active dropout."""
         check_dropout(network)
 
-    def statistics(
-        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
-    ) -> VoxelStatistics:
-        """T passes of the one network."""
-        (network,) = networks
-        *_, statistics = self.stream(network, image, inferer, mask_seed)
-        return statistics
-
     def stream(
         self,
-        network: nn.Module,
+        networks: Sequence[nn.Module],
         image: Tensor,
         inferer: Inferer,
         mask_seed: MaskSeed,
         features: BottleneckFeatures | None = None,
     ) -> Passes:
-        """The statistics after each pass, see ``dropout_passes``."""
+        """T passes of the one network, see ``dropout_passes``."""
+        (network,) = networks
         return dropout_passes(
             network,
             image,
@@ -118,9 +148,13 @@ class MCDropout:
             ahead=self.passes == "fixed",
         )
 
+    def race(self, n_top: int, n_volumes: int) -> Race:
+        """The race over at most T passes a volume."""
+        return Race(n_top, self.n_passes, self.error_rate, n_volumes)
+
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(UncertaintySource):
     """One plain pass of each of M networks, trained from seeds of their own.
 
     The first member is the network that the round reports; the others only score. A round's
@@ -141,22 +175,22 @@ class Ensemble:
     def __post_init__(self) -> None:
         check_whole_number("uncertainty.n_members", self.n_members, at_least=1)
 
-    def check(self, network: nn.Module) -> None:
-        """Any network will do."""
-
-    def statistics(
-        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
-    ) -> VoxelStatistics:
-        """One pass of each member; statistics stream over members."""
-        statistics = VoxelStatistics()
-        for network in networks:
-            # Lightning moves its own module to the device, not the other members.
-            statistics.update(plain_pass(network.to(image.device), image, inferer))
-        return statistics
+    def stream(
+        self,
+        networks: Sequence[nn.Module],
+        image: Tensor,
+        inferer: Inferer,
+        mask_seed: MaskSeed,
+        features: BottleneckFeatures | None = None,
+    ) -> Passes:
+        """One pass of each member."""
+        # Lightning moves its own module to the device, not the other members.
+        predictions = (plain_pass(n.to(image.device), image, inferer) for n in networks)
+        return streamed(predictions, networks[0], features)
 
 
 @dataclass(frozen=True)
-class FlipAugmentation:
+class FlipAugmentation(UncertaintySource):
     """Test-time augmentation: one plain pass of each combination of flips, 2^len(axes) passes.
 
     The softmax is flipped back before the statistics take it in. What it measures is how much the
@@ -174,7 +208,6 @@ class FlipAugmentation:
     """
 
     axes: Sequence[int]
-    n_members = 1
 
     def __post_init__(self) -> None:
         if not set(self.axes) <= {0, 1, 2} or len(set(self.axes)) != len(self.axes):
@@ -182,23 +215,23 @@ class FlipAugmentation:
                 f"uncertainty.axes is {list(self.axes)}; it must hold distinct axes of 0, 1, 2"
             )
 
-    def check(self, network: nn.Module) -> None:
-        """Any network will do."""
-
-    def statistics(
-        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
-    ) -> VoxelStatistics:
+    def stream(
+        self,
+        networks: Sequence[nn.Module],
+        image: Tensor,
+        inferer: Inferer,
+        mask_seed: MaskSeed,
+        features: BottleneckFeatures | None = None,
+    ) -> Passes:
         """One pass of each combination of flips, the unflipped volume first."""
         (network,) = networks
-        statistics = VoxelStatistics()
         subsets = chain.from_iterable(
             combinations(sorted(self.axes), size) for size in range(len(self.axes) + 1)
         )
-        for flipped in subsets:
-            spatial = [axis - 3 for axis in flipped]  # from the end: D, H, W are the last three
-            probabilities = plain_pass(network, image.flip(spatial), inferer)
-            statistics.update(probabilities.flip(spatial))
-        return statistics
+        # from the end: D, H, W are the last three
+        flips = ([axis - 3 for axis in subset] for subset in subsets)
+        predictions = (plain_pass(network, image.flip(flip), inferer).flip(flip) for flip in flips)
+        return streamed(predictions, network, features)
 
 
 def race_for(
@@ -209,7 +242,7 @@ def race_for(
     Raises:
         ConfigError: if the strategy needs more than the highest scores.
     """
-    if not isinstance(source, MCDropout) or source.passes == "fixed" or not strategy.needs_passes:
+    if source.passes == "fixed" or not strategy.needs_passes:
         return None
     n_top = n_top_needed(strategy.selector, query_size)
     if strategy.features or strategy.class_scores:
@@ -217,7 +250,7 @@ def race_for(
     elif n_top is None:
         reason = "has a selector that needs every score exactly"
     else:
-        return Race(n_top, source.n_passes, source.error_rate, n_volumes)
+        return source.race(n_top, n_volumes)
     raise ConfigError(
         "uncertainty.passes is 'adaptive', which gets the highest scores right and no others, but "
         f"strategy {strategy.name} {reason}: use uncertainty.passes=fixed"
@@ -232,7 +265,7 @@ def check_savings(
     Raises:
         ConfigError: if it cannot.
     """
-    if not isinstance(source, MCDropout) or not strategy.needs_passes:
+    if not strategy.needs_passes:
         return
     race_for(source, strategy, query_size, n_volumes=query_size)
     if source.gate is None:
@@ -247,6 +280,27 @@ def check_savings(
             f"uncertainty.gate is {source.gate!r}, but data.scoring_inferer is no plain "
             "SlidingWindowInferer: use uncertainty.gate=null"
         )
+
+
+def streamed(
+    predictions: Iterable[Tensor], network: nn.Module, features: BottleneckFeatures | None
+) -> Passes:
+    """Passes whose predictions come one by one.
+
+    Args:
+        predictions: softmax of each pass, [C, D, H, W], made when it is asked for.
+        network: the one whose features are taken, or a committee that holds it.
+        features: shown its passes.
+    """
+
+    def after_each() -> Iterator[VoxelStatistics]:
+        statistics = VoxelStatistics()
+        with features.watching(reported_network(network)) if features else nullcontext():
+            for probabilities in predictions:
+                statistics.update(probabilities)
+                yield statistics
+
+    return Passes(after_each())
 
 
 @torch.no_grad()

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from alseg.core.errors import check_whole_number
 from alseg.networks.committee import Committee
 from alseg.networks.dropout import MaskSeed
-from alseg.scoring.sources import plain_pass
-from alseg.strategies.statistics import VoxelStatistics
+from alseg.networks.features import BottleneckFeatures
+from alseg.scoring.passes import Passes
+from alseg.scoring.sources import UncertaintySource, plain_pass, streamed
 
 
 @dataclass(frozen=True)
-class SVGD:
+class SVGD(UncertaintySource):
     """One plain pass of each of M particles, trained jointly with SVGD.
 
     Each step runs all particles on the same batch, so its time and the memory of activations,
@@ -38,21 +39,24 @@ class SVGD:
 
     n_particles: int
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
-    n_members = 1  # the committee is one network to the rounds
 
     def __post_init__(self) -> None:
         check_whole_number("uncertainty.n_particles", self.n_particles, at_least=1)
 
-    def check(self, network: nn.Module) -> None:
-        """Any network will do."""
+    def untrained(self, make_network: Callable[[int], nn.Module]) -> nn.Module:
+        """A committee of M networks, which is one network to the rounds."""
+        return Committee([make_network(number) for number in range(1, self.n_particles + 1)])
 
-    def statistics(
-        self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
-    ) -> VoxelStatistics:
-        """One pass of each particle; statistics stream over particles."""
+    def stream(
+        self,
+        networks: Sequence[nn.Module],
+        image: Tensor,
+        inferer: Inferer,
+        mask_seed: MaskSeed,
+        features: BottleneckFeatures | None = None,
+    ) -> Passes:
+        """One pass of each particle."""
         (committee,) = networks
         assert isinstance(committee, Committee)
-        statistics = VoxelStatistics()
-        for particle in committee.particles:
-            statistics.update(plain_pass(particle, image, inferer))
-        return statistics
+        predictions = (plain_pass(particle, image, inferer) for particle in committee.particles)
+        return streamed(predictions, committee, features)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,23 +121,6 @@ def is_later(checkpoint: Path, step: int) -> bool:
         problem = f"{checkpoint} holds no weights of a training"
     log.warning(f"{problem}; what it is needed for starts again")
     return False
-
-
-def spanning(make_module: partial[SegmentationModule], n_steps: int) -> partial[SegmentationModule]:
-    """The same modules, with a learning-rate schedule of so many steps, if it has a length."""
-    schedule = make_module.keywords["schedule"]
-    if "total_steps" not in getattr(schedule, "keywords", {}):
-        return make_module
-    return partial(make_module, schedule=partial(schedule, total_steps=n_steps))
-
-
-def fine_tuning(
-    make_module: partial[SegmentationModule], factor: float
-) -> partial[SegmentationModule]:
-    """The same modules, with a constant learning rate of ``factor`` times the optimiser's."""
-    optimizer = make_module.keywords["optimizer"]
-    learning_rate = factor * optimizer.keywords["lr"]
-    return partial(make_module, optimizer=partial(optimizer, lr=learning_rate), schedule=None)
 
 
 def load_weights(network: torch.nn.Module, checkpoint: Path) -> None:

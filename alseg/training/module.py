@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,20 +10,17 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from alseg.scoring.scorer import Scoring
-from alseg.strategies.strategy import CaseScore
 from alseg.training.metrics import Calibration, CaseDice, hard_labels
+from alseg.training.recipe import Recipe
 from alseg.training.weighting import weighted_loss
 
 
 class SegmentationModule(pl.LightningModule):
-    """Trains, evaluates and scores with one network.
+    """Trains and evaluates one network.
 
     Args:
         network: maps [B, channels, d, h, w] to logits [B, C, d, h, w].
-        loss: maps (logits, labels [B, 1, d, h, w]) to a scalar.
-        optimizer: makes the optimiser from the parameters.
-        schedule: makes the learning-rate schedule from the optimiser; one step a training step.
+        recipe: what it is trained with.
         inferer: runs the network over the windows of a whole volume in evaluation.
         classes: the foreground class names.
     """
@@ -31,36 +28,34 @@ class SegmentationModule(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        optimizer: Callable[..., torch.optim.Optimizer],
-        schedule: Callable[..., Any] | None,
+        recipe: Recipe,
         inferer: Inferer,
         classes: Sequence[str],
     ) -> None:
         super().__init__()
         self.network = network
-        self.loss = loss
-        self.make_optimizer = optimizer
-        self.make_schedule = schedule
+        self.recipe = recipe
         self.inferer = inferer
         self.dice = CaseDice(classes)
         self.calibration = Calibration()
-        self.scoring: Scoring | None = None
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and its schedule if there is one."""
-        optimizer = self.make_optimizer(self.network.parameters())
-        if self.make_schedule is None:
+        optimizer = self.recipe.make_optimizer(self.network.parameters())
+        schedule = self.recipe.make_schedule(optimizer)
+        if schedule is None:
             return optimizer
-        schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
     def batch_loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The loss of one network on a training batch, a scalar; samples may carry a ``weight``."""
         logits = network(batch["image"])
         if "weight" in batch:
-            return weighted_loss(self.loss, logits, batch["label"], batch["weight"])
-        return self.loss(logits, batch["label"])
+            return weighted_loss(self.recipe.loss, logits, batch["label"], batch["weight"])
+        return self.recipe.loss(logits, batch["label"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""
@@ -97,21 +92,6 @@ class SegmentationModule(pl.LightningModule):
         """Log the mean foreground Dice and each class's."""
         self._log_dice("test")
         self.calibration.take_all()
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[CaseScore]:
-        """Look at one volume of the pool; returns a few numbers, never a volume.
-
-        They are those of the volume, or in a race of all the volumes that it decides.
-        """
-        if self.scoring is None:
-            raise RuntimeError("scoring has not been set")
-        (case_id,) = batch["case_id"]
-        hidden_label = batch["hidden_label"][0, 0] if "hidden_label" in batch else None  # [D, H, W]
-        case = self.network, batch["image"], case_id, hidden_label
-        if self.scoring.heats is not None:
-            is_last = batch_idx + 1 == self.trainer.num_predict_batches[0]
-            return self.scoring.race(self.scoring.heats, *case, is_last=is_last)
-        return [self.scoring.score(*case, labelled=bool(batch["labelled"]))]
 
     @torch.no_grad()
     def predict_labels(self, image: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from alseg.active.acquisition import Acquisition
-from alseg.core.errors import ScoringError
+from alseg.active.choice import Chooser, Chosen
+from alseg.core.errors import NotAnnotatedYetError, ScoringError
 from alseg.core.pool import Pool
+from alseg.core.units import Answer, Query, whole
 from alseg.data.formats.msd import read_msd
 from alseg.oracles.costs import volume
 from alseg.oracles.simulated import SimulatedOracle
@@ -22,11 +25,16 @@ def pool(phantoms: Path) -> Pool:
     return Pool.start(read_msd(phantoms).cases, ["phantom_000"])
 
 
-def make(phantoms: Path, pool: Pool, strategy: Strategy, seed: int = 1) -> Acquisition:
-    oracle = SimulatedOracle(read_msd(phantoms))
-    acquisition = Acquisition(strategy, oracle, 3, seed, n_rounds=4, cost=volume)
-    acquisition.start_round(pool, 2)
-    return acquisition
+def make(
+    phantoms: Path,
+    pool: Pool,
+    strategy: Strategy,
+    seed: int = 1,
+    candidates: Sequence[str] | None = None,
+) -> Acquisition:
+    ids = pool.unlabelled if candidates is None else tuple(candidates)
+    chooser = Chooser(strategy, 3, seed, 4, 2, pool, ids)
+    return Acquisition(chooser, SimulatedOracle(read_msd(phantoms)), volume, lambda chosen: None)
 
 
 def scores(pool: Pool) -> list[CaseScore]:
@@ -43,7 +51,6 @@ def test_the_highest_scores_are_acquired_and_ties_go_by_id(phantoms: Path, pool:
     assert acquired.queries[0] == first
     assert acquired.pool == pool.acquire(chosen)
     assert set(acquired.labels) == set(chosen)
-    assert len(acquired.scores) == 11
 
 
 def test_scores_that_choose_nothing_are_told(
@@ -94,8 +101,7 @@ def test_a_selector_that_breaks_its_promise_is_refused() -> None:
 def test_labelled_candidates_are_repeated_at_no_cost(phantoms: Path) -> None:
     ids = list(read_msd(phantoms).cases)
     pool = Pool.start(ids, ids[:4])  # 3 has the highest score of the labelled ones
-    acquisition = make(phantoms, pool, TOP_K)
-    acquisition.start_round(pool, 2, candidates=ids)
+    acquisition = make(phantoms, pool, TOP_K, candidates=ids)
     acquisition.acquire([CaseScore(i, float(int(i[-3:]) % 4)) for i in ids])
     acquired = acquisition.result()
     chosen = [(row["case_id"], row["cost"]) for row in acquired.queries]
@@ -107,8 +113,49 @@ def test_a_labelled_candidate_serves_as_a_reference_too(phantoms: Path) -> None:
     ids = list(read_msd(phantoms).cases)
     pool = Pool.start(ids, ids[:1])
     core_set = Strategy("core_set", diverse.k_center, features="mean", deterministic=True)
-    acquisition = make(phantoms, pool, core_set)
-    acquisition.start_round(pool, 2, candidates=ids)
+    acquisition = make(phantoms, pool, core_set, candidates=ids)
     acquisition.acquire([CaseScore(i, features=(float(int(i[-3:])),)) for i in ids])
     # 0 is labelled: 11 is the farthest from it, then 5 (6 is as far, ties by id), then 8
     assert [r["case_id"][-3:] for r in acquisition.result().queries] == ["011", "005", "008"]
+
+
+class Slow(SimulatedOracle):
+    """Annotates nothing but the first unit of a query."""
+
+    def annotate(self, query: Query) -> Answer:
+        return Answer(super().annotate(query[:1]).labels, query[1:])
+
+
+def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
+    phantoms: Path, pool: Pool
+) -> None:
+    said: list[object] = []
+
+    class Told(SimulatedOracle):
+        def annotate(self, query: Query) -> Answer:
+            said.append(query)
+            return super().annotate(query)
+
+    chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled)
+    chosen = chooser.choose(scores(pool))
+    assert chosen.query == whole(["phantom_003", "phantom_007", "phantom_011"])
+    assert chosen.scores == dict.fromkeys(["phantom_003", "phantom_007", "phantom_011"], 3.0)
+    assert len(chosen.case_scores) == 11
+    acquisition = Acquisition(chooser, Told(read_msd(phantoms)), volume, said.append)
+    acquisition.acquire(scores(pool))
+    assert [type(each) for each in said] == [Chosen, tuple]
+    assert said[1] == chosen.query
+    # a query that was kept leads to the same pool without any score
+    again = Acquisition(chooser, SimulatedOracle(read_msd(phantoms)), volume, said.append)
+    again.ask(Chosen(chosen.query, chosen.scores))
+    assert again.result() == acquisition.result()
+
+
+def test_what_is_not_annotated_yet_is_told_and_makes_no_pool(phantoms: Path, pool: Pool) -> None:
+    chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled)
+    acquisition = Acquisition(chooser, Slow(read_msd(phantoms)), volume, lambda chosen: None)
+    with pytest.raises(
+        NotAnnotatedYetError, match="not annotated yet: phantom_007, phantom_011; resume"
+    ):
+        acquisition.acquire(scores(pool))
+    assert acquisition.acquired is None

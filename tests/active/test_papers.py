@@ -101,7 +101,7 @@ def test_proxy_start_is_shared_by_strategies_and_trained_for_once(
     def refuse(*args: object) -> None:
         raise AssertionError("the proxy task was trained again")
 
-    monkeypatch.setattr("alseg.active.proxy.trained_on_proxy", refuse)
+    monkeypatch.setattr("alseg.active.proxy_start.trained_on_proxy", refuse)
     svgd = ("uncertainty=svgd", "uncertainty.n_particles=2")
     again = run_smoke(tmp_path / "b", shared, *common, *svgd, "proxy=diverse")
     assert initial(again) == initial(first)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from rich.console import Console
 
-from alseg.active.reports import classes_table, rounds_table
+from alseg.active.reports import classes_table, rounds_table, without_labels
 from alseg.core.pool import Pool
 from alseg.run.state import RunState
 from alseg.system.console import console, fits
@@ -62,3 +62,10 @@ def test_many_long_classes_have_a_table_of_their_own(n_rounds: int) -> None:
     assert str(5 * n_rounds) in lines[2]  # the last round is always there
     assert f"{n_rounds / 100 + 0.014:.3f}" in "".join(lines)
     assert "…" not in "".join(lines)
+
+
+def test_classes_that_no_test_label_holds_are_named() -> None:
+    run = state(["liver", "tumour"], 1)
+    assert without_labels(run, ["liver", "tumour"]) == []
+    run.history[-1]["test_dice_tumour"] = float("nan")
+    assert without_labels(run, ["liver", "tumour"]) == ["tumour"]

@@ -150,7 +150,10 @@ def check(config: DictConfig) -> None:
     for node in (
         *(resolved.data[name] for name in ("preprocess", "augment", "inferer", "scoring_inferer")),
         *(resolved.training[name] for name in ("loss", "optimizer", "schedule")),
-        *(resolved[name] for name in ("strategy", "uncertainty", "semi_supervised", "proxy")),
+        *(
+            resolved[name]
+            for name in ("strategy", "uncertainty", "semi_supervised", "proxy", "oracle")
+        ),
         resolved.trainer,
     ):
         if isinstance(node, (DictConfig, ListConfig)):

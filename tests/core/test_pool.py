@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alseg.core.pool import Pool, random_start
+from alseg.core.units import Answer, Unit, whole
 
 
 def test_acquire_moves_cases_and_keeps_their_order() -> None:
@@ -37,3 +40,12 @@ def test_a_repeated_case_stays_labelled_once_and_trains_more_often() -> None:
     assert pool.training == ("a", "b", "c", "a", "a", "c")
     with pytest.raises(ValueError, match="not labelled: b"):
         Pool.start("ab", initial="a").repeat("b")
+
+
+def test_the_pool_after_an_answer_has_its_units_in_order() -> None:
+    pool = Pool.start("abcde", ["a", "b"])
+    labels = {unit: Path(unit.case_id) for unit in whole(["d", "b", "c"])}
+    after = pool.after(Answer(labels, pending=whole(["e"])))
+    assert after == Pool(labelled=("a", "b", "d", "c"), unlabelled=("e",), repeated=("b",))
+    with pytest.raises(ValueError, match="x"):
+        pool.after(Answer({Unit("x"): Path("x")}))

@@ -5,6 +5,7 @@ import torch
 from monai.transforms import RandCropByPosNegLabeld, RandGaussianNoised, SpatialPadd
 
 from alseg.core.pool import Pool
+from alseg.core.units import whole
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.formats.msd import read_msd
@@ -32,7 +33,7 @@ def make_data(root: Path, folder: Path, *, seed: int = 1, workers: int = 0) -> P
 
 
 def start(data: PoolDataModule, splits: Splits, labelled: list[str], number: int = 1) -> None:
-    data.reveal(SimulatedOracle(data.cache.task).annotate(labelled))
+    data.reveal(SimulatedOracle(data.cache.task).annotate(whole(labelled)).by_case)
     data.start_round(Pool.start(splits.training, labelled), number, n_steps=3)
 
 
@@ -78,7 +79,7 @@ def test_hidden_labels_are_out_of_reach(phantoms: Path, tmp_path: Path) -> None:
     labelled = list(data.splits.training[:2])
     start(data, data.splits, labelled)
     assert set(data.labels) == set(labelled)
-    for batch in data.predict_dataloader():
+    for batch in data.volumes(data.splits.training[2:]):
         assert set(batch) == {"case_id", "image", "labelled"}
         assert not batch["labelled"].any()
     data.start_round(Pool.start(data.splits.training, data.splits.training[:3]), 1, 3)
@@ -89,7 +90,7 @@ def test_hidden_labels_are_out_of_reach(phantoms: Path, tmp_path: Path) -> None:
 def test_prepare_fills_the_cache_once_and_counts(phantoms: Path, tmp_path: Path) -> None:
     data = make_data(phantoms, tmp_path)
     ids = list(data.cache.task.cases)
-    data.reveal(SimulatedOracle(data.cache.task).annotate(ids[:3]))
+    data.reveal(SimulatedOracle(data.cache.task).annotate(whole(ids[:3])).by_case)
     data.prepare(ids)
     assert data.take_preprocessing()[1] == len(ids)
     data.prepare(ids)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alseg.core.errors import ConfigError, DataError
+from alseg.data.formats.dataset_json import names_by_index
 from alseg.data.formats.msd import read_msd
 from alseg.data.formats.nnunet import read_nnunet
 from alseg.data.headers import check_headers
@@ -170,3 +171,10 @@ def test_the_tutorials_split_of_task03_is_93_26_12() -> None:
     path = Path(__file__).parents[2] / "conf" / "splits" / "task03_liver.json"
     splits = split_from_file((f"liver_{i}" for i in range(131)), file=path)
     assert [len(part) for part in (splits.training, splits.validation, splits.test)] == [93, 26, 12]
+
+
+def test_two_channels_may_be_of_one_modality_but_no_two_classes_of_one_name() -> None:
+    twice = {"0": "CT", "1": "CT"}
+    assert names_by_index(twice, "channel_names", Path("dataset.json")) == ("CT", "CT")
+    with pytest.raises(DataError, match="'labels' holds a name twice"):
+        names_by_index(twice, "labels", Path("dataset.json"))

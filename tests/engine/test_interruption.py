@@ -20,12 +20,15 @@ import pytest
 import torch
 
 from alseg.active import rounds
+from alseg.core.units import Answer, Query
+from alseg.oracles.simulated import SimulatedOracle
 from alseg.run.lock import hold
 from alseg.run.state import RunState
 from alseg.scoring import racing
 from alseg.system.interruption import Interrupted, interruption
 from alseg.training.callbacks.checkpoints import random_state, restore_random_state
 from alseg.training.module import SegmentationModule
+from alseg.training.scoring_module import ScoringModule
 from tests.conftest import Outcome, write_msd
 from tests.front_door import run_smoke
 
@@ -65,15 +68,16 @@ def at_call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """Do something at the n-th call of a step of the module; gives the calls counted so far."""
 
     def prepare(step: str, number: int, act: Callable[[], object]) -> list[int]:
-        original, calls = getattr(SegmentationModule, step), [0]
+        kind = ScoringModule if step == "predict_step" else SegmentationModule
+        original, calls = getattr(kind, step), [0]
 
-        def counted(self: SegmentationModule, *args: Any) -> Any:
+        def counted(self: SegmentationModule | ScoringModule, *args: Any) -> Any:
             calls[0] += 1
             if calls[0] == number:
                 act()
             return original(self, *args)
 
-        monkeypatch.setattr(SegmentationModule, step, counted)
+        monkeypatch.setattr(kind, step, counted)
         return calls
 
     return prepare
@@ -134,6 +138,60 @@ def test_ctrl_c_while_scoring_keeps_the_scores(
     assert results(cut.folder) == whole
     assert list(cut.folder.glob("rounds/round_01/maps/*"))
     assert not list(cut.folder.glob("rounds/*/partial_scores*"))
+
+
+def test_a_kill_between_choosing_and_annotating_asks_for_the_same_query(
+    train: Train,
+    at_call: Callable[..., list[int]],
+    whole: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Query] = []
+    original = SimulatedOracle.annotate
+
+    def annotate(self: SimulatedOracle, query: Query) -> Answer:
+        asked.append(query)
+        if len(asked) == 3:  # the initial pool, what may be read, the query of the first round
+            send(signal.SIGTERM)()
+        return original(self, query)
+
+    monkeypatch.setattr(SimulatedOracle, "annotate", annotate)
+    cut = train(*STEPS)
+    assert cut.exit_code == 143
+    assert RunState.load(cut.folder).finished_rounds == 0
+    chosen = asked[-1]
+    steps = at_call("training_step", 99, lambda: None)
+    looks = at_call("predict_step", 99, lambda: None)
+    resumed = train("save_maps=true", resume=cut.folder, smoke=False)
+    assert resumed.exit_code == 0, resumed.err
+    assert asked[4] == chosen  # before it, what may be read
+    assert looks[0] == 0  # no volume was scored again
+    assert steps[0] == 6  # of the second round only
+    assert results(cut.folder) == whole
+    maps = {path.name for path in cut.folder.glob("rounds/round_01/maps/*_uncertainty*")}
+    assert maps == {f"{unit.case_id}_uncertainty.nii.gz" for unit in chosen}
+
+
+def test_what_has_not_been_annotated_yet_is_asked_for_again(
+    train: Train, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Query] = []
+    original = SimulatedOracle.annotate
+
+    def annotate(self: SimulatedOracle, query: Query) -> Answer:
+        asked.append(query)
+        if len(asked) == 3:  # as above
+            return Answer(original(self, query[1:]).labels, pending=query[:1])
+        return original(self, query)
+
+    monkeypatch.setattr(SimulatedOracle, "annotate", annotate)
+    cut = train(*STEPS)
+    assert cut.exit_code == 2
+    assert f"not annotated yet: {asked[-1][0].case_id}; resume the run once" in cut.err
+    resumed = train(resume=cut.folder, smoke=False)
+    assert resumed.exit_code == 0, resumed.err
+    assert asked[4] == asked[2]
+    assert results(cut.folder) == whole
 
 
 def test_a_second_stage_that_was_interrupted_begins_again(

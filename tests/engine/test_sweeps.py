@@ -30,6 +30,7 @@ from alseg.engine.sweeps import (
     Job,
     JobRow,
     Work,
+    job_rows,
     latest_sweep,
     print_sweep,
     print_tables,
@@ -38,6 +39,8 @@ from alseg.engine.sweeps import (
 )
 from alseg.run.lock import hold
 from alseg.run.state import RunState
+from alseg.system.interruption import Interrupted
+from alseg.train import sweeps_told
 
 JOBS = ("experiment=smoke", "trainer=cpu", "steps_per_round=1", "val_interval=1", "pictures=0")
 
@@ -243,6 +246,31 @@ def test_a_job_that_dies_is_failed(tmp_path: Path, work: Work, reason: str) -> N
     job = Job.load(folder)
     assert (job.status, job.reason) == ("failed", reason)
     assert not print_sweep(folder.parent)
+
+
+def test_a_job_that_only_the_resumption_has_started_is_of_the_same_strategy(
+    tmp_path: Path,
+) -> None:
+    for name, more in (("a", ()), ("b", ("sweep.resume=true",))):
+        folder = tmp_path / "sweep" / name
+        folder.mkdir(parents=True)
+        run(tmp_path, folder, f"seed={len(name) + len(more)}", "strategy=random", *more)
+    rows = job_rows(tmp_path / "sweep").values()
+    assert [(row.strategy, row.seed, row.settings) for row in rows] == [
+        ("random", "1", ""),
+        ("random", "2", ""),
+    ]
+
+
+def test_ctrl_c_in_a_sweep_says_how_to_continue_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "seed=1,2", "data.root='a b'"])
+    with pytest.raises(Interrupted) as stopped, sweeps_told():
+        raise KeyboardInterrupt
+    assert stopped.value.exit_code == 130
+    assert shlex.split(stopped.value.resume) == [*sys.argv[1:], "sweep.resume=true"]
+    monkeypatch.setattr(sys, "argv", ["train", "seed=1"])
+    with pytest.raises(KeyboardInterrupt), sweeps_told():
+        raise KeyboardInterrupt
 
 
 LONG_NAME = "a_rather_long_name_of_a_strategy_of_my_own"

@@ -190,7 +190,7 @@ def test_scores_from_before_an_interruption_count(hinted: bool) -> None:
     assert any(len(r.pass_scores) < N_PASSES for r in heats[1])
     resumed = Race(3, N_PASSES, 0.05, 40)
     for before in [*heats[0], *heats[1]]:
-        resumed.know(before)
+        resumed.observe(before)
     # the rest of the race is the same, to the last pass
     assert [resumed.run(heat(20)), resumed.run(heat(30))] == heats[2:]
 

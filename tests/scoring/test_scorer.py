@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.networks.nets import UNet
+from torch import Tensor
 
+from alseg.scoring.passes import Passes
 from alseg.scoring.racing import Heats, Race
 from alseg.scoring.scorer import Scoring
-from alseg.scoring.sources import MCDropout, race_for
+from alseg.scoring.sources import MCDropout, UncertaintySource, race_for, streamed
 from alseg.strategies import aggregations, measures
 from alseg.strategies.selectors import ranked
 from alseg.strategies.strategy import Strategy
@@ -120,6 +124,44 @@ def test_strategies_that_read_labels_and_votes_race_with_a_hint(network: UNet) -
         (raced,) = scored.race(Heats(race), network, image, "case_1", LABEL, is_last=True)
         assert raced.hint is not None
         assert raced.hint > 0
+
+
+class Noisy(UncertaintySource):
+    """20 passes of plain noise, as loud as the image: nothing that this package knows of."""
+
+    passes = "adaptive"
+
+    def __init__(self) -> None:
+        self.n_made = 0
+
+    def stream(self, networks: Any, image: Tensor, *args: Any, **more: Any) -> Passes:
+        generator = torch.Generator().manual_seed(0)
+
+        def predictions() -> Iterator[Tensor]:
+            for _ in range(20):
+                self.n_made += 1
+                noise = torch.randn(2, 8, 8, 8, generator=generator)
+                yield torch.softmax(noise * image.abs().mean(), dim=0)
+
+        return streamed(predictions(), networks[0], None)
+
+    def race(self, n_top: int, n_volumes: int) -> Race:
+        return Race(n_top, 20, 0.05, n_volumes)
+
+
+def test_a_race_works_with_any_source_whose_passes_come_one_by_one(network: UNet) -> None:
+    strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
+    source = Noisy()
+    race = race_for(source, strategy, 1, n_volumes=2)
+    assert race is not None
+    raced, heats = Scoring(strategy, source, SimpleInferer(), 1, 1), Heats(race)
+    loud, quiet = (torch.full((1, 1, 8, 8, 8), scale) for scale in (3.0, 0.1))
+    (first,) = raced.race(heats, network, loud, "loud", is_last=False)
+    assert (first.n_passes, source.n_made) == (20, 20)
+    (second,) = raced.race(heats, network, quiet, "quiet", is_last=True)
+    assert second.n_passes is not None
+    assert second.n_passes < 20
+    assert source.n_made == 20 + second.n_passes  # no pass is made that nobody asked for
 
 
 def test_a_race_is_for_many_passes_and_adaptive_ones() -> None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.inferers import SlidingWindowInferer
+from monai.inferers import SimpleInferer, SlidingWindowInferer
 from torch import Tensor, nn
 
 from alseg.core.errors import ConfigError
-from alseg.scoring.sources import Ensemble, FlipAugmentation, MCDropout, plain_pass
+from alseg.networks.committee import Committee
+from alseg.scoring.sources import (
+    Ensemble,
+    FlipAugmentation,
+    MCDropout,
+    UncertaintySource,
+    plain_pass,
+)
+from alseg.scoring.svgd import SVGD
 
 INFERER = SlidingWindowInferer(roi_size=(4, 4, 4), sw_batch_size=2, overlap=0.0)
 
@@ -49,6 +57,34 @@ def test_ensemble_streams_over_members(image: Tensor) -> None:
     assert statistics.n_passes == 3
     torch.testing.assert_close(statistics.mean, stack.mean(0))
     torch.testing.assert_close(statistics.variance, stack.var(0, unbiased=False))
+
+
+@pytest.mark.parametrize("source", [Ensemble(3), FlipAugmentation([0, 1]), SVGD(3)])
+def test_a_pass_is_made_when_it_is_asked_for(source: UncertaintySource, image: Tensor) -> None:
+    calls: list[nn.Module] = []
+    members = [Prescribed(w) for w in (1.0, -2.0, 0.5)]
+    for member in members:
+        member.register_forward_hook(lambda module, *_: calls.append(module))
+    networks: list[nn.Module] = {Ensemble: members, SVGD: [Committee(members)]}.get(
+        type(source), members[:1]
+    )
+    stream = iter(source.stream(networks, image, SimpleInferer(), no_mask))
+    assert calls == []
+    for number in (1, 2, 3):
+        assert next(stream).n_passes == number
+        assert len(calls) == number
+    whole = source.statistics(networks, image, SimpleInferer(), no_mask)
+    assert whole.n_passes == (4 if isinstance(source, FlipAugmentation) else 3)
+
+
+def test_a_source_says_what_a_round_trains() -> None:
+    def make(number: int) -> nn.Module:
+        return Prescribed(float(number))
+
+    assert Ensemble(3).untrained(make).weight.item() == 1  # the others follow one after another
+    committee = SVGD(3).untrained(make)
+    assert isinstance(committee, Committee)
+    assert [particle.weight.item() for particle in committee.particles] == [1, 2, 3]
 
 
 def test_flips_are_undone_before_the_statistics(image: Tensor) -> None:

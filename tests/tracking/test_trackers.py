@@ -23,6 +23,7 @@ from alseg.tracking.csv import CSVTracker
 from alseg.tracking.mlflow import MLflowTracker
 from alseg.tracking.tracker import Trackers
 from alseg.training.module import SegmentationModule
+from alseg.training.scoring_module import ScoringModule
 from tests.conftest import Outcome
 
 Train = Callable[..., Outcome]
@@ -36,16 +37,17 @@ def fails_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make a method of the module that is trained fail at its nth call; without error: Ctrl-C."""
 
     def arrange(method: str, call: int, error: Exception | None) -> None:
-        original, calls = getattr(SegmentationModule, method), iter(range(1, 1000))
+        kind = ScoringModule if method == "predict_step" else SegmentationModule
+        original, calls = getattr(kind, method), iter(range(1, 1000))
 
-        def failing(self: SegmentationModule, *arguments: Any, **more: Any) -> Any:
+        def failing(self: SegmentationModule | ScoringModule, *arguments: Any, **more: Any) -> Any:
             if next(calls) == call:
                 if error is not None:
                     raise error
                 os.kill(os.getpid(), signal.SIGINT)
             return original(self, *arguments, **more)
 
-        monkeypatch.setattr(SegmentationModule, method, failing)
+        monkeypatch.setattr(kind, method, failing)
 
     return arrange
 

@@ -14,12 +14,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.active.acquisition import Acquisition
-from alseg.config.build import build, initial_pool
+from alseg.active.choice import Chooser, Chosen
+from alseg.active.start import initial_pool
+from alseg.config.build import build
 from alseg.config.composition import conf_folder
 from alseg.core.errors import ConfigError
+from alseg.core.units import whole
 from alseg.run.state import RunState
 from alseg.scoring.scorer import Scoring
+from alseg.training.callbacks.collection import predict
 from alseg.training.fit import BEST, LAST, load_weights
+from alseg.training.scoring_module import ScoringModule
 from alseg.training.trainers import check_devices, n_devices
 
 
@@ -81,34 +86,33 @@ def test_one_process_scores_and_selects_the_same(
     round_folder = folder / "rounds/round_01"
     config = config_of(*smoke(output_dir, "trainer=cpu"))
     experiment = build(config, tmp_path)
-    pool = initial_pool(config, experiment)
+    pool = initial_pool(experiment)
     assert len(pool.unlabelled) == 5
     data, plan = experiment.data, experiment.plan
-    data.reveal(experiment.oracle.annotate((*data.splits.validation, *data.splits.test)))
+    data.reveal(
+        experiment.oracle.annotate(whole((*data.splits.validation, *data.splits.test))).by_case
+    )
     data.start_round(pool, 1, plan.steps_per_round)
-    module = experiment.make_module(experiment.make_network())
+    module = experiment.make_module(experiment.make_network(), experiment.round_recipe)
     load_weights(module.network, round_folder / f"{BEST}.ckpt")
-    module.scoring = Scoring(
+    scoring = Scoring(
         experiment.strategy, experiment.source, experiment.scoring_inferer, plan.seed, 1
     )
-    acquisition = Acquisition(
-        experiment.strategy,
-        experiment.oracle,
-        plan.query_size,
-        plan.seed,
-        plan.rounds,
-        experiment.cost,
+    chooser = Chooser(
+        experiment.strategy, plan.query_size, plan.seed, plan.rounds, 1, pool, pool.unlabelled
     )
-    acquisition.start_round(pool, 1)
-    trainer = experiment.make_trainer(callbacks=[acquisition], logger=False)
-    trainer.predict(module, datamodule=data, return_predictions=False)
+    noted: list[Chosen] = []
+    acquisition = Acquisition(chooser, experiment.oracle, experiment.cost, noted.append)
+    scorer = ScoringModule(module.network, scoring)
+    predict(experiment.make_trainer, scorer, data.volumes(pool.unlabelled), [acquisition])
 
     two = pd.read_csv(round_folder / "scores.csv").set_index("case_id")["score"].to_dict()
-    scores = {s.case_id: s.score for s in acquisition.result().scores}
+    scores = {s.case_id: s.score for s in noted[0].case_scores}
     assert scores == pytest.approx(two, rel=1e-6)
     one = [row["case_id"] for row in acquisition.result().queries]
     assert one == [row["case_id"] for row in RunState.load(folder).queries if row["round"] == 1]
 
+    trainer = experiment.make_trainer(logger=False)
     trainer.test(module, datamodule=data, verbose=False)
     cases = pd.read_csv(round_folder / "cases.csv").set_index("case_id")
     by_case = module.dice.table().set_index("case_id")

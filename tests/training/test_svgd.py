@@ -18,6 +18,7 @@ from alseg.networks.committee import Committee
 from alseg.scoring.sources import Ensemble
 from alseg.scoring.svgd import SVGD
 from alseg.training.module import SegmentationModule
+from alseg.training.recipe import Recipe
 from alseg.training.svgd import LogDice, SteinModule, rbf_kernel, stein_direction, stein_gradients
 
 MEANS = torch.tensor([[-1.5, 0.0], [1.5, 1.0]], dtype=torch.float64)
@@ -118,9 +119,12 @@ def fitted(module_class: type, network: nn.Module) -> nn.Module:
     samples = [{"image": image, "label": (image > 0.5).float()} for image in images]
     module = module_class(
         network,
-        loss=DiceCELoss(to_onehot_y=True, softmax=True),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=1e-2),
-        schedule=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, 6),
+        Recipe(
+            loss=DiceCELoss(to_onehot_y=True, softmax=True),
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=1e-2),
+            schedule=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, 6),
+            n_steps=6,
+        ),
         inferer=SimpleInferer(),
         classes=("blob",),
     )

@@ -7,6 +7,7 @@ from alseg.core.errors import ConfigError
 from alseg.system.console import duration
 from alseg.system.distributed import process_group
 from alseg.training.module import SegmentationModule
+from alseg.training.scoring_module import ScoringModule
 from alseg.training.trainers import make_trainer, precision_for, workers_for
 from tests.front_door import run_smoke
 
@@ -49,14 +50,15 @@ def test_channels_last_holds_in_training_evaluation_and_scoring(
     last: dict[str, bool] = {}
 
     def watch(step: str) -> None:
-        plain = getattr(SegmentationModule, step)
+        kind = ScoringModule if step == "predict_step" else SegmentationModule
+        plain = getattr(kind, step)
 
-        def watched(self: SegmentationModule, *arguments: object) -> object:
+        def watched(self: SegmentationModule | ScoringModule, *arguments: object) -> object:
             weights = [p for p in self.network.parameters() if p.dim() == 5 and len(p[0]) > 1]
             last[step] = all(w.is_contiguous(memory_format=torch.channels_last_3d) for w in weights)
             return plain(self, *arguments)
 
-        monkeypatch.setattr(SegmentationModule, step, watched)
+        monkeypatch.setattr(kind, step, watched)
 
     for step in ("training_step", "validation_step", "test_step", "predict_step"):
         watch(step)

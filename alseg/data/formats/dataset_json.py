@@ -71,7 +71,8 @@ def names_by_index(mapping: Any, key: str, path: Path, at_least: int = 1) -> tup
     for name in names:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             raise DataError(f"{path}: '{key}' holds the name {short(name)}, which is no text")
-    if len(set(names)) < len(names):
+    # two channels may be of one modality: nnU-Net normalises by the name
+    if key == "labels" and len(set(names)) < len(names):
         raise DataError(f"{path}: '{key}' holds a name twice: {short(mapping)}")
     return names
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
 from alseg.data import statements
+from alseg.data.findings import listed
 from alseg.data.formats.dataset_json import (
     CONVERT,
     cases_by_id,
@@ -42,8 +44,8 @@ def read_msd(root: str | Path) -> Task:
             raise DataError(
                 f"{path}: each entry of 'training' needs 'image' and 'label', got {short(entry)}"
             )
-    images = [_inside_msd(folder, entry["image"], path) for entry in entries]
-    labels = [inside(folder, entry["label"], path) for entry in entries]
+    images = _found([entry["image"] for entry in entries], _inside_msd, folder, path)
+    labels = _found([entry["label"] for entry in entries], inside, folder, path)
     seen: set[Path] = set()
     for image in images:
         if image in seen:
@@ -80,6 +82,27 @@ def read_msd(root: str | Path) -> Task:
         cases=cases,
         findings=tuple(findings),
     )
+
+
+def _found(
+    names: Sequence[Any], find: Callable[[Path, Any, Path], Path], folder: Path, source: Path
+) -> list[Path]:
+    """The files of these names; an error tells of all that are missing."""
+    paths: list[Path] = []
+    errors: dict[str, DataError] = {}
+    for name in names:
+        try:
+            paths.append(find(folder, name, source))
+        except DataError as error:
+            errors[str(name)] = error
+    if len(errors) > 1:
+        first, *others = errors
+        raise DataError(
+            f"{errors[first]}; {len(others)} more cannot be found either: {listed(others)}"
+        )
+    if errors:
+        raise next(iter(errors.values()))
+    return paths
 
 
 def _inside_msd(folder: Path, name: Any, source: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,8 +15,8 @@ from alseg.training.callbacks.progress import progress_callbacks
 class Collection(pl.Callback):
     """Keeps the outputs of ``predict_step``; Lightning's own return refuses frozen dataclasses."""
 
-    def __init__(self) -> None:
-        self.outputs: list[Any] = []
+    def __init__(self, outputs: Iterable[Any] = ()) -> None:
+        self.outputs: list[Any] = list(outputs)
 
     def keep(self, outputs: list[Any]) -> None:
         """Keep the outputs of some cases."""
@@ -63,10 +63,23 @@ def predictions(
         title: for the progress bar.
     """
     collection = Collection()
-    trainer = make_trainer(
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[collection, *progress_callbacks(title)],
-    )
-    trainer.predict(module, volumes, return_predictions=False)
+    predict(make_trainer, module, volumes, [collection, *progress_callbacks(title)])
     return gather(collection.outputs)
+
+
+def predict(
+    make_trainer: Callable[..., pl.Trainer],
+    module: pl.LightningModule,
+    volumes: DataLoader,
+    callbacks: Sequence[pl.Callback],
+) -> None:
+    """Let a module look at volumes; what it returns is for the callbacks.
+
+    Args:
+        make_trainer: builds a Lightning trainer from its settings.
+        module: predicts; it was made with all that it needs.
+        volumes: one at a time.
+        callbacks: of the trainer.
+    """
+    trainer = make_trainer(logger=False, enable_checkpointing=False, callbacks=list(callbacks))
+    trainer.predict(module, volumes, return_predictions=False)

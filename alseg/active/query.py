@@ -1,0 +1,221 @@
+"""A round's query: its network looks at the candidates, and some of them are acquired."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+from torch.utils.data import DataLoader
+
+from alseg.active.acquisition import Acquired, Acquisition
+from alseg.active.choice import Chooser, Chosen
+from alseg.active.query_pictures import QueryPictures
+from alseg.active.round import Round
+from alseg.active.round_training import Trained
+from alseg.core.units import Unit
+from alseg.run.stages import QUERY
+from alseg.scoring.racing import Heats
+from alseg.scoring.scorer import Scoring
+from alseg.scoring.sources import race_for
+from alseg.strategies.strategy import CaseScore
+from alseg.system.files import write_atomically
+from alseg.training.callbacks.collection import predict
+from alseg.training.callbacks.progress import progress_callbacks
+from alseg.training.scoring_module import ScoringModule
+
+log = logging.getLogger(__name__)
+
+
+def query(this_round: Round, trained: Trained) -> Acquired:
+    """Choose the round's query and have it annotated.
+
+    A query that an earlier process has chosen is not chosen again: it is asked again.
+    """
+    experiment = this_round.experiment
+    is_chosen = QUERY in this_round.stages
+    predicts = this_round.needs_prediction and not is_chosen
+    earlier = earlier_scores(this_round) if predicts else []
+    scoring = scoring_of(this_round, trained.members, earlier)
+    acquisition = acquisition_of(this_round, earlier)
+    if is_chosen:
+        acquisition.ask(noted_query(this_round))
+    elif predicts:
+        volumes = volumes_to_score(this_round, {score.case_id for score in earlier})
+        title = f"{this_round.title} · {len(this_round.pool.labelled)} labelled"
+        predict(
+            experiment.make_trainer,
+            ScoringModule(trained.module.network, scoring),
+            volumes,
+            [acquisition, *progress_callbacks(title)],
+        )
+    else:
+        acquisition.acquire()
+    acquired = acquisition.result()
+    experiment.data.reveal(acquired.labels)
+    if this_round.needs_prediction:
+        draw(this_round, trained.module.network, scoring, acquired)
+    return acquired
+
+
+def acquisition_of(this_round: Round, earlier: Sequence[CaseScore]) -> Acquisition:
+    """The callback that acquires at the end of a prediction run."""
+    experiment = this_round.experiment
+    chooser = Chooser(
+        experiment.strategy,
+        experiment.plan.query_size,
+        experiment.plan.seed,
+        experiment.plan.rounds,
+        this_round.number,
+        this_round.pool,
+        this_round.candidates,
+        experiment.similarity,
+    )
+    return Acquisition(
+        chooser,
+        experiment.oracle,
+        experiment.cost,
+        partial(note_query, this_round),
+        earlier,
+        this_round.score_file,
+    )
+
+
+def scoring_of(
+    this_round: Round, members: tuple[nn.Module, ...], earlier: Collection[CaseScore]
+) -> Scoring:
+    """How the round's network scores a volume."""
+    experiment = this_round.experiment
+    return Scoring(
+        experiment.strategy,
+        experiment.source,
+        experiment.scoring_inferer,
+        experiment.plan.seed,
+        this_round.number,
+        members,
+        heats_of(this_round, earlier),
+    )
+
+
+def cases_to_score(this_round: Round) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The candidates, and the labelled cases that the strategy compares them with."""
+    again = set(this_round.candidates)  # labelled volumes that may be repeated
+    compares = this_round.experiment.strategy.features is not None
+    reference = (i for i in this_round.pool.labelled if compares and i not in again)
+    return this_round.candidates, tuple(reference)
+
+
+def volumes_to_score(this_round: Round, done: Collection[str]) -> DataLoader:
+    """What the network looks at; what an earlier process has scored is left out."""
+    candidates, reference = cases_to_score(this_round)
+    return this_round.experiment.data.volumes(
+        [i for i in candidates if i not in done],
+        [i for i in reference if i not in done],
+        hidden_labels(this_round),
+    )
+
+
+def note_query(this_round: Round, chosen: Chosen) -> None:
+    """Keep a query, with the scores that led to it, before anybody is asked for a label."""
+    files = write_scores(this_round.folder, chosen)
+    units = [asdict(unit) | {"score": chosen.scores.get(unit.case_id)} for unit in chosen.query]
+    this_round.stages.finish(QUERY, files, seconds=0.0, units=units)
+
+
+def noted_query(this_round: Round) -> Chosen:
+    """The query that ``note_query`` has kept."""
+    units = this_round.stages[QUERY]["units"]
+    return Chosen(
+        query=tuple(Unit(unit["case_id"], unit["region"]) for unit in units),
+        scores={u["case_id"]: u["score"] for u in units if u["score"] is not None},
+    )
+
+
+def draw(this_round: Round, network: nn.Module, scoring: Scoring, acquired: Acquired) -> None:
+    """Draw the top queries, and write maps of all of them, as the experiment asks for."""
+    experiment = this_round.experiment
+    n_drawn = len(acquired.queries) if experiment.save_maps else experiment.n_pictures
+    if rows := acquired.queries[:n_drawn]:
+        pictures = QueryPictures(
+            network,
+            scoring,
+            experiment.data.cache,
+            rows,
+            acquired.labels,
+            experiment.n_pictures,
+            experiment.save_maps,
+            this_round.folder,
+        )
+        volumes = experiment.data.volumes([row["case_id"] for row in rows])
+        predict(experiment.make_trainer, pictures, volumes, [])
+
+
+def heats_of(this_round: Round, earlier: Collection[CaseScore]) -> Heats | None:
+    """The race of the candidates, with what has been seen of it; None for fixed passes."""
+    experiment = this_round.experiment
+    race = race_for(
+        experiment.source,
+        experiment.strategy,
+        experiment.plan.query_size,
+        n_volumes=len(this_round.candidates),
+    )
+    if race is None:
+        return None
+    for score in earlier:
+        race.observe(score)
+    return Heats(race)
+
+
+def earlier_scores(this_round: Round) -> list[CaseScore]:
+    """The scores that an interrupted pass over the round's cases has left, at least one case short.
+
+    The prediction loop then has a volume to look at, and what follows it runs as always. A heat's
+    volumes are there together or not at all: in one process they race as they would have without
+    the interruption.
+    """
+    file, cases = this_round.score_file, cases_to_score(this_round)
+    wanted = set().union(*cases)
+    groups = [group for group in file.read() if wanted.issuperset(s.case_id for s in group)]
+    # several processes may have scored one case
+    while len({s.case_id for group in groups for s in group}) == len(wanted):
+        groups.pop()
+    scores = list({s.case_id: s for group in groups for s in group}.values())
+    if scores:
+        log.info(f"{len(scores)} of {len(wanted)} volumes were scored before the interruption")
+    file.start(groups)
+    return scores
+
+
+def hidden_labels(this_round: Round) -> Mapping[str, Path]:
+    """Labels that nobody has annotated yet, for a strategy flagged with ``reads_labels`` alone."""
+    experiment = this_round.experiment
+    if not experiment.strategy.reads_labels:
+        return {}
+    return experiment.oracle.peek(this_round.candidates)
+
+
+def write_scores(folder: Path, chosen: Chosen) -> tuple[str, ...]:
+    """Write ``scores.csv`` and ``features.csv`` of a round, where its strategy has them.
+
+    Returns:
+        The names of the files.
+    """
+    tables: dict[str, str] = {}
+    ordered = sorted(chosen.case_scores, key=lambda s: s.case_id)
+    rows = [(s.case_id, s.score, s.n_passes) for s in ordered if s.score is not None]
+    if rows:
+        scores = pd.DataFrame(rows, columns=["case_id", "score", "n_passes"])
+        if chosen.similarities:
+            scores["similarity"] = scores["case_id"].map(chosen.similarities)
+        tables["scores.csv"] = scores.to_csv(index=False)
+    vectors = {s.case_id: s.features for s in ordered if s.features is not None}
+    if vectors:
+        features = pd.DataFrame.from_dict(vectors, orient="index").rename_axis("case_id")
+        tables["features.csv"] = features.to_csv(float_format="%.6g")
+    for name, text in tables.items():
+        write_atomically(folder / name, text)
+    return tuple(tables)

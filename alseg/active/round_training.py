@@ -1,0 +1,108 @@
+"""The training of a round: its network, that network's second stage, the members of an ensemble."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+
+from alseg.active.round import Round
+from alseg.active.round_networks import new_network, round_training, start_network
+from alseg.active.second_stage import second_stage
+from alseg.system.distributed import rank
+from alseg.system.interruption import interruption
+from alseg.training.fit import BEST, FIRST_STAGE, LAST, checkpoints, load_weights
+from alseg.training.module import SegmentationModule
+
+FINE_TUNING = "training_second_stage"  # the stage of a round's semi-supervised fine-tuning
+TRAINED = ("training", "member_")  # how the stages begin that train a network
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a round has trained.
+
+    Attributes:
+        module: around the round's network, with its best weights.
+        trainer: of its training, which has the round's loggers.
+        members: the further networks of an ensemble, which only score.
+    """
+
+    module: SegmentationModule
+    trainer: pl.Trainer
+    members: tuple[torch.nn.Module, ...]
+
+
+def train(this_round: Round) -> Trained:
+    """Train the networks of a round; stages that are finished are loaded."""
+    module, trainer = train_first(this_round)
+    if this_round.semi_supervised is not None and FINE_TUNING not in this_round.stages:
+        with interruption.waits():
+            result = second_stage(
+                this_round,
+                this_round.semi_supervised,
+                module,
+                this_round.stages["training"]["best_dice"],
+            )
+            this_round.stages.finish(FINE_TUNING, checkpoints(BEST, LAST), **result)
+    members: tuple[torch.nn.Module, ...] = ()
+    if this_round.experiment.strategy.needs_passes and not this_round.is_last:
+        n_members = this_round.experiment.source.n_members
+        members = tuple(train_member(this_round, number) for number in range(2, n_members + 1))
+    load_weights(module.network, this_round.folder / f"{BEST}.ckpt")
+    return Trained(module, trainer, members)
+
+
+def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
+    """Train the round's network, all of its steps or those of the first stage."""
+    experiment, n_labelled = this_round.experiment, len(this_round.pool.labelled)
+    name, n_steps = BEST, experiment.steps_per_round
+    if this_round.semi_supervised is not None:
+        name, n_steps = FIRST_STAGE, n_steps - this_round.semi_supervised.steps(n_steps)
+    module = experiment.make_module(
+        start_network(this_round), experiment.round_recipe.for_steps(n_steps)
+    )
+    experiment.data.start_round(this_round.pool, this_round.number, n_steps)
+    loggers = experiment.tracker.round_loggers(this_round.number, n_labelled, this_round.folder)
+    training = round_training(this_round, name, f"{n_labelled} labelled", n_steps, loggers)
+    if "training" not in this_round.stages:
+        # Dropout in training draws from the global generator; all else has generators of its own.
+        # Devices see different draws, and drop different units.
+        seed = this_round.seed(f"training/{rank()}" if rank() else "training")
+        with interruption.waits():
+            result = training.fit(module, experiment.data, seed)
+            training.trainer.save_checkpoint(this_round.folder / f"{LAST}.ckpt", weights_only=True)
+            # a second stage leaves a last one of its own
+            files = (name,) if name == FIRST_STAGE else (name, LAST)
+            this_round.stages.finish("training", checkpoints(*files), **result)
+    training.checkpoint.delete()
+    return module, training.trainer
+
+
+def train_member(this_round: Round, member: int) -> torch.nn.Module:
+    """Train one more member of an ensemble, which only scores; its weights come in eval mode.
+
+    Its first weights, batches, augmentation and dropout have seeds of their own; all else is as for
+    the round's first network. It starts from scratch whatever the plan's ``round_start``: members
+    that go on from each other's past would agree more than they should.
+
+    Args:
+        this_round: the round; a member that is trained already is loaded.
+        member: from 2 on; the first member is the round's own network.
+    """
+    experiment, stages, number = this_round.experiment, this_round.stages, this_round.number
+    data, n_steps = experiment.data, experiment.steps_per_round
+    name, stage = f"{BEST}_member_{member}", f"member_{member}"
+    module = experiment.make_module(new_network(experiment, member), experiment.round_recipe)
+    if stage not in stages:
+        draw_seed = this_round.seed(f"member/{member}")
+        data.start_round(this_round.pool, number, n_steps, draw_seed)
+        title = f"member {member}/{experiment.source.n_members}"
+        training = round_training(this_round, name, title, n_steps)
+        with interruption.waits():
+            result = training.fit(module, data, this_round.seed(f"training/{member}"))
+            stages.finish(stage, checkpoints(name), **result)
+        training.checkpoint.delete()
+    load_weights(module.network, this_round.folder / f"{name}.ckpt")
+    return module.network.eval()

@@ -1,0 +1,47 @@
+"""The finished stages of a round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alseg.run.stages import QUERY, Stages
+
+UNITS = [
+    {"case_id": "a", "region": None, "score": 0.1 + 0.2},
+    {"case_id": "b", "region": None, "score": None},
+]
+
+
+def test_a_query_comes_back_bit_by_bit(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("case_id,score\n", encoding="utf-8")
+    Stages(tmp_path).finish(QUERY, ("scores.csv",), seconds=0.0, units=UNITS)
+    assert Stages(tmp_path)[QUERY]["units"] == UNITS
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        None,
+        [{"case_id": 3, "region": None, "score": 1.0}],
+        [{"case_id": "a", "region": None, "score": "high"}],
+        [{"case_id": "a", "score": 1.0}],
+        [{"case_id": "a", "region": [[0, 1]], "score": 1.0}],  # not known yet
+    ],
+)
+def test_a_query_that_says_nothing_is_chosen_again(
+    tmp_path: Path, units: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    Stages(tmp_path).finish(QUERY, seconds=0.0, units=units)
+    assert QUERY not in Stages(tmp_path)
+    assert "does not say what the stage query has given" in caplog.text
+
+
+def test_a_query_whose_scores_were_changed_is_chosen_again(tmp_path: Path) -> None:
+    scores = tmp_path / "scores.csv"
+    scores.write_text("case_id,score\n", encoding="utf-8")
+    Stages(tmp_path).finish(QUERY, ("scores.csv",), seconds=0.0, units=UNITS)
+    scores.write_text("case_id,scores\n", encoding="utf-8")
+    assert QUERY not in Stages(tmp_path)
