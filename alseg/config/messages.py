@@ -143,7 +143,7 @@ def _unknown_setting(error: OmegaConfBaseException) -> str:
     siblings = [str(key) for key in parent] if parent is not None else []
     group, _, key = name.rpartition(".")
     own = [sibling for sibling in siblings if not sibling.startswith("_")]
-    beside = f", and {group} has {', '.join(own)} only" if group and own else ""
+    beside = f", and {group} has {', '.join(own)} only" if group and 0 < len(own) < 5 else ""
     hint = nearest(key, siblings)
     return f"there is no setting {name}{beside}; {hint}a new one is added with +{name}=..."
 

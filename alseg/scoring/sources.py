@@ -83,7 +83,7 @@ class UncertaintySource(ABC):
         return statistics
 
     def race(self, n_top: int, n_volumes: int) -> Race:
-        """The race for the highest scores, for a source whose schedule is ``adaptive``."""
+        """The race for the highest scores, for a source whose ``passes`` are ``adaptive``."""
         raise NotImplementedError(f"{type(self).__name__} has no adaptive passes")
 
 
