@@ -298,10 +298,12 @@ def sections(
     """The page's sections; a section without content is left out."""
     by_name = {table.name: table for table in tables}
     class_tables = [name for name in by_name if name.startswith("dice_")]
+    placed: set[str] = set()
 
     def section(
         id_: str, title: str, figure_names: Sequence[str], table_names: Sequence[str]
     ) -> Section:
+        placed.update(table_names)
         return Section(
             id_,
             title,
@@ -334,6 +336,8 @@ def sections(
         section("calibration", "Calibration", ["calibration"], ["calibration"]),
         section("time", "Time", [], ["seconds"]),
     ]  # fmt: skip
+    others = [name for name in by_name if name not in placed]
+    found.append(section("others", "Other tables", [], others))
     return [s for s in found if s.paragraphs or s.drawings or s.tables or s.galleries]
 
 

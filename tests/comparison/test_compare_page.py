@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from synthetic import dice_rows, write_page, write_run, write_sweep
 
 from alseg.comparison.analysis import Comparison, analyse
 from alseg.comparison.answer import best_strategy, sentences
 from alseg.comparison.figures import Palette, cliques
-from alseg.comparison.page import all_drawings
+from alseg.comparison.page import all_drawings, sections
 from alseg.comparison.runs import find_run_folders, gather_runs
-from alseg.comparison.tables import all_tables, latex
+from alseg.comparison.tables import Table, all_tables, latex
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 HOSTILE = '<script>alert("1")</script> & $x_1$ \\%'
@@ -306,3 +307,10 @@ def test_a_browser_shows_it_without_sideways_scrolling(
         "return [...document.querySelectorAll('figure svg text')].map(t => t.textContent)"
     )
     assert "labelled volumes" in labels
+
+
+def test_a_table_that_no_section_names_is_shown_all_the_same(comparison: Comparison) -> None:
+    data = pd.DataFrame({"strategy": ["random"], "dice": [0.5]})
+    tables = [*all_tables(comparison), Table("mine", "My own table", data, data.astype(str))]
+    assert [t.caption for t in sections(comparison, tables, {})[-1].tables] == ["My own table"]
+    assert "Other tables" not in {s.title for s in sections(comparison, tables[:-1], {})}
