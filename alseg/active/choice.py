@@ -74,6 +74,11 @@ class Chooser:
             ScoringError: if the scored cases are not exactly the candidates.
         """
         candidates = self._unscored() if scores is None else self._scored(scores)
+        if self.query_size > len(candidates.ids):
+            log.warning(
+                f"pool.query_size is {self.query_size}, and {len(candidates.ids)} volumes are left "
+                "to choose from: the query takes all of them"
+            )
         similarities: dict[str, float] = {}
         if self.similarity is not None:
             similarity = self.similarity(candidates.ids, self.pool.labelled)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from alseg.active.experiment import Experiment
 from alseg.active.reports import print_summary
 from alseg.active.round import start_again
-from alseg.active.rounds import prepare, run_rounds
+from alseg.active.rounds import end_of_rounds, prepare, run_rounds
 from alseg.active.start import first_state
 from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste
@@ -348,6 +348,8 @@ def check_classes(state: RunState, foreground: Sequence[str]) -> None:
 
 def finish(experiment: Experiment, state: RunState) -> float:
     """Run the rounds that are left; returns the area under the validation Dice's curve."""
+    if end_of_rounds(experiment.plan, state) is not None:
+        log.info(f"the run had finished its {state.finished_rounds} rounds before")
     state = run_rounds(experiment, state)
     if rank() == 0 and not is_job():  # a sweep sums up its jobs itself
         print_summary(experiment, state)

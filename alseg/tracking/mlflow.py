@@ -490,7 +490,11 @@ def _needed(uri: str) -> Iterator[None]:
         if database and (getattr(error, "errno", 0) in NO_ROOM or "disk is full" in str(error)):
             with told_by_name(database):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise ConfigError(f"tracking.mlflow.uri {without_secrets(uri)}: {error}") from error
+        cure = "; start that server, or record elsewhere, as with tracking=csv"
+        raise ConfigError(
+            f"tracking.mlflow.uri {without_secrets(uri)}: {error}"
+            + (cure if uri.startswith(("http:", "https:")) else "")
+        ) from error
 
 
 @dataclass(frozen=True)

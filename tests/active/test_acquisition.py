@@ -159,3 +159,13 @@ def test_what_is_not_annotated_yet_is_told_and_makes_no_pool(phantoms: Path, poo
     ):
         acquisition.acquire(scores(pool))
     assert acquisition.acquired is None
+
+
+def test_a_query_that_takes_all_that_is_left_is_told(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    n_left = len(pool.unlabelled)
+    for query_size, told in ((n_left, False), (n_left + 1, True)):
+        chooser = Chooser(TOP_K, query_size, 1, 4, 2, pool, pool.unlabelled)
+        assert len(chooser.choose(scores(pool)).query) == n_left
+        assert (f"{n_left} volumes are left to choose from" in caplog.text) == told
