@@ -18,7 +18,7 @@ from alseg.oracles.costs import AnnotationCost
 from alseg.run.score_journal import ScoreFile
 from alseg.strategies.strategy import CaseScore
 from alseg.system.distributed import rank
-from alseg.training.callbacks.collection import Collection, gather
+from alseg.training.callbacks.predictions import Collection, gather
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from alseg.strategies.strategy import CaseScore, candidates_from
 from alseg.system.distributed import from_first, rank, wait_for_all
 from alseg.system.files import locked, write_atomically
 from alseg.system.interruption import interruption
-from alseg.training.callbacks.collection import predictions
 from alseg.training.callbacks.non_finite import NonFiniteGuard
+from alseg.training.callbacks.predictions import predictions
 from alseg.training.callbacks.progress import progress_callbacks
 from alseg.training.module import SegmentationModule
 from alseg.training.scoring_module import ScoringModule

@@ -24,7 +24,7 @@ from alseg.scoring.scorer import Scoring
 from alseg.scoring.sources import race_for
 from alseg.strategies.strategy import CaseScore
 from alseg.system.files import write_atomically
-from alseg.training.callbacks.collection import predict
+from alseg.training.callbacks.predictions import predict
 from alseg.training.callbacks.progress import progress_callbacks
 from alseg.training.scoring_module import ScoringModule
 

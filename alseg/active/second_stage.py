@@ -23,7 +23,7 @@ from alseg.strategies.selectors.ranked import top_k
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank, wait_for_all
 from alseg.system.files import read_tensors, write_tensors
-from alseg.training.callbacks.collection import predictions
+from alseg.training.callbacks.predictions import predictions
 from alseg.training.fit import (
     BEST,
     FIRST_STAGE,

@@ -11,7 +11,7 @@ from alseg.config.composition import conf_folder, part
 from alseg.core.errors import ConfigError
 from alseg.core.seeding import seed_for
 from alseg.networks.dropout import MaskedDropout, active_dropout_layers, check_dropout
-from alseg.scoring.mc_dropout import stochastic_statistics
+from alseg.scoring.plain_passes import stochastic_statistics
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import variance
 from alseg.strategies.statistics import VoxelStatistics

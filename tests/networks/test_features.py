@@ -9,7 +9,7 @@ from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import Tensor, nn
 
 from alseg.networks.features import BottleneckFeatures
-from alseg.scoring.mc_dropout import stochastic_statistics
+from alseg.scoring.plain_passes import stochastic_statistics
 
 
 class Tiny(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from alseg.core.errors import ConfigError
 from alseg.networks.dropout import MaskedDropout, MaskSeed
 from alseg.scoring.gate import windows_to_keep
-from alseg.scoring.mc_dropout import stochastic_statistics
 from alseg.scoring.passes import dropout_passes
+from alseg.scoring.plain_passes import stochastic_statistics
 from alseg.scoring.sources import MCDropout
 from alseg.scoring.windows import sliding_windows
 from alseg.strategies.measures import entropy, expected_entropy, mutual_information, variance

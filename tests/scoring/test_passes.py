@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures
 from alseg.scoring import passes
-from alseg.scoring.mc_dropout import stochastic_statistics
 from alseg.scoring.passes import dropout_passes
+from alseg.scoring.plain_passes import stochastic_statistics
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import mutual_information, variance
 from alseg.strategies.statistics import VoxelStatistics

@@ -22,7 +22,7 @@ from alseg.core.errors import ConfigError
 from alseg.core.units import whole
 from alseg.run.state import RunState
 from alseg.scoring.scorer import Scoring
-from alseg.training.callbacks.collection import predict
+from alseg.training.callbacks.predictions import predict
 from alseg.training.fit import BEST, LAST, load_weights
 from alseg.training.scoring_module import ScoringModule
 from alseg.training.trainers import check_devices, n_devices
