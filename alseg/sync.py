@@ -23,9 +23,9 @@ def sync_all(folders: Sequence[Path]) -> None:
         ConfigError: if something could not be sent, or a run is still at work.
     """
     from alseg.config.settings import load_config
+    from alseg.run.folder import JOURNAL_FILE
     from alseg.run.lock import hold
     from alseg.tracking.mlflow import sync
-    from alseg.tracking.outbox import JOURNAL_FILE  # here: --help answers without them
 
     for folder in folders:
         if not folder.is_dir():

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from alseg import train
-from alseg.run.stages import STAGES_FILE
-from alseg.run.state import STATE_FILE, RunState
+from alseg.run.folder import STAGES_FILE, STATE_FILE
+from alseg.run.state import RunState
 from alseg.system.files import read_tensors
 from alseg.tracking.mlflow import fetch_runs
 

@@ -16,6 +16,7 @@ import alseg
 from alseg.core.errors import DataError
 from alseg.data.cache import VolumeCache
 from alseg.data.formats.msd import read_msd
+from alseg.run import folder
 from alseg.training.fit import load_weights
 from tests.conftest import write_msd
 
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "scoring": "core networks strategies",
     "training": "core system networks strategies data scoring",
     "active": "core system networks strategies data run tracking oracles scoring training",
-    "config": "core system networks strategies data tracking oracles scoring training active",
+    "config": "core system networks strategies data run tracking oracles scoring training active",
     "engine": "core system strategies data run tracking scoring training active config",
     "comparison": "core system run",
     "doors": "core system run tracking config engine comparison",
@@ -313,3 +314,13 @@ def test_importing_reaches_no_network() -> None:
         "assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == 'true'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_the_files_of_a_run_are_named_in_one_place() -> None:
+    names = {v for v in vars(folder).values() if isinstance(v, str) and re.search(r"\w\.\w+$", v)}
+    names -= {folder.__name__, folder.__file__}
+    assert len(names) > 12
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert name_of(path) == folder.__name__ or not said & names, name_of(path)

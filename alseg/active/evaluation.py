@@ -9,10 +9,11 @@ import pandas as pd
 import pytorch_lightning as pl
 
 from alseg.active.round import Round
+from alseg.run.folder import CALIBRATION_FILE, CASES_FILE
 from alseg.system.files import write_atomically
 from alseg.training.module import SegmentationModule
 
-EVALUATED = ("cases.csv", "calibration.csv")  # what an evaluation leaves
+EVALUATED = (CASES_FILE, CALIBRATION_FILE)  # what an evaluation leaves
 
 
 def evaluate(

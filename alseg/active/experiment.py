@@ -20,6 +20,7 @@ from alseg.data.similarity import LabelledSimilarity
 from alseg.networks.committee import Committee
 from alseg.oracles.base import Oracle
 from alseg.oracles.costs import AnnotationCost
+from alseg.run.folder import round_folder
 from alseg.scoring.sources import UncertaintySource
 from alseg.strategies.strategy import Strategy
 from alseg.tracking.tracker import Trackers
@@ -119,6 +120,6 @@ class Experiment:
 
     def round_folder(self, round_number: int) -> Path:
         """Where a round leaves its files; made if it is not there."""
-        folder = self.folder / "rounds" / f"round_{round_number:02d}"
+        folder = round_folder(self.folder, round_number)
         folder.mkdir(parents=True, exist_ok=True)
         return folder

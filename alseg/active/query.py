@@ -18,6 +18,7 @@ from alseg.active.query_pictures import QueryPictures
 from alseg.active.round import Round
 from alseg.active.round_training import Trained
 from alseg.core.units import Unit
+from alseg.run.folder import FEATURES_FILE, SCORES_FILE
 from alseg.run.stages import QUERY
 from alseg.scoring.racing import Heats
 from alseg.scoring.scorer import Scoring
@@ -211,11 +212,11 @@ def write_scores(folder: Path, chosen: Chosen) -> tuple[str, ...]:
         scores = pd.DataFrame(rows, columns=["case_id", "score", "n_passes"])
         if chosen.similarities:
             scores["similarity"] = scores["case_id"].map(chosen.similarities)
-        tables["scores.csv"] = scores.to_csv(index=False)
+        tables[SCORES_FILE] = scores.to_csv(index=False)
     vectors = {s.case_id: s.features for s in ordered if s.features is not None}
     if vectors:
         features = pd.DataFrame.from_dict(vectors, orient="index").rename_axis("case_id")
-        tables["features.csv"] = features.to_csv(float_format="%.6g")
+        tables[FEATURES_FILE] = features.to_csv(float_format="%.6g")
     for name, text in tables.items():
         write_atomically(folder / name, text)
     return tuple(tables)

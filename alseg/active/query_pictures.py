@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from alseg.active.pictures import draw_query
 from alseg.data.cache import VolumeCache
 from alseg.data.nifti import write_nifti
+from alseg.run.folder import MAPS_FOLDER, PICTURES_FOLDER
 from alseg.scoring.scorer import Scoring
 from alseg.strategies.statistics import class_dtype
 from alseg.training.metrics import hard_labels
@@ -86,7 +87,7 @@ class QueryPictures(pl.LightningModule):
         score = "" if row["score"] is None else f" {row['score']:.3g}"
         name = self.scoring.strategy.name
         draw_query(
-            self.folder / "pictures" / f"{row['rank']:02d}_{case_id}.png",
+            self.folder / PICTURES_FOLDER / f"{row['rank']:02d}_{case_id}.png",
             image=entry["image"][0],
             prediction=prediction,
             uncertainty=uncertainty,
@@ -101,7 +102,7 @@ class QueryPictures(pl.LightningModule):
         entry = self.cache.image(case_id)
         for kind, volume in volumes.items():
             native = in_source_space(volume, entry, nearest=kind == "prediction")
-            path = self.folder / "maps" / f"{case_id}_{kind}.nii.gz"
+            path = self.folder / MAPS_FOLDER / f"{case_id}_{kind}.nii.gz"
             write_nifti(path, native.to(volume.dtype), self.cache.task.cases[case_id].images[0])
 
 

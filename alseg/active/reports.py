@@ -14,6 +14,7 @@ from rich.text import Text
 from alseg.active.experiment import Experiment
 from alseg.active.pictures import draw_learning_curve
 from alseg.core.budget import area_under_budget_curve
+from alseg.run.folder import CURVE_FILE, METRICS_FILE, QUERIES_FILE
 from alseg.run.state import RunState
 from alseg.system.console import console, file_size, fits, say
 from alseg.system.distributed import rank
@@ -39,7 +40,7 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
     say(f"area under the budget curve (test Dice): {area:.4f}")
     sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
     say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
-    say(f"learning curve:  {folder / 'learning_curve.png'}")
+    say(f"learning curve:  {folder / CURVE_FILE}")
     for view, command in experiment.tracker.views().items():
         say(f"{view + ':':<16} {command}")
     say(f"compare runs:    python -m alseg.compare {shlex.quote(str(folder.parent))}")
@@ -97,12 +98,12 @@ def metrics_table(state: RunState) -> pd.DataFrame:
 def write_reports(experiment: Experiment, state: RunState) -> None:
     """Write metrics.csv, queries.csv and learning_curve.png from the state."""
     folder, name = experiment.folder, experiment.strategy.title
-    write_atomically(folder / "metrics.csv", metrics_table(state).to_csv(index=False))
-    write_atomically(folder / "queries.csv", pd.DataFrame(state.queries).to_csv(index=False))
+    write_atomically(folder / METRICS_FILE, metrics_table(state).to_csv(index=False))
+    write_atomically(folder / QUERIES_FILE, pd.DataFrame(state.queries).to_csv(index=False))
     if rank() > 0:
         return
     draw_learning_curve(
-        folder / "learning_curve.png",
+        folder / CURVE_FILE,
         state.history,
         experiment.data.cache.task.foreground,
         f"{experiment.data.cache.task.name}: {name}, seed {experiment.plan.seed}",

@@ -23,6 +23,7 @@ from alseg.comparison.figures import NARROW, WIDE, Palette
 from alseg.comparison.forecast import MOST_MISS
 from alseg.comparison.runs import Run
 from alseg.comparison.tables import Table, all_tables, write_tables
+from alseg.run.folder import PICTURES_FOLDER
 from alseg.run.provenance import git_commit
 from alseg.system.files import write_atomically
 from alseg.system.text import printable
@@ -380,7 +381,7 @@ def galleries(comparison: Comparison) -> list[Gallery]:
         pictures = [
             embedded(path, f"{comparison.labels[name]}, round {row['round']}: {path.stem}")
             for row in run.state.history
-            for path in sorted(run.round_folder(row["round"]).glob("pictures/*.png"))[
+            for path in sorted(run.round_folder(row["round"]).glob(f"{PICTURES_FOLDER}/*.png"))[
                 :PICTURES_PER_ROUND
             ]
         ]

@@ -16,11 +16,18 @@ import yaml
 
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.pool import Pool
+from alseg.run.folder import (
+    CALIBRATION_FILE,
+    CASES_FILE,
+    CONFIG_FILE,
+    ROUNDS_FOLDER,
+    STATE_FILE,
+    round_folder,
+)
 from alseg.run.stages import check_left
-from alseg.run.state import STATE_FILE, RunState
+from alseg.run.state import RunState
 
-CONFIG_FILE = "config.yaml"
-SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", "rounds"})
+SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", ROUNDS_FOLDER})
 # Settings that may differ between the runs of one comparison without making it unfair.
 FREE_SETTINGS = ("strategy", "seed", "tracking", "trainer", "output_dir", "cache_dir", "resume",
                  "experiment_name", "pictures", "save_maps", "sweep", "hydra",
@@ -96,13 +103,13 @@ class Run:
 
     def round_folder(self, round_number: int) -> Path:
         """Where a round left its files."""
-        return self.folder / "rounds" / f"round_{round_number:02d}"
+        return round_folder(self.folder, round_number)
 
     def split(self) -> dict[str, tuple[str, ...]]:
         """The case ids of each part, as far as the run folder tells them."""
         training = sorted((*self.state.pool.labelled, *self.state.pool.unlabelled))
         parts = {"training": tuple(training)}
-        cases = self.round_folder(1) / "cases.csv"
+        cases = self.round_folder(1) / CASES_FILE
         if cases.is_file():
             table = read_table(cases, {"case_id": str, "part": str})
             parts |= {
@@ -473,7 +480,7 @@ def calibration_table(run_set: RunSet) -> pd.DataFrame:
     tables = []
     for run in run_set.runs:
         for row in () if run.full_data else run.state.history:
-            path = run.round_folder(row["round"]) / "calibration.csv"
+            path = run.round_folder(row["round"]) / CALIBRATION_FILE
             if path.is_file():
                 table = read_table(path, dict.fromkeys(CALIBRATION, float))
                 tables.append(

@@ -14,12 +14,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.core.errors import DataError
+from alseg.run.folder import CONFIG_FILE, START_FILE
 from alseg.system.files import read_json, write_atomically, write_json
 from alseg.system.secrets import kept_settings, refer_to_secrets, with_live_references
 from alseg.system.text import literal
 
-CONFIG_FILE = "config.yaml"
-START_FILE = "start.json"
 # What may change when a run is resumed: where things are, what computes them, what is shown.
 FREE = (
     "resume",

@@ -14,9 +14,10 @@ from alseg.active.pictures import draw_query
 from alseg.active.round_networks import fresh_network
 from alseg.config.build import build
 from alseg.config.earlier_versions import check_moved
-from alseg.config.settings import CONFIG_FILE, flat, load_config
+from alseg.config.settings import flat, load_config
 from alseg.config.trust import check_targets
 from alseg.core.errors import ConfigError, DataError
+from alseg.run.folder import CONFIG_FILE, round_folder
 from alseg.run.stages import check_left
 from alseg.scoring.scorer import Scoring
 from alseg.strategies.measures import entropy
@@ -85,7 +86,7 @@ def case_maps(
             to be trusted.
         DataError: if the run folder has no such checkpoint, or it is damaged.
     """
-    checkpoint = run_folder / "rounds" / f"round_{round_number:02d}" / f"{BEST}.ckpt"
+    checkpoint = round_folder(run_folder, round_number) / f"{BEST}.ckpt"
     if not checkpoint.is_file():
         raise DataError(f"there is no {checkpoint}")
     check_left(checkpoint)

@@ -27,8 +27,6 @@ from alseg.config.command_line import override, override_to_paste
 from alseg.config.composition import composed
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
 from alseg.config.settings import (
-    CONFIG_FILE,
-    START_FILE,
     config_hash,
     deciding,
     differences,
@@ -50,8 +48,16 @@ from alseg.core.errors import (
 )
 from alseg.core.pool import Pool
 from alseg.engine.jobs import is_job
-from alseg.run.lock import LOCK_FILE, OWNER_FILE, hold, note_owner, owner_is_dead
-from alseg.run.provenance import LOG_FILE, PROVENANCE_FILE, recorded
+from alseg.run.folder import (
+    CONFIG_FILE,
+    LOCK_FILE,
+    LOG_FILE,
+    OWNER_FILE,
+    PROVENANCE_FILE,
+    START_FILE,
+)
+from alseg.run.lock import hold, note_owner, owner_is_dead
+from alseg.run.provenance import recorded
 from alseg.run.state import RunState
 from alseg.system.distributed import from_first, rank, wait_for_all
 from alseg.system.files import locked

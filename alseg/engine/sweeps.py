@@ -28,8 +28,6 @@ from alseg.config.command_line import identifying, override_to_paste, typed
 from alseg.config.composition import part
 from alseg.config.messages import sentence
 from alseg.config.settings import (
-    CONFIG_FILE,
-    START_FILE,
     config_hash,
     flat,
     load_config,
@@ -41,6 +39,7 @@ from alseg.config.trust import untrusted
 from alseg.core.budget import area_under_budget_curve
 from alseg.core.errors import ConfigError, DataError
 from alseg.engine.jobs import run_in_fork
+from alseg.run.folder import CONFIG_FILE, START_FILE
 from alseg.run.lock import hold
 from alseg.run.state import RunState
 from alseg.system.console import console, duration, fits, say

@@ -12,10 +12,9 @@ from pathlib import Path
 from filelock import Timeout
 
 from alseg.core.errors import ConfigError
+from alseg.run.folder import LOCK_FILE, OWNER_FILE
 from alseg.system.distributed import rank
 from alseg.system.files import clean_temporaries, locked, write_atomically
-
-LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"
 
 
 @contextmanager

@@ -20,11 +20,10 @@ from typing import Any
 
 from alseg import __version__
 from alseg.core.errors import DataError
+from alseg.run.folder import LOG_FILE, PROVENANCE_FILE
 from alseg.system.distributed import rank
 from alseg.system.files import read_json, write_json
 from alseg.system.secrets import refer_to_secrets, without_secrets
-
-LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
+from alseg.run.folder import STAGES_FILE
 from alseg.system.files import checksum_of, read_json, write_json
 
 log = logging.getLogger(__name__)
 
-STAGES_FILE = "stages.json"
 QUERY = "query"  # the stage in which a round has chosen its query
 FILES = "files"  # what a stage notes of its files: their checksums by name
 

@@ -11,12 +11,10 @@ from typing import Any
 
 from alseg.core.errors import DataError
 from alseg.core.pool import Pool
+from alseg.run.folder import STATE_FILE
 from alseg.system.files import newest_sound, previous, read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
-
-
-STATE_FILE = "state.json"
 
 
 FORMAT_VERSION = 1

@@ -10,10 +10,11 @@ import pandas as pd
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from alseg.run.folder import METRICS_FILE
 from alseg.system.files import write_atomically
 from alseg.tracking.loggers import LoggerTracker
 
-FILE_NAME = "metrics.csv"
+FILE_NAME = METRICS_FILE
 
 
 class CSVTracker(LoggerTracker):

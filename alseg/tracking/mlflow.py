@@ -30,13 +30,14 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.core.errors import NO_ROOM, AlsegError, ConfigError, check_text
+from alseg.run.folder import CONFIG_FILE, JOURNAL_FILE, MAPS_FOLDER
 from alseg.run.provenance import train_command
 from alseg.system.console import track
 from alseg.system.files import TEMPORARY, is_within, locked, told_by_name
 from alseg.system.secrets import without_secrets
 from alseg.system.stores import environment_store, sqlite_file
 from alseg.tracking.loggers import FLUSH_SECONDS, without_repeats
-from alseg.tracking.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
+from alseg.tracking.outbox import Operation, Outbox, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -514,7 +515,7 @@ class StoredRun:
     @property
     def has_files(self) -> bool:
         """Whether the run's folder was in the store; a run uploads it when it ends."""
-        return (self.folder / "config.yaml").is_file()
+        return (self.folder / CONFIG_FILE).is_file()
 
 
 def fetch_runs(uri: str, experiment: str, folder: Path) -> list[StoredRun]:
@@ -567,7 +568,7 @@ def _is_strategy_run(tags: Mapping[str, str]) -> bool:
 def _download(client: Any, run_id: str, path: str, target: Path) -> None:
     for entry in client.list_artifacts(run_id, path or None):
         if entry.is_dir:
-            if Path(entry.path).name != "maps":
+            if Path(entry.path).name != MAPS_FOLDER:
                 _download(client, run_id, entry.path, target)
         elif not entry.path.endswith(".ckpt"):
             # MLflow puts a file right into the folder it is given, without the path before it.

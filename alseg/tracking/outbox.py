@@ -15,7 +15,6 @@ from alseg.system.files import is_within, told_by_name, write_atomically
 
 log = logging.getLogger(__name__)
 
-JOURNAL_FILE = "tracking_journal.jsonl"
 RETRY_SECONDS = 30.0
 
 Operation = dict[str, Any]  # "do", "run" and what it needs; JSON

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from alseg.config.command_line import override
-from alseg.config.settings import CONFIG_FILE, load_start
+from alseg.config.settings import load_start
 from alseg.core.errors import ConfigError
 from alseg.engine.runs import claim, give_up, train
-from alseg.run.lock import OWNER_FILE, hold
-from alseg.run.state import STATE_FILE, RunState
+from alseg.run.folder import CONFIG_FILE, OWNER_FILE, STATE_FILE
+from alseg.run.lock import hold
+from alseg.run.state import RunState
 from tests.front_door import run_smoke, smoke_config
 from tests.system.test_environment import front_door
 

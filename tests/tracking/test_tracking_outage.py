@@ -25,9 +25,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from alseg.core.errors import ConfigError, DataError, DiskFullError
+from alseg.run.folder import JOURNAL_FILE
 from alseg.tracking import mlflow as tracking
 from alseg.tracking.mlflow import MLflowTracker, accepted_name
-from alseg.tracking.outbox import JOURNAL_FILE, Operation, Outbox, RefusedError
+from alseg.tracking.outbox import Operation, Outbox, RefusedError
 
 
 class FakeStore:
