@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from alseg.active.acquisition import candidate_cases
@@ -80,7 +81,7 @@ class Round:
         """The second stage of its training; None without one, or without unlabelled volumes."""
         return self.experiment.semi_supervised if self.pool.unlabelled else None
 
-    @property
+    @cached_property  # it reads the whole checkpoint
     def score_file(self) -> ScoreFile:
         """Where its scores are kept while they come in; there once its network is trained."""
         return ScoreFile(self.folder, checksum_of(self.folder / f"{BEST}.ckpt"))

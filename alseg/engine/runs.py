@@ -117,9 +117,10 @@ def claim(folder: Path) -> Path:
         try:
             (candidate / LOCK_FILE).touch(exist_ok=False)
         except FileExistsError:
-            if is_started(candidate) and not is_held(candidate):
-                return candidate
-            if not is_started(candidate) and takes_over(candidate):
+            if is_started(candidate):
+                if not is_held(candidate):
+                    return candidate
+            elif takes_over(candidate):
                 break
             number += 1
             candidate = folder.with_name(f"{folder.name}_{number}")

@@ -78,7 +78,7 @@ class UncertaintySource(ABC):
     def statistics(
         self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
     ) -> VoxelStatistics:
-        """The statistics after all passes; arguments as for ``passes``."""
+        """The statistics after all passes; arguments as for ``stream``."""
         *_, statistics = self.stream(networks, image, inferer, mask_seed)
         return statistics
 

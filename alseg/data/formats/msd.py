@@ -95,13 +95,10 @@ def _found(
             paths.append(find(folder, name, source))
         except DataError as error:
             errors[str(name)] = error
-    if len(errors) > 1:
-        first, *others = errors
-        raise DataError(
-            f"{errors[first]}; {len(others)} more cannot be found either: {listed(others)}"
-        )
     if errors:
-        raise next(iter(errors.values()))
+        first, *others = errors
+        more = f"; {len(others)} more cannot be found either: {listed(others)}" if others else ""
+        raise DataError(f"{errors[first]}{more}")
     return paths
 
 
