@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,13 @@ class Unit:
     case_id: str
     region: Region | None = None
 
+    @property
+    def name(self) -> str:
+        """Its name in tables: the case, and behind it the region as NumPy would slice it."""
+        if self.region is None:
+            return self.case_id
+        return f"{self.case_id}[{','.join(f'{start}:{stop}' for start, stop in self.region)}]"
+
 
 Query = tuple[Unit, ...]  # in the order of acquisition
 
@@ -29,6 +37,16 @@ Query = tuple[Unit, ...]  # in the order of acquisition
 def whole(case_ids: Iterable[str]) -> Query:
     """A query for whole volumes."""
     return tuple(Unit(case_id) for case_id in case_ids)
+
+
+def overlap(a: Region, b: Region) -> bool:
+    """Whether two regions of one image have a voxel in common."""
+    return all(max(p[0], q[0]) < min(p[1], q[1]) for p, q in zip(a, b, strict=True))
+
+
+def n_voxels(region: Region) -> int:
+    """The number of voxels in a region."""
+    return math.prod(stop - start for start, stop in region)
 
 
 @dataclass(frozen=True)

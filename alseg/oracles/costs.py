@@ -17,6 +17,7 @@ import numpy as np
 
 from alseg.core.errors import check_choice
 from alseg.data.nifti import read_header, reading
+from alseg.data.regions import slice_axis
 
 AnnotationCost = Callable[[Path], float]
 
@@ -39,15 +40,10 @@ def foreground_voxels(label: Path) -> float:
 def slices(label: Path) -> float:
     """The number of slices with foreground: in each of them contours have to be drawn.
 
-    Slices lie across the axis with the largest voxel spacing, along which a scan is thinnest
-    sampled and in whose planes people draw; where spacings agree within 1%, across the axis nearest
-    to foot-head.
+    Slices lie across the axis that ``slice_axis`` gives.
     """
     image = _load(label)
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
-    upwards = np.abs(image.affine[2, :3]) / spacing
-    coarsest = spacing >= 0.99 * spacing.max()
-    axis = int(np.argmax(np.where(coarsest, upwards, -1)))
+    axis = slice_axis(image.affine)
     others = tuple(i for i in range(3) if i != axis)
     return float((_classes(image) > 0).any(axis=others).sum())
 
