@@ -30,7 +30,7 @@ class Annotation:
 
 def partial_dtype(n_classes: int) -> torch.dtype:
     """The type that stores class indices and ``core.units.IGNORED``."""
-    return torch.int8 if n_classes <= 128 else torch.int32
+    return torch.int8 if n_classes < 128 else torch.int32
 
 
 def label_dtype(label: Tensor, n_classes: int) -> torch.dtype:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from monai.data import get_track_meta, set_track_meta
-from monai.data.utils import list_data_collate
 from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
@@ -25,6 +24,7 @@ from alseg.core.seeding import seed_for
 from alseg.data.annotation import Annotation
 from alseg.data.cache import VolumeCache, reason_of
 from alseg.data.noted import CaseSet, Noted, loader_death
+from alseg.data.partial import collated, for_partial_labels
 from alseg.data.splits import Splits
 from alseg.system.console import track
 from alseg.system.distributed import rank, world_size
@@ -52,7 +52,7 @@ class TrainingDraws(Dataset):
     ) -> None:
         self.cache = cache
         self.labels = labels
-        self.augment = Compose(list(augment))
+        self.augment = Compose(for_partial_labels(augment))
         self.base_seed = base_seed
         self.round_number = round_number
         rng = np.random.default_rng(seed_for(base_seed, round_number, "batches"))
@@ -341,7 +341,7 @@ class PoolDataModule(pl.LightningDataModule):
             batch_size=self.batch_size // world_size(),
             sampler=RemainingDraws(len(draws), first_step * self.batch_size),
             num_workers=self.num_workers,
-            collate_fn=list_data_collate,
+            collate_fn=collated,
         )
 
     def val_dataloader(self) -> DataLoader:
