@@ -28,6 +28,7 @@ class Task:
         channels: the names of the image channels, such as ``("CT",)``.
         classes: the class names by label value; index 0 is the background.
         cases: the labelled cases by id, sorted.
+        ignore_value: what voxels that nobody annotated have in the label files; None for none.
         findings: what the data set says about itself that does not hold, and what is not used.
     """
 
@@ -36,6 +37,7 @@ class Task:
     channels: tuple[str, ...]
     classes: tuple[str, ...]
     cases: Mapping[str, Case]
+    ignore_value: int | None = None
     findings: tuple[Finding, ...] = ()
 
     @property
