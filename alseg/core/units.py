@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # A box of the source image's own voxels: where it starts and stops along each axis.
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -39,6 +40,20 @@ Query = tuple[Unit, ...]  # in the order of acquisition
 def whole(case_ids: Iterable[str]) -> Query:
     """A query for whole volumes."""
     return tuple(Unit(case_id) for case_id in case_ids)
+
+
+def as_region(edges: Any) -> Region:
+    """A region out of JSON.
+
+    Raises:
+        ValueError: if it is no box of whole numbers.
+    """
+    box = tuple((start, stop) for start, stop in edges)
+    if len(box) != 3 or not all(
+        type(start) is int and type(stop) is int and 0 <= start < stop for start, stop in box
+    ):
+        raise ValueError(f"{edges!r} is no box: (start, stop) of voxels along three axes")
+    return box
 
 
 def overlap(a: Region, b: Region) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from alseg.core.units import Region
 
 Place = tuple[int, int, int]  # an index into the places along each grid axis
+Box = tuple[slice, slice, slice]  # of grid voxels
 _TRIES = 200  # random draws of a place before all free ones are listed
 
 
@@ -64,11 +65,19 @@ class Places:
             edges[source_axis] = start, start + self.size[source_axis]
         return edges[0], edges[1], edges[2]
 
-    def box(self, place: Sequence[int]) -> tuple[slice, slice, slice]:
+    def box(self, place: Sequence[int]) -> Box:
         """The box of grid voxels at a place."""
         first, second, third = (
             slice(int(axis.low[index]), int(axis.high[index]))
             for axis, index in zip(self.axes, place, strict=True)
+        )
+        return first, second, third
+
+    def at(self, region: Region) -> Place:
+        """The place of a region, or the last one that begins before it."""
+        first, second, third = (
+            max(0, int(np.searchsorted(axis.starts, region[source_axis][0], side="right")) - 1)
+            for axis, source_axis in zip(self.axes, self.order, strict=True)
         )
         return first, second, third
 
@@ -80,7 +89,7 @@ class Places:
         )
         return first, second, third
 
-    def overlapping(self, region: Region) -> tuple[slice, slice, slice]:
+    def overlapping(self, region: Region) -> Box:
         """The places that overlap a region."""
         slices = []
         for axis, source_axis in zip(self.axes, self.order, strict=True):
@@ -117,12 +126,17 @@ class Places:
             volume[tuple(inner)] -= sums.index_select(number, before)
         return volume
 
-    def n_voxels(self) -> Tensor:
-        """The number of grid voxels of each place, of ``shape`` once it is broadcast."""
-        edges = [torch.as_tensor(a.high - a.low, dtype=torch.float64) for a in self.axes]
-        return edges[0][:, None, None] * edges[1][None, :, None] * edges[2][None, None, :]
+    def means(self, volume: Tensor) -> Tensor:
+        """The mean over the box of each place, [D, H, W] to ``shape``."""
+        totals = self.totals(volume)
+        for number, axis in enumerate(self.axes):
+            shape = [-1 if i == number else 1 for i in range(3)]
+            totals /= torch.as_tensor(axis.high - axis.low).reshape(shape).to(totals.device)
+        return totals
 
-    def best(self, scores: Tensor, n_regions: int) -> list[tuple[Place, float]]:
+    def best(
+        self, scores: Tensor, n_regions: int, also_taken: Sequence[Region] = ()
+    ) -> list[tuple[Place, float]]:
         """The best places that overlap neither each other nor what is taken.
 
         Greedy: the highest score, then the highest of what does not overlap it, and so on; of equal
@@ -131,8 +145,9 @@ class Places:
         Args:
             scores: one a place, of ``shape``; it is written over.
             n_regions: at most that many.
+            also_taken: further regions that none may overlap.
         """
-        for region in self.taken:
+        for region in (*self.taken, *also_taken):
             scores[self.overlapping(region)] = -torch.inf
         chosen: list[tuple[Place, float]] = []
         while len(chosen) < n_regions:

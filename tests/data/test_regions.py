@@ -137,14 +137,14 @@ def test_places_lie_in_the_image_and_hold_what_they_say(
     places = grid.places(size)
     assert min(places.shape) > 0
     volume = torch.from_numpy(np.random.default_rng(0).random(entry["image"].shape[1:]))
-    totals = places.totals(volume)
+    totals, means = places.totals(volume), places.means(volume)
     for place in product(*map(range, places.shape)):
         region = places.region(place)
         assert all(0 <= a < b <= n for (a, b), n in zip(region, image.shape[1:], strict=True))
         assert grid.box(region) == places.box(place)
         inside = volume[places.box(place)]
         assert float(totals[place]) == pytest.approx(float(inside.sum()), rel=1e-12)
-        assert float(places.n_voxels().expand(places.shape)[place]) == inside.numel()
+        assert float(means[place]) == pytest.approx(float(inside.mean()), rel=1e-12)
 
 
 @SETTINGS
