@@ -33,7 +33,8 @@ def region_features(
 
     @torch.no_grad()
     def features_of(box: Box) -> Tensor:
-        around = tuple(_around(*sides) for sides in zip(box, window, size, strict=True))
+        first, second, third = (_around(*sides) for sides in zip(box, window, size, strict=True))
+        around = (slice(None), slice(None), first, second, third)
         inside = torch.zeros_like(image[:, :1])
         inside[0, 0][box] = 1
         features = BottleneckFeatures(foreground=foreground)
@@ -44,7 +45,7 @@ def region_features(
             return logits
 
         with features.watching(reported_network(network)):
-            inferer(torch.cat([image[(..., *around)], inside[(..., *around)]], dim=1), predict)
+            inferer(torch.cat([image[around], inside[around]], dim=1), predict)
         return features.vector()
 
     return features_of

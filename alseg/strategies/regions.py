@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alseg.core.errors import ConfigError
+from alseg.core.errors import ConfigError, ScoringError
 from alseg.strategies import aggregations
 from alseg.strategies.measures import class_entropy, class_entropy_maps
 from alseg.strategies.places import Box, Place, Places
@@ -99,6 +99,10 @@ def score_regions(
         ScoringError: if a score or a feature is not finite.
     """
     voxels = None if strategy.measure is None else strategy.uncertainty_map(statistics)
+    if voxels is not None and not math.isfinite(float(voxels.sum(dtype=torch.float64))):
+        raise ScoringError(
+            f"strategy {strategy.name} gave {case_id} a map with voxels that are NaN or infinite"
+        )
     maps = CLASS_MAPS.get(function_of(strategy.class_scores), _no_maps)
     if voxels is None:
         chosen = places.at_random(rng, n_regions)
