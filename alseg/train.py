@@ -1,7 +1,8 @@
 """Run an active-learning experiment: ``python -m alseg.train strategy=variance``.
 
-An entry point: ``alseg.engine.runs`` starts or resumes a run, ``alseg.engine.sweeps`` runs the jobs of a
-sweep. They are imported when there is a job, so that help, version and completion answer at once.
+An entry point: ``alseg.engine.runs`` starts or resumes a run, ``alseg.engine.sweeps`` runs the jobs
+of a sweep. They are imported when there is a job, so that help, version and completion answer at
+once.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class AcquisitionCallback(Collection):
         chooser: chooses the query.
         oracle: annotates it.
         cost: of annotating a case.
-        before_annotating: called with the query before the oracle is asked, to keep it: an answer may
-            take longer than a process lives.
+        before_annotating: saves the query, called before the oracle is asked: an answer may take
+            longer than a process lives.
         earlier: the scores that an interrupted prediction run has left.
         file: keeps those that come in.
     """

@@ -318,7 +318,7 @@ class PoolDataModule(pl.LightningDataModule):
         draws = TrainingDraws(
             self.cache,
             self.labels,
-            pool.training,
+            pool.labelled_with_repeats,
             self.augment,
             n_steps * self.batch_size,
             self._draw_seed,

@@ -1,7 +1,7 @@
 """Starts or resumes a run in a folder.
 
-``alseg.config.build`` makes the experiment of the configuration, and ``alseg.active.round_loop`` runs
-it.
+``alseg.config.build`` makes the experiment of the configuration, and ``alseg.active.round_loop``
+runs it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from alseg.active import figures
+import alseg.active.figures
 from alseg.active.figures import class_colours, draw_learning_curve, draw_query
 from alseg.system.plotting import canvas, mark_counts
 
@@ -23,7 +23,7 @@ LONG = [f"portal vein and splenic vein with all their branches number {i:02d}" f
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that a test draws, in place of their files."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, _: drawn.append(figure))
+    monkeypatch.setattr(alseg.active.figures, "_save", lambda figure, _: drawn.append(figure))
     return drawn
 
 
