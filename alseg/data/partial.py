@@ -48,7 +48,7 @@ def _for_partial_labels(transform: Transform) -> Transform:
         return composed
     if isinstance(transform, Padd) and "label" in transform.keys:
         return IgnoredPadding(transform)
-    if isinstance(transform, tuple(_CROPS)) and "label" in transform.keys:
+    if isinstance(transform, tuple(_CROPS)) and "label" in getattr(transform, "keys", ()):
         return AnnotatedCrop(transform)
     return transform
 
