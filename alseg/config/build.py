@@ -21,6 +21,7 @@ from alseg.active.pseudo_labels import SemiSupervised
 from alseg.config.checks import (
     check_inferer,
     check_keys,
+    check_leaves_voxels_out,
     check_network,
     check_positive,
     check_scores,
@@ -29,7 +30,14 @@ from alseg.config.checks import (
 )
 from alseg.config.composition import instantiate
 from alseg.config.settings import config_hash, flat
-from alseg.core.errors import ConfigError, check_flag, check_part, check_text, check_whole_number
+from alseg.core.errors import (
+    ConfigError,
+    check_choice,
+    check_flag,
+    check_part,
+    check_text,
+    check_whole_number,
+)
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.headers import check_headers
@@ -39,7 +47,7 @@ from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import cost_named
+from alseg.oracles.costs import COSTS, cost_named
 from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
@@ -63,12 +71,14 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     check_plain_settings(config)
     plan = build_plan(config)
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
-    cost = cost_named(config.cost)
     make_trainer, hardware = build_trainer(config)
     data = build_data(config)
     task = data.cache.task
+    cost = cost_named(config.cost, task.ignore_value)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
+    if task.ignore_value is not None:
+        check_leaves_voxels_out(recipe.loss, source.loss, len(task.classes))
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
@@ -108,6 +118,7 @@ def check_plain_settings(config: DictConfig) -> None:
     """
     for name in ("output_dir", "cache_dir", "experiment_name"):
         check_text(name, config[name])
+    check_choice("cost", config.cost, COSTS)
     check_flag("save_maps", config.save_maps)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)

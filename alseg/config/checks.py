@@ -13,7 +13,8 @@ from monai.inferers import Inferer
 from alseg.core.errors import ConfigError, check_part, check_whole_number, nearest
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import Strategy
-from alseg.training.recipe import Recipe
+from alseg.training.annotated import pools_samples
+from alseg.training.recipe import Loss, Recipe
 
 
 def check_keys(name: str, given: Collection[str], allowed: Collection[str]) -> None:
@@ -107,6 +108,22 @@ def check_training(recipe: Recipe, n_classes: int) -> None:
             f"training.schedule.total_steps is {total}; it must be at least the "
             f"{recipe.n_steps} of steps_per_round"
         )
+
+
+def check_leaves_voxels_out(loss: Loss, source_loss: Loss | None, n_classes: int) -> None:
+    """Check that training can leave out voxels that nobody annotated.
+
+    Args:
+        loss: of ``training.loss``.
+        source_loss: of the source of uncertainty; None if it has none.
+        n_classes: the background among them.
+
+    Raises:
+        ConfigError: if a loss cannot do without them.
+    """
+    for name, each in (("training.loss", loss), ("uncertainty.loss", source_loss)):
+        if each is not None:
+            pools_samples(each, n_classes, name=name)
 
 
 def check_inferer(name: str, inferer: Inferer) -> None:

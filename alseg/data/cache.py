@@ -137,8 +137,9 @@ class VolumeCache:
         return self._label_entry(case_id, path, regions)["label"]
 
     def classes_in_file(self, case_id: str, path: Path) -> tuple[int, ...]:
-        """The label values in a label file, whatever preprocessing leaves of them."""
-        return tuple(self._label_entry(case_id, path)["classes_in_file"].tolist())
+        """The classes in a label file, whatever preprocessing leaves of them."""
+        values = self._label_entry(case_id, path)["classes_in_file"].tolist()
+        return tuple(value for value in values if value >= 0)
 
     def _label_entry(
         self, case_id: str, path: Path, regions: tuple[Region, ...] | None = None
