@@ -10,7 +10,7 @@ N_NAMED = 5  # names that a sentence lists
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about the data: ``level`` is error or warning, ``kind`` a word or two."""
+    """Something to know about the data: ``level`` is error, warning or note; ``kind`` a few words."""
 
     level: str
     kind: str

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from alseg.core.units import IGNORED
 
-Sample = dict[str, Any]
+Sample = dict[Any, Any]
 Transform = Callable[[Any], Any]
 _INDICES, _FOREGROUND, _BACKGROUND = "indices", "foreground indices", "background indices"
 
@@ -48,7 +48,7 @@ def _for_partial_labels(transform: Transform) -> Transform:
         return composed
     if isinstance(transform, Padd) and "label" in transform.keys:
         return IgnoredPadding(transform)
-    if isinstance(transform, tuple(_CROPS)) and "label" in transform.keys:
+    if isinstance(transform, tuple(_CROPS)) and "label" in getattr(transform, "keys", ()):
         return AnnotatedCrop(transform)
     return transform
 
@@ -103,7 +103,7 @@ def _annotated_voxels(label: Tensor) -> Tensor:
     return annotated.nonzero().flatten() if annotated.any() else torch.arange(label.numel())
 
 
-def _by_pos_neg(crop: RandCropByPosNegLabeld, sample: Sample) -> Any:
+def _by_pos_neg(crop: Any, sample: Sample) -> Any:
     label, image = sample["label"], sample.get(crop.image_key)
     positive, negative = map_binary_to_indices(label > 0, image, crop.cropper.image_threshold)
     negative = negative[(label >= 0).flatten()[negative]]
@@ -113,7 +113,7 @@ def _by_pos_neg(crop: RandCropByPosNegLabeld, sample: Sample) -> Any:
     return crop({**sample, _FOREGROUND: kinds[0], _BACKGROUND: kinds[-1]})
 
 
-def _by_classes(crop: RandCropByLabelClassesd, sample: Sample) -> Any:
+def _by_classes(crop: Any, sample: Sample) -> Any:
     label, cropper = sample["label"], copy(crop.cropper)  # with the same random state
     indices = map_classes_to_indices(
         label,
@@ -131,7 +131,7 @@ def _by_classes(crop: RandCropByLabelClassesd, sample: Sample) -> Any:
     return crop({**sample, _INDICES: indices})
 
 
-def _at_random(crop: RandSpatialCropd | RandSpatialCropSamplesd, sample: Sample) -> Any:
+def _at_random(crop: Any, sample: Sample) -> Any:
     cropper = crop.cropper
     one = isinstance(crop, RandSpatialCropd)
     simple = cropper if one else cropper.cropper

@@ -40,9 +40,10 @@ class Facts:
         grids: the image's shape before and after preprocessing.
         quantiles: [channels, 3] intensities in the file, the 5th, 50th and 95th percentile.
         voxels: a hash of the preprocessed image.
-        constant: whether the preprocessed image has but one intensity.
-        classes: label values on the preprocessed grid.
-        classes_in_file: label values in the file.
+        constant: whether the preprocessed image has only one intensity.
+        classes: classes on the preprocessed grid.
+        classes_in_file: classes in the file.
+        ignored_share: of the label's voxels on the preprocessed grid, those that nobody annotated.
         label_voxels: a hash of the label on the preprocessed grid.
         label_type: of the label's voxels in the file.
     """
@@ -58,6 +59,7 @@ class Facts:
     constant: bool
     classes: tuple[int, ...]
     classes_in_file: tuple[int, ...]
+    ignored_share: float
     label_voxels: str
     label_type: np.dtype
 
@@ -93,8 +95,9 @@ def look_at(cache: VolumeCache, case_id: str) -> Facts | Finding:
         quantiles=entry["source_quantiles"].numpy(),
         voxels=hashlib.sha256(image.tobytes()).hexdigest(),
         constant=bool(image.min() == image.max()),
-        classes=tuple(int(value) for value in np.unique(label.numpy())),
+        classes=tuple(int(value) for value in np.unique(label.numpy()) if value >= 0),
         classes_in_file=cache.classes_in_file(case_id, case.label),
+        ignored_share=float((label < 0).float().mean()),
         label_voxels=hashlib.sha256(label.numpy().tobytes()).hexdigest(),
         label_type=label_header.dtype,
     )
@@ -122,7 +125,9 @@ def oddities(
     def of(case_id: str, case: Facts) -> Iterator[tuple[str, str]]:
         missing = [name for value, name in enumerate(classes) if value not in case.classes_in_file]
         lost = [classes[value] for value in case.classes_in_file if value not in case.classes]
-        if len(missing) == len(classes) - 1 and classes[0] not in missing:
+        if case.ignored_share == 1:
+            yield "nothing annotated", "all voxels of its label are ignored"
+        elif len(missing) == len(classes) - 1 and classes[0] not in missing:
             yield "empty label", "its label holds no foreground"
         elif missing:
             yield "class missing", f"its label holds no {', '.join(missing)}"
@@ -223,11 +228,21 @@ def set_findings(cache: VolumeCache, facts: Mapping[str, Facts]) -> list[Finding
     never = [name for value, name in enumerate(cache.task.classes) if value not in held]
     if facts and never:
         found.append(warning("class never seen", f"no label holds {', '.join(never)}"))
+    ignored = [case.ignored_share for case in facts.values() if case.ignored_share > 0]
+    if ignored:
+        found.append(
+            Finding(
+                "note",
+                "ignored voxels",
+                f"{len(ignored)} of {len(facts)} label(s) ignore voxels, {min(ignored):.2%} to "
+                f"{max(ignored):.2%} of theirs; no loss or metric looks at them",
+            )
+        )
     return found
 
 
 def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]]) -> None:
-    """Tell a run what can be known before any voxel is read; ``alseg.validate`` tells more.
+    """Report to a run what can be known before any voxel is read; ``alseg.validate`` reports more.
 
     Args:
         cache: the data set and its preprocessing.

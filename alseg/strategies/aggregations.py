@@ -106,7 +106,7 @@ def max_patch_mean(
 ) -> float:
     """Largest mean over a box: the hottest region of the volume.
 
-    Bias: as ``top_fraction_mean``, but scattered noise does not count, only what hangs together.
+    Bias: as ``top_fraction_mean``, but scattered noise does not count, only connected voxels.
     Its cost is three one-dimensional averages over the volume.
 
     Args:
@@ -130,7 +130,7 @@ def size_normalised_sum(
 
     Uncertainty lies along surfaces, and the surface of similar shapes grows with V^(2/3): with that
     exponent the score is the uncertainty per unit of surface, and neither large organs (``sum``)
-    nor small ones (``foreground_mean``) come first for their size alone.
+    nor small ones (``foreground_mean``) come first only for their size.
 
     Args:
         uncertainty: the map [D, H, W].
@@ -181,13 +181,15 @@ def dice_disagreement(
 def hidden_dice_error(uncertainty: Tensor, statistics: VoxelStatistics) -> float:
     """1 - Dice of the prediction and the hidden label, mean over the classes in either of them.
 
+    Voxels that the data set's own label ignores are left out.
+
     An upper reference: no honest strategy knows it. A class that the label lacks but the prediction
     has counts as 1; a volume with neither scores 0. Needs ``reads_labels``.
     """
     prediction, label = statistics.prediction, statistics.hidden_label
     errors = []
     for index in range(1, len(statistics.mean)):
-        predicted, true = prediction == index, label == index
+        predicted, true = (prediction == index) & (label >= 0), label == index
         size = int(predicted.sum() + true.sum())
         if size:
             errors.append(1 - 2 * int((predicted & true).sum()) / size)

@@ -23,7 +23,7 @@ def variance(statistics: VoxelStatistics) -> Tensor:
     2.5e-7). The background is left out: for two classes its variance equals the foreground's.
     Range [0, C/4].
 
-    Bias: sees disagreement between passes alone; what all of them are equally unsure of scores 0.
+    Bias: sees only disagreement between passes; what all of them are equally unsure of scores 0.
     """
     return statistics.variance[1:].sum(dim=0)
 
@@ -32,7 +32,7 @@ def entropy(statistics: VoxelStatistics) -> Tensor:
     """Predictive entropy H[p̄] of the mean prediction, in [0, log C] nats.
 
     Source: Shannon (1948); as an acquisition function, Gal, Islam, Ghahramani (ICML 2017), section
-    4. It mixes what more labels can mend with what is ambiguous in the image.
+    4. It mixes what more labels can fix with what is ambiguous in the image.
 
     Bias: organ surfaces, whose voxels are ambiguous however many labels there are.
     """
@@ -44,7 +44,7 @@ def expected_entropy(statistics: VoxelStatistics) -> Tensor:
 
     Source: Depeweg et al. (ICML 2018), section 3; Gal et al. (ICML 2017), second term of BALD.
 
-    Bias: what is ambiguous in the image itself (noise, partial volume), which labels cannot mend.
+    Bias: what is ambiguous in the image itself (noise, partial volume), which labels cannot fix.
     It stands here as the opposite of ``mutual_information``, to be compared with.
     """
     return statistics.expected_entropy
@@ -93,8 +93,12 @@ def variation_ratio(statistics: VoxelStatistics) -> Tensor:
 
 
 def prediction_error(statistics: VoxelStatistics) -> Tensor:
-    """1 where the prediction differs from the hidden label, else 0. Needs ``reads_labels``."""
-    return (statistics.prediction != statistics.hidden_label).float()
+    """1 where the prediction differs from the hidden label, else 0. Needs ``reads_labels``.
+
+    0 where the data set's own label is ignored.
+    """
+    label = statistics.hidden_label
+    return ((statistics.prediction != label) & (label >= 0)).float()
 
 
 # Class scores: from the statistics to one number a foreground class, shape [C - 1].
@@ -122,6 +126,6 @@ def class_entropy_maps(statistics: VoxelStatistics) -> Iterator[Tensor]:
 
 def hidden_class_voxels(statistics: VoxelStatistics) -> Tensor:
     """Voxels of each foreground class in the hidden label, [C - 1]. Needs ``reads_labels``."""
-    n_classes = len(statistics.mean)
-    counts = statistics.hidden_label.flatten().long().bincount(minlength=n_classes)
+    n_classes, label = len(statistics.mean), statistics.hidden_label
+    counts = label[label >= 0].long().bincount(minlength=n_classes)
     return counts[1:].double()

@@ -63,7 +63,9 @@ def _chosen(volumes: Tensor, keep: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pools_samples(loss: Loss, n_classes: int, device: torch.device | str = "cpu") -> bool:
+def pools_samples(
+    loss: Loss, n_classes: int, device: torch.device | str = "cpu", *, name: str = "training.loss"
+) -> bool:
     """Whether it makes no difference to a loss which sample of a batch a voxel is in.
 
     Found out on an invented batch.
@@ -72,6 +74,7 @@ def pools_samples(loss: Loss, n_classes: int, device: torch.device | str = "cpu"
         loss: from logits [B, C, ...] and labels [B, 1, ...] to a scalar.
         n_classes: C.
         device: where the loss computes.
+        name: of the setting, for the error.
 
     Raises:
         ConfigError: if the loss depends on where voxels lie, so that none can be left out.
@@ -87,14 +90,14 @@ def pools_samples(loss: Loss, n_classes: int, device: torch.device | str = "cpu"
         with torch.autocast(logits.device.type, enabled=False):
             whole, listed, together = loss(logits, labels), loss(*shuffled), loss(*pooled)
     except Exception as error:  # losses let errors of all kinds through
-        raise ConfigError(_needs_volumes(f"it fails on a list of voxels: {error}")) from error
+        raise ConfigError(_needs_volumes(name, f"it fails on a list of voxels: {error}")) from error
     if not torch.isclose(whole, listed, rtol=1e-4):
-        raise ConfigError(_needs_volumes("its value changes when voxels change places"))
+        raise ConfigError(_needs_volumes(name, "its value changes when voxels change places"))
     return bool(torch.isclose(whole, together, rtol=1e-4))
 
 
-def _needs_volumes(reason: str) -> str:
+def _needs_volumes(name: str, reason: str) -> str:
     return (
-        "training.loss depends on where voxels lie, so it cannot leave those out that are not "
+        f"{name} depends on where voxels lie, so it cannot leave those out that are not "
         f"annotated ({reason}); choose one of single voxels or of overlap, such as DiceCELoss"
     )

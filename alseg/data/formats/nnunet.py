@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
-from alseg.data import statements
+from alseg.data import declared
 from alseg.data.formats.dataset_json import (
     CONVERT,
     cases_by_id,
@@ -19,9 +19,13 @@ from alseg.data.formats.dataset_json import (
 from alseg.data.naming import composed, inside, short
 from alseg.data.task import Case, Task
 
+IGNORE = "ignore"  # what nnU-Net calls the label of voxels that nobody annotated
+
 
 def read_nnunet(root: str | Path) -> Task:
     """Read an nnU-Net v2 raw data set (``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz``).
+
+    A label called ``ignore`` marks voxels that nobody annotated; its value must be the highest.
 
     As in nnU-Net v2, the key ``dataset`` of dataset.json names the images and the label of each
     case, if it is there; imagesTr and labelsTr are then not searched.
@@ -30,7 +34,7 @@ def read_nnunet(root: str | Path) -> Task:
         root: a folder such as ``nnUNet_raw/Dataset003_Liver``.
 
     Raises:
-        DataError: as ``read_msd``; also for region labels, an ignore label and file endings other
+        DataError: as ``read_msd``; also for region labels and file endings other
             than NIfTI, which alseg does not read.
     """
     folder, content = read_dataset_json(root)
@@ -55,11 +59,16 @@ def read_nnunet(root: str | Path) -> Task:
             f"{path}: 'labels' must map each class name to one integer, got {short(labels)}; "
             "regions, which overlap, are not read: name each value as a class of its own"
         )
-    if "ignore" in labels:
-        raise DataError(f"{path}: alseg does not read data sets with an ignore label yet")
     by_value = {str(value): name for name, value in labels.items()}
     if len(by_value) < len(labels):
         raise DataError(f"{path}: 'labels' gives two classes one value: {short(labels)}")
+    ignore_value = labels.get(IGNORE)
+    if ignore_value is not None and ignore_value != max(labels.values()):
+        raise DataError(
+            f"{path}: 'labels' gives {IGNORE} the value {ignore_value}; it must be the highest one, "
+            "behind those of all classes"
+        )
+    by_value.pop(str(ignore_value), None)
     classes = names_by_index(by_value, "labels", path, at_least=2)
     check_background(classes, path)
     named = "dataset" in content
@@ -67,18 +76,18 @@ def read_nnunet(root: str | Path) -> Task:
     cases = cases_by_id(found(folder, content, path, len(channels)), path)
     used = {file for case in cases.values() for file in (*case.images, case.label)}
     unused = (
-        statements.not_used(folder, used, (), "'dataset'")
+        declared.not_used(folder, used, (), "'dataset'")
         if named
-        else statements.not_used_nnunet(folder, used, cases)
+        else declared.not_used_nnunet(folder, used, cases)
     )
     n_cases = f"{len(cases)} case(s) have a label"
     findings = [
-        *statements.number_of(content, "numTraining", len(cases), n_cases),
-        *statements.differ_in_case(cases),
-        *statements.channel_names(content, "channel_names", channels),
-        *statements.background(classes),
+        *declared.number_of(content, "numTraining", len(cases), n_cases),
+        *declared.differ_in_case(cases),
+        *declared.channel_names(content, "channel_names", channels),
+        *declared.background(classes),
         *unused,
-        *statements.links_out(folder, used),
+        *declared.links_out(folder, used),
     ]
     return Task(
         name=folder.name,
@@ -86,6 +95,7 @@ def read_nnunet(root: str | Path) -> Task:
         channels=channels,
         classes=classes,
         cases=cases,
+        ignore_value=ignore_value,
         findings=tuple(findings),
     )
 
