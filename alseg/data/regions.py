@@ -15,10 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from monai.transforms import ResampleToMatch
-from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from alseg.core.errors import ConfigError, check_choice, check_whole_number
@@ -110,7 +106,9 @@ class Grid:
             edges[axis] = int(inside.min()), int(inside.max()) + 1
         return edges[0], edges[1], edges[2]
 
-    def places(self, size: Sequence[int], taken: Iterable[Region] = ()) -> Places:
+    def places(
+        self, size: Sequence[int], taken: Iterable[Region] = (), n_most: int | None = None
+    ) -> Places:
         """All places of regions of one size that the grid can tell apart.
 
         Left out are those without a voxel of the grid, and along each axis those that hold fewer
@@ -120,6 +118,7 @@ class Grid:
         Args:
             size: in source voxels, along the source's axes; cut down to the image.
             taken: regions that nothing may overlap.
+            n_most: how many regions may be chosen; None for as many as there is room for.
         """
         first, second, third = (min(n, m) for n, m in zip(size, self.source_shape, strict=True))
         cut = first, second, third
@@ -127,7 +126,7 @@ class Grid:
             _axis_places(near, self.source_shape[axis], cut[axis])
             for axis, near in zip(self.order, self.nearest, strict=True)
         ]
-        return Places(cut, self.order, (axes[0], axes[1], axes[2]), tuple(taken))
+        return Places(cut, self.order, (axes[0], axes[1], axes[2]), tuple(taken), n_most)
 
 
 def _axis_places(near: np.ndarray, n_source: int, edge: int) -> AxisPlaces:
@@ -143,29 +142,6 @@ def _axis_places(near: np.ndarray, n_source: int, edge: int) -> AxisPlaces:
     if near[0] > near[-1]:
         low, high = len(near) - high, len(near) - low
     return AxisPlaces(starts, low, high)
-
-
-def grid_mask(regions: Iterable[Region], entry: Mapping[str, Tensor]) -> Tensor:
-    """Which voxels of the preprocessed grid are annotated, bool [D, H, W].
-
-    A voxel is if its centre lies in one of the regions; beyond the edge of the source image, where
-    preprocessing has padded, if the nearest voxel of the image does. The regions are resampled as
-    labels are, so that where a centre lies on a face the same neighbour decides here and there, and
-    no label from outside of the regions is ever behind the mask. Regions that cover an image cover
-    its grid.
-
-    Args:
-        regions: boxes of the source's voxels.
-        entry: of the image, as ``VolumeCache.image`` gives it.
-    """
-    inside = torch.zeros(1, *entry["source_shape"].tolist())
-    for region in regions:
-        rows, columns, slices = (slice(start, stop) for start, stop in region)
-        inside[0, rows, columns, slices] = 1
-    source = MetaTensor(inside, affine=entry["source_affine"])
-    image = MetaTensor(entry["image"], affine=entry["affine"])
-    on_grid = ResampleToMatch(mode="nearest", padding_mode="border")(source, image)
-    return convert_to_tensor(on_grid, track_meta=False)[0] > 0.5
 
 
 def slice_axis(affine: np.ndarray) -> int:

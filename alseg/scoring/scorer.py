@@ -39,8 +39,8 @@ class Scoring:
         round_number: the round, which the masks depend on.
         members: the networks of an ensemble after the first one, which the module holds.
         heats: let volumes race, which decides how many passes they take; None for all of them.
-        places: where the regions of a case may lie; None where volumes are scored as a whole.
-        n_regions: at most so many of them are kept of a case.
+        places: where the regions of a case may lie, and how many of them are wanted; None where
+            volumes are scored as a whole.
     """
 
     strategy: Strategy
@@ -51,7 +51,6 @@ class Scoring:
     members: tuple[nn.Module, ...] = ()
     heats: Heats | None = None
     places: Callable[[str], Places] | None = None
-    n_regions: int = 0
 
     def statistics(
         self,
@@ -118,9 +117,7 @@ class Scoring:
             rng = np.random.default_rng(
                 seed_for(self.base_seed, self.round_number, "regions", case_id)
             )
-            found += score_regions(
-                strategy, case_id, statistics, places, self.n_regions, rng, features_of
-            )
+            found += score_regions(strategy, case_id, statistics, places, rng, features_of)
         return found
 
     def race(

@@ -44,12 +44,14 @@ class Places:
         order: the source axis that each axis of the grid runs along.
         axes: the places along each axis of the grid.
         taken: regions that nothing may overlap.
+        n_most: how many regions may be chosen; None for as many as there is room for.
     """
 
     size: tuple[int, int, int]
     order: tuple[int, int, int]
     axes: tuple[AxisPlaces, AxisPlaces, AxisPlaces]
     taken: tuple[Region, ...] = ()
+    n_most: int | None = None
 
     @cached_property
     def shape(self) -> Place:

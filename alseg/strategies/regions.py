@@ -77,7 +77,6 @@ def score_regions(
     case_id: str,
     statistics: VoxelStatistics,
     places: Places,
-    n_regions: int,
     rng: np.random.Generator,
     features_of: Callable[[Box], Tensor] | None = None,
 ) -> list[CaseScore]:
@@ -90,8 +89,7 @@ def score_regions(
         strategy: passes ``check_for_regions``.
         case_id: the case.
         statistics: of its passes.
-        places: of its regions.
-        n_regions: at most that many.
+        places: of its regions, with the largest number that is wanted.
         rng: draws random regions.
         features_of: gives the features [d] of a box of the grid, where the strategy asks for them.
 
@@ -103,6 +101,7 @@ def score_regions(
         raise ScoringError(
             f"strategy {strategy.name} gave {case_id} a map with voxels that are NaN or infinite"
         )
+    n_regions = places.n_most if places.n_most is not None else math.prod(places.shape)
     maps = CLASS_MAPS.get(function_of(strategy.class_scores), _no_maps)
     if voxels is None:
         chosen = places.at_random(rng, n_regions)

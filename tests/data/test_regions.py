@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.transforms import Affine, Compose, Orientation, ResampleToMatch, Spacing, SpatialPad
+from monai.transforms import Affine, Compose, Orientation, Spacing
 from scipy.spatial.transform import Rotation
 
 from alseg.core.errors import ConfigError
 from alseg.core.units import Region, Unit, n_voxels, overlap
-from alseg.data.regions import Grid, UnitShape, grid_mask, slice_axis
+from alseg.data.regions import Grid, UnitShape, slice_axis
 
 STORAGES = [(o, f) for o in permutations(range(3)) for f in product((1, -1), repeat=3)]
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -93,37 +93,6 @@ def test_without_resampling_a_region_comes_back_exactly(
     box = grid.box(region)
     assert grid.region(box) == region
     assert math.prod(s.stop - s.start for s in box) == n_voxels(region)
-
-
-@SETTINGS
-@given(images(), spacings, st.data())
-def test_no_label_from_outside_of_the_regions_is_behind_the_mask(
-    image: MetaTensor, spacing: tuple[float, ...], data: st.DataObject
-) -> None:
-    entry = entry_of(image, Orientation("RAS", labels=None), Spacing(spacing))
-    region = data.draw(regions(tuple(image.shape[1:])))
-    mask = grid_mask([region], entry)
-    hidden = torch.full(tuple(image.shape[1:]), 7.0)
-    hidden[tuple(slice(*edges) for edges in region)] = 1.0
-    label = ResampleToMatch(mode="nearest", padding_mode="border")(
-        MetaTensor(hidden[None], affine=image.affine),
-        MetaTensor(entry["image"], affine=entry["affine"]),
-    )
-    assert (label.as_tensor()[0][mask] == 1).all()
-    assert (label.as_tensor()[0][~mask] == 7).all()
-
-
-@SETTINGS
-@given(images(), spacings)
-def test_regions_that_cover_an_image_cover_its_grid(
-    image: MetaTensor, spacing: tuple[float, ...]
-) -> None:
-    padded = [13, 13, 13]
-    entry = entry_of(image, Orientation("RAS", labels=None), Spacing(spacing), SpatialPad(padded))
-    first, second, third = ((0, n) for n in image.shape[1:])
-    halves: list[Region] = [((0, 2), second, third), ((2, first[1]), second, third)]
-    assert grid_mask(halves, entry).all()
-    assert not (grid_mask(halves[:1], entry) & grid_mask(halves[1:], entry)).any()
 
 
 @SETTINGS

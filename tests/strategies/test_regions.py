@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -55,7 +56,8 @@ def statistics_of(seed: int, n_classes: int = 3) -> VoxelStatistics:
 
 def scored(strategy: Strategy, places: Places, n_regions: int, seed: int = 0) -> list[Any]:
     rng = np.random.default_rng(seed)
-    return score_regions(strategy, "a", statistics_of(seed), places, n_regions, rng)
+    places = replace(places, n_most=n_regions)
+    return score_regions(strategy, "a", statistics_of(seed), places, rng)
 
 
 @pytest.mark.parametrize("aggregation", [aggregations.mean, partial(aggregations.sum)])
@@ -114,13 +116,13 @@ def test_by_class_each_class_proposes_its_own_best_region() -> None:
 def test_features_are_pooled_over_each_region_and_compared_with_the_annotated_ones() -> None:
     strategy = Strategy("core_set", k_center, features="mean")
     taken = ((0, 3), (0, 3), (0, 3))
-    places = places_of((3, 3, 3), taken)
+    places = replace(places_of((3, 3, 3), taken), n_most=3)
 
     def features_of(box: tuple[slice, slice, slice]) -> Tensor:
         return torch.tensor([float(side.start) for side in box])
 
     rng = np.random.default_rng(0)
-    found = score_regions(strategy, "a", statistics_of(0), places, 3, rng, features_of)
+    found = score_regions(strategy, "a", statistics_of(0), places, rng, features_of)
     assert all(s.features == tuple(float(a) for a, _ in s.region) for s in found)
     labelled = annotated_regions("a", places, features_of)
     assert [(s.region, s.features, s.labelled) for s in labelled] == [(taken, (0, 0, 0), True)]
