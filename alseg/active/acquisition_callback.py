@@ -27,14 +27,13 @@ class Acquired:
 
     Attributes:
         pool: the new pool.
-        queries: one row an acquired unit, in the order of acquisition: round, case_id, score, rank,
-            cost.
-        labels: the label files that the oracle revealed, by case.
+        queries: one row an acquired unit, in the order of acquisition, see ``query_rows``.
+        labels: what the oracle has revealed of each case's label, with what it had before.
     """
 
     pool: Pool
     queries: tuple[dict[str, Any], ...]
-    labels: Mapping[str, Path]
+    labels: Mapping[str, Annotation]
 
 
 class AcquisitionCallback(Collection):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from alseg.data.cache import VolumeCache
 from alseg.data.regions import UnitShape
 from alseg.strategies.places import Place, Places
 
-log = logging.getLogger(__name__)
-
 _TRIES = 100  # voxels of a class that are tried as the middle of a region
 
 
@@ -30,28 +27,31 @@ class RegionUnits:
         cache: gives the preprocessed volumes, and how they lie in their files.
         shape: of a region.
         max_per_case: regions of one case in all rounds together; None for no limit.
-        query_size: regions of one query.
     """
 
     cache: VolumeCache
     shape: UnitShape
     max_per_case: int | None
-    query_size: int
 
-    def places(self, pool: Pool, case_id: str) -> Places:
-        """Where regions of a case may lie that overlap none of the annotated ones."""
+    def places(self, pool: Pool, case_id: str, n_wanted: int) -> Places:
+        """Where regions of a case may lie that overlap none of the annotated ones.
+
+        Args:
+            pool: what is annotated.
+            case_id: the case.
+            n_wanted: at most so many of them.
+        """
         grid, taken = self.cache.grid(case_id), pool.regions_of(case_id)
-        left = self.query_size
         if self.max_per_case is not None:
-            left = min(left, self.max_per_case - len(taken))
-        return grid.places(self.shape.size(grid), taken, n_most=max(0, left))
+            n_wanted = max(0, min(n_wanted, self.max_per_case - len(taken)))
+        return grid.places(self.shape.size(grid), taken, n_wanted)
 
     def selectable(self, pool: Pool) -> tuple[str, ...]:
         """The cases with room for another region, sorted."""
         rng = np.random.default_rng(0)  # any place will do
 
         def has_room(case_id: str) -> bool:
-            places = self.places(pool, case_id)
+            places = self.places(pool, case_id, 1)
             return bool(places.n_most) and bool(places.at_random(rng, 1))
 
         return tuple(case_id for case_id in pool.incomplete if has_room(case_id))
@@ -86,7 +86,7 @@ class RegionUnits:
         Returns:
             The regions; fewer if there is no room for more.
         """
-        draw = _Draw(self, pool, rng, hidden_labels or {})
+        draw = _Draw(self, pool, n_units, rng, hidden_labels or {})
         order = sorted(case_ids)
         waiting = [order[i] for i in rng.permutation(len(order))]
         centred = np.arange(n_units) < round(foreground_share * n_units)
@@ -107,10 +107,11 @@ class _Draw:
         self,
         units: RegionUnits,
         pool: Pool,
+        n_units: int,
         rng: np.random.Generator,
         hidden_labels: Mapping[str, Path],
     ) -> None:
-        self.units, self.pool, self.rng = units, pool, rng
+        self.units, self.pool, self.n_units, self.rng = units, pool, n_units, rng
         self.hidden_labels = hidden_labels
         self._places: dict[str, Places] = {}
 
@@ -127,7 +128,9 @@ class _Draw:
         return None
 
     def _region(self, case_id: str, *, centred: bool) -> Region | None:
-        places = self._places.get(case_id) or self.units.places(self.pool, case_id)
+        if case_id not in self._places:
+            self._places[case_id] = self.units.places(self.pool, case_id, self.n_units)
+        places = self._places[case_id]
         place: Place | None = None
         if places.n_most and centred:
             label = self.units.cache.label(case_id, self.hidden_labels[case_id])[0]
@@ -189,7 +192,3 @@ def annotations(answer: Answer, pool: Pool) -> dict[str, Annotation]:
         for unit, path in answer.labels.items()
     }
 
-
-def names(units: Sequence[Unit]) -> tuple[str, ...]:
-    """The names of units."""
-    return tuple(unit.name for unit in units)
