@@ -1,4 +1,4 @@
-"""Signals, damage, full disks and changed settings: a run continues, and ends as if it had not been interrupted."""
+"""Signals, damage, full disks and changed settings: a run continues, and ends as if nothing happened."""
 
 from __future__ import annotations
 
