@@ -64,7 +64,8 @@ def validate(config: DictConfig) -> Report:
         check_text("json", config.json)
     task: Task = part(config.data.task)
     check_part("data.task", task, Task)
-    check_part("data.splits", part(config.data.splits, case_ids=list(task.cases)), Splits)
+    if task.labelled:  # else there is nothing to split by now
+        check_part("data.splits", part(config.data.splits, case_ids=list(task.cases)), Splits)
     preprocess = part(config.data.preprocess)
     check_transforms("data.preprocess", preprocess)
     cache = VolumeCache(
