@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
-from alseg.data import statements
+from alseg.data import declared
 from alseg.data.formats.dataset_json import (
     CONVERT,
     cases_by_id,
@@ -68,20 +68,20 @@ def read_nnunet(root: str | Path) -> Task:
     cases = cases_by_id(found(folder, content, path, len(channels)), path)
     used = {file for case in cases.values() for file in case.files}
     unused = (
-        statements.not_used(folder, used, (), "'dataset'")
+        declared.not_used(folder, used, (), "'dataset'")
         if named
-        else statements.not_used_nnunet(folder, used, cases)
+        else declared.not_used_nnunet(folder, used, cases)
     )
     n_labelled = sum(case.label is not None for case in cases.values())
     findings = [
-        *statements.number_of(
+        *declared.number_of(
             content, "numTraining", n_labelled, f"{n_labelled} case(s) have a label"
         ),
-        *statements.differ_in_case(cases),
-        *statements.channel_names(content, "channel_names", channels),
-        *statements.background(classes),
+        *declared.differ_in_case(cases),
+        *declared.channel_names(content, "channel_names", channels),
+        *declared.background(classes),
         *unused,
-        *statements.links_out(folder, used),
+        *declared.links_out(folder, used),
     ]
     return Task(
         name=folder.name,
