@@ -1,4 +1,4 @@
-"""The evaluation of a round's network, on validation volumes and, where there are any, test ones."""
+"""The evaluation of a round's network, on validation volumes and on test ones, if there are any."""
 
 from __future__ import annotations
 
