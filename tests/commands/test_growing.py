@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from alseg.active import rounds
+from alseg.active import round_loop
 from alseg.active.experiment import Experiment
 from alseg.core.errors import ConfigError
 from alseg.data.datamodule import TrainingDraws
@@ -18,7 +18,7 @@ from alseg.data.splits import growing_split
 from alseg.run.state import RunState
 from alseg.system.files import read_tensors
 from tests.conftest import Outcome, write_msd
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 GROWING = (
     "data/splits=growing",
@@ -76,17 +76,17 @@ def test_resuming_ends_as_the_uninterrupted_run_and_records_each_round_once(
     whole = train(*settings)
     assert whole.exit_code == 0, whole.err
     assert "there is no test part" in whole.out
-    run_round = rounds.run_round
+    run_round = round_loop.run_round
 
     def stop_before_round_3(experiment: Experiment, state: RunState) -> RunState:
         if state.finished_rounds == 2:
             raise KeyboardInterrupt
         return run_round(experiment, state)
 
-    monkeypatch.setattr(rounds, "run_round", stop_before_round_3)
+    monkeypatch.setattr(round_loop, "run_round", stop_before_round_3)
     cut = train(*settings, tracking="mlflow")
     assert cut.exit_code == 130
-    monkeypatch.setattr(rounds, "run_round", run_round)
+    monkeypatch.setattr(round_loop, "run_round", run_round)
     resumed = train(resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
     before, after = RunState.load(whole.folder), RunState.load(cut.folder)
@@ -135,7 +135,7 @@ def test_an_initial_pool_has_both_parts_whatever_the_seed(shared: Path, tmp_path
         state = run_smoke(tmp_path / str(seed), shared, *settings)
         training, validation = parts_of(state["pool"]["labelled"])
         assert (len(training), len(validation)) == (1, 1)
-    with pytest.raises(ConfigError, match="pool.initial is 1; this split takes at least 2"):
+    with pytest.raises(ConfigError, match=r"pool\.initial is 1; this split takes at least 2"):
         run_smoke(tmp_path / "one", shared, *GROWING, "pool.initial=1")
 
 
@@ -150,9 +150,7 @@ def test_a_validation_part_without_foreground_keeps_the_last_weights(
     for name, label in zip(names, labels, strict=True):
         if name in parts.training:
             label[4:9, 4:9, 4:9] = 1
-    root = write_msd(
-        tmp_path / "data", images, labels, classes=("background", "liver", "tumour")
-    )
+    root = write_msd(tmp_path / "data", images, labels, classes=("background", "liver", "tumour"))
     settings = (f"data.task.root={root}", *GROWING, "val_interval=1")
     state = run_smoke(tmp_path / "run", tmp_path / "shared", *settings)
     assert "no label of the" in caplog.text
