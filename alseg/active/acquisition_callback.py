@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +12,7 @@ from alseg.active.query_selection import Chooser, Chosen
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import Answer, Query
+from alseg.data.annotation import Annotation
 from alseg.oracles.base import Oracle, annotated
 from alseg.oracles.costs import AnnotationCost
 from alseg.run.score_journal import ScoreFile

@@ -51,6 +51,8 @@ class Chooser:
         pool: what it begins with.
         candidates: the cases that may be chosen, labelled ones among them where they may be
             repeated.
+        reference: the labelled cases that the network has been trained on, which a strategy may
+            compare the candidates with.
         similarity: of candidates to labelled cases by their images, where the strategy asks for it.
         is_for_regions: whether scores are those of regions, of which a case has several or none.
         draw: draws the query where it is one of regions and the strategy needs no prediction.
@@ -63,6 +65,7 @@ class Chooser:
     round_number: int
     pool: Pool
     candidates: tuple[str, ...]
+    reference: tuple[str, ...]
     similarity: Similarity | None = None
     is_for_regions: bool = False
     draw: Callable[[], Query] | None = None
@@ -85,7 +88,7 @@ class Chooser:
         self._warn_of_few(len(candidates.ids))
         similarities: dict[str, float] = {}
         if self.similarity is not None:
-            similarity = self.similarity(candidates.ids, self.pool.labelled)
+            similarity = self.similarity(candidates.ids, self.reference)
             candidates = replace(candidates, similarity=similarity)
             similarities = dict(zip(candidates.ids, similarity.tolist(), strict=True))
         rng = np.random.default_rng(seed_for(self.base_seed, self.round_number, "selection"))
@@ -122,12 +125,16 @@ class Chooser:
             scores,
             round_number=self.round_number,
             n_rounds=self.n_rounds,
-            labelled=self.pool.labelled,
+            labelled=self.reference,
         )
         expected = tuple(sorted(self.candidates))
         if self.is_for_regions:  # a case without room has none
-            expected = tuple(sorted({s.name for s in scores if s.case_id in set(expected)}
-                                    - {s.name for s in scores if s.labelled}))
+            expected = tuple(
+                sorted(
+                    {s.name for s in scores if s.case_id in set(expected)}
+                    - {s.name for s in scores if s.labelled}
+                )
+            )
         if candidates.ids != expected:
             difference = sorted(set(candidates.ids) ^ set(expected))
             raise ScoringError(

@@ -178,7 +178,7 @@ def _boundary(inside: np.ndarray) -> np.ndarray:
     return inside & ~surrounded
 
 
-def annotations(answer: Answer, pool: Pool) -> dict[str, Annotation]:
+def revealed(answer: Answer, pool: Pool) -> dict[str, Annotation]:
     """What an answer has revealed, with what was revealed before of the same cases.
 
     Args:
@@ -191,4 +191,3 @@ def annotations(answer: Answer, pool: Pool) -> dict[str, Annotation]:
         )
         for unit, path in answer.labels.items()
     }
-
