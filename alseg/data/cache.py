@@ -23,6 +23,7 @@ from torch import Tensor
 from alseg.core.errors import DataError
 from alseg.data.findings import Finding, by, in_mm, warning
 from alseg.data.headers import check_image_headers, check_label_header
+from alseg.data.labels import read_label
 from alseg.data.nifti import MAX_GIB, read_volume
 from alseg.data.task import Case, Task
 from alseg.strategies.statistics import class_dtype
@@ -241,21 +242,13 @@ class VolumeCache:
 
     def _preprocess_label(self, case: Case, path: Path) -> dict[str, Tensor]:
         check_label_header(case, path)
-        label = read_volume((path,))
-        n_classes = len(self.task.classes)
-        values = np.unique(label.numpy())
-        wrong = [float(v) for v in values if v not in range(n_classes)]
-        if wrong:
-            raise DataError(
-                f"label {path} holds the value(s) {wrong[:5]}; allowed are 0 to {n_classes - 1} "
-                f"({', '.join(self.task.classes)})"
-            )
+        label, values = read_label(self.task, path)
         entry = self.image(case.id)
         image = MetaTensor(entry["image"], affine=entry["affine"])
         on_grid = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
         on_grid = convert_to_tensor(on_grid, track_meta=False).round()
         return {
-            "label": on_grid.to(class_dtype(n_classes)).contiguous(),
+            "label": on_grid.to(class_dtype(len(self.task.classes))).contiguous(),
             "classes_in_file": torch.from_numpy(values.astype(np.int64)),
         }
 
