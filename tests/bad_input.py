@@ -1,6 +1,6 @@
 """The table of bad inputs: what is wrong, how it is told, with which exit code.
 
-``tests/config/test_bad_input.py`` runs every row through the front door; ``python -m
+``tests/config/test_bad_input.py`` runs every row by running the command; ``python -m
 tests.bad_input`` writes the table into ``docs/bad_input.md``.
 """
 

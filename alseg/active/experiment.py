@@ -12,7 +12,7 @@ import torch
 from monai.inferers import Inferer
 
 from alseg.active.plan import Plan
-from alseg.active.proxy import Proxy
+from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.core.errors import check_choice, check_whole_number
 from alseg.data.datamodule import PoolDataModule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from alseg.active.initial_pool import STARTS
+from alseg.active.initial_pool_from_images import STARTS
 from alseg.core.errors import ConfigError, check_choice, check_flag, check_whole_number
 
 ROUND_STARTS = ("scratch", "continue", "continue_last")

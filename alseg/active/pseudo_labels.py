@@ -80,7 +80,7 @@ class SemiSupervised:
         return min(max(1, round(self.step_share * steps_per_round)), steps_per_round - 1)
 
 
-def no_second_stage() -> None:
+def no_pseudo_labels() -> None:
     """What ``semi_supervised=none`` makes."""
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from alseg import __version__
 from alseg.comparison import figures
 from alseg.comparison.analysis import Comparison
-from alseg.comparison.answer import sentences
+from alseg.comparison.conclusions import sentences
 from alseg.comparison.figures import NARROW, WIDE, Palette
 from alseg.comparison.forecast import MOST_MISS
 from alseg.comparison.runs import Run

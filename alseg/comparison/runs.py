@@ -24,7 +24,7 @@ from alseg.run.folder import (
     STATE_FILE,
     round_folder,
 )
-from alseg.run.stages import check_left
+from alseg.run.stages import check_unchanged
 from alseg.run.state import RunState
 
 SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", ROUNDS_FOLDER})
@@ -231,7 +231,7 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
     Raises:
         DataError: if it cannot be read, was changed or lacks a column.
     """
-    check_left(path)
+    check_unchanged(path)
     try:
         # a case may be called NA or null: only what is no text can be missing, and is empty then
         missing_values = {name: [""] for name, kind in columns.items() if kind is not str}

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from alseg.comparison.analysis import Comparison
-from alseg.comparison.answer import p_text, too_few_seeds
+from alseg.comparison.conclusions import p_text, too_few_seeds
 from alseg.comparison.statistics import (
     ALPHA,
     MIN_PAIRS,

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from alseg import __version__
 from alseg.config.command_line import readable
 from alseg.config.composition import settle_ranks
-from alseg.config.messages import told
+from alseg.config.messages import report_errors
 from alseg.system.secrets import refer_to_secrets
 from alseg.system.text import printable
 
@@ -34,7 +34,7 @@ def run_entry_point(main: Callable[[], None]) -> None:
     if "--version" in sys.argv[1:]:
         print(versions())
         return
-    with told():
+    with report_errors():
         settle_ranks()
         main()
 

@@ -102,10 +102,12 @@ def load_config(folder: Path) -> DictConfig:
 
 def config_hash(config: DictConfig) -> str:
     """A hash of the settings that a run's results depend on."""
-    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(result_settings(config), sort_keys=True).encode()).hexdigest()[
+        :16
+    ]
 
 
-def deciding(config: DictConfig) -> dict[str, Any]:
+def result_settings(config: DictConfig) -> dict[str, Any]:
     """The settings, by dotted names, that a run may not change half-way."""
     settings = flat(kept_settings(config))
     return {

@@ -20,7 +20,7 @@ from alseg.core.errors import ConfigError
 
 # Modules, with all below them, whose classes and functions are built.
 TRUSTED = (
-    "alseg.active.proxy",
+    "alseg.active.proxy_settings",
     "alseg.active.pseudo_labels",
     "alseg.data",
     "alseg.networks",

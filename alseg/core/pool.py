@@ -37,7 +37,7 @@ class Pool:
             raise ValueError(f"cannot repeat cases that are not labelled: {', '.join(unknown)}")
 
     @property
-    def training(self) -> tuple[str, ...]:
+    def labelled_with_repeats(self) -> tuple[str, ...]:
         """The labelled cases, those that were acquired again as often as they were."""
         return self.labelled + self.repeated
 

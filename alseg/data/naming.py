@@ -130,7 +130,7 @@ def _n_common(paths: Sequence[Sequence[str]]) -> int:
     )
 
 
-def known_case(name: str, known: Collection[str]) -> str:
+def matching_case(name: str, known: Collection[str]) -> str:
     """The case that a split file means by an id or an image's path; the file's name if none.
 
     Args:

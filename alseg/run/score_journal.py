@@ -12,7 +12,7 @@ from typing import Any
 
 from alseg.strategies.strategy import CaseScore
 from alseg.system.distributed import gathered, rank
-from alseg.system.files import told_by_name, write_atomically
+from alseg.system.files import name_file_in_errors, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class ScoreFile:
             StorageError: if it cannot be written.
         """
         if group:
-            with told_by_name(self.path), self.path.open("a", encoding="utf-8") as file:
+            with name_file_in_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(self._line(group))
 
     def delete(self) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from alseg.networks.dropout import MaskedDropout, MaskSeed
 from alseg.networks.features import BottleneckFeatures
-from alseg.networks.split import TwoParts, two_parts
+from alseg.networks.shared_prefix import TwoParts, two_parts
 from alseg.scoring.gate import windows_to_keep
 from alseg.scoring.plain_passes import stochastic_passes
 from alseg.scoring.windows import Box, Windows, origin_of, overlap_of, shifted, sliding_windows

@@ -38,7 +38,7 @@ PREVIOUS = ".previous"  # ends the name of the generation before
 
 
 @contextmanager
-def told_by_name(path: Path) -> Iterator[None]:
+def name_file_in_errors(path: Path) -> Iterator[None]:
     """Turn an error of the file system into one that names the file and the room that is left.
 
     Raises:
@@ -88,7 +88,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         StorageError: if it cannot be written; what was at ``path`` is left as it was.
     """
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}")
-    with told_by_name(path):
+    with name_file_in_errors(path):
         # "x": neither an existing file nor a link is opened
         with temporary.open("xb") as file:
             try:
@@ -138,7 +138,7 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + PREVIOUS)
 
 
-def newest_sound(
+def newest_intact(
     path: Path, read: Callable[[Path], T], report: Callable[[str], None]
 ) -> tuple[Path, T] | None:
     """The file, or where it is damaged or missing the generation before; None if neither is sound.

@@ -12,7 +12,7 @@ import torch
 
 from alseg.core.errors import DataError
 from alseg.data.datamodule import PoolDataModule
-from alseg.system.files import checksum_of, newest_sound, read_tensors
+from alseg.system.files import checksum_of, newest_intact, read_tensors
 from alseg.training.callbacks.checkpoints import BestWeights, TrainingCheckpoint
 from alseg.training.callbacks.non_finite import NonFiniteGuard
 from alseg.training.module import SegmentationModule
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 
 BEST, LAST = "best", "last"  # names of a round's checkpoints
-# the best of each stage, in a round whose training has two
-FIRST_STAGE, SECOND_STAGE = f"{BEST}_first_stage", f"{BEST}_second_stage"
+# the best of each part, in a round whose training has two
+SUPERVISED, FINE_TUNED = f"{BEST}_supervised", f"{BEST}_fine_tuned"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Training:
 
     def _started(self) -> Path | None:
         """The checkpoint to go on from."""
-        found = newest_sound(self.checkpoint.path, read_tensors, log.warning)
+        found = newest_intact(self.checkpoint.path, read_tensors, log.warning)
         if found is None:
             return None
         path, content = found

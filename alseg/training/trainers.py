@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.core.errors import ConfigError
 from alseg.system.distributed import USES_GPU, rank, under_torchrun, world_size
-from alseg.training.callbacks.checkpoints import SoundCheckpoints
+from alseg.training.callbacks.checkpoints import AtomicCheckpoints
 from alseg.training.callbacks.memory_format import ChannelsLast
 
 
@@ -155,7 +155,7 @@ def make_trainer(
             precision=precision,  # type: ignore[arg-type]
             use_distributed_sampler=False,  # the data module splits its cases itself
             enable_progress_bar=False,  # RoundProgress shows it
-            plugins=[SoundCheckpoints(), environment, *settings.pop("plugins", ())],
+            plugins=[AtomicCheckpoints(), environment, *settings.pop("plugins", ())],
             default_root_dir=os.devnull,
             callbacks=[*callbacks, *([ChannelsLast()] if channels_last else [])],
             **settings,

@@ -14,7 +14,7 @@ import pytest
 from synthetic import dice_rows, write_page, write_run, write_sweep
 
 from alseg.comparison.analysis import Comparison, analyse
-from alseg.comparison.answer import best_strategy, sentences
+from alseg.comparison.conclusions import best_strategy, sentences
 from alseg.comparison.figures import Palette, cliques
 from alseg.comparison.page import all_drawings, sections
 from alseg.comparison.runs import find_run_folders, gather_runs

@@ -21,7 +21,7 @@ from alseg.core.errors import ConfigError
 from alseg.engine.maps import case_maps
 from alseg.engine.runs import to_resume
 from tests.conftest import Outcome
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 REFUSED = [
     "pandas.read_pickle",
@@ -56,7 +56,7 @@ REFUSED = [
     "monai.networks.utils.convert_to_onnx",
     "pytorch_lightning.LightningModule.load_from_checkpoint",
     "pytorch_lightning.plugins.io.TorchCheckpointIO",
-    "alseg.config.composition.part",
+    "alseg.config.composition.instantiate",
     "alseg.engine.jobs.run_in_fork",
     "alseg.system.files.read_tensors",
     # what a trusted module has imported, and methods

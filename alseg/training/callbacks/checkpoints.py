@@ -22,7 +22,7 @@ from alseg.system.interruption import Interrupted, interruption
 log = logging.getLogger(__name__)
 
 
-class SoundCheckpoints(CheckpointIO):
+class AtomicCheckpoints(CheckpointIO):
     """Writes Lightning's checkpoints atomically, with a checksum; reads them with weights only.
 
     Lightning's own writer goes through a file in the system's temporary folder, which on another
@@ -135,7 +135,7 @@ class TrainingCheckpoint(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Receive signals: Lightning's own handler of SIGTERM saves nothing."""
-        interruption.take_back()
+        interruption.reinstall_handlers()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

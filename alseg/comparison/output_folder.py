@@ -9,7 +9,7 @@ from alseg.core.errors import ConfigError, DataError
 RECORD_FILE = "comparison.json"  # beside the page: what it compares
 
 
-def place_for(
+def choose_folder(
     record: dict[str, object], wanted: Path | None, default: Path, page: str, overwrite: bool
 ) -> Path:
     """The folder of a comparison, which replaces no page but one of the same runs.

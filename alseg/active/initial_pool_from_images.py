@@ -12,7 +12,11 @@ from alseg.data.cache import VolumeCache
 from alseg.strategies.selectors.candidates import Candidates
 from alseg.strategies.selectors.diverse import k_center
 
-STARTS = ("random", "diverse", "proxy")  # proxy: alseg.active.proxy_start, as it trains a network
+STARTS = (
+    "random",
+    "diverse",
+    "proxy",
+)  # proxy: alseg.active.initial_pool_from_proxy, as it trains a network
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
