@@ -12,19 +12,27 @@ from alseg.core.seeding import seed_for
 from alseg.core.units import whole
 from alseg.data.headers import check_headers
 from alseg.oracles.base import annotated
+from alseg.run.folder import INITIAL_REQUEST
+from alseg.run.requests import read_request
 from alseg.run.state import RunState
 
 
 def initial_state(experiment: Experiment) -> RunState:
-    """The state before the first round."""
-    pool = initial_pool(experiment)
-    query = whole(pool.labelled)
-    answer = annotated(experiment.oracle, query)
+    """The state before the first round.
+
+    Raises:
+        NotAnnotatedYetError: if somebody has to annotate the initial pool first.
+    """
+    oracle, training = experiment.oracle, experiment.data.splits.training
+    earlier = read_request(experiment.folder, INITIAL_REQUEST)  # by another process
+    query = whole(initial_pool(experiment).labelled) if earlier is None else earlier.query
+    oracle.request(INITIAL_REQUEST, query, {})
+    answer = annotated(oracle, query).with_unrequested(training)
     costs = {case_id: experiment.cost(path) for case_id, path in answer.by_case.items()}
     return RunState(
-        pool=pool,
+        pool=Pool.start(training, ()).after(answer),
         config_hash=experiment.config_hash,
-        queries=query_rows(0, query, {}, costs),
+        queries=query_rows(0, tuple(answer.labels), {}, costs),
     )
 
 

@@ -83,7 +83,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         scoring_inferer=scoring_inferer,
         cost=cost,
         data=data,
-        oracle=build_oracle(config, task),
+        oracle=build_oracle(config, task, folder),
         make_network=make_network,
         recipe=recipe,
         make_trainer=make_trainer,
@@ -213,9 +213,9 @@ def build_training(
     return recipe, semi_supervised
 
 
-def build_oracle(config: DictConfig, task: Task) -> Oracle:
+def build_oracle(config: DictConfig, task: Task, folder: Path) -> Oracle:
     """Who annotates."""
-    oracle: Oracle = instantiate(config.oracle)(task)
+    oracle: Oracle = instantiate(config.oracle)(task, folder)
     check_part("oracle", oracle, Oracle)
     return oracle
 
