@@ -127,7 +127,7 @@ class SweepCallback(Callback):
             sys.exit(2)
         with read_write(config.hydra):
             config.hydra.sweep.dir = literal(str(folder))
-            # Jobs are composed anew: a job with its own experiment_name would go elsewhere.
+            # Jobs are composed again: a job with its own experiment_name would go elsewhere.
             config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

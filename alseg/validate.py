@@ -1,4 +1,4 @@
-"""Check a data set ahead of a run: ``python -m alseg.validate data=msd data.root=FOLDER``.
+"""Check a data set before a run: ``python -m alseg.validate data=msd data.root=FOLDER``.
 
 An entry point: ``alseg.engine.data_report`` looks at the data set.
 """

@@ -36,7 +36,7 @@ from alseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
 
-# The labeller takes the statistics alone; any strategy of many passes would do.
+# The labeller takes only the statistics; any strategy of many passes would do.
 JUDGED_BY = Strategy("pseudo_labels", top_k, entropy, mean)
 
 

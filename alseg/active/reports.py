@@ -1,4 +1,4 @@
-"""What a run tells: files after each round, a summary on the terminal at the end."""
+"""What a run reports: files after each round, a summary on the terminal at the end."""
 
 from __future__ import annotations
 

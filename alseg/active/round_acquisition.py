@@ -253,7 +253,7 @@ def earlier_scores(this_round: Round) -> list[CaseScore]:
 
 
 def hidden_labels(this_round: Round) -> Mapping[str, Path]:
-    """Labels that nobody has annotated yet, for a strategy flagged with ``reads_labels`` alone."""
+    """Labels that nobody has annotated yet, for a strategy with ``reads_labels`` only."""
     experiment = this_round.experiment
     if not experiment.strategy.reads_labels:
         return {}

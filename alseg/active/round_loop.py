@@ -66,7 +66,7 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     state = replace(state, hardware=experiment.hardware)
     status, reason = "FAILED", ""
     try:
-        with interruption.delayed():  # a run that a store has been told of is noted here
+        with interruption.delayed():  # a run that a store knows of is recorded here
             run_id = tracker.open(
                 experiment.folder, state.tracking_run_id, experiment.settings, experiment.tags
             )

@@ -25,7 +25,7 @@ MONITOR = "dice/val"  # what the best one is chosen by
 def new_network(experiment: Experiment, member: int = 1) -> torch.nn.Module:
     """A network with first weights of its own.
 
-    They are the same in every round: rounds from scratch then differ by their data alone.
+    They are the same in every round: rounds from scratch then differ only by their data.
 
     Args:
         experiment: the parts.

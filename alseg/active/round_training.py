@@ -85,7 +85,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
 
     Its first weights, batches, augmentation and dropout have seeds of their own; all else is as for
     the round's first network. It starts from scratch whatever the plan's ``round_start``: members
-    that go on from each other's past would agree more than they should.
+    that continue from each other's past would agree more than they should.
 
     Args:
         this_round: the round; a member that is trained already is loaded.

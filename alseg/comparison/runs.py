@@ -106,7 +106,7 @@ class Run:
         return round_folder(self.folder, round_number)
 
     def split(self) -> dict[str, tuple[str, ...]]:
-        """The case ids of each part, as far as the run folder tells them."""
+        """The case ids of each part, as far as the run folder says them."""
         training = sorted((*self.state.pool.labelled, *self.state.pool.unlabelled))
         parts = {"training": tuple(training)}
         cases = self.round_folder(1) / CASES_FILE
@@ -283,7 +283,7 @@ def gather_runs(
     if reference not in run_set.strategies:
         raise ConfigError(
             f"there is no complete run of the reference strategy {reference!r}; "
-            f"the runs are of: {', '.join(run_set.strategies) or 'full data alone'}; run "
+            f"the runs are of: {', '.join(run_set.strategies) or 'full data only'}; run "
             "strategy=random too, or name another with --reference"
         )
     return run_set
@@ -419,7 +419,7 @@ def _cost(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
 def query_table(run_set: RunSet) -> pd.DataFrame:
     """One row a labelled case: ``strategy``, ``seed``, ``round`` (0: initial), ``case_id``, ...
 
-    A case that was acquired again has its first row alone.
+    A case that was acquired again has only its first row.
     """
     return pd.DataFrame(
         [

@@ -1,4 +1,4 @@
-"""How errors are told: in one sentence, and with an exit code."""
+"""How errors are reported: in one sentence, and with an exit code."""
 
 from __future__ import annotations
 
@@ -158,13 +158,13 @@ def _broken_reference(message: str, found_at: str | None) -> str:
 
 
 def print_error(error: BaseException) -> None:
-    """Tell the user what went wrong, in one sentence."""
+    """Report to the user what went wrong, in one sentence."""
     print(f"alseg: error: {sentence(error)}", file=sys.stderr)
 
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Tell errors that the user can act on in one sentence, with exit code 2.
+    """Report errors that the user can act on in one sentence, with exit code 2.
 
     ``ALSEG_TRACEBACK=1`` shows tracebacks.
     """

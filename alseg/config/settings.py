@@ -91,7 +91,7 @@ def save_config(config: DictConfig, folder: Path) -> None:
 def load_config(folder: Path) -> DictConfig:
     """Read the resolved configuration of a run folder.
 
-    A ``${`` in it means nothing any more, but for references to secrets of alseg's own kind.
+    A ``${`` in it means nothing any more, except for references to secrets of alseg's own kind.
 
     Raises:
         DataError: if it is missing or broken.
@@ -127,12 +127,12 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     """``setting: old -> new`` for each setting that differs."""
     missing = object()
 
-    def told(value: object) -> str:
+    def shown(value: object) -> str:
         return "not there" if value is missing else str(value)
 
     names = [*before, *(name for name in after if name not in before)]
     pairs = ((name, before.get(name, missing), after.get(name, missing)) for name in names)
-    return [f"{name}: {told(old)} -> {told(new)}" for name, old, new in pairs if old != new]
+    return [f"{name}: {shown(old)} -> {shown(new)}" for name, old, new in pairs if old != new]
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:

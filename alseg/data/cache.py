@@ -152,7 +152,7 @@ class VolumeCache:
     def derived(
         self, case_id: str, fingerprint: str, compute: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What is computed from a preprocessed image alone, once, and kept beside it.
+        """What is computed only from a preprocessed image, once, and kept beside it.
 
         Args:
             case_id: the case.

@@ -90,7 +90,7 @@ def dead_worker_error(
 ) -> DataError | StorageError | None:
     """What an error says of a dead loader process; None if it is another error.
 
-    torch tells of the death, unless the main process was just fetching a sample from the process
+    torch reports the death, unless the main process was just fetching a sample from the process
     that died: then the connection breaks first, and torch's signal handler may speak up while we
     wait for the process to end.
     """

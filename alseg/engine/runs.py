@@ -71,7 +71,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> fl
     """Run the experiment that a composed configuration describes.
 
     Args:
-        config: the composed configuration; with ``resume``, the run in that folder goes on.
+        config: the composed configuration; with ``resume``, the run in that folder continues.
         folder: the run folder of a new run.
         overrides: what the configuration was composed of, for a later resumption.
 
@@ -277,7 +277,7 @@ def resume_run(
         changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
     if changes and not force:
         raise ConfigError(
-            f"the run in {folder} cannot go on with other settings: {'; '.join(changes)}; "
+            f"the run in {folder} cannot continue with other settings: {'; '.join(changes)}; "
             "resume_force=true starts its current round again with them"
         )
     experiment = build(config, folder)

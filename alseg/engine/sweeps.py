@@ -76,7 +76,7 @@ class Job:
 
     @classmethod
     def load(cls, folder: Path) -> Job:
-        """Read job.json; a damaged one tells nothing, and the job goes on from its state."""
+        """Read job.json; a damaged one is ignored, and the job continues from its state."""
         path = folder / JOB_FILE
         if not path.is_file():
             return cls(UNFINISHED)

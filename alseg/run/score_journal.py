@@ -1,4 +1,4 @@
-"""Scores on their way to the disk: a scoring pass that is interrupted goes on where it was."""
+"""Scores on their way to the disk: a scoring pass that is interrupted continues where it was."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class ScoreFile:
                 group = self._parsed(line)
                 if group is not None:
                     groups.append(group)
-                elif number < len(lines):  # a last line that is cut off is nothing to tell
+                elif number < len(lines):  # a last line that is cut off is not worth a report
                     log.warning(f"line {number} of {path} is damaged; it is scored again")
         gathered(None)  # all have read
         return groups
 
     def start(self, groups: Iterable[Sequence[CaseScore]]) -> None:
-        """Begin anew with these groups, as ``read`` has given them."""
+        """Begin again with these groups, as ``read`` has given them."""
         if rank() == 0:
             write_atomically(self.path, "".join(map(self._line, groups)))
             for path in self.folder.glob("partial_scores_*.jsonl"):

@@ -120,7 +120,7 @@ class RunState:
         source, state = found
         if source != path:
             log.warning(
-                f"{damages[0] if damages else f'{path} is missing'}; going on from {source}, the "
+                f"{damages[0] if damages else f'{path} is missing'}; continuing from {source}, the "
                 f"state after round {state.finished_rounds}"
             )
         return state

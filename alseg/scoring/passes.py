@@ -196,7 +196,7 @@ class _Stitch:
         self.windows.add(self._total, index, logits, origin_of(self.region))
 
     def take(self) -> Tensor:
-        """Softmax of the region within the volume, [C, ...]; the next window starts anew."""
+        """Softmax of the region within the volume, [C, ...]; the next window starts again."""
         if self._total is None:
             raise RuntimeError("no window has been added")
         inside = overlap_of(self.region, self.windows.inside)

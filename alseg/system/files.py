@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, checksums, and a full disk told by name.
+"""Files that are whole or not there: atomic writes, checksums, errors that name the file.
 
 A file is written beside its place, flushed to the disk and renamed, so that a process killed at any
 moment leaves the old file or the new one. What a disk or a transfer spoils later is found by the
@@ -146,7 +146,7 @@ def newest_intact(
     Args:
         path: the file.
         read: reads it; raises a DataError if it is damaged.
-        report: told of each damaged file.
+        report: called for each damaged file.
     """
     for candidate in (path, previous(path)):
         if candidate.is_file():
@@ -201,7 +201,7 @@ def write_tensors(path: Path, content: Any) -> None:
 
 
 def read_tensors(path: Path) -> Any:
-    """Read what ``write_tensors`` wrote, onto the CPU and without unpickling anything but tensors.
+    """Read what ``write_tensors`` wrote, onto the CPU; nothing except tensors is unpickled.
 
     Raises:
         DataError: if it cannot be read or is damaged.
@@ -241,7 +241,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _room(path: Path) -> str:
-    """The room on the path's disk, where it can be told."""
+    """The room on the path's disk, where it is known."""
     existing = next((p for p in path.parents if p.exists()), None)
     if existing is None:
         return ""

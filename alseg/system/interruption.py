@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and preemption signals: where a run stops, and that it says how to go on.
+"""SIGTERM, Ctrl-C and preemption signals: where a run stops, and that it says how to continue.
 
 All that a run writes is whole at any moment, so a signal may end it anywhere. In training it waits
 for the end of the step, for then the step is saved as well; a second signal does not wait.
@@ -54,7 +54,7 @@ class Interruption:
     def handled(self) -> Iterator[None]:
         """Raise ``Interrupted`` at a signal within the block."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
+            yield  # Python hands signals only to the main thread
             return
         self.requested, self._process = None, os.getpid()
         before = {number: signal.signal(number, self._receive) for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""One network's training: fitted, gone on with, its weights loaded again."""
+"""One network's training: fitted, continued, its weights loaded again."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SUPERVISED, FINE_TUNED = f"{BEST}_supervised", f"{BEST}_fine_tuned"
 
 @dataclass(frozen=True)
 class Training:
-    """One network's training in a round, in the middle of which a later process can go on.
+    """One network's training in a round, in the middle of which a later process can continue.
 
     Attributes:
-        trainer: for this training; the round's own goes on to evaluate and score.
+        trainer: for this training; the round's own continues to evaluate and score.
         checkpoint: saves the training now and then.
         guard: watches the losses.
         best: keeps the weights of the best validation Dice.
@@ -62,7 +62,7 @@ class Training:
             if started is None or self.checkpoint.stepped:
                 raise
             raise DataError(
-                f"{started} does not hold what it takes to go on: {error}; delete it, and this "
+                f"{started} does not hold what it takes to continue: {error}; delete it, and this "
                 "training starts again"
             ) from error
         if not self.best.is_ours:
@@ -83,7 +83,7 @@ class Training:
         return None if score is None or not torch.isfinite(score) else float(score)
 
     def _started(self) -> Path | None:
-        """The checkpoint to go on from."""
+        """The checkpoint to continue from."""
         found = newest_intact(self.checkpoint.path, read_tensors, log.warning)
         if found is None:
             return None
@@ -99,7 +99,7 @@ class Training:
             return None
         if best and checksum_of(self.best.path) != best and not is_later(self.best.path, step):
             return None
-        log.info(f"going on after step {step}, from {path}")
+        log.info(f"continuing after step {step}, from {path}")
         return path
 
 

@@ -146,7 +146,7 @@ def make_trainer(
     quiet_lightning()
     if precision == "auto":
         precision = precision_for(accelerator)
-    # Lightning would guess from variables, and go on from an hpc_ckpt file in its root folder
+    # Lightning would guess from variables, and continue from an hpc_ckpt file in its root folder
     environment = TorchElasticEnvironment() if under_torchrun() else OneProcess()
     rank_zero_only.rank = rank()  # type: ignore[attr-defined]
     try:
@@ -178,7 +178,7 @@ def hardware_of(trainer: pl.Trainer) -> str:
 def workers_for(setting: int | str) -> int:
     """The number of loader processes: the setting, or for ``auto`` what suits the machine.
 
-    Loading keeps a GPU waiting, so there each core but one helps, up to 8; on a CPU it competes
+    Loading keeps a GPU waiting, so there each core except one helps, up to 8; on a CPU it competes
     with training and stays in the main process.
 
     Raises:

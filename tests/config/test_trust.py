@@ -95,7 +95,7 @@ def test_what_alseg_no_longer_has_tells_an_earlier_version(target: str) -> None:
         check_targets({"strategy": {"selector": {"_target_": target}}}, Path("run/config.yaml"))
     assert str(caught.value) == (
         "run/config.yaml was made by an earlier version of alseg: strategy.selector._target_ is "
-        f"{target}, which is no longer there; go on with that version, which provenance.json "
+        f"{target}, which is no longer there; continue with that version, which provenance.json "
         "beside it names, or start the run again"
     )
 

@@ -1,4 +1,4 @@
-"""Signals, damage, full disks and changed settings: a run goes on, and ends as if left alone."""
+"""Signals, damage, full disks and changed settings: a run continues, and ends as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_sigterm_saves_the_step_and_says_how_to_go_on(
     resumed = train("data.num_workers=1", resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
     assert calls[0] == 12  # 2 rounds of 6 steps: none was repeated
-    assert "going on after step 3" in resumed.out
+    assert "continuing after step 3" in resumed.out
     assert results(cut.folder) == whole
     assert not list(elsewhere.iterdir())
 
@@ -249,7 +249,7 @@ def test_damaged_checkpoints_are_told_and_replaced(
     again = train(resume=cut.folder, smoke=False)
     assert again.exit_code == 143
     assert f"{newest} is damaged" in again.out
-    assert "going on after step 4" in again.out
+    assert "continuing after step 4" in again.out
     assert calls[0] == 5 + 3
     best = cut.folder / "rounds/round_01/best.ckpt"
     damaged = cut.folder / "rounds/round_02/training_best.ckpt"

@@ -109,7 +109,7 @@ def test_a_run_of_an_earlier_version_is_told(shared: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigError) as caught:
         train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
     assert str(caught.value) == (
-        f"{path} was made by an earlier version of alseg: it lacks round_start; go on with that "
+        f"{path} was made by an earlier version of alseg: it lacks round_start; continue with that "
         "version, which provenance.json beside it names, or start the run again"
     )
     path.write_text("".join(lines) + "scoring:\n  n_passes: 10\n  gate: null\n")
@@ -117,7 +117,7 @@ def test_a_run_of_an_earlier_version_is_told(shared: Path, tmp_path: Path) -> No
         train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
     assert str(caught.value) == (
         f"{path} was made by an earlier version of alseg: scoring.n_passes is now "
-        "uncertainty.n_passes, scoring.gate is now uncertainty.gate; go on with that version, "
+        "uncertainty.n_passes, scoring.gate is now uncertainty.gate; continue with that version, "
         "which provenance.json beside it names, or start the run again"
     )
     path.write_text("".join(lines).replace("selectors.noisy.random", "selectors.random"))

@@ -136,7 +136,7 @@ def test_a_killed_sweep_resumes_to_the_same_result(
     killed = sweep(tmp_path, *jobs, env=threads)
     (second,) = wait_for(lambda: list(tmp_path.glob("smoke/sweep_*/variance_*/state.json")), 200)
     wait_for(lambda: RunState.load(second.parent).finished_rounds, 60)
-    killed.send_signal(signal.SIGKILL)  # the sweep alone: its job must not go on without it
+    killed.send_signal(signal.SIGKILL)  # only the sweep: its job must not continue without it
     killed.communicate(timeout=60)
     wait_for(lambda: is_free(second.parent), 20)
     first = job_folders(second.parent.parent)["random_seed1"]

@@ -87,7 +87,7 @@ def read_msd(root: str | Path) -> Task:
 def _found(
     names: Sequence[Any], find: Callable[[Path, Any, Path], Path], folder: Path, source: Path
 ) -> list[Path]:
-    """The files of these names; an error tells of all that are missing."""
+    """The files of these names; an error names all that are missing."""
     paths: list[Path] = []
     errors: dict[str, DataError] = {}
     for name in names:
