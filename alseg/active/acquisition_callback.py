@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Acquired:
     pool: Pool
     queries: tuple[dict[str, Any], ...]
     labels: Mapping[str, Path]
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
 
 class AcquisitionCallback(Collection):
