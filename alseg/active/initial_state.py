@@ -10,7 +10,7 @@ from alseg.core.errors import ConfigError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import whole
-from alseg.data.headers import check_headers
+from alseg.data.headers import check_label_header
 from alseg.oracles.base import annotated
 from alseg.run.folder import INITIAL_REQUEST
 from alseg.run.requests import read_request
@@ -22,12 +22,15 @@ def initial_state(experiment: Experiment) -> RunState:
 
     Raises:
         NotAnnotatedYetError: if somebody has to annotate the initial pool first.
+        AlsegError: as ``initial_pool``, or if a label of the initial pool is broken.
     """
     oracle, training = experiment.oracle, experiment.data.splits.training
     earlier = read_request(experiment.folder, INITIAL_REQUEST)  # by another process
     query = whole(initial_pool(experiment).labelled) if earlier is None else earlier.query
     oracle.request(INITIAL_REQUEST, query, {})
     answer = annotated(oracle, query).with_unrequested(training)
+    for case_id, label in answer.by_case.items():
+        check_label_header(experiment.data.cache.task.cases[case_id], label)
     costs = {case_id: experiment.cost(path) for case_id, path in answer.by_case.items()}
     return RunState(
         pool=Pool.start(training, ()).after(answer),
@@ -40,13 +43,12 @@ def initial_pool(experiment: Experiment) -> Pool:
     """The pool before the first round; it depends on the seed and the images, not on the strategy.
 
     Raises:
-        AlsegError: if the initial pool is larger than the training set, a label of it is broken, or
-            the proxy task cannot be trained.
+        AlsegError: if the initial pool is larger than the training set, or the proxy task cannot be
+            trained.
     """
     data, plan = experiment.data, experiment.plan
-    training, task = data.splits.training, data.cache.task
+    training = data.splits.training
     if experiment.strategy.full_data:
-        check_headers(task, training, labels=True)
         return Pool.start(training, sorted(training))
     if plan.initial > len(training):
         raise ConfigError(
@@ -59,5 +61,4 @@ def initial_pool(experiment: Experiment) -> Pool:
             data.prepare(training)
         seed = seed_for(plan.seed, 0, "initial_pool")
         initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
-    check_headers(task, initial, labels=True)
     return Pool.start(training, initial)
