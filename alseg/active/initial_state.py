@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from alseg.active.acquisition_callback import query_rows
 from alseg.active.experiment import Experiment
 from alseg.active.initial_pool_from_images import initial_cases
@@ -11,6 +13,7 @@ from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import whole
 from alseg.data.headers import check_label_header
+from alseg.data.task import Task
 from alseg.oracles.base import annotated
 from alseg.run.folder import INITIAL_REQUEST
 from alseg.run.requests import read_request
@@ -50,6 +53,8 @@ def initial_pool(experiment: Experiment) -> Pool:
     training = data.splits.training
     if experiment.strategy.full_data:
         return Pool.start(training, sorted(training))
+    if plan.start == "labelled":
+        return Pool.start(training, labelled_cases(data.cache.task, training))
     if plan.initial > len(training):
         raise ConfigError(
             f"pool.initial is {plan.initial}, but the training split has {len(training)} volumes"
@@ -62,3 +67,19 @@ def initial_pool(experiment: Experiment) -> Pool:
         seed = seed_for(plan.seed, 0, "initial_pool")
         initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
     return Pool.start(training, initial)
+
+
+def labelled_cases(task: Task, training: Sequence[str]) -> tuple[str, ...]:
+    """The training cases that have a label in the data set, sorted.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    labelled = tuple(sorted(set(training) & set(task.labelled)))
+    if not labelled:
+        raise ConfigError(
+            f"pool.start=labelled begins with the cases that have a label, and of the "
+            f"{len(training)} volumes to train on in {task.root} none has one; random and diverse "
+            "need no label"
+        )
+    return labelled

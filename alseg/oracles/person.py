@@ -176,7 +176,7 @@ def what_to_do(run_folder: Path, request: Request | None, pending: Query) -> str
     if any(item.proposal for item in request.items):
         proposal = f", correct the proposal {PROPOSALS_FOLDER}/CASE.nii.gz"
     return (
-        f"{len(pending)} of {len(request.items)} volumes wait for annotation: {names}. In the folder "
-        f"{request_folder(run_folder, request.name)}, in the order of {REQUEST_TABLE}: open "
+        f"{len(pending)} of {len(request.items)} volumes wait for annotation: {names}. In the "
+        f"folder {request_folder(run_folder, request.name)}, in the order of {REQUEST_TABLE}: open "
         f"CASE.nii.gz{proposal}, and save the label as {ANSWERS_FOLDER}/CASE.nii.gz."
     )
