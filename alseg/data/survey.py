@@ -58,7 +58,7 @@ class Facts:
         grids: the image's shape before and after preprocessing.
         quantiles: [channels, 3] intensities in the file, the 5th, 50th and 95th percentile.
         voxels: a hash of the preprocessed image.
-        constant: whether the preprocessed image has but one intensity.
+        constant: whether the preprocessed image has only one intensity.
         label: what its label has shown; None for a case without one.
     """
 

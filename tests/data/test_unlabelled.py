@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from alseg.config.build import build_data, build_splits, check_hidden_labels
-from alseg.config.composition import composed, part
+from alseg.config.composition import composed, instantiate
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.units import whole
 from alseg.data.cache import VolumeCache
@@ -151,7 +151,7 @@ def test_a_strategy_that_reads_hidden_labels_is_refused_where_a_person_annotates
     bare: Path, name: str
 ) -> None:
     config, task = config_of(bare, f"strategy={name}")
-    strategy = part(config.strategy)
+    strategy = instantiate(config.strategy)
     check_hidden_labels(strategy, SimulatedOracle(task))
     if strategy.reads_labels:
         with pytest.raises(ConfigError, match="reads labels that nobody has made yet"):
