@@ -19,6 +19,7 @@ from matplotlib.patheffects import withStroke
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
+from alseg.run.measure import TEST, VALIDATION, measure_of
 from alseg.system.files import replacing
 from alseg.system.plotting import (
     FONT_SIZE,
@@ -50,7 +51,7 @@ def class_colours(n_classes: int) -> list[str]:
 def draw_learning_curve(
     path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[str], title: str
 ) -> None:
-    """Plot Dice against the number of labelled volumes: mean and each class, validation and test.
+    """Plot Dice against the number of labelled volumes: means of the parts and of each class.
 
     Args:
         path: where the PNG goes.
@@ -59,14 +60,16 @@ def draw_learning_curve(
         title: the plot's title.
     """
     labelled = [row["labelled"] for row in rows]
+    measure = measure_of(rows[0]) if rows else TEST
     mean = {"color": INK, "marker": "o"}
-    curves: list[tuple[str, str, dict[str, Any]]] = [
-        ("test, mean", "test_dice", mean | {"lw": 2.2}),
-        ("validation, mean", "val_dice", mean | {"ls": "--", "lw": 1.2, "alpha": 0.6}),
-    ]
+    curves: list[tuple[str, str, dict[str, Any]]] = []
+    if measure is TEST:
+        curves.append(("test, mean", TEST.column, mean | {"lw": 2.2}))
+    validation = {"ls": "--", "lw": 1.2, "alpha": 0.6}
+    curves.append(("validation, mean", VALIDATION.column, mean | validation))
     for name, colour in zip(classes, class_colours(len(classes)), strict=True):
         style = {"color": colour, "marker": ".", "lw": 1.4}
-        curves.append((f"test, {name}", f"test_dice_{name}", style))
+        curves.append((f"{measure.name}, {name}", measure.of_class(name), style))
     with canvas(7.5, 4.0) as figure:
         axes = figure.add_subplot()
         lines = [

@@ -59,6 +59,12 @@ def initial_pool(experiment: Experiment) -> Pool:
         raise ConfigError(
             f"pool.initial is {plan.initial}, but the training split has {len(training)} volumes"
         )
+    needed = data.splits.fewest_annotated
+    if plan.initial < needed:
+        raise ConfigError(
+            f"pool.initial is {plan.initial}; this split takes at least {needed} volumes, one to "
+            "train and one to validate with"
+        )
     if experiment.proxy is not None:
         initial = proxy_start(experiment, experiment.proxy)
     else:
@@ -66,6 +72,7 @@ def initial_pool(experiment: Experiment) -> Pool:
             data.prepare(training)
         seed = seed_for(plan.seed, 0, "initial_pool")
         initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
+    initial = data.splits.with_all_parts(initial, seed_for(plan.seed, 0, "initial_pool/parts"))
     return Pool.start(training, initial)
 
 
