@@ -323,7 +323,7 @@ def test_every_yaml_composes() -> None:
         ),
         "trainer": (["auto", "cpu", "ddp", "debug", "gpu"], []),
         "tracking": (["csv", "mlflow", "none", "tensorboard", "wandb"], []),
-        "oracle": (["simulated"], []),
+        "oracle": (["person", "simulated"], []),
         "pool": (["small", "tutorial"], []),
         "proxy": (["diverse", "highest"], []),
         "semi_supervised": (["none", "pseudo_label"], []),
