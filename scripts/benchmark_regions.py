@@ -37,6 +37,7 @@ GOAL_TIME, GOAL_MEMORY = 1.1, 1.2
 
 
 def main() -> None:
+    """Measure all ways, each in a process, or one in this process."""
     arguments = parsed()
     if arguments.way is not None:
         print(json.dumps(measured(arguments)))
@@ -52,6 +53,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edge", type=int, default=256, help="voxels an axis")
     parser.add_argument("--passes", type=int, default=10)
@@ -63,6 +65,7 @@ def parsed() -> argparse.Namespace:
 
 
 def of_a_process(way: str) -> dict[str, float]:
+    """What a process that measures one way says."""
     command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -93,6 +96,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, float]:
 def scorer(
     arguments: argparse.Namespace, shape: tuple[int, ...]
 ) -> Callable[[torch.nn.Module, torch.Tensor], Any]:
+    """What scores an image with a network, in the way that the command line asks for."""
     strategy = Strategy("entropy", top_k, entropy, mean)
     inferer = SlidingWindowInferer((96, 96, 96), sw_batch_size=2, overlap=0.25)
     source = MCDropout(arguments.passes)

@@ -10,8 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from alseg.core.pool import Pool
-from alseg.core.units import Answer, Query, Region, Unit
-from alseg.data.annotation import Annotation
+from alseg.core.units import Query, Region, Unit
 from alseg.data.cache import VolumeCache
 from alseg.data.regions import UnitShape
 from alseg.strategies.places import Place, Places
@@ -176,18 +175,3 @@ def _boundary(inside: np.ndarray) -> np.ndarray:
         for step in (1, -1):
             surrounded &= np.roll(padded, step, axis)[inner]
     return inside & ~surrounded
-
-
-def revealed(answer: Answer, pool: Pool) -> dict[str, Annotation]:
-    """What an answer has revealed, with what was revealed before of the same cases.
-
-    Args:
-        answer: of the oracle.
-        pool: after it.
-    """
-    return {
-        unit.case_id: Annotation(
-            path, None if unit.region is None else pool.regions_of(unit.case_id)
-        )
-        for unit, path in answer.labels.items()
-    }

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from alseg.active.acquisition_callback import Acquired
+from alseg.active.appraisal import as_annotations, revealed
 from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
 from alseg.active.reports import write_reports
@@ -35,12 +36,15 @@ def prepare(experiment: Experiment, state: RunState) -> None:
         DataError: naming the first file that cannot be used.
     """
     data, pool = experiment.data, state.pool
-    may_be_read = (*data.splits.validation, *data.splits.test, *pool.labelled)
-    data.reveal(annotated(experiment.oracle, whole(may_be_read)).by_case)
+    evaluated = (*data.splits.validation, *data.splits.test)
+    answer = annotated(experiment.oracle, (*whole(evaluated), *pool.units))
+    data.reveal(revealed(answer, pool))
     scored: tuple[str, ...] = ()
-    if experiment.strategy.needs_prediction:
+    if experiment.regions is not None:
+        scored = pool.incomplete  # where regions lie depends on preprocessing
+    elif experiment.needs_prediction:
         scored = round_candidates(experiment, pool, state.finished_rounds + 1)
-    data.prepare((*may_be_read, *scored))
+    data.prepare((*evaluated, *pool.labelled, *scored))
     data.check_foreground()
 
 
@@ -116,7 +120,7 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
     if not state.history:
         return None
     row, n_volumes = state.history[-1], len(state.pool.labelled) + len(state.pool.unlabelled)
-    if row["labelled"] == n_volumes:
+    if not state.pool.regions and row["labelled"] == n_volumes:
         return (
             f"the pool has run dry: all {n_volumes} volumes were labelled in round "
             f"{state.finished_rounds} of {plan.rounds}"
@@ -124,6 +128,11 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
     if budget_is_spent(plan, row["cost"]):
         return (
             f"the budget is spent: {row['cost']:g} of {plan.budget:g} after round "
+            f"{state.finished_rounds} of {plan.rounds}"
+        )
+    if state.pool.regions and state.queries[-1]["round"] < state.finished_rounds:
+        return (
+            f"the pool has run dry: no volume had room for another region after round "
             f"{state.finished_rounds} of {plan.rounds}"
         )
     return None
@@ -162,7 +171,8 @@ def prepare_round(this_round: Round) -> None:
     scored = this_round.candidates if this_round.needs_prediction else ()
     data, validation = this_round.experiment.data, this_round.parts.validation
     labelled, oracle = this_round.pool.labelled, this_round.experiment.oracle
-    data.reveal(oracle.labels_for_round(this_round.number, labelled))
+    labels = oracle.labels_for_round(this_round.number, labelled)
+    data.reveal(as_annotations(labels, this_round.pool))
     data.prepare((*labelled, *scored))
     if not data.holds_foreground(validation):
         log.warning(
@@ -191,7 +201,7 @@ def save(
     trained = [stages[name] for name in stages if name.startswith(TRAINED)]
     metrics = {
         "round": this_round.number,
-        "labelled": len(pool.labelled),
+        "labelled": len(pool.units),
         "cost": this_round.cost,
         "foreground_voxels": experiment.data.foreground_voxels(pool.labelled),
         "skipped_steps": sum(stage["skipped_steps"] for stage in trained),

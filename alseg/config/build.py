@@ -29,6 +29,7 @@ from alseg.config.checks import (
     check_transforms,
 )
 from alseg.config.composition import instantiate
+from alseg.config.region_checks import check_regions
 from alseg.config.settings import config_hash, flat
 from alseg.core.errors import (
     ConfigError,
@@ -49,7 +50,7 @@ from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import COSTS, cost_named
+from alseg.oracles.costs import COSTS, Effort, cost_named
 from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
@@ -75,13 +76,15 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
-    cost = cost_named(config.cost)
+    effort = build_effort(config)
+    cost = cost_named(config.cost, effort)
     oracle = build_oracle(config, task, folder)
     check_hidden_labels(strategy, oracle)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
-    if task.ignore_value is not None:
+    check_regions(plan, strategy, source, semi_supervised, oracle, data.splits)
+    if task.ignore_value is not None or plan.unit_shape.is_region:
         check_leaves_voxels_out(recipe.loss, source.loss, len(task.classes))
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
@@ -110,6 +113,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         similarity=build_similarity(strategy, data.cache),
         proxy=proxy,
         proxy_key=key,
+        effort=effort,
         **build_tracking(config, task, strategy),
     )
 
@@ -133,13 +137,19 @@ def build_plan(config: DictConfig) -> Plan:
     settings = [field.name for field in fields(Plan)]
     check_keys("pool", config.pool, [name for name in settings if name not in config])
     return Plan(
-        **config.pool,
+        **OmegaConf.to_container(config.pool),  # type: ignore[arg-type]
         steps_per_round=config.steps_per_round,
         val_interval=config.val_interval,
         val_interval_unit=config.val_interval_unit,
         round_start=config.round_start,
         seed=config.seed,
     )
+
+
+def build_effort(config: DictConfig) -> Effort:
+    """What a person's minutes are reckoned with."""
+    check_keys("effort", config.effort, [field.name for field in fields(Effort)])
+    return Effort(**config.effort)
 
 
 def build_strategy(config: DictConfig) -> Strategy:

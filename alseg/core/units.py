@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,9 +28,14 @@ class Unit:
     @property
     def name(self) -> str:
         """Its name in tables: the case, and behind it the region as NumPy would slice it."""
+        return self.case_id if self.region is None else f"{self.case_id}[{self.where}]"
+
+    @property
+    def where(self) -> str | None:
+        """Its region as text, such as ``0:16,8:24,3:4``."""
         if self.region is None:
-            return self.case_id
-        return f"{self.case_id}[{','.join(f'{start}:{stop}' for start, stop in self.region)}]"
+            return None
+        return ",".join(f"{start}:{stop}" for start, stop in self.region)
 
 
 Query = tuple[Unit, ...]  # in the order of acquisition
@@ -56,14 +60,18 @@ def as_region(edges: Any) -> Region:
     return box
 
 
+def region_from_text(where: str) -> Region:
+    """A region out of what ``Unit.where`` gives.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    return as_region([int(edge) for edge in side.split(":")] for side in where.split(","))
+
+
 def overlap(a: Region, b: Region) -> bool:
     """Whether two regions of one image have a voxel in common."""
     return all(max(p[0], q[0]) < min(p[1], q[1]) for p, q in zip(a, b, strict=True))
-
-
-def n_voxels(region: Region) -> int:
-    """The number of voxels in a region."""
-    return math.prod(stop - start for start, stop in region)
 
 
 @dataclass(frozen=True)
