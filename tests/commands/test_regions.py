@@ -56,8 +56,9 @@ def test_each_method_asks_for_regions(name: str, shared: Path, tmp_path: Path) -
     assert {case_id for case_id, _ in units} == set(state["pool"]["labelled"])
     history = pd.read_csv(tmp_path / "metrics.csv")
     assert history["labelled"].tolist() == [4, 7]
-    # the share of a volume that was annotated
-    assert history["cost"].tolist() == pytest.approx([4 * 1152 / 32**3, 7 * 1152 / 32**3])
+    # the share of a volume that was annotated: the phantoms have about 32^3 voxels
+    assert rows["cost"].to_numpy() == pytest.approx(1152 / 32**3, rel=0.3)
+    assert history["cost"].tolist() == pytest.approx([rows["cost"][:4].sum(), rows["cost"].sum()])
 
 
 def test_slices_are_one_voxel_thick(shared: Path, tmp_path: Path) -> None:
@@ -66,7 +67,9 @@ def test_slices_are_one_voxel_thick(shared: Path, tmp_path: Path) -> None:
     sizes = {
         tuple(stop - start for start, stop in region_from_text(where)) for where in rows["region"]
     }
-    assert sizes == {(32, 32, 1)}
+    for size in sizes:  # across the largest spacing, whatever axis of the file that is
+        assert sorted(size)[0] == 1
+        assert sorted(size)[1] > 10
     assert (rows["cost"] == (rows["foreground_voxels"] > 0)).all()
     assert pd.read_csv(tmp_path / "metrics.csv")["cost"].iloc[-1] == rows["cost"].sum()
 
@@ -164,7 +167,8 @@ def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
         (("pool.repeat_uncertain=true",), "no region is asked for twice"),
         (("oracle=person",), "hands out whole volumes"),
         (("pool.initial=5000",), "only .* regions fit into the 7 training volumes"),
-        (("effort.minutes_per_hour=1",), "effort has no setting 'minutes_per_hour'"),
+        (("+effort.minutes_per_hour=1",), "effort has no setting 'minutes_per_hour'"),
+        (("effort.minutes_per_case=-1",), "effort.minutes_per_case is -1"),
     ],
 )
 def test_what_does_not_work_with_regions_is_refused(
