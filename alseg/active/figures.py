@@ -144,18 +144,23 @@ def draw_query(
         if present:
             panels["prediction"].set_title(f"prediction, mean Dice {np.mean(present):.2f}")
         top = max(float(uncertainty.max()), 1e-12)
-        heat = slices["uncertainty"]
-        # faint where certain, so that the image shows through
-        panels["uncertainty"].imshow(
-            heat, cmap="inferno", vmin=0, vmax=top, alpha=np.clip(heat / top * 2, 0, 0.85), **grey
-        )
-        scale = ScalarMappable(Normalize(0, top), "inferno")  # opaque, unlike the overlay
-        figure.colorbar(scale, ax=panels["uncertainty"], fraction=0.046)
+        _draw_uncertainty(figure, panels["uncertainty"], slices["uncertainty"], top, **grey)
         where = f"axial slice {index + 1} of {n_slices}, counted from the feet"
         figure.suptitle(wrapped(f"{title} ({where})", width - 0.5))
         handles = [Patch(color=colours(i), alpha=0.8) for i in range(len(classes))]
         legend_below(figure, handles, [_with_dice(name, dice.get(name)) for name in classes])
         _save(figure, path)
+
+
+def _draw_uncertainty(
+    figure: Figure, axes: Axes, heat: np.ndarray, top: float, **options: Any
+) -> None:
+    """Lay a slice of the uncertainty over the image, with a colour bar from 0 to ``top``."""
+    # faint where certain, so that the image shows through
+    alpha = np.clip(heat / top * 2, 0, 0.85)
+    axes.imshow(heat, cmap="inferno", vmin=0, vmax=top, alpha=alpha, **options)
+    scale = ScalarMappable(Normalize(0, top), "inferno")  # opaque, unlike the overlay
+    figure.colorbar(scale, ax=axes, fraction=0.046)
 
 
 def _radiological(volume: Tensor, affine: Tensor) -> nibabel.Nifti1Image:

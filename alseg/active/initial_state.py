@@ -10,16 +10,22 @@ from alseg.core.errors import ConfigError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import whole
-from alseg.data.headers import check_headers
+from alseg.data.headers import check_label_header
 from alseg.oracles.base import annotated
 from alseg.run.state import RunState
 
 
 def initial_state(experiment: Experiment) -> RunState:
-    """The state before the first round."""
+    """The state before the first round.
+
+    Raises:
+        AlsegError: as ``initial_pool``, or if a label of the initial pool is broken.
+    """
     pool = initial_pool(experiment)
     query = whole(pool.labelled)
     answer = annotated(experiment.oracle, query)
+    for case_id, label in answer.by_case.items():
+        check_label_header(experiment.data.cache.task.cases[case_id], label)
     costs = {case_id: experiment.cost(path) for case_id, path in answer.by_case.items()}
     return RunState(
         pool=pool,
@@ -32,13 +38,12 @@ def initial_pool(experiment: Experiment) -> Pool:
     """The pool before the first round; it depends on the seed and the images, not on the strategy.
 
     Raises:
-        AlsegError: if the initial pool is larger than the training set, a label of it is broken, or
-            the proxy task cannot be trained.
+        AlsegError: if the initial pool is larger than the training set, or the proxy task cannot be
+            trained.
     """
     data, plan = experiment.data, experiment.plan
-    training, task = data.splits.training, data.cache.task
+    training = data.splits.training
     if experiment.strategy.full_data:
-        check_headers(task, training, labels=True)
         return Pool.start(training, sorted(training))
     if plan.initial > len(training):
         raise ConfigError(
@@ -58,5 +63,4 @@ def initial_pool(experiment: Experiment) -> Pool:
         seed = seed_for(plan.seed, 0, "initial_pool")
         initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
     initial = data.splits.with_all_parts(initial, seed_for(plan.seed, 0, "initial_pool/parts"))
-    check_headers(task, initial, labels=True)
     return Pool.start(training, initial)

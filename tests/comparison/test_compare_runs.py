@@ -222,13 +222,13 @@ def test_runs_without_a_test_part_are_compared_by_their_validation_dice(tmp_path
 def test_a_round_without_a_dice_is_left_out(tmp_path: Path) -> None:
     history = without_test_part("random", 1)
     history[0] |= dict.fromkeys([c for c in history[0] if "dice" in c], float("nan"))
-    write_run(tmp_path / "run", "random", 1, history=history)
-    assert learning_curves(gathered(tmp_path))["labelled"].tolist() == list(BUDGETS[1:])
+    write_run(tmp_path / "one" / "run", "random", 1, history=history)
+    assert learning_curves(gathered(tmp_path / "one"))["labelled"].tolist() == list(BUDGETS[1:])
     for row in history:
         row |= dict.fromkeys([c for c in row if "dice" in c], float("nan"))
-    write_run(tmp_path / "run", "random", 1, history=history)
+    write_run(tmp_path / "all" / "run", "random", 1, history=history)
     with pytest.raises(ConfigError, match="6 of 6 rounds finished, none with a Dice"):
-        gathered(tmp_path)
+        gathered(tmp_path / "all")
 
 
 def test_runs_with_and_without_a_test_part_are_not_mixed(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def cases_by_id(cases: Iterable[Case], source: Path) -> dict[str, Case]:
         if case.id in by_id:
             raise DataError(f"{source} names the case {case.id} twice")
         by_id[case.id] = case
-        for file in (*case.images, case.label):
+        for file in case.files:
             if file in owners:
                 raise DataError(
                     f"{source} names {file} twice, for {owners[file]} and for {case.id}"
