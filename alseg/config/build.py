@@ -21,7 +21,7 @@ from alseg.active.pseudo_labels import SemiSupervised
 from alseg.config.checks import (
     check_inferer,
     check_keys,
-    check_leaves_voxels_out,
+    check_losses,
     check_network,
     check_positive,
     check_scores,
@@ -77,8 +77,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     cost = cost_named(config.cost, task.ignore_value)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
-    if task.ignore_value is not None:
-        check_leaves_voxels_out(recipe.loss, source.loss, len(task.classes))
+    check_losses(recipe.loss, source.loss, task)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)

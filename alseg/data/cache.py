@@ -161,8 +161,10 @@ class VolumeCache:
                 )
             )
 
-        partial = [self.task.ignore_value, regions] if is_partial else []
-        key = self.key((path, *case.images), n_classes, *partial)
+        further: list[object] = [self.task.ignore_value, regions] if is_partial else []
+        if hidden := self.task.not_annotated(case_id):
+            further.append(hidden)
+        key = self.key((path, *case.images), n_classes, *further)
         return self._entry(
             f"label-{key}", lambda: self._preprocess_label(case, path, regions), is_intact
         )
@@ -263,6 +265,12 @@ class VolumeCache:
     ) -> dict[str, Tensor]:
         check_label_header(case, path)
         label, values = self._annotated(path, regions)
+        hidden = [v for v in self.task.not_annotated(case.id) if v in values]
+        if hidden:
+            raise DataError(
+                f"label {path} holds the class {self.task.classes[hidden[0]]}, but dataset.json "
+                f"says that it was not annotated in {case.id} ('annotated_classes')"
+            )
         entry = self.image(case.id)
         image = MetaTensor(entry["image"], affine=entry["affine"])
         # of a partly annotated image nobody has annotated what lies around it either

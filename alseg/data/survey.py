@@ -15,6 +15,7 @@ from alseg.core.errors import AlsegError
 from alseg.data.cache import VolumeCache, axis_findings
 from alseg.data.findings import Finding, by, in_mm, listed, warning
 from alseg.data.headers import check_image_headers, check_label_header
+from alseg.data.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,10 @@ class Facts:
         constant: whether the preprocessed image has only one intensity.
         classes: classes on the preprocessed grid.
         classes_in_file: classes in the file.
-        ignored_share: of the label's voxels on the preprocessed grid, those that nobody annotated.
         label_voxels: a hash of the label on the preprocessed grid.
         label_type: of the label's voxels in the file.
+        ignored_share: of the label's voxels on the preprocessed grid, those that nobody annotated.
+        not_annotated: classes that the data set says nobody annotated in this case.
     """
 
     header: tuple[Finding, ...]
@@ -59,9 +61,10 @@ class Facts:
     constant: bool
     classes: tuple[int, ...]
     classes_in_file: tuple[int, ...]
-    ignored_share: float
     label_voxels: str
     label_type: np.dtype
+    ignored_share: float = 0.0
+    not_annotated: tuple[int, ...] = ()
 
 
 def look_at(cache: VolumeCache, case_id: str) -> Facts | Finding:
@@ -97,9 +100,10 @@ def look_at(cache: VolumeCache, case_id: str) -> Facts | Finding:
         constant=bool(image.min() == image.max()),
         classes=tuple(int(value) for value in np.unique(label.numpy()) if value >= 0),
         classes_in_file=cache.classes_in_file(case_id, case.label),
-        ignored_share=float((label < 0).float().mean()),
         label_voxels=hashlib.sha256(label.numpy().tobytes()).hexdigest(),
         label_type=label_header.dtype,
+        ignored_share=float((label < 0).float().mean()),
+        not_annotated=cache.task.not_annotated(case_id),
     )
 
 
@@ -123,11 +127,12 @@ def oddities(
     others = intensity_oddities({c: f.quantiles for c, f in facts.items()}, channels)
 
     def of(case_id: str, case: Facts) -> Iterator[tuple[str, str]]:
-        missing = [name for value, name in enumerate(classes) if value not in case.classes_in_file]
+        expected = {*range(len(classes))} - {*case.not_annotated}
+        missing = [classes[value] for value in sorted(expected - {*case.classes_in_file})]
         lost = [classes[value] for value in case.classes_in_file if value not in case.classes]
         if case.ignored_share == 1:
             yield "nothing annotated", "all voxels of its label are ignored"
-        elif len(missing) == len(classes) - 1 and classes[0] not in missing:
+        elif len(missing) == len(expected) - 1 and classes[0] not in missing:
             yield "empty label", "its label holds no foreground"
         elif missing:
             yield "class missing", f"its label holds no {', '.join(missing)}"
@@ -228,17 +233,28 @@ def set_findings(cache: VolumeCache, facts: Mapping[str, Facts]) -> list[Finding
     never = [name for value, name in enumerate(cache.task.classes) if value not in held]
     if facts and never:
         found.append(warning("class never seen", f"no label holds {', '.join(never)}"))
+    return [*found, *notes(cache.task, facts)]
+
+
+def notes(task: Task, facts: Mapping[str, Facts]) -> Iterator[Finding]:
+    """What the data set says was not annotated."""
     ignored = [case.ignored_share for case in facts.values() if case.ignored_share > 0]
     if ignored:
-        found.append(
-            Finding(
-                "note",
-                "ignored voxels",
-                f"{len(ignored)} of {len(facts)} label(s) ignore voxels, {min(ignored):.2%} to "
-                f"{max(ignored):.2%} of theirs; no loss or metric looks at them",
-            )
+        yield Finding(
+            "note",
+            "ignored voxels",
+            f"{len(ignored)} of {len(facts)} labels ignore voxels, {min(ignored):.2%} to "
+            f"{max(ignored):.2%} of theirs; no loss or metric looks at them",
         )
-    return found
+    for value, name in enumerate(task.classes):
+        n_lacking = sum(value in case.not_annotated for case in facts.values())
+        if n_lacking:
+            yield Finding(
+                "note",
+                "class not annotated",
+                f"{name} was not annotated in {n_lacking} of {len(facts)} cases, whose loss and "
+                "Dice leave it out",
+            )
 
 
 def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]]) -> None:
