@@ -70,7 +70,7 @@ def test_what_an_unannotated_class_is_taken_for_does_not_matter(name: str) -> No
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_background_and_unannotated_classes_share_a_gradient(name: str) -> None:
-    """Each gets it by its share of the merged probability, so no class is pushed down for another."""
+    """Each gets it by its share of the merged probability."""
     logits = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     logits.requires_grad_()
     labels = torch.zeros(1, 1, 4, 4, 4, dtype=torch.uint8)
