@@ -256,8 +256,7 @@ def test_every_kind_of_training_takes_lists_of_classes(
 
 def test_a_loss_without_softmax_is_refused(train: Train, tmp_path: Path) -> None:
     root = without(write(tmp_path / "Dataset001_Balls", ignored=False), EVEN)
-    loss = "training.loss={_target_:monai.losses.DiceLoss,to_onehot_y:true,sigmoid:true}"
-    outcome = run(train, root, loss)
+    outcome = run(train, root, "training.loss._target_=monai.losses.DiceFocalLoss")
     assert outcome.exit_code == 2
     assert "training.loss is not of softmax probabilities" in " ".join(outcome.err.split())
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, GeneralizedDiceLoss, TverskyLoss
+from monai.losses import (
+    DiceCELoss,
+    DiceFocalLoss,
+    DiceLoss,
+    FocalLoss,
+    GeneralizedDiceLoss,
+    TverskyLoss,
+)
 
 from alseg.core.errors import ConfigError
 from alseg.training.annotated import AnnotatedLoss
@@ -18,7 +25,7 @@ LOSSES = {
     "dice and cross-entropy": DiceCELoss(**SOFTMAX),
     "of the batch": DiceCELoss(**SOFTMAX, batch=True),
     "weighted": DiceCELoss(**SOFTMAX, weight=torch.tensor([1.0, 2.0, 3.0, 4.0])),
-    "focal": DiceFocalLoss(**SOFTMAX),
+    "focal": FocalLoss(to_onehot_y=True, use_softmax=True),
     "generalised": GeneralizedDiceLoss(**SOFTMAX),
     "tversky": TverskyLoss(**SOFTMAX),
 }
@@ -88,5 +95,7 @@ def test_background_and_unannotated_classes_share_a_gradient(name: str) -> None:
 def test_losses_without_softmax_are_refused() -> None:
     for loss in LOSSES.values():
         check_marginal(loss, 4)
-    with pytest.raises(ConfigError, match=r"training\.loss is not of softmax probabilities"):
-        check_marginal(DiceLoss(to_onehot_y=True, sigmoid=True), 4)
+    # the focal part of MONAI's DiceFocalLoss takes sigmoids, whatever its softmax says
+    for loss in (DiceLoss(to_onehot_y=True, sigmoid=True), DiceFocalLoss(**SOFTMAX)):
+        with pytest.raises(ConfigError, match=r"training\.loss is not of softmax probabilities"):
+            check_marginal(loss, 4)
