@@ -230,8 +230,7 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
     labelled, dice = rows["labelled"].to_numpy(dtype=np.float64), rows[value].to_numpy()
     fit = choose_fit(labelled, dice) if len(mean) >= MIN_ROUNDS else None
     missed = 0.0 if fit is None else miss(fit, mean)
-    if missed > MOST_MISS:
-        fit = None
+    fit = None if missed > MOST_MISS else fit
     if len(reached):
         said = f"{strategy}: Dice {target:.3f} is reached with {reached[0]:.0f} labelled volumes."
         return Forecast(strategy, target, said, int(reached[0]), fit=fit)
@@ -263,15 +262,20 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
             "reach it.",
             fit,
         )
-    # method: no interpolation between a number and infinity
-    low, high = np.quantile(resampled, (0.025, 0.975), method="inverted_cdf")
-    span = f"95% interval {low:.0f} to {high:.0f}"
-    if high > MAX_EXTRAPOLATION * largest:
-        high, span = math.inf, f"95% interval {low:.0f} to no upper limit"
+    low, high, span = _interval_of(resampled, MAX_EXTRAPOLATION * largest)
     said = (
         f"{strategy}: about {math.ceil(volumes)} labelled volumes for Dice {target:.3f} ({span})."
     )
-    return Forecast(strategy, target, said, volumes, float(low), float(high), fit)
+    return Forecast(strategy, target, said, volumes, low, high, fit)
+
+
+def _interval_of(resampled: Array, most: float) -> tuple[float, float, str]:
+    """The 95% interval of resampled volumes, open above ``most``, and how it is written."""
+    # method: no interpolation between a number and infinity
+    low, high = np.quantile(resampled, (0.025, 0.975), method="inverted_cdf")
+    if high > most:
+        return float(low), math.inf, f"95% interval {low:.0f} to no upper limit"
+    return float(low), float(high), f"95% interval {low:.0f} to {high:.0f}"
 
 
 def _resampled_volumes(rows: pd.DataFrame, fit: Fit, target: float, value: str) -> Array:

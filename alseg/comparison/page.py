@@ -32,6 +32,7 @@ PICTURE_WIDTH = 900  # pixels; the originals stay in the run folders
 PICTURES_PER_ROUND = 3
 PAGE_FILE = "index.html"
 COMPUTED_WITH = ("numpy", "pandas", "scipy", "scikit-posthocs", "matplotlib")
+INTERVAL = "95% intervals of the mean over seeds (Student's t)"
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,19 @@ def write_comparison(comparison: Comparison, folder: Path, origin: Origin) -> Pa
 
 def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
     """The figures that the data carry, in the order of the page, ``width`` inches wide."""
+    palette = Palette(comparison.run_set.strategies, comparison.reference, comparison.labels)
+    return [
+        *_curve_drawings(comparison, palette, width),
+        *_strategy_drawings(comparison, palette, width),
+        *_further_drawings(comparison, palette, width),
+    ]
+
+
+def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
+    """Dice against what has been labelled: over all classes, by class and by cost."""
     curves, full, labels = comparison.curves, comparison.full, comparison.labels
-    palette = Palette(comparison.run_set.strategies, comparison.reference, labels)
-    interval = "95% intervals of the mean over seeds (Student's t)"
     banded = [labels[s] for s in comparison.run_set.strategies if palette.has_band(s)]
-    band = f" Bands: {interval}" + ("." if len(banded) > 1 else f", only for {banded[0]}.")
+    band = f" Bands: {INTERVAL}" + ("." if len(banded) > 1 else f", only for {banded[0]}.")
     names = ", ".join(labels[s] for s in comparison.run_set.strategies)
     drawings = [
         Drawing(
@@ -195,12 +204,18 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
                 ),
             )
         )
+    return drawings
+
+
+def _strategy_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
+    """What compares the strategies with each other."""
+    labels, drawings = comparison.labels, list[Drawing]()
     if len(comparison.run_set.strategies) > 1:
         drawings.append(
             Drawing(
                 "paired_differences",
                 f"Dice minus that of {labels[comparison.reference]}, paired by seed. "
-                f"Bands: {interval}.",
+                f"Bands: {INTERVAL}.",
                 f"Paired differences from {labels[comparison.reference]} by labelled volumes.",
                 figures.paired_differences(comparison.difference_curves, palette, width),
             )
@@ -225,6 +240,12 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
                 figures.critical_difference(comparison.ranking, labels, width),
             )
         )
+    return drawings
+
+
+def _further_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
+    """Forecasts, queries and calibration."""
+    drawings = list[Drawing]()
     if any(item.fit is not None for item in comparison.forecasts):
         drawings.append(
             Drawing(
@@ -233,7 +254,7 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
                 f"points by more than {MOST_MISS:.0%} of their range of Dice (root mean square) is "
                 "not drawn, and forecasts nothing.",
                 "Fitted learning curves beyond the rounds so far, with the target Dice.",
-                figures.forecast_figure(curves, comparison.forecasts, palette, width),
+                figures.forecast_figure(comparison.curves, comparison.forecasts, palette, width),
             )
         )
     if not comparison.queries.empty:
@@ -243,7 +264,7 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
                 "Which case each run acquired when: one column a run (by strategy, then seed), "
                 "one row a case; empty where it was never acquired.",
                 "Heat map of the round in which each run acquired each case.",
-                figures.query_heat_map(comparison.queries, labels, width),
+                figures.query_heat_map(comparison.queries, comparison.labels, width),
             )
         )
     if not comparison.calibration.empty:

@@ -32,6 +32,7 @@ from alseg.config.composition import instantiate
 from alseg.config.settings import config_hash, flat
 from alseg.core.errors import (
     ConfigError,
+    DataError,
     check_choice,
     check_flag,
     check_part,
@@ -40,6 +41,7 @@ from alseg.core.errors import (
 )
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
+from alseg.data.findings import listed
 from alseg.data.headers import check_headers
 from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
@@ -72,9 +74,11 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     plan = build_plan(config)
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
     make_trainer, hardware = build_trainer(config)
-    data = build_data(config)
-    task = data.cache.task
+    task = build_task(config)
     cost = cost_named(config.cost, task.ignore_value)
+    oracle = build_oracle(config, task)
+    check_hidden_labels(strategy, oracle)
+    data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
     check_losses(recipe.loss, source.loss, task)
@@ -92,7 +96,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         scoring_inferer=scoring_inferer,
         cost=cost,
         data=data,
-        oracle=build_oracle(config, task),
+        oracle=oracle,
         make_network=make_network,
         recipe=recipe,
         make_trainer=make_trainer,
@@ -154,12 +158,40 @@ def build_trainer(config: DictConfig) -> tuple[Callable[..., pl.Trainer], str]:
     return make_trainer, hardware
 
 
-def build_data(config: DictConfig) -> PoolDataModule:
-    """The data of the experiment; warns of what their headers leave open."""
+def build_task(config: DictConfig) -> Task:
+    """The data set: its classes, channels and cases."""
     task: Task = instantiate(config.data.task)
     check_part("data.task", task, Task)
-    splits: Splits = instantiate(config.data.splits, case_ids=list(task.cases))
+    return task
+
+
+def build_splits(config: DictConfig, task: Task, oracle: Oracle) -> Splits:
+    """Which cases train, validate and test, of those that the oracle can annotate.
+
+    Raises:
+        DataError: if it can annotate none, or a case to evaluate on has no label.
+    """
+    usable = list(task.cases) if oracle.annotates_unlabelled else task.labelled
+    if not usable:
+        raise DataError(
+            f"no case of {task.root} has a label, so there is nothing to simulate an annotation "
+            "with; oracle=person asks a person for labels"
+        )
+    splits: Splits = instantiate(config.data.splits, case_ids=usable)
     check_part("data.splits", splits, Splits)
+    for name in ("validation", "test"):
+        if bare := [i for i in getattr(splits, name) if task.cases[i].label is None]:
+            raise DataError(
+                f"the {name} part of data.splits holds {len(bare)} case(s) without a label: "
+                f"{listed(bare)}; label them, or use data/splits=growing, which evaluates on what "
+                "has been annotated"
+            )
+    return splits
+
+
+def build_data(config: DictConfig, task: Task, oracle: Oracle) -> PoolDataModule:
+    """The data of the experiment; warns of what their headers leave open."""
+    splits = build_splits(config, task, oracle)
     headers = check_headers(task, (*splits.validation, *splits.test), labels=True)
     headers |= check_headers(task, splits.training, labels=False)
     preprocess, augment = instantiate(config.data.preprocess), instantiate(config.data.augment)
@@ -179,7 +211,7 @@ def build_data(config: DictConfig) -> PoolDataModule:
         base_seed=config.seed,
     )
     if rank() == 0:
-        warn(data.cache, headers)
+        warn(data.cache, headers, simulated=not oracle.annotates_unlabelled)
     return data
 
 
@@ -228,6 +260,19 @@ def build_oracle(config: DictConfig, task: Task) -> Oracle:
     oracle: Oracle = instantiate(config.oracle)(task)
     check_part("oracle", oracle, Oracle)
     return oracle
+
+
+def check_hidden_labels(strategy: Strategy, oracle: Oracle) -> None:
+    """Check that a strategy reads no hidden labels where there are none.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if strategy.reads_labels and oracle.annotates_unlabelled:
+        raise ConfigError(
+            f"strategy {strategy.name} reads labels that nobody has made yet; it works in a "
+            "simulation only (oracle=simulated)"
+        )
 
 
 def build_inferers(config: DictConfig) -> tuple[Inferer, Inferer]:

@@ -24,7 +24,7 @@ from alseg.core.seeding import seed_for
 from alseg.data.annotation import Annotation, annotated_classes
 from alseg.data.cache import VolumeCache, reason_of
 from alseg.data.partial import collated, for_partial_labels
-from alseg.data.splits import Splits
+from alseg.data.splits import Parts, Splits
 from alseg.data.watched import CaseSet, WatchedDataset, dead_worker_error
 from alseg.system.console import track
 from alseg.system.distributed import rank, world_size
@@ -185,7 +185,7 @@ class PoolDataModule(pl.LightningDataModule):
 
     Args:
         cache: the preprocessed volumes.
-        splits: the fixed split.
+        splits: says which cases train, validate and test.
         augment: random transforms on ``image`` and ``label``, ending in patches of one size.
         batch_size: volumes a step, over all devices; times the crops a volume, where ``augment``
             makes several.
@@ -219,7 +219,7 @@ class PoolDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.base_seed = base_seed
         self.labels: dict[str, Annotation] = {}
-        self._round: tuple[Pool, int, int] | None = None
+        self._round: tuple[Parts, int, int] | None = None
         self._draw_seed = base_seed
         self._first_step = 0
         self._prepared: set[tuple[str, Annotation | None]] = set()  # by case id
@@ -253,7 +253,7 @@ class PoolDataModule(pl.LightningDataModule):
             n_steps: optimiser steps.
             draw_seed: of the training draws, where it is not the run's: for ensemble members.
         """
-        self._round = (pool, round_number, n_steps)
+        self._round = (self.splits.parts(pool.labelled_with_repeats), round_number, n_steps)
         self._draw_seed = self.base_seed if draw_seed is None else draw_seed
         self._first_step = 0
 
@@ -307,18 +307,22 @@ class PoolDataModule(pl.LightningDataModule):
         return sum(int((self.label(case_id) > 0).sum()) for case_id in case_ids)
 
     def check_foreground(self) -> None:
-        """Check that the validation and the test labels can measure something.
+        """Check that the fixed validation and test labels can measure something.
 
         Raises:
             DataError: if those of a part hold no foreground at all: its Dice would be undefined.
         """
         for name in ("validation", "test"):
             ids = getattr(self.splits, name)
-            if not any((self.label(i) > 0).any() for i in ids):
+            if ids and not self.holds_foreground(ids):
                 raise DataError(
                     f"no label of the {name} part ({', '.join(ids[:3])}{', ...' * (len(ids) > 3)}) "
                     "holds foreground, so its Dice is undefined"
                 )
+
+    def holds_foreground(self, case_ids: Iterable[str]) -> bool:
+        """Whether any revealed label of the cases holds foreground."""
+        return any(bool((self.label(i) > 0).any()) for i in case_ids)
 
     def take_preprocessing(self) -> tuple[float, int]:
         """Seconds of preprocessing and number of images computed since the last call."""
@@ -327,11 +331,11 @@ class PoolDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Exactly the batches of one round."""
-        pool, round_number, n_steps = self._current_round()
+        parts, round_number, n_steps = self._current_round()
         draws = TrainingDraws(
             self.cache,
             self.labels,
-            pool.labelled_with_repeats,
+            parts.training,
             self.augment,
             n_steps * self.batch_size,
             self._draw_seed,
@@ -350,8 +354,9 @@ class PoolDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        """The validation volumes, one at a time."""
-        return self._one_by_one(WholeVolumes(self.cache, self.splits.validation, self.labels))
+        """The round's validation volumes, one at a time."""
+        parts, _, _ = self._current_round()
+        return self._one_by_one(WholeVolumes(self.cache, parts.validation, self.labels))
 
     def test_dataloader(self) -> DataLoader:
         """The test volumes, one at a time."""
@@ -395,7 +400,7 @@ class PoolDataModule(pl.LightningDataModule):
                 raise death from error
             raise
 
-    def _current_round(self) -> tuple[Pool, int, int]:
+    def _current_round(self) -> tuple[Parts, int, int]:
         if self._round is None:
             raise RuntimeError("start_round has not been called")
         return self._round

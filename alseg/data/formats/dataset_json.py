@@ -104,7 +104,7 @@ def cases_by_id(cases: Iterable[Case], source: Path) -> dict[str, Case]:
         if case.id in by_id:
             raise DataError(f"{source} names the case {case.id} twice")
         by_id[case.id] = case
-        for file in (*case.images, case.label):
+        for file in case.files:
             if file in owners:
                 raise DataError(
                     f"{source} names {file} twice, for {owners[file]} and for {case.id}"
@@ -144,6 +144,10 @@ def with_annotated_classes(
             raise DataError(
                 f"{path}: {ANNOTATED_CLASSES!r} names the case {short(name)}, which the data set "
                 "has not"
+            )
+        if cases[case_id].label is None:
+            raise DataError(
+                f"{path}: {ANNOTATED_CLASSES!r} names the case {short(name)}, which has no label"
             )
         if not isinstance(names, list) or not names:
             raise DataError(

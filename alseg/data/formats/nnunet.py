@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def read_nnunet(root: str | Path) -> Task:
     A label called ``ignore`` marks voxels that nobody annotated; its value must be the highest.
 
     As in nnU-Net v2, the key ``dataset`` of dataset.json names the images and the label of each
-    case, if it is there; imagesTr and labelsTr are then not searched.
+    case, if it is there; imagesTr and labelsTr are then not searched. Otherwise a case of imagesTr
+    without a file in labelsTr is a case without a label.
 
     Args:
         root: a folder such as ``nnUNet_raw/Dataset003_Liver``.
@@ -75,15 +76,17 @@ def read_nnunet(root: str | Path) -> Task:
     named = "dataset" in content
     found = _named_cases if named else _found_cases
     cases = cases_by_id(found(folder, content, path, len(channels)), path)
-    used = {file for case in cases.values() for file in (*case.images, case.label)}
+    used = {file for case in cases.values() for file in case.files}
     unused = (
         declared.not_used(folder, used, (), "'dataset'")
         if named
         else declared.not_used_nnunet(folder, used, cases)
     )
-    n_cases = f"{len(cases)} case(s) have a label"
+    n_labelled = sum(case.label is not None for case in cases.values())
     findings = [
-        *declared.number_of(content, "numTraining", len(cases), n_cases),
+        *declared.number_of(
+            content, "numTraining", n_labelled, f"{n_labelled} case(s) have a label"
+        ),
         *declared.differ_in_case(cases),
         *declared.channel_names(content, "channel_names", channels),
         *declared.background(classes),
@@ -104,11 +107,16 @@ def read_nnunet(root: str | Path) -> Task:
 def _found_cases(
     folder: Path, content: Mapping[str, Any], path: Path, n_channels: int
 ) -> Iterator[Case]:
-    """The cases of an nnU-Net data set by the files of labelsTr."""
+    """The cases of an nnU-Net data set by the files of labelsTr, then those without a label."""
     ending = content["file_ending"]
     labels = sorted((folder / "labelsTr").glob(f"[!.]*{ending}"))  # ._X: macOS's own
-    if not labels:
-        raise DataError(f"{folder / 'labelsTr'} holds no label files ending in {ending}")
+    unlabelled = _unlabelled(folder, ending, path, n_channels, {label.name for label in labels})
+    if not labels and not unlabelled:
+        raise DataError(
+            f"{folder} holds no cases: imagesTr has no images and labelsTr no labels ending in "
+            f"{ending}"
+        )
+    yield from unlabelled
     for label in labels:
         name = label.name.removesuffix(ending)
         if not name:
@@ -122,6 +130,22 @@ def _found_cases(
         names = [f"imagesTr/{name}_{index:04d}{ending}" for index in range(n_channels)]
         images = tuple(inside(folder, image, path) for image in names)
         yield Case(composed(name), images, inside(folder, f"labelsTr/{label.name}", path))
+
+
+def _unlabelled(
+    folder: Path, ending: str, path: Path, n_channels: int, labels: Collection[str]
+) -> list[Case]:
+    """The cases of imagesTr that have all their channels and no label."""
+    first, cases = f"_0000{ending}", []
+    for image in sorted((folder / "imagesTr").glob(f"[!.]*{first}")):
+        name = image.name.removesuffix(first)
+        files = [f"{name}_{index:04d}{ending}" for index in range(n_channels)]
+        known = {composed(label) for label in labels}
+        is_whole = all((folder / "imagesTr" / file).is_file() for file in files)
+        if name and composed(f"{name}{ending}") not in known and is_whole:
+            images = tuple(inside(folder, f"imagesTr/{file}", path) for file in files)
+            cases.append(Case(composed(name), images, None))
+    return cases
 
 
 def _named_cases(
