@@ -18,7 +18,7 @@ MAX_NOISE = 0.05  # voxel edges that a label may lie beside its image: headers r
 
 
 class ConfirmationNeededError(DataError):
-    """A label that is sound and looks like a mistake: it is taken once somebody has confirmed it."""
+    """A label that is sound and looks like a mistake: it is taken once it has been confirmed."""
 
 
 @dataclass(frozen=True)
