@@ -184,7 +184,7 @@ def test_any_starts_a_round_with_what_has_come(
 
 def test_what_has_a_label_is_not_asked_for(train: Train, phantoms: Path, tmp_path: Path) -> None:
     training = training_part(phantoms)
-    data, labels = move_labels_away(phantoms, tmp_path / "campaign", training[2:])
+    data, _ = move_labels_away(phantoms, tmp_path / "campaign", training[2:])
     waiting = train(*PERSON, *POOL, f"data.task.root={data}", "pool.start=labelled")
     assert waiting.exit_code == 0, waiting.err
     assert RunState.load(waiting.folder).pool.labelled == training[:2]
