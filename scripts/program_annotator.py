@@ -4,8 +4,8 @@
 
 Each call is a visit to the newest request folder of a run. At the first visit the first volumes get
 labels with the mistakes of ``MISTAKES``, one each, and the others none; at later visits what was
-refused is corrected, and what is left is done. The right labels come from a folder of ``CASE.nii.gz``.
-It uses nothing of alseg: like a person it sees the files in the request folder only.
+refused is corrected, and what is left is done. The right labels come from a folder of
+``CASE.nii.gz``. It uses nothing of alseg: like a person it sees the request folder only.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ from alseg.active.experiment import Experiment
 from alseg.active.initial_pool_from_images import initial_cases
 from alseg.active.initial_pool_from_proxy import proxy_start
 from alseg.active.region_units import RegionUnits
-from alseg.core.errors import ConfigError
+from alseg.core.errors import ConfigError, NotAnnotatedYetError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.data.headers import check_label_header
+from alseg.data.splits import Splits
 from alseg.data.task import Task
 from alseg.oracles.base import annotated
 from alseg.run.folder import INITIAL_REQUEST
@@ -35,6 +36,7 @@ def initial_state(experiment: Experiment) -> RunState:
     query = initial_pool(experiment).units if earlier is None else earlier.query
     oracle.request(INITIAL_REQUEST, query, {})
     answer = annotated(oracle, query).with_unrequested(training)
+    check_parts(experiment.data.splits, [unit.case_id for unit in answer.labels])
     pool = Pool.start(training, ())
     for unit, label in answer.labels.items():
         check_label_header(experiment.data.cache.task.cases[unit.case_id], label)
@@ -79,6 +81,22 @@ def initial_pool(experiment: Experiment) -> Pool:
         initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
     initial = data.splits.with_all_parts(initial, seed_for(plan.seed, 0, "initial_pool/parts"))
     return Pool.start(training, initial)
+
+
+def check_parts(splits: Splits, annotated: Sequence[str]) -> None:
+    """Check that a first round has a case to train and one to validate with.
+
+    Raises:
+        NotAnnotatedYetError: if it has not.
+    """
+    parts = splits.parts(annotated)
+    if not parts.training or not parts.validation:
+        missing = "validate" if parts.training else "train"
+        raise NotAnnotatedYetError(
+            annotated,
+            f"{len(annotated)} volumes are annotated, and none of them is one to {missing} with: "
+            "annotate more of those that were asked for, or start with a larger pool.initial.",
+        )
 
 
 def labelled_cases(task: Task, training: Sequence[str]) -> tuple[str, ...]:

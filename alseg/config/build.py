@@ -21,7 +21,7 @@ from alseg.active.pseudo_labels import SemiSupervised
 from alseg.config.checks import (
     check_inferer,
     check_keys,
-    check_leaves_voxels_out,
+    check_losses,
     check_network,
     check_positive,
     check_scores,
@@ -84,8 +84,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
     check_regions(plan, strategy, source, semi_supervised, oracle, data.splits)
-    if task.ignore_value is not None or plan.unit_shape.is_region:
-        check_leaves_voxels_out(recipe.loss, source.loss, len(task.classes))
+    check_losses(recipe.loss, source.loss, task, partly=plan.unit_shape.is_region)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)

@@ -11,9 +11,11 @@ import torch
 from monai.inferers import Inferer
 
 from alseg.core.errors import ConfigError, check_part, check_whole_number, nearest
+from alseg.data.task import Task
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import Strategy
 from alseg.training.annotated import pools_samples
+from alseg.training.marginal import check_marginal
 from alseg.training.recipe import Loss, Recipe
 
 
@@ -110,20 +112,23 @@ def check_training(recipe: Recipe, n_classes: int) -> None:
         )
 
 
-def check_leaves_voxels_out(loss: Loss, source_loss: Loss | None, n_classes: int) -> None:
-    """Check that training can leave out voxels that nobody annotated.
+def check_losses(loss: Loss, source_loss: Loss | None, task: Task, *, partly: bool = False) -> None:
+    """Check that training can leave out what nobody annotated.
 
     Args:
         loss: of ``training.loss``.
         source_loss: of the source of uncertainty; None if it has none.
-        n_classes: the background among them.
+        task: the data set.
+        partly: whether volumes are annotated in part, whatever the data set says.
 
     Raises:
-        ConfigError: if a loss cannot do without them.
+        ConfigError: if a loss cannot do without those voxels or classes.
     """
     for name, each in (("training.loss", loss), ("uncertainty.loss", source_loss)):
-        if each is not None:
-            pools_samples(each, n_classes, name=name)
+        if each is not None and (partly or task.ignore_value is not None):
+            pools_samples(each, len(task.classes), name=name)
+        if each is not None and task.lacks_classes:
+            check_marginal(each, len(task.classes), name)
 
 
 def check_inferer(name: str, inferer: Inferer) -> None:

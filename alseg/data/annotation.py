@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alseg.core.errors import DataError
 from alseg.core.units import Region
+from alseg.data.task import Task
 from alseg.strategies.statistics import class_dtype
 
 
@@ -58,3 +59,22 @@ def inside_of(regions: Iterable[Region], shape: Sequence[int]) -> Tensor:
         (d, h, w) = (slice(start, stop) for start, stop in region)
         inside[0, d, h, w] = True
     return inside
+
+
+def annotated_classes(task: Task, case_id: str | None) -> dict[str, Tensor]:
+    """Which classes were annotated in a case, as an entry of a sample.
+
+    Args:
+        task: the data set.
+        case_id: the case; None for a label that holds all classes.
+
+    Returns:
+        ``annotated_classes``, bool [C], the background always; nothing if the data set lacks no
+        class anywhere.
+    """
+    if not task.lacks_classes:
+        return {}
+    annotated = torch.ones(len(task.classes), dtype=torch.bool)
+    if case_id is not None:
+        annotated[list(task.not_annotated(case_id))] = False
+    return {"annotated_classes": annotated}

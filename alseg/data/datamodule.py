@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
-from alseg.data.annotation import Annotation
+from alseg.data.annotation import Annotation, annotated_classes
 from alseg.data.cache import VolumeCache, reason_of
 from alseg.data.partial import collated, for_partial_labels
 from alseg.data.splits import Parts, Splits
@@ -66,10 +66,12 @@ class TrainingDraws(Dataset):
         return len(self.case_ids)
 
     def sample(self, case_id: str) -> dict[str, Tensor]:
-        """The whole volume before augmentation: ``image`` [channels, D, H, W] and ``label``."""
+        """The whole volume before augmentation: ``image`` [channels, D, H, W], ``label``, and
+        ``annotated_classes`` [C] where some case lacks classes."""
         return {
             "image": self.cache.image(case_id)["image"],
             "label": annotated_label(self.cache, case_id, self.labels[case_id]),
+            **annotated_classes(self.cache.task, case_id),
         }
 
     def __getitem__(self, index: int) -> Any:
@@ -135,6 +137,7 @@ class WholeVolumes(Dataset):
             "case_id": case_id,
             "image": self.cache.image(case_id)["image"],
             "label": annotated_label(self.cache, case_id, self.labels[case_id]),
+            **annotated_classes(self.cache.task, case_id),
         }
 
 

@@ -55,7 +55,8 @@ def _for_partial_labels(transform: Transform) -> Transform:
 
 def has_ignored(sample: Sample) -> bool:
     """Whether voxels of a sample's label [1, D, H, W] were not annotated."""
-    return bool((sample["label"] < 0).any())
+    label = sample["label"]
+    return label.dtype.is_signed and bool((label < 0).any())
 
 
 class IgnoredPadding:

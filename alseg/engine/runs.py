@@ -212,6 +212,7 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
             save_start(folder, overrides)
             save_config(config, folder)
             experiment = build(config, folder)
+            check_single(experiment)
             state = initial_state(experiment)
             prepare(experiment, state)
         except Exception as error:
@@ -221,6 +222,19 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
                     (folder / name).unlink(missing_ok=True)
             raise
         return finish(experiment, state)
+
+
+def check_single(experiment: Experiment) -> None:
+    """Check that no job of a sweep asks a person for labels.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if is_job() and experiment.oracle.annotates_unlabelled:
+        raise ConfigError(
+            "oracle=person is for a single run, which is resumed when the labels are there; start "
+            "it without -m"
+        )
 
 
 def check_settings_are_read(config: DictConfig) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from alseg.core.errors import DataError
 from alseg.run.folder import ANNOTATIONS_FOLDER, ANNOTATIONS_LOCK, HISTORY_FILE, USED_FILE
-from alseg.system.files import checksum_of, clean_temporaries, locked, write_atomically
+from alseg.system.files import checksum_of, clean_temporaries, is_within, locked, write_atomically
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Annotations:
             DataError: if it is not what was accepted.
         """
         path = self.folder / annotation.file
-        if checksum_of(path) != annotation.checksum:
+        if not is_within(path, self.folder) or checksum_of(path) != annotation.checksum:
             raise DataError(
                 f"{path} is damaged or missing: it is not the label that was accepted for "
                 f"{annotation.case} as version {annotation.version}; put that file back"

@@ -18,7 +18,7 @@ MAX_NOISE = 0.05  # voxel edges that a label may lie beside its image: headers r
 
 
 class ConfirmationNeededError(DataError):
-    """A label that is sound and looks like a mistake: it is taken once somebody has confirmed it."""
+    """A label that is sound and looks like a mistake: it is taken once it has been confirmed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def check_annotation(
     label, values = read_label(task, path)
     classes = label.numpy()[0].astype(np.int64)
     proposed = None if proposal is None else read_label(task, proposal)[0].numpy()[0]
-    if not confirmed and not values.any():
+    if not confirmed and not (values > 0).any():
         raise ConfirmationNeededError(
             f"{path} holds background only; if {', '.join(task.foreground)} are really not in this "
             "image, confirm it"

@@ -33,6 +33,8 @@ class AnnotatedLoss:
         Raises:
             ConfigError: if some are and the loss, or the network, cannot do without them.
         """
+        if not labels.dtype.is_signed:  # not a look at a voxel for whole labels
+            return self.loss(logits, labels)
         annotated = labels >= 0
         if annotated.all():
             return self.loss(logits, labels)

@@ -19,7 +19,8 @@ class CaseDice:
     """Collects the Dice of each case and foreground class.
 
     Dice = 2|P∩L| / (|P|+|L|) on hard labels. A class that is absent from a case's label gives NaN
-    for that case and is left out of the means (MONAI's convention, as in the tutorial).
+    for that case and is left out of the means (MONAI's convention, as in the tutorial); so does a
+    class that was not annotated in the case, as its label then holds none of it.
 
     Args:
         classes: the foreground class names.

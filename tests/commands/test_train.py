@@ -302,6 +302,7 @@ def test_every_yaml_composes() -> None:
         "data": (["msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
         "experiment": (
             [
+                "campaign",
                 "demo",
                 "hippocampus_cpu",
                 "hippocampus_study",

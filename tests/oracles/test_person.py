@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from alseg.core.errors import ConfigError, DataError
-from alseg.core.units import Query, Unit, whole
+from alseg.core.units import Answer, Query, Unit, whole
 from alseg.data.formats.msd import read_msd
 from alseg.data.task import Task
 from alseg.oracles.checking import ConfirmationNeededError, check_annotation, mean_dice
@@ -467,11 +467,15 @@ def test_a_kill_at_any_write_of_an_import_loses_and_doubles_nothing(
         hand_in(campaign, oracle, *HIDDEN[:2])
         return oracle
 
+    def take_in(oracle: PersonOracle) -> Answer:
+        answer = oracle.annotate(query)
+        oracle.labels_for_round(2, HIDDEN[:2])
+        return answer
+
     oracle = start(tmp_path / "whole_run")
     with pytest.MonkeyPatch.context() as patch:
         renamed = kill_at(patch, 99)
-        oracle.annotate(query)
-        oracle.labels_for_round(2, HIDDEN[:2])
+        take_in(oracle)
     assert renamed == [
         "01.nii.gz", "history.csv", "01.nii.gz", "history.csv", "request.csv", "used.csv",
     ]  # fmt: skip
@@ -482,12 +486,10 @@ def test_a_kill_at_any_write_of_an_import_loses_and_doubles_nothing(
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, number)
             with pytest.raises(Killed):
-                oracle.annotate(query)
-                oracle.labels_for_round(2, HIDDEN[:2])
+                take_in(oracle)
         oracle = PersonOracle(campaign[0], folder, settle_seconds=0)
-        answer = oracle.annotate(query)
+        answer = take_in(oracle)
         assert answer.pending == ()
-        oracle.labels_for_round(2, HIDDEN[:2])
         assert _without_time(history(oracle)) == expected
         assert _tree(folder) == _tree(tmp_path / "whole_run")
         for unit, path in answer.labels.items():

@@ -8,13 +8,16 @@ from collections.abc import Collection
 from pathlib import Path
 
 
-def move_labels_away(source: Path, target: Path, hidden: Collection[str]) -> tuple[Path, Path]:
+def move_labels_away(
+    source: Path, target: Path, hidden: Collection[str], only: Collection[str] | None = None
+) -> tuple[Path, Path]:
     """Copy an MSD data set without the labels of some cases.
 
     Args:
-        source: the data set; files are linked.
+        source: the data set; files are copied.
         target: where the copy goes, and the labels beside it.
         hidden: the cases that have no label in the copy.
+        only: the cases to copy; None for all.
 
     Returns:
         The copy, and the folder of all labels.
@@ -25,6 +28,8 @@ def move_labels_away(source: Path, target: Path, hidden: Collection[str]) -> tup
     training, test = [], []
     for entry in content["training"]:
         case_id = Path(entry["image"]).name.removesuffix(".nii.gz")
+        if only is not None and case_id not in only:
+            continue
         for name in (entry["image"], entry["label"]):
             if name == entry["label"]:
                 shutil.copyfile(source / name, labels / f"{case_id}.nii.gz")

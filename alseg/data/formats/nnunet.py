@@ -15,6 +15,7 @@ from alseg.data.formats.dataset_json import (
     check_background,
     names_by_index,
     read_dataset_json,
+    with_annotated_classes,
 )
 from alseg.data.naming import composed, inside, short
 from alseg.data.task import Case, Task
@@ -66,8 +67,8 @@ def read_nnunet(root: str | Path) -> Task:
     ignore_value = labels.get(IGNORE)
     if ignore_value is not None and ignore_value != max(labels.values()):
         raise DataError(
-            f"{path}: 'labels' gives {IGNORE} the value {ignore_value}; it must be the highest one, "
-            "behind those of all classes"
+            f"{path}: 'labels' gives {IGNORE} the value {ignore_value}; it must be the highest "
+            "value, behind those of all classes"
         )
     by_value.pop(str(ignore_value), None)
     classes = names_by_index(by_value, "labels", path, at_least=2)
@@ -97,7 +98,7 @@ def read_nnunet(root: str | Path) -> Task:
         root=folder,
         channels=channels,
         classes=classes,
-        cases=cases,
+        cases=with_annotated_classes(cases, content, classes, path),
         ignore_value=ignore_value,
         findings=tuple(findings),
     )
