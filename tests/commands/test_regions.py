@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,11 @@ import pandas as pd
 import pytest
 
 from alseg.core.errors import ConfigError
-from alseg.core.units import overlap, region_from_text
+from alseg.core.units import Answer, Query, overlap, region_from_text
+from alseg.oracles.simulated import SimulatedOracle
+from alseg.run.state import RunState
+from alseg.training.scoring_module import ScoringModule
+from tests.conftest import Outcome
 from tests.smoke_runs import run_smoke
 
 PATCHES = ("pool.unit=patch", "pool.patch_voxels=[12,12,8]", "pool.initial=4", "pool.query_size=3")
@@ -97,16 +104,61 @@ def test_no_case_gets_more_regions_than_allowed(shared: Path, tmp_path: Path) ->
     assert len(set(cases)) == len(cases) == 7
 
 
-def test_a_pool_without_room_has_run_dry(
-    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    state = run_smoke(
-        tmp_path, shared, "pool.unit=patch", "pool.patch_voxels=32", "pool.initial=3",
-        "pool.query_size=9", "pool.rounds=4", "strategy=entropy",
+def test_a_pool_without_room_has_run_dry(train: Callable[..., Outcome]) -> None:
+    run = train(
+        "pool.unit=patch", "pool.patch_voxels=99", "pool.initial=3", "pool.query_size=9",
+        "pool.rounds=4", "strategy=entropy",
     )  # fmt: skip
-    assert state["finished_rounds"] == 2  # 12 volumes, of which 7 train; each is one region
-    assert "4 regions are left to choose from" in caplog.text
-    assert "no volume had room for another region" in caplog.text
+    assert run.exit_code == 0, run.err
+    state = RunState.load(run.folder)
+    assert [row["labelled"] for row in state.history] == [3, 7]  # each volume is one region
+    assert "4 regions are left to choose from" in run.out
+    assert "no volume had room for another region after round 2 of 4" in run.out
+
+
+@pytest.mark.parametrize("unit", [PATCHES, SLICES])
+@pytest.mark.parametrize("strategy", ["kmeans_bald", "foreground_aware_random"])
+def test_an_interrupted_run_ends_as_if_left_alone(
+    unit: tuple[str, ...],
+    strategy: str,
+    train: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = (*unit, f"strategy={strategy}", "steps_per_round=2")
+    left_alone = train(*settings)
+    assert left_alone.exit_code == 0, left_alone.err
+    looks = [0]
+    original = ScoringModule.predict_step
+
+    def cut_at_the_third(self: ScoringModule, *args: Any) -> Any:
+        looks[0] += 1
+        if looks[0] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    annotate, asked = SimulatedOracle.annotate, [0]
+
+    def cut_once(self: SimulatedOracle, query: Query) -> Answer:
+        asked[0] += 1
+        if asked[0] == 5:  # what may be read, in two processes, and the initial pool came before
+            os.kill(os.getpid(), signal.SIGTERM)
+        return annotate(self, query)
+
+    monkeypatch.setattr(ScoringModule, "predict_step", cut_at_the_third)
+    monkeypatch.setattr(SimulatedOracle, "annotate", cut_once)
+    run = train(*settings)
+    folder, n_cut = run.folder, 0
+    while run.exit_code:
+        assert run.exit_code in (130, 143), run.err
+        n_cut += 1
+        run = train(resume=folder, smoke=False)
+    assert n_cut == (2 if strategy == "kmeans_bald" else 1)
+    for name in ("queries.csv", "rounds/round_01/scores.csv", "rounds/round_01/features.csv"):
+        if (left_alone.folder / name).exists():
+            assert (folder / name).read_text() == (left_alone.folder / name).read_text()
+    states = [RunState.load(each) for each in (folder, left_alone.folder)]
+    assert states[0].pool == states[1].pool
+    assert states[0].history == states[1].history
 
 
 def test_full_data_is_labelled_as_a_whole(shared: Path, tmp_path: Path) -> None:
