@@ -51,15 +51,20 @@ def class_colours(n_classes: int) -> list[str]:
 
 
 def draw_learning_curve(
-    path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[str], title: str
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    title: str,
+    units: str = "volumes",
 ) -> None:
-    """Plot Dice against the number of labelled volumes: means of the parts and of each class.
+    """Plot Dice against the number of labelled units: means of the parts and of each class.
 
     Args:
         path: where the PNG goes.
         rows: the rows of metrics.csv; may be empty.
         classes: the foreground class names.
         title: the plot's title.
+        units: what is counted.
     """
     labelled = [row["labelled"] for row in rows]
     measure = measure_of(rows[0]) if rows else TEST
@@ -78,7 +83,7 @@ def draw_learning_curve(
             axes.plot(labelled, [row[column] for row in rows], **style)[0]
             for _, column, style in curves
         ]
-        axes.set(xlabel="labelled volumes", ylabel="Dice", title=wrapped(title, 6.5))
+        axes.set(xlabel=f"labelled {units}", ylabel="Dice", title=wrapped(title, 6.5))
         mark_counts(axes, labelled)
         axes.grid()
         legend_below(figure, lines, [label for label, _, _ in curves])

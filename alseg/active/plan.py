@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from alseg.active.initial_pool_from_images import STARTS
 from alseg.core.errors import ConfigError, check_choice, check_flag, check_whole_number
+from alseg.core.units import PLURALS
 from alseg.data.regions import UnitShape
 
 ROUND_STARTS = ("scratch", "continue", "continue_last")
@@ -111,6 +112,11 @@ class Plan:
                 f"pool.start={self.start} chooses whole volumes; with pool.unit={self.unit} use "
                 "pool.start=random"
             )
+
+    @property
+    def units(self) -> str:
+        """What ``initial`` and ``query_size`` count, in the plural."""
+        return PLURALS[self.unit]
 
     @property
     def unit_shape(self) -> UnitShape:

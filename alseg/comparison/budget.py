@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from alseg.core.errors import ConfigError
+from alseg.core.units import PLURALS
 
 # What a comparison can run along, and how it is called; ``cost`` is that of the runs' cost model.
 BUDGETS: Mapping[str, str] = {
@@ -20,7 +21,6 @@ BUDGETS: Mapping[str, str] = {
     "effort": "minutes of effort",
 }
 OF_REGIONS = ("voxels", "foreground_voxels", "slices", "effort")  # columns of their queries
-_UNITS = {"volume": "volumes", "patch": "patches", "slice": "slices"}
 _COSTS = {"volume": "volumes", "effort": "minutes of effort"}
 
 
@@ -35,7 +35,7 @@ def budget_label(budget: str, units: Collection[str], costs: Collection[str]) ->
     (unit, *other_units), (cost, *other_costs) = units, costs
     called = "cost" if other_costs else _COSTS.get(cost, cost.replace("_", " "))
     return BUDGETS[budget].format(
-        units="units" if other_units else _UNITS.get(unit, "units"), cost=called
+        units="units" if other_units else PLURALS.get(unit, "units"), cost=called
     )
 
 

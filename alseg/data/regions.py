@@ -18,10 +18,9 @@ import numpy as np
 from torch import Tensor
 
 from alseg.core.errors import ConfigError, check_choice, check_whole_number
-from alseg.core.units import Region
+from alseg.core.units import PLURALS, Region
 from alseg.strategies.places import AxisPlaces, Places
 
-UNITS = ("volume", "patch", "slice")
 SLICE_AXES = ("auto", 0, 1, 2)
 _DRIFT = 0.01  # of a source voxel, that an axis of the grid may stray from the source's
 _NOISE = 6  # decimals of a voxel: what an affine's rounding must not decide
@@ -179,7 +178,7 @@ class UnitShape:
     slice_axis: str | int = "auto"
 
     def __post_init__(self) -> None:
-        check_choice("pool.unit", self.unit, UNITS)
+        check_choice("pool.unit", self.unit, PLURALS)
         if self.slice_axis not in SLICE_AXES or isinstance(self.slice_axis, bool):
             raise ConfigError(f"pool.slice_axis is {self.slice_axis!r}; it must be auto, 0, 1 or 2")
         given = [n for n in ("patch_mm", "patch_voxels") if getattr(self, n) is not None]
