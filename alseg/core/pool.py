@@ -98,7 +98,7 @@ class Pool:
         """
         ids, known = list(answer.by_case), set(self.labelled)
         regions = tuple(unit for unit in answer.labels if unit.region is not None)
-        new = dict.fromkeys([*ids, *(unit.case_id for unit in regions)])
+        new = dict.fromkeys(unit.case_id for unit in answer.labels)
         pool = self.acquire([i for i in new if i not in known]).repeat(
             [i for i in ids if i in known]
         )
