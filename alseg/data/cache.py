@@ -23,6 +23,7 @@ from torch import Tensor
 from alseg.core.errors import DataError
 from alseg.data.findings import Finding, by, in_mm, warning
 from alseg.data.headers import check_image_headers, check_label_header
+from alseg.data.itk import data_file
 from alseg.data.nifti import MAX_GIB, read_volume
 from alseg.data.task import Case, Task
 from alseg.strategies.statistics import class_dtype
@@ -203,10 +204,11 @@ class VolumeCache:
         n_channels = len(self.task.channels)
         parts: list[object] = [CACHE_FORMAT, monai.__version__, self.fingerprint, n_channels]
         parts += further
-        for source in sources:
+        beside = [file for file in map(data_file, sources) if file is not None]
+        for source in (*sources, *beside):
             stat = source.stat()
             times = stat.st_mtime_ns, stat.st_ctime_ns
-            sample = _sample_of(source, stat.st_size, *times, stat.st_ino)
+            sample = sample_of(source, stat.st_size, *times, stat.st_ino)
             parts.append((str(source), stat.st_size, stat.st_mtime_ns, sample))
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
@@ -311,7 +313,7 @@ def _quantiles(channel: Tensor) -> list[float]:
 
 
 @lru_cache(maxsize=2**16)
-def _sample_of(source: Path, size: int, *state: int) -> str:
+def sample_of(source: Path, size: int, *state: int) -> str:
     """A hash of a file's beginning, its end and blocks between; of all of it, up to 1 MiB.
 
     Size and time of change can stay the same when a file is replaced. The end of a gzip holds the

@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 
 from alseg.core.errors import check_choice
-from alseg.data.nifti import read_header, reading
+from alseg.data.nifti import read_volume
 
 AnnotationCost = Callable[[Path], float]
 
@@ -28,12 +26,12 @@ def volume(label: Path) -> float:
 
 def voxels(label: Path) -> float:
     """The number of voxels of the scan: all of it has to be looked at."""
-    return float(math.prod(_load(label).shape))
+    return float(math.prod(_load(label)[0].shape))
 
 
 def foreground_voxels(label: Path) -> float:
     """The number of foreground voxels: all of them have to be painted."""
-    return float((_classes(_load(label)) > 0).sum())
+    return float((_load(label)[0] > 0).sum())
 
 
 def slices(label: Path) -> float:
@@ -43,13 +41,13 @@ def slices(label: Path) -> float:
     sampled and in whose planes people draw; where spacings agree within 1%, across the axis nearest
     to foot-head.
     """
-    image = _load(label)
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
-    upwards = np.abs(image.affine[2, :3]) / spacing
+    classes, affine = _load(label)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    upwards = np.abs(affine[2, :3]) / spacing
     coarsest = spacing >= 0.99 * spacing.max()
     axis = int(np.argmax(np.where(coarsest, upwards, -1)))
     others = tuple(i for i in range(3) if i != axis)
-    return float((_classes(image) > 0).any(axis=others).sum())
+    return float((classes > 0).any(axis=others).sum())
 
 
 COSTS: dict[str, AnnotationCost] = {
@@ -70,14 +68,7 @@ def cost_named(name: str) -> AnnotationCost:
     return COSTS[name]
 
 
-def _load(label: Path) -> Any:
-    read_header(label)
-    with reading(label):
-        image = nibabel.load(label)  # type: ignore[attr-defined]
-        image.get_fdata(dtype=np.float32)  # kept by the image; broken files show here
-    return image
-
-
-def _classes(image: Any) -> np.ndarray:
-    classes = image.get_fdata(dtype=np.float32)
-    return classes.reshape(classes.shape[:3])  # some files end in an axis of one
+def _load(label: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The classes [D, H, W] and the voxel-to-world matrix [4, 4]."""
+    volume = read_volume((label,))
+    return volume[0].numpy(), volume.affine.numpy()
