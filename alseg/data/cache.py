@@ -208,7 +208,7 @@ class VolumeCache:
         for source in (*sources, *beside):
             stat = source.stat()
             times = stat.st_mtime_ns, stat.st_ctime_ns
-            sample = sample_of(source, stat.st_size, *times, stat.st_ino)
+            sample = _sample_of(source, stat.st_size, *times, stat.st_ino)
             parts.append((str(source), stat.st_size, stat.st_mtime_ns, sample))
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
@@ -312,8 +312,19 @@ def _quantiles(channel: Tensor) -> list[float]:
     return np.quantile(voxels.numpy(), QUANTILES).tolist()
 
 
+def content_of(path: Path) -> str:
+    """What changes with the content of an image file, and with that of a data file beside it."""
+    beside = data_file(path)
+    parts = []
+    for file in [path] if beside is None else [path, beside]:
+        stat = file.stat()
+        state = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+        parts.append(f"{stat.st_size} {_sample_of(file, stat.st_size, *state)}")
+    return " ".join(parts)
+
+
 @lru_cache(maxsize=2**16)
-def sample_of(source: Path, size: int, *state: int) -> str:
+def _sample_of(source: Path, size: int, *state: int) -> str:
     """A hash of a file's beginning, its end and blocks between; of all of it, up to 1 MiB.
 
     Size and time of change can stay the same when a file is replaced. The end of a gzip holds the

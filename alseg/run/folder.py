@@ -9,6 +9,7 @@ from pathlib import Path
 
 CONFIG_FILE = "config.yaml"  # the resolved configuration
 START_FILE = "start.json"  # where and with which overrides the run was started
+IMAGES_FILE = "images.json"  # by what the images are known again
 STATE_FILE = "state.json"  # pool, queries and metrics: what a resumed run reads
 LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"  # held by the process that works on the run
 LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
