@@ -167,21 +167,33 @@ def write_nifti(path: Path, volume: Tensor, like: Path) -> None:
     Orientation codes and unit are copied, not only the matrix that follows from them: programs
     differ in what they make of a file without codes, and must make the same of both files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     voxels = volume.cpu().numpy()
     if like.suffix in ITK_ENDINGS:
-        image = nibabel.Nifti1Image(voxels, read_header(like).affine)  # type: ignore[attr-defined]
-        image.set_qform(image.affine, 1)
-        image.set_sform(image.affine, 1)
-        image.header.set_xyzt_units("mm")
-    else:
-        size, source = _raw_header(like)
-        header = _HEADERS[size]()
-        header.set_data_dtype(voxels.dtype)
-        for field in _GEOMETRY:
-            header[field] = source[field]
-        header["pixdim"][:4] = source["pixdim"][:4]  # handedness and edges
-        image = _IMAGES[size](voxels, None, header)
+        save_nifti(path, voxels, read_header(like).affine)
+        return
+    size, source = _raw_header(like)
+    header = _HEADERS[size]()
+    header.set_data_dtype(voxels.dtype)
+    for field in _GEOMETRY:
+        header[field] = source[field]
+    header["pixdim"][:4] = source["pixdim"][:4]  # handedness and edges
+    _write(path, _IMAGES[size](voxels, None, header))
+
+
+def save_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    """Write voxels [D, H, W] with a voxel-to-world matrix [4, 4] in mm as a new NIfTI file.
+
+    The header says nothing else: no description, no name, no date.
+    """
+    image = nibabel.Nifti1Image(voxels, affine)  # type: ignore[attr-defined]
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    _write(path, image)
+
+
+def _write(path: Path, image: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as stream:
         stream.write(image.to_bytes())
 
