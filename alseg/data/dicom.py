@@ -15,6 +15,7 @@ import hmac
 import os
 import re
 import secrets
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -199,19 +200,48 @@ def found_series(source: Path) -> tuple[list[Series], int]:
 
 
 def read_dicom_header(path: Path) -> pydicom.Dataset | None:
-    """What is needed of a header; None of a file that is no DICOM or belongs to no series."""
-    try:
-        if not path.is_file():
-            return None
-        header = pydicom.dcmread(path, defer_size=1024, specific_tags=[*_TAGS])
-    except InvalidDicomError:
+    """What is needed of a header; None of a file that is no DICOM or belongs to no series.
+
+    A file that is cut off behind its header gives a header with ``is_cut``; one that is cut off in
+    it is named on the screen, as nobody knows what it was part of.
+    """
+    if not path.is_file():
         return None
-    except Exception:  # pydicom lets all kinds through on files that are cut off in the header
+    header = _tried(path, up_to_voxels=False)
+    if isinstance(header, InvalidDicomError):
         return None
-    if "SeriesInstanceUID" not in header:  # a DICOMDIR, or cut off
+    if header is None or "PixelData" not in header:
+        header = _tried(path, up_to_voxels=True)
+    if not isinstance(header, pydicom.Dataset) or not (
+        "SeriesInstanceUID" in header or _is_directory(header)
+    ):
+        say(f"{path} is a damaged DICOM file and is not imported")
         return None
     header.filename = path
-    return header
+    header.is_cut = "PixelData" not in header and "Rows" in header
+    return None if _is_directory(header) else header
+
+
+def _tried(path: Path, *, up_to_voxels: bool) -> pydicom.Dataset | InvalidDicomError | None:
+    """A header without the voxels; the error where it is no DICOM; None where it is damaged.
+
+    Where a file ends too early, pydicom may raise anything, or leave elements out.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that break the standard: checked later
+            return pydicom.dcmread(
+                path, defer_size=1024, stop_before_pixels=up_to_voxels, specific_tags=[*_TAGS]
+            )
+    except InvalidDicomError as error:
+        return error
+    except Exception:
+        return None
+
+
+def _is_directory(header: pydicom.Dataset) -> bool:
+    """Whether it is a DICOMDIR, which lists other files."""
+    return str(header.file_meta.get("MediaStorageSOPClassUID")) == "1.2.840.10008.1.3.10"
 
 
 def import_series(series: Series, target: Path, naming: Naming) -> dict[str, Any]:
@@ -290,6 +320,8 @@ def check_images(series: Series) -> None:
     for header in series.headers:
         kind = pydicom.uid.UID(str(header.get("SOPClassUID", ""))).name or "unknown"
         colours = str(header.get("PhotometricInterpretation", ""))
+        if header.is_cut:
+            raise DataError("a slice of it is cut off, or its voxels are of an unusual kind")
         if "PixelData" not in header or not header.get("Rows") or not header.get("Columns"):
             raise DataError(f"it holds no images, but objects of the kind {kind}")
         if int(header.get("NumberOfFrames") or 1) > 1 or "SharedFunctionalGroupsSequence" in header:

@@ -7,8 +7,8 @@ function here and one entry in ``COSTS``; ``cost=`` chooses.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +19,22 @@ from alseg.data.nifti import read_volume
 AnnotationCost = Callable[[Path], float]
 
 
-def volume(label: Path) -> float:
+def volume(label: Path, ignore_value: int | None = None) -> float:
     """1: every case costs the same."""
     return 1.0
 
 
-def voxels(label: Path) -> float:
+def voxels(label: Path, ignore_value: int | None = None) -> float:
     """The number of voxels of the scan: all of it has to be looked at."""
-    return float(math.prod(_load(label)[0].shape))
+    return float((_load(label)[0] != ignore_value).sum())
 
 
-def foreground_voxels(label: Path) -> float:
+def foreground_voxels(label: Path, ignore_value: int | None = None) -> float:
     """The number of foreground voxels: all of them have to be painted."""
-    return float((_load(label)[0] > 0).sum())
+    return float(_foreground(_load(label)[0], ignore_value).sum())
 
 
-def slices(label: Path) -> float:
+def slices(label: Path, ignore_value: int | None = None) -> float:
     """The number of slices with foreground: in each of them contours have to be drawn.
 
     Slices lie across the axis with the largest voxel spacing, along which a scan is thinnest
@@ -47,10 +47,10 @@ def slices(label: Path) -> float:
     coarsest = spacing >= 0.99 * spacing.max()
     axis = int(np.argmax(np.where(coarsest, upwards, -1)))
     others = tuple(i for i in range(3) if i != axis)
-    return float((classes > 0).any(axis=others).sum())
+    return float(_foreground(classes, ignore_value).any(axis=others).sum())
 
 
-COSTS: dict[str, AnnotationCost] = {
+COSTS: dict[str, Callable[..., float]] = {
     "volume": volume,
     "voxels": voxels,
     "foreground_voxels": foreground_voxels,
@@ -58,17 +58,26 @@ COSTS: dict[str, AnnotationCost] = {
 }
 
 
-def cost_named(name: str) -> AnnotationCost:
+def cost_named(name: str, ignore_value: int | None = None) -> AnnotationCost:
     """The cost of that name.
+
+    Args:
+        name: of the cost.
+        ignore_value: what voxels that nobody annotated have in label files, which cost nothing;
+            None for none.
 
     Raises:
         ConfigError: if there is none.
     """
     check_choice("cost", name, COSTS)
-    return COSTS[name]
+    return partial(COSTS[name], ignore_value=ignore_value)
 
 
 def _load(label: Path) -> tuple[np.ndarray, np.ndarray]:
     """The classes [D, H, W] and the voxel-to-world matrix [4, 4]."""
     volume = read_volume((label,))
     return volume[0].numpy(), volume.affine.numpy()
+
+
+def _foreground(classes: np.ndarray, ignore_value: int | None) -> np.ndarray:
+    return np.asarray((classes > 0) & (classes != ignore_value))

@@ -175,7 +175,9 @@ def test_the_users_salt_is_kept_outside_and_serves_again(
     assert dicom.own_salt() == salt
 
 
-def test_two_series_in_one_folder_and_files_of_other_kinds(tmp_path: Path) -> None:
+def test_two_series_in_one_folder_and_files_of_other_kinds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_series(tmp_path / "src")
     write_series(source, prefix="b", stored=STORED[:, :, :4], PatientID="SMITH")
     (source / "notes.txt").write_text("no DICOM")
@@ -189,6 +191,9 @@ def test_two_series_in_one_folder_and_files_of_other_kinds(tmp_path: Path) -> No
         (6, "imported"),
     ]
     assert len({row["patient"] for row in rows}) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{source / 'cut.dcm'} is a damaged DICOM file" in said
+    assert "2 file(s) are not DICOM" in said
 
 
 def rgb() -> dict[str, object]:
@@ -276,6 +281,20 @@ def test_damaged_files_are_refused_and_never_filled_up(
     (row,) = imported(source, tmp_path / "out").to_dict("records")
     assert row["status"] == "refused"
     assert reason in row["reason"]
+
+
+@pytest.mark.parametrize("index", [0, 3])  # an end of the volume, which leaves no gap
+def test_a_compressed_slice_that_is_cut_off_is_not_left_out(tmp_path: Path, index: int) -> None:
+    source = write_series(tmp_path / "src")
+    for path in source.iterdir():
+        packed = pydicom.dcmread(path)
+        packed.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        packed.save_as(path)
+    path = source / f"a{7 * index % 11:02d}.dcm"
+    path.write_bytes(path.read_bytes()[:-100])
+    (row,) = imported(source, tmp_path / "out").to_dict("records")
+    assert (row["slices"], row["status"]) == (6, "refused")
+    assert "a slice of it is cut off" in row["reason"]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def read_folder(
         *_not_searched(linked),
         *declared.links_out(folder, {file for files in images.values() for file in files}),
     ]
-    return Task(folder.name, folder, channel_names, names, cases, tuple(findings))
+    return Task(folder.name, folder, channel_names, names, cases, findings=tuple(findings))
 
 
 def _names(setting: str, value: Sequence[str] | None) -> tuple[str, ...]:
