@@ -31,7 +31,7 @@ from pydicom.errors import InvalidDicomError
 
 from alseg.core.errors import AlsegError, DataError, check_choice
 from alseg.data.findings import by
-from alseg.data.nifti import MAX_GIB, read_header, save_nifti
+from alseg.data.nifti import MAX_GIB, as_int16_if_exact, read_header, save_nifti
 from alseg.system.console import say, track
 from alseg.system.files import name_file_in_errors, write_atomically
 
@@ -405,10 +405,7 @@ def read_voxels(grid: Grid) -> np.ndarray:
             voxels[..., index] = plane.reshape(grid.shape[1], grid.shape[0]).T
     if not np.isfinite(voxels).all():
         raise DataError("it holds voxels that are NaN or infinite")
-    whole = np.rint(voxels)
-    if np.abs(voxels).max() < 2**15 and np.array_equal(whole, voxels):
-        return whole.astype(np.int16)
-    return voxels
+    return as_int16_if_exact(voxels)
 
 
 @contextmanager

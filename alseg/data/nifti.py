@@ -180,10 +180,29 @@ def write_nifti(path: Path, volume: Tensor, like: Path) -> None:
     _write(path, _IMAGES[size](voxels, None, header))
 
 
-def save_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
-    """Write voxels [D, H, W] with a voxel-to-world matrix [4, 4] in mm as a new NIfTI file.
+def exact_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A file's voxels [D, H, W] or [D, H, W, channels] for ``save_nifti``, and their matrix [4, 4].
 
-    The header says nothing else: no description, no name, no date.
+    float32, or int16 where that is exact.
+    """
+    volume = read_volume((path,))
+    voxels = np.moveaxis(volume.numpy(), 0, -1)
+    voxels = voxels[..., 0] if voxels.shape[-1] == 1 else voxels
+    return as_int16_if_exact(voxels), volume.affine.numpy()
+
+
+def as_int16_if_exact(voxels: np.ndarray) -> np.ndarray:
+    """The same values in half the bytes, where all are whole numbers within 16 bits."""
+    if np.abs(voxels).max() < 2**15 and np.array_equal(np.rint(voxels), voxels):
+        return voxels.astype(np.int16)
+    return voxels
+
+
+def save_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    """Write voxels [D, H, W] or [D, H, W, channels] as a new NIfTI file.
+
+    The header holds the voxel-to-world matrix [4, 4], in mm, and nothing else: no
+    description, no name, no date.
     """
     image = nibabel.Nifti1Image(voxels, affine)  # type: ignore[attr-defined]
     image.set_qform(affine, 1)
