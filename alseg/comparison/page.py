@@ -20,9 +20,9 @@ from alseg.comparison import figures
 from alseg.comparison.analysis import Comparison
 from alseg.comparison.conclusions import sentences
 from alseg.comparison.figures import NARROW, WIDE, Palette
-from alseg.comparison.forecast import MOST_MISS
 from alseg.comparison.runs import Run
 from alseg.comparison.tables import Table, all_tables, write_tables
+from alseg.curves.models import MOST_MISS
 from alseg.run.folder import PICTURES_FOLDER
 from alseg.run.provenance import git_commit
 from alseg.system.files import write_atomically

@@ -102,6 +102,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         hardware=hardware,
         n_pictures=config.pictures,
         save_maps=config.save_maps,
+        target_dice=config.target_dice,
         semi_supervised=semi_supervised,
         similarity=build_similarity(strategy, data.cache),
         proxy=proxy,

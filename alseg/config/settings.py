@@ -39,6 +39,7 @@ FREE = (
     "on_nonfinite",
     "pictures",
     "save_maps",
+    "target_dice",
 )
 
 

@@ -8,15 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alseg.comparison.forecast import (
-    MODELS,
-    MOST_MISS,
-    back_test,
-    choose_fit,
-    fit_model,
-    forecast,
-    miss,
-)
+from alseg.curves.forecast import back_test, forecast
+from alseg.curves.models import MODELS, MOST_MISS, choose_fit, fit_model, miss
 
 POWER, EXPONENTIAL, LOGARITHMIC = MODELS
 PARAMETERS = {
