@@ -61,6 +61,7 @@ class Experiment:
         save_maps: whether to write NIfTI maps of the queries.
         proxy: the proxy task that chooses the initial volumes; None where none does.
         target_dice: a Dice that the advice on when to stop speaks of; None for none.
+        cost_unit: what ``cost`` counts.
         proxy_key: names all that its choice depends on.
     """
 
@@ -90,6 +91,7 @@ class Experiment:
     proxy: Proxy | None = None
     proxy_key: str = ""
     target_dice: float | None = None
+    cost_unit: str = "volume"
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps is not None:

@@ -175,7 +175,7 @@ def prepare_round(this_round: Round) -> None:
 
 
 def labelled_so_far(this_round: Round) -> dict[str, Any]:
-    """The first columns of a round's row in metrics.csv: which round, and what has been labelled."""
+    """The first columns of a row of metrics.csv: which round, and what has been labelled."""
     return {
         "round": this_round.number,
         "labelled": len(this_round.pool.labelled),

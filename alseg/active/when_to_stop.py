@@ -13,6 +13,7 @@ import pandas as pd
 from alseg.active.round import Round
 from alseg.curves.forecast import expected_gain, forecast
 from alseg.curves.models import MIN_ROUNDS
+from alseg.oracles.annotations import Annotation, Annotations
 from alseg.run.folder import CASES_FILE, STOPPING_FILE
 from alseg.run.measure import VALIDATION, measure_of
 from alseg.system.distributed import rank
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 Row = Mapping[str, Any]  # of metrics.csv
 N_RESAMPLES = 2000
 FEWEST_CASES = 3  # for an interval over cases
+HARDLY_CORRECTED = 0.95  # Dice of a proposal with what a person has made of it, from there on
 
 
 def advise(this_round: Round, rows: Sequence[Row]) -> None:
@@ -46,11 +48,14 @@ def advice(this_round: Round, rows: Sequence[Row]) -> str:
     A sentence that has nothing to say, such as on the minutes of a simulation, is left out.
     """
     curve = known_curve(rows)
+    history = Annotations(this_round.experiment.folder).history
     return " ".join(
         [
             dice_so_far(this_round, rows[-1]),
             *next_query(this_round, curve),
-            *target(this_round, curve),
+            *target(this_round, curve, minutes_per_volume(history)),
+            *time_so_far(history),
+            *corrections(history),
         ]
     )
 
@@ -131,10 +136,74 @@ def next_query(this_round: Round, curve: pd.DataFrame) -> Sequence[str]:
     )
 
 
-def target(this_round: Round, curve: pd.DataFrame) -> Sequence[str]:
-    """How many labelled volumes the target takes, if there is one."""
+def target(this_round: Round, curve: pd.DataFrame, minutes: float | None) -> Sequence[str]:
+    """How many labelled volumes, and hours, the target takes, if there is one.
+
+    Args:
+        this_round: the round.
+        curve: see ``known_curve``.
+        minutes: that a volume takes; None where nobody has said it.
+    """
     wanted = this_round.experiment.target_dice
     if wanted is None or curve.empty:
         return ()
     found = forecast(curve.assign(strategy="Target", seed=0), wanted)
-    return (found.statement,)
+    if found.fit is None and curve["labelled"].nunique() < MIN_ROUNDS and found.volumes is None:
+        return ()  # that has been said
+    said = found.statement
+    now = len(this_round.pool.labelled)
+    if minutes is not None and found.volumes is not None and found.volumes > now:
+        hours, low, high = (
+            max(v - now, 0) * minutes / 60 for v in (found.volumes, found.low, found.high)
+        )
+        upper = "no upper limit" if math.isinf(high) else f"{high:.1f}"
+        said += f" That is {hours:.1f} hours of annotation from here ({low:.1f} to {upper})."
+    return (said,)
+
+
+def minutes_by_case(history: Sequence[Annotation]) -> dict[str, float]:
+    """The minutes of each case of which somebody has said them, all versions together."""
+    minutes: dict[str, float] = {}
+    for each in history:
+        if each.minutes is not None:
+            minutes[each.case] = minutes.get(each.case, 0.0) + each.minutes
+    return minutes
+
+
+def minutes_per_volume(history: Sequence[Annotation]) -> float | None:
+    """The mean over the cases of which somebody has said it; None where nobody has."""
+    minutes = minutes_by_case(history)
+    return math.fsum(minutes.values()) / len(minutes) if minutes else None
+
+
+def time_so_far(history: Sequence[Annotation]) -> Sequence[str]:
+    """How long annotation has taken; nothing where nobody has said it."""
+    minutes, n_cases = minutes_by_case(history), len({each.case for each in history})
+    mean = minutes_per_volume(history)
+    if mean is None:
+        return ()
+    of = "" if len(minutes) == n_cases else f" (said of {len(minutes)} of {n_cases} volumes)"
+    return (f"Annotation has taken {mean:.1f} minutes a volume so far{of}.",)
+
+
+def corrections(history: Sequence[Annotation]) -> Sequence[str]:
+    """How many proposals needed hardly any correction; nothing where there were none."""
+    newest = {each.case: each for each in history}.values()
+    proposed = [each for each in newest if each.proposal_dice is not None]
+    if not proposed:
+        return ()
+    last = [each for each in proposed if each.request == proposed[-1].request]
+    said = f"{share_hardly_corrected(last)} proposals of the last query"
+    if len(last) < len(proposed):
+        said += f", and {share_hardly_corrected(proposed)} of all"
+    return (
+        f"Hardly any correction (Dice with the label of at least {HARDLY_CORRECTED}) was needed by "
+        f"{said}.",
+    )
+
+
+def share_hardly_corrected(proposed: Sequence[Annotation]) -> str:
+    """How many proposals needed hardly any correction, as text."""
+    dice = [each.proposal_dice for each in proposed if each.proposal_dice is not None]
+    n_good = sum(value >= HARDLY_CORRECTED for value in dice)
+    return f"{n_good} of {len(dice)}"
