@@ -26,6 +26,7 @@ COMMANDS = {"import_dicom", "train", "compare", "validate", "sync", "ui"}
 # stand above it in this list. docs/architecture.md says what lives in each of them.
 MAY_IMPORT = {
     "core": "",
+    "curves": "",
     "system": "core",
     "networks": "core",
     "strategies": "core",
@@ -35,10 +36,10 @@ MAY_IMPORT = {
     "oracles": "core system strategies data run",
     "scoring": "core networks strategies",
     "training": "core system networks strategies data scoring",
-    "active": "core system networks strategies data run tracking oracles scoring training",
+    "active": "core curves system networks strategies data run tracking oracles scoring training",
     "config": "core system networks strategies data run tracking oracles scoring training active",
     "engine": "core system strategies data run tracking scoring training active config",
-    "comparison": "core system run",
+    "comparison": "core curves system run",
     "commands": "core system data run tracking config engine comparison",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -15,6 +15,7 @@ LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"  # held by the process that works
 LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
 METRICS_FILE, QUERIES_FILE = "metrics.csv", "queries.csv"
 CURVE_FILE = "learning_curve.png"
+STOPPING_FILE = "when_to_stop.txt"  # what the last round says about going on
 JOURNAL_FILE = "tracking_journal.jsonl"  # what a tracking store has not taken yet
 
 # in the folder of a round
