@@ -14,6 +14,7 @@ LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"  # held by the process that works
 LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
 METRICS_FILE, QUERIES_FILE = "metrics.csv", "queries.csv"
 CURVE_FILE = "learning_curve.png"
+TASK_FILE = "task.json"  # channels and classes: what using the network needs of the data set
 JOURNAL_FILE = "tracking_journal.jsonl"  # what a tracking store has not taken yet
 
 # in the folder of a round
