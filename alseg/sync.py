@@ -24,7 +24,7 @@ def sync_all(folders: Sequence[Path]) -> None:
     """
     from alseg.config.settings import load_config
     from alseg.run.folder import JOURNAL_FILE
-    from alseg.run.lock import hold
+    from alseg.run.lock import locked_run
     from alseg.tracking.mlflow import sync
 
     for folder in folders:
@@ -32,7 +32,7 @@ def sync_all(folders: Sequence[Path]) -> None:
             raise DataError(f"there is no folder {folder}")
     journals = [path for folder in folders for path in sorted(folder.rglob(JOURNAL_FILE))]
     for journal in journals:
-        with hold(journal.parent):
+        with locked_run(journal.parent):
             store = OmegaConf.select(load_config(journal.parent), "tracking.mlflow.uri")
             if store is None:
                 raise ConfigError(f"{journal.parent} is no longer recorded in MLflow")

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alseg.config.build import build_inferers
 from alseg.config.checks import check_transforms
-from alseg.config.composition import part
+from alseg.config.composition import instantiate
 from alseg.core.errors import (
     AlsegError,
     ConfigError,
@@ -47,7 +47,7 @@ from alseg.data.task import Case, Task
 from alseg.engine.prediction_table import DONE, REFUSED, WRITING, PredictionTable
 from alseg.engine.trained import TrainedRun, load_trained
 from alseg.run.folder import CASES_FILE
-from alseg.run.lock import hold
+from alseg.run.lock import locked_run
 from alseg.scoring.scorer import mask_seed_of
 from alseg.scoring.sources import plain_pass
 from alseg.strategies import measures
@@ -91,7 +91,7 @@ def predict(config: DictConfig) -> PredictionTable:
     run = load_trained(config.run, config.round, config.trusted_packages)
     task = scans_of(images, run.task)
     output.mkdir(parents=True, exist_ok=True)
-    with hold(output):
+    with locked_run(output):
         table = PredictionTable(output / CASES_FILE, task.foreground)
         job = Job(run, task, output, config.measure, config.uncertainty_map)
         waiting = [case_id for case_id in task.cases if not job.is_done(case_id, table)]
@@ -111,7 +111,7 @@ def trainer_of(config: DictConfig) -> pl.Trainer:
             "one for each, with parts of the images and outputs of their own"
         )
     check_accelerator(config.trainer.accelerator)
-    trainer: pl.Trainer = part(config.trainer)(logger=False, enable_checkpointing=False)
+    trainer: pl.Trainer = instantiate(config.trainer)(logger=False, enable_checkpointing=False)
     return trainer
 
 
@@ -155,7 +155,7 @@ class Job:
     def cache(self) -> VolumeCache:
         """Preprocesses the scans as the run did; nothing is kept."""
         preprocess = self.run.config.data.preprocess
-        transforms = part(preprocess)
+        transforms = instantiate(preprocess)
         check_transforms("data.preprocess", transforms)
         text = OmegaConf.to_yaml(preprocess, resolve=True)
         return VolumeCache(self.task, transforms, text, self.output)

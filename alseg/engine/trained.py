@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.config.build import build_network
-from alseg.config.composition import part
+from alseg.config.composition import instantiate
 from alseg.config.earlier_versions import check_moved
 from alseg.config.settings import flat, load_config
 from alseg.config.trust import check_targets
@@ -26,7 +26,7 @@ from alseg.core.errors import (
 )
 from alseg.data.task import Task
 from alseg.run.folder import CONFIG_FILE, TASK_FILE, round_folder
-from alseg.run.stages import check_left
+from alseg.run.stages import check_unchanged
 from alseg.run.state import RunState
 from alseg.scoring.sources import UncertaintySource
 from alseg.system.files import read_json, write_json
@@ -103,7 +103,7 @@ def load_trained(
     number = chosen_round(path, RunState.load(path), round_number)
     config = trusted_config(path, trusted_packages)
     task = read_task(path)
-    source: UncertaintySource = part(config.uncertainty)
+    source: UncertaintySource = instantiate(config.uncertainty)
     check_part("uncertainty", source, UncertaintySource)
     make_network = build_network(config, task)
     network = source.untrained(lambda member: make_network())
@@ -180,6 +180,6 @@ def read_task(folder: Path) -> Task:
 def _with_weights(network: torch.nn.Module, checkpoint: Path) -> torch.nn.Module:
     if not checkpoint.is_file():
         raise DataError(f"there is no {checkpoint}: the round's weights have been removed")
-    check_left(checkpoint)
+    check_unchanged(checkpoint)
     load_weights(network, checkpoint)
     return network.eval()

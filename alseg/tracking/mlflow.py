@@ -33,7 +33,7 @@ from alseg.core.errors import NO_ROOM, AlsegError, ConfigError, check_text
 from alseg.run.folder import CONFIG_FILE, JOURNAL_FILE, MAPS_FOLDER
 from alseg.run.provenance import train_command
 from alseg.system.console import track
-from alseg.system.files import TEMPORARY, is_within, locked, told_by_name
+from alseg.system.files import TEMPORARY, is_within, locked, name_file_in_errors
 from alseg.system.secrets import without_secrets
 from alseg.system.stores import environment_store, sqlite_file
 from alseg.tracking.loggers import FLUSH_SECONDS, without_repeats
@@ -489,7 +489,7 @@ def _needed(uri: str) -> Iterator[None]:
     except Exception as error:  # each kind of store raises errors of its own
         database = sqlite_file(uri)
         if database and (getattr(error, "errno", 0) in NO_ROOM or "disk is full" in str(error)):
-            with told_by_name(database):
+            with name_file_in_errors(database):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         cure = "; start that server, or record elsewhere, as with tracking=csv"
         raise ConfigError(

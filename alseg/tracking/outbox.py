@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
-from alseg.system.files import is_within, told_by_name, write_atomically
+from alseg.system.files import is_within, name_file_in_errors, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Outbox:
         self._append(operation)
 
     def _append(self, line: Operation) -> None:
-        with told_by_name(self.journal), self.journal.open("a", encoding="utf-8") as file:
+        with name_file_in_errors(self.journal), self.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 

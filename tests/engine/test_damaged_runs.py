@@ -28,7 +28,7 @@ from alseg.system.interruption import Interrupted
 from alseg.tracking.outbox import Outbox
 from alseg.training.module import SegmentationModule
 from tests.engine.test_interruption import results
-from tests.front_door import smoke_config, smoke_overrides
+from tests.smoke_runs import smoke_config, smoke_overrides
 
 SETTINGS = (
     "data.num_workers=0",

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from alseg.config.composition import composed, part
+from alseg.config.composition import composed, instantiate
 from alseg.config.settings import load_config
 from alseg.core.errors import TrainingError
 from alseg.engine.runs import with_overrides
@@ -246,7 +246,7 @@ def test_wandb_keeps_a_run_in_files_and_connects_to_nobody(
 
 def composed_tracker(choice: str, *overrides: str) -> Trackers:
     """What a choice of the group ``tracking`` builds."""
-    return Trackers(part(composed([f"tracking={choice}", *overrides]).tracking))
+    return Trackers(instantiate(composed([f"tracking={choice}", *overrides]).tracking))
 
 
 def wandb_records(path: Path) -> Iterator[Any]:

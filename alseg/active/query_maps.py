@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from alseg.active.pictures import draw_query
+from alseg.active.figures import draw_query
 from alseg.data.cache import VolumeCache
 from alseg.data.nifti import write_nifti
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
@@ -18,7 +18,7 @@ from alseg.scoring.scorer import Scoring
 from alseg.training.metrics import hard_labels
 
 
-class QueryPictures(pl.LightningModule):
+class QueryMaps(pl.LightningModule):
     """Draws queries of a round, once their labels have been revealed.
 
     The statistics of the few chosen volumes are computed again rather than kept for the whole pool;
