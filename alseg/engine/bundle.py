@@ -148,7 +148,7 @@ def inference_config(run: TrainedRun) -> dict[str, Any]:
 
 
 def datalist(n_channels: int) -> str:
-    """The expression that lists the images of ``dataset_dir``: one file a case, or one a channel."""
+    """The expression that lists the images of ``dataset_dir``, one file a case or a channel."""
     if n_channels == 1:
         return f"$[{{'{IMAGE}': p}} for p in sorted(glob.glob(@dataset_dir + '/*.nii*'))]"
     files = f"[p.replace('_0000.nii', '_%04d.nii' % c) for c in range({n_channels})]"

@@ -55,7 +55,7 @@ from alseg.strategies.aggregations import foreground_mean
 from alseg.strategies.statistics import VoxelStatistics, single_pass
 from alseg.system.console import Meter, say
 from alseg.system.files import checksum_of, is_within
-from alseg.system.interruption import interruption
+from alseg.system.interruption import Interrupted, interruption
 from alseg.training.trainers import check_accelerator, workers_for
 
 log = logging.getLogger(__name__)
@@ -96,11 +96,23 @@ def predict(config: DictConfig) -> PredictionTable:
         job = Job(run, task, output, config.measure, config.uncertainty_map)
         waiting = [case_id for case_id in task.cases if not job.is_done(case_id, table)]
         if waiting:
-            predictor = Predictor(job, table, n_before=len(task.cases) - len(waiting))
-            with interruption.handled(), predictor.meter:
-                trainer.predict(predictor, job.loader(waiting), return_predictions=False)
+            run_trainer(trainer, job, table, waiting)
     report(table, task, run, n_before=len(task.cases) - len(waiting))
     return table
+
+
+def run_trainer(
+    trainer: pl.Trainer, job: Job, table: PredictionTable, waiting: list[str]
+) -> None:
+    """Segment the cases that wait; at a signal, say what is left."""
+    predictor = Predictor(job, table, n_before=len(job.task.cases) - len(waiting))
+    try:
+        with interruption.handled(), predictor.meter as meter:
+            trainer.predict(predictor, job.loader(waiting), return_predictions=False)
+    except Interrupted:
+        n_left = meter.total - meter.done
+        say(f"the same command continues with the {n_left} scan(s) that are left")
+        raise
 
 
 def trainer_of(config: DictConfig) -> pl.Trainer:
