@@ -35,6 +35,7 @@ SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
+IGNITE = "0.5.5"  # which the workflow was tried with
 ALLOWED = ("monai", "torch")  # whose classes a bundle may name
 IMAGE, SOURCE, PREDICTION = "image", "source", "pred"
 HYDRAS = ("_partial_", "_convert_", "_recursive_", "_args_")  # words of Hydra's, not of MONAI's
@@ -283,7 +284,7 @@ def metadata_of(run: TrainedRun) -> dict[str, Any]:
         "monai_version": version("monai"),
         "pytorch_version": version("torch").partition("+")[0],
         "numpy_version": version("numpy"),
-        "required_packages_version": {"nibabel": version("nibabel"), "pytorch-ignite": "0.5.2"},
+        "required_packages_version": {"nibabel": version("nibabel"), "pytorch-ignite": IGNITE},
         "name": task.name,
         "task": f"segmentation of {', '.join(task.foreground)}",
         "description": "A network of an active-learning run: see docs/README.md",

@@ -101,9 +101,7 @@ def predict(config: DictConfig) -> PredictionTable:
     return table
 
 
-def run_trainer(
-    trainer: pl.Trainer, job: Job, table: PredictionTable, waiting: list[str]
-) -> None:
+def run_trainer(trainer: pl.Trainer, job: Job, table: PredictionTable, waiting: list[str]) -> None:
     """Segment the cases that wait; at a signal, say what is left."""
     predictor = Predictor(job, table, n_before=len(job.task.cases) - len(waiting))
     try:

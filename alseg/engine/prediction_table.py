@@ -9,6 +9,7 @@ them, beyond the quartiles by more than 1.5 times their distance (Tukey, Explora
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def reasons_to_look(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
         flags[f"little {name}"], flags[f"much {name}"] = volumes < low, volumes > high
     uncertainty = table["uncertainty"].astype(float).where(done)
     flags["uncertain"] = uncertainty > fences(uncertainty)[1]
-    return ["; ".join(why for why, flag in flags.items() if flag[i]) for i in table.index]
+    by_case = zip(*(flag.to_numpy() for flag in flags.values()), strict=True)
+    return ["; ".join(compress(flags, of_case)) for of_case in by_case]
 
 
 def fences(values: pd.Series) -> tuple[float, float]:
