@@ -319,9 +319,9 @@ def readme(run: TrainedRun) -> str:
 def license_note(run: TrainedRun) -> str:
     """LICENSE: who decides what the weights may be used for."""
     return (
-        f"The weights in models/ were trained on the data set {run.task.name}. What they may be used\n"
-        "for, and under which name they may be passed on, follows from the licence of that data set\n"
-        "and from you who trained them: write it here before you pass the bundle on.\n\n"
+        f"The weights in models/ were trained on the data set {run.task.name}. What they may be\n"
+        "used for, and under which name they may be passed on, follows from the licence of that\n"
+        "data set and from you who trained them: write it here before you pass the bundle on.\n\n"
         "The configuration was written by alseg (Apache License 2.0).\n"
     )
 

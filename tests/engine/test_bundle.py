@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -119,10 +118,7 @@ def test_a_bundle_segments_as_alseg_does_without_alseg(
     command = [sys.executable, "-m", "alseg.predict", str(run), f"images={images}", "trainer=cpu"]
     subprocess.run([*command, f"output={one}"], check=True, capture_output=True)
     arguments = [str(folder) for folder in (done.folder, images, other)]
-    elsewhere = os.environ | {"PYTHONPATH": ""}
-    subprocess.run(
-        [sys.executable, "-c", code, *arguments], check=True, cwd=tmp_path, env=elsewhere
-    )
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=tmp_path)
     names = sorted(path.name for path in images.iterdir())
     assert sorted(path.name for path in other.iterdir()) == names
     found = 0
