@@ -21,13 +21,14 @@ class Plan:
         query_size: volumes acquired after each round except the last.
         rounds: number of rounds.
         steps_per_round: optimiser steps in each round.
-        val_interval: steps, or passes over the labelled volumes, between two validations.
+        val_interval: steps, or passes over the training volumes, between two validations.
         val_interval_unit: ``steps`` or ``epochs``.
         round_start: the weights a round starts from: ``scratch`` (a new network), ``continue``
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
             previous round's last). The optimiser starts again in each round.
         seed: the run's seed.
-        start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``.
+        start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``; or
+            ``labelled`` for those that have a label in the data set, however many ``initial`` says.
         budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
             last query may exceed it, as a cost is known after annotation. None for no limit.
         candidates: a round chooses its query from that many random unlabelled volumes; None for
@@ -76,9 +77,9 @@ class Plan:
         if self.candidates is not None:
             check_whole_number("pool.candidates", self.candidates, at_least=self.query_size)
 
-    def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
+    def val_interval_steps(self, n_volumes: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""
         interval = self.val_interval
         if self.val_interval_unit == "epochs":
-            interval *= -(-n_labelled // batch_size)
+            interval *= -(-n_volumes // batch_size)
         return min(interval, self.steps_per_round)

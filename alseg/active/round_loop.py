@@ -17,6 +17,7 @@ from alseg.active.round_acquisition import acquire
 from alseg.active.round_evaluation import evaluate
 from alseg.active.round_training import TRAINED, train
 from alseg.core.budget import area_under_budget_curve
+from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import whole
 from alseg.oracles.base import annotated
 from alseg.run.state import RunState
@@ -79,6 +80,9 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
         raise
+    except NotAnnotatedYetError:
+        status = "SCHEDULED"  # it goes on once the labels are there
+        raise
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise
@@ -97,7 +101,7 @@ def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
         row = state.history[-1]
         log.info(
             f"round {state.finished_rounds}/{plan.rounds} done · {row['labelled']} labelled · "
-            f"test Dice {row['test_dice']:.3f}"
+            f"{state.measure.title} {row[state.measure.column]:.3f}"
             + (f" · about {duration(left)} left" if end_of_rounds(plan, state) is None else "")
         )
     if reason := end_of_rounds(plan, state):
@@ -128,10 +132,10 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
 def publish(experiment: Experiment, state: RunState) -> None:
     """Write the reports of the finished rounds and record those that the tracking store misses."""
     write_reports(experiment, state)
-    labelled, test_dice = state.learning_curve("test_dice")
+    labelled, dice = state.learning_curve(state.measure.column)
     rounds = zip(state.history, state.timings, strict=True)
     for n_rounds, (row, seconds) in enumerate(rounds, start=1):
-        area = area_under_budget_curve(labelled[:n_rounds], test_dice[:n_rounds])
+        area = area_under_budget_curve(labelled[:n_rounds], dice[:n_rounds])
         columns = row | seconds | {"area": area}
         del columns["round"]
         metrics = {metric_name(column): value for column, value in columns.items()}
@@ -149,13 +153,22 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     dice = evaluate(this_round, trained.trainer, trained.module)
     started = time.monotonic()
     acquired = None if this_round.is_last else acquire(this_round, trained)
-    return save(this_round, state, dice, acquired, time.monotonic() - started)
+    seconds = time.monotonic() - started - (acquired.seconds if acquired else 0.0)
+    return save(this_round, state, dice, acquired, seconds)
 
 
 def prepare_round(this_round: Round) -> None:
     """Preprocess what the round reads, its candidates only if it looks at them."""
     scored = this_round.candidates if this_round.needs_prediction else ()
-    this_round.experiment.data.prepare((*this_round.pool.labelled, *scored))
+    data, validation = this_round.experiment.data, this_round.parts.validation
+    labelled, oracle = this_round.pool.labelled, this_round.experiment.oracle
+    data.reveal(oracle.labels_for_round(this_round.number, labelled))
+    data.prepare((*labelled, *scored))
+    if not data.holds_foreground(validation):
+        log.warning(
+            f"no label of the {len(validation)} validation cases of this round holds foreground: "
+            "its Dice is undefined, and the round keeps its last weights"
+        )
 
 
 def save(

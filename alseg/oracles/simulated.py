@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from alseg.core.units import Answer, Query
+from alseg.core.units import Answer, Query, whole
+from alseg.data.headers import label_of
 from alseg.data.task import Task
+from alseg.oracles.base import Propose, annotated
 
 
 class SimulatedOracle:
     """Reveals labels that the data set already holds, at once: nothing is ever pending.
 
-    Training and scoring never get the task's label paths, only what was revealed here.
+    Cases without a label are not in its pool. Training and scoring never get the task's label
+    paths, only what was revealed here.
     """
 
-    def __init__(self, task: Task) -> None:
-        self._labels = {case.id: case.label for case in task.cases.values()}
+    annotates_unlabelled = False
+
+    def __init__(self, task: Task, folder: Path | None = None) -> None:
+        self._cases = task.cases
+
+    def request(
+        self,
+        name: str,
+        query: Query,
+        scores: Mapping[str, float],
+        propose: Propose | None = None,
+    ) -> Query:
+        """Nobody has to be asked."""
+        return ()
 
     def annotate(self, query: Query) -> Answer:
         """The label file of each unit's case."""
-        return Answer({unit: self._labels[unit.case_id] for unit in query})
+        return Answer({unit: label_of(self._cases[unit.case_id]) for unit in query})
+
+    def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
+        """The label file of each case."""
+        return annotated(self, whole(case_ids)).by_case
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Return the hidden label file of each case."""
-        return {case_id: self._labels[case_id] for case_id in case_ids}
+        return {case_id: label_of(self._cases[case_id]) for case_id in case_ids}

@@ -56,7 +56,7 @@ LOCKED_SECONDS = 60.0  # how long another process may keep a sqlite store locked
 BATCH_PARAMS, BATCH_METRICS = 100, 1000  # the most that MLflow takes in one call
 MAX_NAME = 250  # characters of a metric's name
 FAILURE_TAG = "failure"
-RECORDED = "dice/test"  # a round that has it has been recorded
+RECORDED = "dice/val"  # a round that has it has been recorded
 
 
 # Otherwise the UI opens an experiment on an empty page of traces.

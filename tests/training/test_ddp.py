@@ -99,7 +99,14 @@ def test_one_process_scores_and_selects_the_same(
         experiment.strategy, experiment.source, experiment.scoring_inferer, plan.seed, 1
     )
     chooser = Chooser(
-        experiment.strategy, plan.query_size, plan.seed, plan.rounds, 1, pool, pool.unlabelled
+        experiment.strategy,
+        plan.query_size,
+        plan.seed,
+        plan.rounds,
+        1,
+        pool,
+        pool.unlabelled,
+        pool.labelled,
     )
     noted: list[Chosen] = []
     acquisition = AcquisitionCallback(chooser, experiment.oracle, experiment.cost, noted.append)
@@ -109,7 +116,7 @@ def test_one_process_scores_and_selects_the_same(
     two = pd.read_csv(round_folder / "scores.csv").set_index("case_id")["score"].to_dict()
     scores = {s.case_id: s.score for s in noted[0].case_scores}
     assert scores == pytest.approx(two, rel=1e-6)
-    one = [row["case_id"] for row in acquisition.result().queries]
+    one = [row["case_id"] for row in acquisition.annotate(noted[0]).queries]
     assert one == [row["case_id"] for row in RunState.load(folder).queries if row["round"] == 1]
 
     trainer = experiment.make_trainer(logger=False)
