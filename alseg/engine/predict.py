@@ -383,7 +383,7 @@ def scans_of(folder: Path, task: Task) -> Task:
         images.setdefault(case_id, []).append(file)
         if len({case_id_of(image) for image in images[case_id]}) < len(images[case_id]):
             raise DataError(f"{file} and {images[case_id][-2].name} would give two cases one name")
-    cases = {i: Case(i, tuple(paths), None) for i, paths in images.items()}  # type: ignore[arg-type]
+    cases = {i: Case(i, tuple(paths), None) for i, paths in images.items()}
     return replace(task, root=folder, cases=cases)
 
 
