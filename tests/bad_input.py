@@ -792,7 +792,7 @@ DataLad needs; what leads out of the folder is reported. Only regular files are 
 or JSON, and nothing in them is run. Case ids come from the data set's own names, never targets.
 
 A run folder may come from somebody else as well. Nothing in it is unpickled: checkpoints are read
-with weights only. Its `config.yaml` names by `_target_` what `resume=` and the notebook build, so
+with weights only. Its `config.yaml` names by `_target_` what `resume=`, `alseg.predict`, `alseg.export` and the notebook build, so
 before any of it is imported each name is looked at: alseg's parts, MONAI's transforms, losses,
 networks and inferers, `torch.nn`, `torch.optim`, and Lightning's callbacks, profilers and
 precision are built; no method, nothing that one of these modules has imported, and no reader
