@@ -54,6 +54,7 @@ from alseg.strategies import measures
 from alseg.strategies.aggregations import foreground_mean
 from alseg.strategies.statistics import VoxelStatistics, single_pass
 from alseg.system.console import Meter, say
+from alseg.system.distributed import world_size
 from alseg.system.files import checksum_of, is_within
 from alseg.system.interruption import Interrupted, interruption
 from alseg.training.trainers import check_accelerator, workers_for
@@ -115,10 +116,11 @@ def run_trainer(trainer: pl.Trainer, job: Job, table: PredictionTable, waiting: 
 
 def trainer_of(config: DictConfig) -> pl.Trainer:
     """The Lightning trainer, of one device."""
-    if config.trainer.devices != 1:
+    if config.trainer.devices != 1 or world_size() != 1:
         raise ConfigError(
-            f"trainer.devices is {config.trainer.devices}; a prediction takes one device: start "
-            "one for each, with parts of the images and outputs of their own"
+            f"trainer.devices is {config.trainer.devices}, in {world_size()} process(es); a "
+            "prediction takes one device: start one for each, with parts of the images and outputs "
+            "of their own"
         )
     check_accelerator(config.trainer.accelerator)
     trainer: pl.Trainer = instantiate(config.trainer)(logger=False, enable_checkpointing=False)
@@ -303,7 +305,9 @@ class Predictor(pl.LightningModule):
             self.segment(case_id, batch)
         except StorageError:
             raise
-        except (AlsegError, MemoryError, torch.OutOfMemoryError) as error:
+        except (AlsegError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise  # torch has no class of its own for a CPU that lacks memory
             self.refuse(case_id, error)
         self.meter.update(self.meter.done + 1, lambda: case_id)
         return case_id

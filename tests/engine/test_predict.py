@@ -265,6 +265,27 @@ def test_bad_scans_are_reported_and_the_others_are_segmented(predict: Predict, s
     assert {path.name for path in done.folder.glob("*.nii.gz")} == {"phantom_000.nii.gz"}
 
 
+def test_a_scan_that_does_not_fit_into_memory_is_left_out(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alseg.engine import predict as module
+
+    whole, seen = module.plain_pass, []
+
+    def too_large(*arguments: object) -> torch.Tensor:
+        seen.append(arguments)
+        if len(seen) == 2:
+            torch.empty(2**60)  # what torch raises on a CPU
+        return whole(*arguments)
+
+    monkeypatch.setattr(module, "plain_pass", too_large)
+    done = predict()
+    assert done.exit_code == 2
+    table = table_of(done.folder)
+    assert table["status"].tolist() == ["done", "refused", "done", "done"]
+    assert "phantom_001.nii.gz does not fit into memory" in table["message"]["phantom_001"]
+
+
 def test_a_network_of_two_channels_takes_a_file_a_channel_or_one_with_both(
     predict: Predict, tmp_path: Path
 ) -> None:
@@ -316,7 +337,7 @@ def test_channel_numbers_of_nnunet_are_no_part_of_the_case(predict: Predict, sca
         ("measure=variance", "compares several passes; add uncertainty_map=true"),
         ("uncertainty_map=perhaps", "uncertainty_map is 'perhaps'; it must be true or false"),
         ("images=nowhere", "images is nowhere, which is not a folder"),
-        ("trainer.devices=2", "a prediction takes one device"),
+        ("trainer.devices=2", "prediction takes one device"),
         ("trainer=gpu", "trainer.accelerator is gpu, but torch"),
         ("trainer=tpu", "trainer is 'tpu'; did you mean gpu?"),
         ("rund=1", "there is no setting rund; did you mean round?"),
