@@ -44,6 +44,7 @@ from alseg.data.naming import case_id_of
 from alseg.data.nifti import ENDINGS, write_nifti
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
 from alseg.data.task import Case, Task
+from alseg.data.watched import WatchedDataset, dead_worker_error
 from alseg.engine.prediction_table import DONE, REFUSED, WRITING, PredictionTable
 from alseg.engine.trained import TrainedRun, load_trained
 from alseg.run.folder import CASES_FILE
@@ -87,7 +88,7 @@ def predict(config: DictConfig) -> PredictionTable:
         raise ConfigError(
             f"measure is {config.measure}, which compares several passes; add uncertainty_map=true"
         )
-    trainer = trainer_of(config)
+    trainer, num_workers = trainer_of(config), workers_for(config.data.num_workers)
     images, output = folders_of(config)
     run = load_trained(config.run, config.round, config.trusted_packages)
     task = scans_of(images, run.task)
@@ -97,20 +98,29 @@ def predict(config: DictConfig) -> PredictionTable:
         job = Job(run, task, output, config.measure, config.uncertainty_map)
         waiting = [case_id for case_id in task.cases if not job.is_done(case_id, table)]
         if waiting:
-            run_trainer(trainer, job, table, waiting)
+            run_trainer(trainer, job, table, waiting, num_workers)
     report(table, task, run, n_before=len(task.cases) - len(waiting))
     return table
 
 
-def run_trainer(trainer: pl.Trainer, job: Job, table: PredictionTable, waiting: list[str]) -> None:
+def run_trainer(
+    trainer: pl.Trainer, job: Job, table: PredictionTable, waiting: list[str], num_workers: int
+) -> None:
     """Segment the cases that wait; at a signal, say what is left."""
     predictor = Predictor(job, table, n_before=len(job.task.cases) - len(waiting))
+    num_workers = min(num_workers, MOST_WORKERS, len(waiting))
+    scans = job.scans(waiting, num_workers)
+    loader = DataLoader(scans, batch_size=None, num_workers=num_workers)
     try:
         with interruption.handled(), predictor.meter as meter:
-            trainer.predict(predictor, job.loader(waiting), return_predictions=False)
+            trainer.predict(predictor, loader, return_predictions=False)
     except Interrupted:
         n_left = meter.total - meter.done
         say(f"the same command continues with the {n_left} scan(s) that are left")
+        raise
+    except Exception as error:
+        if dead := dead_worker_error(error, [scans]):
+            raise dead from error
         raise
 
 
@@ -201,6 +211,7 @@ class Job:
         row = table.rows.get(case_id, {})
         return (
             row.get("status") == DONE
+            and all(image.is_file() for image in self.task.cases[case_id].images)
             and row["made_of"] == self.made_of(case_id)
             and checksum_of(self.file(case_id)) == row["checksum"]
             and (not self.passes or self.map_file(case_id).is_file())
@@ -220,10 +231,9 @@ class Job:
                 "away, or give another output"
             )
 
-    def loader(self, case_ids: list[str]) -> DataLoader:
-        """The preprocessed scans, one at a time."""
-        n_workers = min(workers_for("auto"), MOST_WORKERS, len(case_ids))
-        return DataLoader(Scans(self.cache, case_ids), batch_size=None, num_workers=n_workers)
+    def scans(self, case_ids: list[str], num_workers: int) -> WatchedDataset:
+        """The preprocessed scans, one at a time, for some loader processes."""
+        return WatchedDataset(Scans(self.cache, case_ids), num_workers)
 
 
 class Scans(Dataset):

@@ -1,4 +1,4 @@
-"""``python -m alseg.predict`` through its front door, on the scans of a run that is really trained."""
+"""``python -m alseg.predict`` through its front door, with a network that is really trained."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -284,6 +285,28 @@ def test_a_scan_that_does_not_fit_into_memory_is_left_out(
     table = table_of(done.folder)
     assert table["status"].tolist() == ["done", "refused", "done", "done"]
     assert "phantom_001.nii.gz does not fit into memory" in table["message"]["phantom_001"]
+
+
+def test_loader_processes_change_nothing_and_one_that_dies_is_reported(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alseg.data.cache import VolumeCache
+
+    alone, together = predict(), predict("data.num_workers=2", output="together")
+    assert together.exit_code == 0, together.err
+    for path in alone.folder.glob("*.nii.gz"):
+        assert path.read_bytes() == (together.folder / path.name).read_bytes()
+    preprocess = VolumeCache.preprocess
+
+    def dying(cache: VolumeCache, case: Any) -> Any:
+        if case.id == "phantom_002":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return preprocess(cache, case)
+
+    monkeypatch.setattr(VolumeCache, "preprocess", dying)
+    died = predict("data.num_workers=1", output="died")
+    assert died.exit_code == 2
+    assert "while it was reading phantom_002" in died.err
 
 
 def test_a_network_of_two_channels_takes_a_file_a_channel_or_one_with_both(
