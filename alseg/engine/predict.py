@@ -2,7 +2,7 @@
 
 One case after another: of a case, nothing is kept except its row of the table. Memory, with C
 classes, V voxels of the preprocessed grid and S of the source: the image and the probabilities,
-about (4 channels + 12 C) V bytes, then S bytes of classes and a slab (``alseg.data.source_grid``).
+about (4 channels + 20 C) V bytes, then S bytes of classes and a slab (``alseg.data.source_grid``).
 With ``uncertainty_map=true``, passes keep about 18 C V bytes more, and the map takes 4 S bytes.
 """
 

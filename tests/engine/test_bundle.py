@@ -1,4 +1,4 @@
-"""``python -m alseg.export`` through its front door; the bundle runs where alseg cannot be imported."""
+"""``python -m alseg.export`` through its front door; bundles run where nobody can import alseg."""
 
 from __future__ import annotations
 
