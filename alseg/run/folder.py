@@ -16,6 +16,7 @@ LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
 METRICS_FILE, QUERIES_FILE = "metrics.csv", "queries.csv"
 CURVE_FILE = "learning_curve.png"
 STOPPING_FILE = "when_to_stop.txt"  # what the last round says about going on
+TASK_FILE = "task.json"  # channels and classes: what using the network needs of the data set
 JOURNAL_FILE = "tracking_journal.jsonl"  # what a tracking store has not taken yet
 
 # in the folder of a round
