@@ -295,6 +295,7 @@ def resume_run(
             "resume_force=true starts its current round again with them"
         )
     experiment = build(config, folder)
+    check_single(experiment)
     if state is None:
         state = initial_state(experiment)
     check_cases(state.pool, experiment.data.splits.training)
