@@ -141,7 +141,7 @@ def test_labels_come_late_and_in_parts(campaign: tuple[Task, Path], oracle: Pers
     answer = oracle.annotate(query)
     assert [unit.case_id for unit in answer.labels] == CASES[:1]
     assert answer.pending == whole(CASES[1:3])
-    assert "2 of 2 volumes wait for annotation: case_01, case_02." in answer.what_to_do
+    assert "2 of 2 volumes wait for annotation (case_01, case_02)." in answer.what_to_do
     assert str(oracle.folder / "requests" / "round_01") in answer.what_to_do
     hand_in(campaign, oracle, CASES[2])
     assert oracle.annotate(query).pending == whole([CASES[1]])
