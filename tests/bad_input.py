@@ -474,6 +474,12 @@ JSON = [
         "class numbers with a gap", ["'labels' must number"], (), edit(labels={"0": "b", "2": "x"})
     ),
     Row("two classes of one name", ["holds a name twice"], (), edit(labels={"0": "b", "1": "b"})),
+    Row(
+        "annotated_classes with a class that there is not",
+        ["gives case_00 the class 'x'; there are"],
+        (),
+        edit(annotated_classes={"case_00": ["x"]}),
+    ),
     Row("a class without a name", ["holds the name None"], (), edit(labels={"0": "b", "1": None})),
     Row("no modality", ["'modality' must number at least 1 name(s)"], (), edit(modality={})),
     Row(

@@ -103,7 +103,8 @@ def draw_query(
         image: intensities, shape [D, H, W].
         prediction: class indices, the same shape.
         uncertainty: the strategy's voxel map, the same shape.
-        label: the true class indices, the same shape; None where they are hidden.
+        label: the true class indices, the same shape, below 0 where nobody has annotated; None
+            where they are hidden.
         affine: from voxel indices to RAS millimetres, shape [4, 4].
         classes: the foreground class names.
         title: the picture's title.
@@ -137,7 +138,7 @@ def draw_query(
             _mark_sides(axes)
         for name in panels.keys() & {"prediction", "true label"}:
             panels[name].imshow(
-                np.ma.masked_equal(slices[name], 0), cmap=colours, alpha=0.55,
+                np.ma.masked_less_equal(slices[name], 0), cmap=colours, alpha=0.55,
                 vmin=0.5, vmax=len(classes) + 0.5, **grey,
             )  # fmt: skip
         present = [value for value in dice.values() if not math.isnan(value)]

@@ -203,7 +203,7 @@ class Forecast:
     fit: Fit | None = None
 
 
-def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> Forecast:
+def forecast(curves: pd.DataFrame, target: float, value: str = "dice") -> Forecast:
     """Forecast the labelled volumes that one strategy needs for a target Dice.
 
     The interval resamples seeds (3 seeds or more) or else residuals, ``N_RESAMPLES`` times, and
@@ -300,7 +300,7 @@ def _resampled_volumes(rows: pd.DataFrame, fit: Fit, target: float, value: str) 
     return np.array(needed)
 
 
-def back_test(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame:
+def back_test(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame:
     """How wrong the forecast would have been: fit the first k rounds, predict the last one's Dice.
 
     Fits that miss their points are left out, as in the forecast.

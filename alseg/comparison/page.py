@@ -26,7 +26,7 @@ from alseg.comparison.tables import Table, all_tables, write_tables
 from alseg.run.folder import PICTURES_FOLDER
 from alseg.run.provenance import git_commit
 from alseg.system.files import write_atomically
-from alseg.system.text import printable
+from alseg.system.text import capitalised, printable
 
 PICTURE_WIDTH = 900  # pixels; the originals stay in the run folders
 PICTURES_PER_ROUND = 3
@@ -172,24 +172,27 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
 def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
     """Dice against what has been labelled: over all classes, by class and by cost."""
     curves, full, labels = comparison.curves, comparison.full, comparison.labels
+    measure = comparison.measure
     banded = [labels[s] for s in comparison.run_set.strategies if palette.has_band(s)]
     band = f" Bands: {INTERVAL}" + ("." if len(banded) > 1 else f", only for {banded[0]}.")
     names = ", ".join(labels[s] for s in comparison.run_set.strategies)
     drawings = [
         Drawing(
             "learning_curves",
-            f"Mean test Dice against the number of labelled volumes.{band}",
+            f"Mean {measure.title} against the number of labelled volumes.{band}",
             f"Learning curves of {names}; the table of Dice by labelled volumes has the numbers.",
-            figures.learning_curves(curves, full, palette, width),
+            figures.learning_curves(curves, full, palette, width, dice_label=measure.label),
         )
     ]
     if len(comparison.run_set.classes) > 1:
         drawings.append(
             Drawing(
                 "class_curves",
-                f"Test Dice of each class.{band}",
+                f"{capitalised(measure.title)} of each class.{band}",
                 f"Learning curves of {names} for {', '.join(comparison.run_set.classes)}.",
-                figures.class_curves(curves, full, palette, width, comparison.run_set.classes),
+                figures.class_curves(
+                    curves, full, palette, width, comparison.run_set.classes, measure.label
+                ),
             )
         )
     if comparison.cost_unit is not None:
@@ -197,10 +200,17 @@ def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> l
         drawings.append(
             Drawing(
                 "cost_curves",
-                f"Mean test Dice against the annotation cost in {unit}.{band}",
-                f"Test Dice of {names} against annotation cost; its table has the numbers.",
+                f"Mean {measure.title} against the annotation cost in {unit}.{band}",
+                f"{capitalised(measure.label)} of {names} against annotation cost; its "
+                "table has the numbers.",
                 figures.learning_curves(
-                    curves, full, palette, width, budget="cost", label=f"annotated {unit}"
+                    curves,
+                    full,
+                    palette,
+                    width,
+                    budget="cost",
+                    label=f"annotated {unit}",
+                    dice_label=measure.label,
                 ),
             )
         )
@@ -254,7 +264,13 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
                 f"points by more than {MOST_MISS:.0%} of their range of Dice (root mean square) is "
                 "not drawn, and forecasts nothing.",
                 "Fitted learning curves beyond the rounds so far, with the target Dice.",
-                figures.forecast_figure(comparison.curves, comparison.forecasts, palette, width),
+                figures.forecast_figure(
+                    comparison.curves,
+                    comparison.forecasts,
+                    palette,
+                    width,
+                    dice_label=comparison.measure.label,
+                ),
             )
         )
     if not comparison.queries.empty:

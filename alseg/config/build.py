@@ -21,6 +21,7 @@ from alseg.active.pseudo_labels import SemiSupervised
 from alseg.config.checks import (
     check_inferer,
     check_keys,
+    check_losses,
     check_network,
     check_positive,
     check_scores,
@@ -32,6 +33,7 @@ from alseg.config.settings import config_hash, flat
 from alseg.core.errors import (
     ConfigError,
     DataError,
+    check_choice,
     check_flag,
     check_part,
     check_text,
@@ -47,7 +49,7 @@ from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import cost_named
+from alseg.oracles.costs import COSTS, cost_named
 from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
@@ -71,14 +73,15 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     check_plain_settings(config)
     plan = build_plan(config)
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
-    cost = cost_named(config.cost)
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
+    cost = cost_named(config.cost, task.ignore_value)
     oracle = build_oracle(config, task, folder)
     check_hidden_labels(strategy, oracle)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
+    check_losses(recipe.loss, source.loss, task)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
@@ -118,6 +121,7 @@ def check_plain_settings(config: DictConfig) -> None:
     """
     for name in ("output_dir", "cache_dir", "experiment_name"):
         check_text(name, config[name])
+    check_choice("cost", config.cost, COSTS)
     check_flag("save_maps", config.save_maps)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)

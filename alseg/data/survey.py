@@ -33,16 +33,20 @@ class LabelFacts:
     """What a look at a label has shown.
 
     Attributes:
-        classes: label values on the preprocessed grid.
-        classes_in_file: label values in the file.
+        classes: classes on the preprocessed grid.
+        classes_in_file: classes in the file.
         voxels: a hash of the label on the preprocessed grid.
         dtype: of the label's voxels in the file.
+        ignored_share: of the voxels on the preprocessed grid, those that nobody annotated.
+        not_annotated: classes that the data set says nobody annotated in this case.
     """
 
     classes: tuple[int, ...]
     classes_in_file: tuple[int, ...]
     voxels: str
     dtype: np.dtype
+    ignored_share: float = 0.0
+    not_annotated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,12 @@ def _look_at_label(cache: VolumeCache, case: Case, dtype: np.dtype) -> LabelFact
     path = label_of(case)
     label = cache.label(case.id, path).numpy()
     return LabelFacts(
-        classes=tuple(int(value) for value in np.unique(label)),
+        classes=tuple(int(value) for value in np.unique(label) if value >= 0),
         classes_in_file=cache.classes_in_file(case.id, path),
         voxels=hashlib.sha256(label.tobytes()).hexdigest(),
         dtype=dtype,
+        ignored_share=float((label < 0).mean()),
+        not_annotated=cache.task.not_annotated(case.id),
     )
 
 
@@ -141,9 +147,12 @@ def oddities(
     others = intensity_oddities({c: f.quantiles for c, f in facts.items()}, channels)
 
     def of_label(case_id: str, label: LabelFacts) -> Iterator[tuple[str, str]]:
-        missing = [name for value, name in enumerate(classes) if value not in label.classes_in_file]
+        expected = {*range(len(classes))} - {*label.not_annotated}
+        missing = [classes[value] for value in sorted(expected - {*label.classes_in_file})]
         lost = [classes[value] for value in label.classes_in_file if value not in label.classes]
-        if len(missing) == len(classes) - 1 and classes[0] not in missing:
+        if label.ignored_share == 1:
+            yield "nothing annotated", "all voxels of its label are ignored"
+        elif len(missing) == len(expected) - 1 and classes[0] not in missing:
             yield "empty label", "its label holds no foreground"
         elif missing:
             yield "class missing", f"its label holds no {', '.join(missing)}"
@@ -249,7 +258,29 @@ def set_findings(cache: VolumeCache, facts: Mapping[str, Facts]) -> list[Finding
     never = [name for value, name in enumerate(cache.task.classes) if value not in held]
     if labels and never:
         found.append(warning("class never seen", f"no label holds {', '.join(never)}"))
-    return found
+    return [*found, *notes(cache.task, facts)]
+
+
+def notes(task: Task, facts: Mapping[str, Facts]) -> Iterator[Finding]:
+    """What the data set says was not annotated."""
+    labels = [case.label for case in facts.values() if case.label is not None]
+    ignored = [label.ignored_share for label in labels if label.ignored_share > 0]
+    if ignored:
+        yield Finding(
+            "note",
+            "ignored voxels",
+            f"{len(ignored)} of {len(labels)} labels ignore voxels, {min(ignored):.2%} to "
+            f"{max(ignored):.2%} of theirs; no loss or metric looks at them",
+        )
+    for value, name in enumerate(task.classes):
+        n_lacking = sum(value in label.not_annotated for label in labels)
+        if n_lacking:
+            yield Finding(
+                "note",
+                "class not annotated",
+                f"{name} was not annotated in {n_lacking} of {len(labels)} cases, whose loss and "
+                "Dice leave it out",
+            )
 
 
 def left_out(task: Task) -> list[Finding]:

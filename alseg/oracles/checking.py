@@ -60,7 +60,7 @@ def check_annotation(
     label, values = read_label(task, path)
     classes = label.numpy()[0].astype(np.int64)
     proposed = None if proposal is None else read_label(task, proposal)[0].numpy()[0]
-    if not confirmed and not values.any():
+    if not confirmed and not (values > 0).any():
         raise ConfirmationNeededError(
             f"{path} holds background only; if {', '.join(task.foreground)} are really not in this "
             "image, confirm it"

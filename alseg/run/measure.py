@@ -23,6 +23,11 @@ class Measure:
     short: str
 
     @property
+    def label(self) -> str:
+        """How people call its Dice where something else has said that there is no test part."""
+        return f"{self.name} Dice"
+
+    @property
     def column(self) -> str:
         """The column of the mean Dice."""
         return f"{self.part}_dice"

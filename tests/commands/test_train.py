@@ -341,7 +341,7 @@ def test_every_yaml_composes() -> None:
             ],
             [],
         ),
-        "data/splits": (["file", "fraction"], []),
+        "data/splits": (["file", "fraction", "growing"], []),
     }
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         for group, (expected, extra) in known.items():

@@ -17,6 +17,7 @@ from alseg.data.formats.dataset_json import (
     name_of,
     names_by_index,
     read_dataset_json,
+    with_annotated_classes,
 )
 from alseg.data.naming import case_id_of, case_ids_of, composed, inside, short
 from alseg.data.task import Case, Task
@@ -84,7 +85,7 @@ def read_msd(root: str | Path) -> Task:
         root=folder,
         channels=channels,
         classes=classes,
-        cases=cases,
+        cases=with_annotated_classes(cases, content, classes, path),
         findings=tuple(findings),
     )
 

@@ -15,13 +15,18 @@ from alseg.data.formats.dataset_json import (
     check_background,
     names_by_index,
     read_dataset_json,
+    with_annotated_classes,
 )
 from alseg.data.naming import composed, inside, short
 from alseg.data.task import Case, Task
 
+IGNORE = "ignore"  # what nnU-Net calls the label of voxels that nobody annotated
+
 
 def read_nnunet(root: str | Path) -> Task:
     """Read an nnU-Net v2 raw data set (``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz``).
+
+    A label called ``ignore`` marks voxels that nobody annotated; its value must be the highest.
 
     As in nnU-Net v2, the key ``dataset`` of dataset.json names the images and the label of each
     case, if it is there; imagesTr and labelsTr are then not searched. Otherwise a case of imagesTr
@@ -31,7 +36,7 @@ def read_nnunet(root: str | Path) -> Task:
         root: a folder such as ``nnUNet_raw/Dataset003_Liver``.
 
     Raises:
-        DataError: as ``read_msd``; also for region labels, an ignore label and file endings other
+        DataError: as ``read_msd``; also for region labels and file endings other
             than NIfTI, which alseg does not read.
     """
     folder, content = read_dataset_json(root)
@@ -56,11 +61,16 @@ def read_nnunet(root: str | Path) -> Task:
             f"{path}: 'labels' must map each class name to one integer, got {short(labels)}; "
             "regions, which overlap, are not read: name each value as a class of its own"
         )
-    if "ignore" in labels:
-        raise DataError(f"{path}: alseg does not read data sets with an ignore label yet")
     by_value = {str(value): name for name, value in labels.items()}
     if len(by_value) < len(labels):
         raise DataError(f"{path}: 'labels' gives two classes one value: {short(labels)}")
+    ignore_value = labels.get(IGNORE)
+    if ignore_value is not None and ignore_value != max(labels.values()):
+        raise DataError(
+            f"{path}: 'labels' gives {IGNORE} the value {ignore_value}; it must be the highest "
+            "value, behind those of all classes"
+        )
+    by_value.pop(str(ignore_value), None)
     classes = names_by_index(by_value, "labels", path, at_least=2)
     check_background(classes, path)
     named = "dataset" in content
@@ -88,7 +98,8 @@ def read_nnunet(root: str | Path) -> Task:
         root=folder,
         channels=channels,
         classes=classes,
-        cases=cases,
+        cases=with_annotated_classes(cases, content, classes, path),
+        ignore_value=ignore_value,
         findings=tuple(findings),
     )
 
