@@ -176,8 +176,9 @@ def what_to_do(run_folder: Path, request: Request | None, pending: Query) -> str
     proposal = ""
     if any(item.proposal for item in request.items):
         proposal = f", correct the proposal {PROPOSALS_FOLDER}/CASE.nii.gz"
+    folder = request_folder(run_folder, request.name)
     return (
-        f"{len(pending)} of {len(request.items)} volumes wait for annotation ({names}). In "
-        f"the folder {request_folder(run_folder, request.name)}, in the order of {REQUEST_TABLE}: open "
-        f"CASE.nii.gz{proposal}, and save the label as {ANSWERS_FOLDER}/CASE.nii.gz."
+        f"{len(pending)} of {len(request.items)} volumes wait for annotation ({names}). In the "
+        f"folder {folder}, in the order of {REQUEST_TABLE}: open CASE.nii.gz{proposal}, and save "
+        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,16 +83,16 @@ class Reception:
 
     def report(self, request: Request) -> None:
         """Sum up what has come of a request."""
-        newest = self.annotations.newest().values()
-        made = [each for each in newest if each.request == request.name]
-        parts = [f"{request.name}: {len(made)} of {len(request.items)} annotated"]
-        dice = [each.proposal_dice for each in made if each.proposal_dice is not None]
-        if dice:
-            parts.append(f"Dice of the proposals with the labels {sum(dice) / len(dice):.3f}")
-        minutes = [each.minutes for each in made if each.minutes is not None]
-        if minutes:
-            parts.append(f"{sum(minutes) / len(minutes):.3g} minutes a volume")
-        self._say(" · ".join(parts), logging.INFO)
+        for row in self.annotations.summary().to_dict("records"):
+            if row["request"] == request.name:
+                parts = [f"{request.name}: {row['annotated']} of {len(request.items)} annotated"]
+                if not math.isnan(row["proposal_dice"]):
+                    parts.append(
+                        f"Dice of the proposals with the labels {row['proposal_dice']:.3f}"
+                    )
+                if not math.isnan(row["minutes"]):
+                    parts.append(f"{row['minutes']:.3g} minutes a volume")
+                self._say(" · ".join(parts), logging.INFO)
 
     def _consider(self, delivery: Delivery, request: Request | None, asked: set[str]) -> str:
         """Accept a label that has been handed in; returns why it is not used, if it is not."""

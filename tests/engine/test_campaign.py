@@ -227,6 +227,31 @@ def test_a_kill_while_proposals_are_made_asks_for_the_same_units(
     assert len(list((request / "labels" / "original").iterdir())) == 2
 
 
+def test_a_run_that_waits_is_scheduled_in_mlflow(
+    train: Train, trained_apart: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    data, labels = trained_apart
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    settings = (*POOL, f"data.task.root={data}", f"tracking.mlflow.uri={store}")
+    folder = train(*PERSON, *settings, tracking="mlflow").folder
+    visit(folder, labels, with_mistakes=False)
+
+    def status() -> list[str]:
+        client = MlflowClient(store)
+        (experiment,) = [e for e in client.search_experiments() if e.name == "smoke"]
+        return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
+
+    waiting = train(resume=folder, smoke=False)
+    assert "2 of 2 volumes wait for annotation" in waiting.out
+    assert "is a link out of the run folder" not in waiting.out
+    assert "SCHEDULED" in status()
+    visit(folder, labels, with_mistakes=False)
+    assert train(resume=folder, smoke=False).exit_code == 0
+    assert set(status()) == {"FINISHED"}
+
+
 def test_a_sweep_asks_no_person(
     train: Train, trained_apart: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from alseg.core.errors import ConfigError, DataError
-from alseg.core.units import Answer, Query, Unit, whole
+from alseg.core.units import IGNORED, Answer, Query, Unit, whole
 from alseg.data.formats.msd import read_msd
 from alseg.data.task import Task
 from alseg.oracles.checking import ConfirmationNeededError, check_annotation, mean_dice
@@ -349,6 +349,11 @@ def test_who_and_how_long_comes_from_a_spreadsheet(
     dice = [r["proposal_dice"] for r in history(oracle)]
     assert dice[0] == pytest.approx(2 * 18 / (2 * 18 + 1))  # one voxel was wrong
     assert "round_01: 3 of 3 annotated · Dice of the proposals with the labels 0.9" in caplog.text
+    summary = pd.read_csv(oracle.folder / "annotations" / "summary.csv").to_dict("records")
+    assert [(row["request"], row["annotated"], row["minutes"]) for row in summary] == [
+        ("round_01", 3, 7.75)
+    ]
+    assert summary[0]["proposal_dice"] == pytest.approx(np.mean(dice))
     table.write_text("case,annotator,minutes\ncase_01,Ada,-3\n")
     oracle.annotate(query)
     assert "answers.csv is not used from here on: the minutes of case_01 are -3" in caplog.text
@@ -476,9 +481,8 @@ def test_a_kill_at_any_write_of_an_import_loses_and_doubles_nothing(
     with pytest.MonkeyPatch.context() as patch:
         renamed = kill_at(patch, 99)
         take_in(oracle)
-    assert renamed == [
-        "01.nii.gz", "history.csv", "01.nii.gz", "history.csv", "request.csv", "used.csv",
-    ]  # fmt: skip
+    a_label = ["01.nii.gz", "history.csv"]
+    assert renamed == [*a_label, *a_label, "request.csv", "summary.csv", "used.csv"]
     expected = _without_time(history(oracle))
     for number in range(len(renamed)):
         folder = tmp_path / f"run_{number}"
@@ -567,3 +571,4 @@ def test_mean_dice_by_hand() -> None:
     assert mean_dice(label, np.array([0, 1, 0, 3]), 4) == pytest.approx((2 / 3 + 0 + 0) / 3)
     assert mean_dice(label, label, 4) == 1
     assert mean_dice(label * 0, label * 0, 4) is None
+    assert mean_dice(np.array([0, 1, 1, IGNORED]), np.array([0, 1, 1, 1]), 4) == 1
