@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alseg.core.errors import DataError
+from alseg.data.findings import listed
 from alseg.data.task import Task
 from alseg.oracles.acceptance import accept
 from alseg.oracles.annotations import Annotation, Annotations
@@ -25,6 +26,8 @@ from alseg.run.requests import (
 from alseg.system.files import checksum_of
 
 log = logging.getLogger(__name__)
+
+UNREQUESTED = "not asked for"
 
 
 class Reception:
@@ -71,10 +74,19 @@ class Reception:
                 self._say(f"{path} is still being written: resume the run once it is complete")
         asked = {case_id for each in requests.values() for case_id in each.case_ids}
         refused: dict[str, list[str]] = {}
+        unrequested: list[str] = []
         for delivery in look.deliveries:
-            if reason := self._consider(delivery, requests.get(delivery.request), asked):
+            reason = self._consider(delivery, requests.get(delivery.request), asked)
+            if reason == UNREQUESTED:
+                unrequested.append(delivery.case_id)
+            elif reason:
                 refused.setdefault(delivery.request, []).append(delivery.case_id)
                 self._say(reason)
+        if unrequested:
+            self._say(
+                f"not asked for, and not used: {len(unrequested)} label(s), {listed(unrequested)}; "
+                "oracle.accept_unrequested=true takes them in"
+            )
         annotated = dict.fromkeys(self.annotations.newest(), ANNOTATED)
         for name, request in requests.items():
             states = dict.fromkeys(refused.get(name, ()), REFUSED)
@@ -108,10 +120,7 @@ class Reception:
                 self.annotations.amend(each, delivery.annotator, delivery.minutes)
                 return ""
         if not versions and case_id not in asked and not self.accept_unrequested:
-            return (
-                f"{path} was not asked for, and is not used; oracle.accept_unrequested=true takes "
-                "it in"
-            )
+            return UNREQUESTED
         key = (path, *delivery.state, delivery.confirmed)
         if key not in self._refused:
             self._refused[key] = self._accept(delivery, request)

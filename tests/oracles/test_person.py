@@ -270,7 +270,7 @@ def test_what_does_not_belong_there_is_told(
         "case_01.seg.nrrd is not read: save labels as NIfTI",
         "case_99.nii.gz is of no case",
         "case_00.nii.gz is not used: the data set has a label for case_00",
-        "case_04.nii.gz was not asked for, and is not used; oracle.accept_unrequested=true",
+        "not asked for, and not used: 1 label(s), case_04; oracle.accept_unrequested=true",
         "case_01.nii.gz is not read: it must be a file, and no link",
         "are of one case: delete one",
     ):
