@@ -16,7 +16,7 @@ import pytest
 
 from alseg.active.query_maps import QueryMaps
 from alseg.data.formats.msd import read_msd
-from alseg.data.splits import split_by_fraction
+from alseg.data.splits import growing_split, split_by_fraction
 from alseg.run.state import RunState
 from tests.conftest import Outcome
 from tests.oracles.unlabelled import move_labels_away
@@ -184,6 +184,28 @@ def test_any_starts_a_round_with_what_has_come(
     finished = train(resume=waiting.folder, smoke=False)
     assert finished.exit_code == 0, finished.err
     assert asked[0] in RunState.load(waiting.folder).pool.labelled
+
+
+def test_a_first_round_waits_for_a_case_to_validate_with(
+    train: Train, phantoms: Path, tmp_path: Path
+) -> None:
+    hidden = sorted(read_msd(phantoms).cases)[1:]
+    data, labels = move_labels_away(phantoms, tmp_path / "campaign", hidden)
+    settings = (*POOL, f"data.task.root={data}", "data/splits=growing", "oracle.accept=any")
+    waiting = train(*PERSON, *settings)
+    (request,) = waiting.folder.glob("requests/*")
+    validates = growing_split(hidden, validation_share=0.25, seed=0).validates
+    asked = list(pd.read_csv(request / "request.csv")["case"])
+    for case_id in sorted(asked, key=validates):  # those to train on first
+        final = request / "labels" / "final" / f"{case_id}.nii.gz"
+        final.write_bytes((labels / final.name).read_bytes())
+        resumed = train(resume=waiting.folder, smoke=False)
+        assert resumed.exit_code == 0, resumed.err
+        is_ready = validates(case_id)
+        assert ("none of them is one to validate with" in resumed.out) is not is_ready
+        if is_ready:
+            return
+    raise AssertionError("no case validates")
 
 
 def test_what_has_a_label_is_not_asked_for(train: Train, phantoms: Path, tmp_path: Path) -> None:
