@@ -299,6 +299,7 @@ def resume_run(
             "resume_force=true starts its current round again with them"
         )
     experiment = build(config, folder)
+    check_single(experiment)
     if state is None:
         state = initial_state(experiment)
     state = check_images(experiment, state, force=force)

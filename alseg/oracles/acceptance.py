@@ -79,5 +79,5 @@ def _write_on_grid(task: Task, case_id: str, checked: Checked, path: Path) -> No
     classes, ignored = torch.from_numpy(checked.classes), task.ignore_value
     if ignored is not None:  # as the data set's own labels have it
         classes = classes.masked_fill(classes < 0, ignored)
-    n_values = len(task.classes) + (ignored is not None)
+    n_values = max(len(task.classes), (ignored or 0) + 1)
     write_nifti(path, classes.to(class_dtype(n_values)), like=task.cases[case_id].images[0])

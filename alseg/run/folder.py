@@ -35,6 +35,7 @@ ANSWERS_FILE = "answers.csv"  # beside the answers: who made them, in how many m
 # what has been accepted of a person's answers
 ANNOTATIONS_FOLDER = "annotations"
 HISTORY_FILE, USED_FILE = "history.csv", "used.csv"  # all versions; those that a round works with
+SUMMARY_FILE = "summary.csv"  # a row a request
 ANNOTATIONS_LOCK = ".annotations.lock"
 
 ROUNDS_FOLDER = "rounds"
