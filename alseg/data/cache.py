@@ -101,7 +101,7 @@ class VolumeCache:
         n_channels = len(self.task.channels)
 
         def compute() -> dict[str, Tensor]:
-            entry = self._preprocess_image(case)
+            entry = self.preprocess(case)
             self.preprocessed.append(case.id)
             return entry
 
@@ -234,7 +234,8 @@ class VolumeCache:
             parts.append((str(source), stat.st_size, stat.st_mtime_ns, sample))
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def _preprocess_image(self, case: Case) -> dict[str, Tensor]:
+    def preprocess(self, case: Case) -> dict[str, Tensor]:
+        """Preprocess the image of a case, and keep it nowhere; as ``image`` otherwise."""
         check_image_headers(self.task, case)
         source = read_volume(case.images)
         if not torch.isfinite(source).all():

@@ -49,6 +49,7 @@ from alseg.core.errors import (
 )
 from alseg.engine.images import check_images, note_images
 from alseg.engine.jobs import is_job
+from alseg.engine.trained import note_task
 from alseg.run.folder import (
     CONFIG_FILE,
     IMAGES_FILE,
@@ -298,6 +299,7 @@ def resume_run(
             "resume_force=true starts its current round again with them"
         )
     experiment = build(config, folder)
+    check_single(experiment)
     if state is None:
         state = initial_state(experiment)
     state = check_images(experiment, state, force=force)
@@ -361,6 +363,7 @@ def check_classes(state: RunState, foreground: Sequence[str]) -> None:
 
 def finish(experiment: Experiment, state: RunState) -> float:
     """Run the rounds that are left; returns the area under the validation Dice's curve."""
+    note_task(experiment.folder, experiment.data.cache.task)
     if end_of_rounds(experiment.plan, state) is not None:
         log.info(f"the run had finished its {state.finished_rounds} rounds before")
     state = run_rounds(experiment, state)

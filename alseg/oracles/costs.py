@@ -1,8 +1,8 @@
-"""Annotation costs: what it takes to annotate a case, read from its revealed label.
+"""Annotation costs: what it takes to annotate a case, read from its revealed label, or measured.
 
 A cost takes the label file that the oracle handed out for an acquired case, on the scan's own grid,
 and returns a number. It is never asked for a case that has not been acquired. A new one is one
-function here and one entry in ``COSTS``; ``cost=`` chooses.
+function here and one entry in ``COSTS``; ``cost=`` chooses. ``cost=minutes`` asks the oracle.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from alseg.core.errors import check_choice
+from alseg.core.errors import ConfigError, check_choice
 from alseg.data.nifti import read_volume
+from alseg.oracles.base import Oracle
 
 AnnotationCost = Callable[[Path], float]
 
@@ -58,8 +59,12 @@ COSTS: dict[str, Callable[..., float]] = {
 }
 
 
+MINUTES = "minutes"  # the cost that an oracle measures
+NAMES = (*COSTS, MINUTES)
+
+
 def cost_named(name: str, ignore_value: int | None = None) -> AnnotationCost:
-    """The cost of that name.
+    """The cost of that name, read from a label.
 
     Args:
         name: of the cost.
@@ -71,6 +76,22 @@ def cost_named(name: str, ignore_value: int | None = None) -> AnnotationCost:
     """
     check_choice("cost", name, COSTS)
     return partial(COSTS[name], ignore_value=ignore_value)
+
+
+def cost_by(oracle: Oracle, name: str, ignore_value: int | None = None) -> AnnotationCost:
+    """The cost of that name, be it read from a label or measured by the oracle.
+
+    Raises:
+        ConfigError: if there is none, or it is minutes and the oracle measures none.
+    """
+    if name != MINUTES:
+        return cost_named(name, ignore_value)
+    if not oracle.measures_minutes:
+        raise ConfigError(
+            "cost=minutes counts the minutes that people say an annotation took, and this oracle "
+            f"measures none; choose oracle=person, or one of {', '.join(COSTS)}"
+        )
+    return oracle.minutes
 
 
 def _load(label: Path) -> tuple[np.ndarray, np.ndarray]:
