@@ -25,144 +25,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from alseg.core.errors import ConfigError, DataError, DiskFullError
-from alseg.run.folder import JOURNAL_FILE
-from alseg.tracking import mlflow as tracking
-from alseg.tracking.mlflow import MLflowTracker, accepted_name
-from alseg.tracking.outbox import Operation, Outbox, RefusedError
-
-
-class FakeStore:
-    """Performs operations while it is up."""
-
-    def __init__(self) -> None:
-        self.is_up = True
-        self.calls = 0
-        self.done: list[tuple[str, str, Any]] = []
-
-    def perform(self, operation: Operation) -> str | None:
-        self.calls += 1
-        if not self.is_up:
-            raise ConnectionError("the store is away")
-        run_id = f"id-{operation['name']}" if operation["do"] == "create" else operation["run"]
-        self.done.append((operation["do"], run_id, operation.get("value")))
-        return run_id if operation["do"] == "create" else None
-
-
-@pytest.fixture
-def store() -> FakeStore:
-    return FakeStore()
-
-
-def test_operations_are_sent_at_once_and_leave_no_journal(store: FakeStore, tmp_path: Path) -> None:
-    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE)
-    key = outbox.create_run(name="a")
-    outbox.send(do="log", run=key, value=1)
-    outbox.send(do="log", run="known", value=2)
-    assert store.done == [("create", "id-a", None), ("log", "id-a", 1), ("log", "known", 2)]
-    assert outbox.flush()
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_is_missed_is_sent_later_in_order(store: FakeStore, tmp_path: Path) -> None:
-    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE, retry_seconds=0)
-    known = outbox.create_run(name="before")
-    store.is_up = False
-    outbox.send(do="log", run=known, value=1)
-    missed = outbox.create_run(name="missed")
-    outbox.send(do="log", run=missed, value=2)
-    assert outbox.n_waiting == 3
-    store.is_up = True
-    outbox.send(do="log", run=known, value=3)
-    assert store.done[1:] == [
-        ("log", "id-before", 1),
-        ("create", "id-missed", None),
-        ("log", "id-missed", 2),
-        ("log", "id-before", 3),
-    ]
-    assert outbox.n_waiting == 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_dead_store_is_asked_now_and_then_only(store: FakeStore, tmp_path: Path) -> None:
-    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE, retry_seconds=60)
-    store.is_up = False
-    for value in range(50):
-        outbox.send(do="log", run="r", value=value)
-    assert store.calls == 1
-    assert not outbox.flush()
-    assert isinstance(outbox.error, ConnectionError)
-
-
-def test_another_process_sends_what_waits(store: FakeStore, tmp_path: Path) -> None:
-    journal = tmp_path / JOURNAL_FILE
-    outbox = Outbox(store.perform, journal)
-    known = outbox.create_run(name="before")
-    store.is_up = False
-    outbox.send(do="log", run=known, value=1)
-    missed = outbox.create_run(name="missed")
-    outbox.send(do="log", run=missed, value=2)
-    with journal.open("a") as file:
-        file.write('{"do": "log", "ru')  # the process was killed while it wrote
-    store.is_up, store.done = True, []
-    assert Outbox(store.perform, journal).flush()
-    assert store.done == [
-        ("log", "id-before", 1),
-        ("create", "id-missed", None),
-        ("log", "id-missed", 2),
-    ]
-    assert not journal.exists()
-
-
-def test_a_run_is_not_created_twice(store: FakeStore, tmp_path: Path) -> None:
-    journal = tmp_path / JOURNAL_FILE
-    outbox = Outbox(store.perform, journal)
-    store.is_up = False
-    key = outbox.create_run(name="a")
-    outbox.send(do="log", run=key, value=1)
-
-    def dies_after_creating(operation: Operation) -> str | None:
-        if operation["do"] != "create":
-            raise SystemExit
-        return store.perform(operation)
-
-    store.is_up = True
-    with pytest.raises(SystemExit):
-        Outbox(dies_after_creating, journal).flush()
-    assert Outbox(store.perform, journal).flush()
-    assert store.done == [("create", "id-a", None), ("log", "id-a", 1)]
-
-
-def test_a_damaged_journal_is_an_error(store: FakeStore, tmp_path: Path) -> None:
-    (tmp_path / JOURNAL_FILE).write_text('broken\n{"do": "log", "run": "r"}\n')
-    with pytest.raises(DataError, match="line 1, is not JSON"):
-        Outbox(store.perform, tmp_path / JOURNAL_FILE)
-
-
-def test_a_journal_that_is_no_text_is_an_error(store: FakeStore, tmp_path: Path) -> None:
-    (tmp_path / JOURNAL_FILE).write_bytes(b"\xff\xfe\n")
-    with pytest.raises(DataError, match=f"{JOURNAL_FILE} is damaged"):
-        Outbox(store.perform, tmp_path / JOURNAL_FILE)
-
-
-OUTSIDE = (
-    "../secret.txt", "rounds/../../secret.txt", "/etc/passwd", "..", "link", "linked/secret.txt",
-    "a\0b",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("path", OUTSIDE)
-def test_a_journal_of_other_hands_sends_no_file_from_outside_its_folder(
-    path: str, store: FakeStore, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (tmp_path / "secret.txt").write_text("secret")
-    (folder / "link").symlink_to(tmp_path / "secret.txt")
-    (folder / "linked").symlink_to(tmp_path)
-    line = json.dumps({"do": "upload", "run": "r", "path": path})
-    (folder / JOURNAL_FILE).write_text(f"{line}\n")
-    with pytest.raises(DataError, match=r"line 1, would send .* not in the run folder"):
-        Outbox(store.perform, folder / JOURNAL_FILE)
+from alseg.tracking import mlflow_access as access
+from alseg.tracking.mlflow import MLflowTracker, send_missing
+from alseg.tracking.mlflow_store import accepted_name
+from alseg.tracking.tracker import Trackers
 
 
 def test_a_link_out_of_the_run_folder_is_told_and_not_sent(
@@ -182,27 +48,6 @@ def test_a_link_out_of_the_run_folder_is_told_and_not_sent(
     assert f"{folder / 'link.txt'} is a link out of the run folder" in caplog.text
 
 
-def test_what_the_store_refuses_holds_up_nothing_behind_it(
-    store: FakeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refusing(operation: Operation) -> str | None:
-        if store.is_up and operation.get("value") == "odd":
-            raise RefusedError("no such value")
-        return store.perform(operation)
-
-    outbox = Outbox(refusing, tmp_path / JOURNAL_FILE)
-    store.is_up = False
-    outbox.send(do="tag", run="r", value="odd")
-    outbox.send(do="tag", run="r", value="good")
-    store.is_up = True
-    assert outbox.flush()
-    outbox.send(do="tag", run="r", value="odd")  # not in the journal: the same
-    assert store.done == [("tag", "r", "good")]
-    assert outbox.n_waiting == 0
-    assert caplog.text.count("no such value") == 2
-    assert '"value": "odd"' in caplog.text
-
-
 HOSTILE_NAMES = (
     "lésion (left) & œdème, 100%", "core+cyst #2", "core+cyst ,2", "a//b", "../up", "/root", ".",
     "a/./b", "n" * 400, "n" * 401,
@@ -220,20 +65,20 @@ def test_any_class_name_becomes_a_metric_of_its_own(
     values = {name: float(index) for index, name in enumerate(HOSTILE_NAMES)}
     for step in (1, 2):
         tracker.log_round(values | {"test_dice": 0.5}, step)
-    recorded = tracker.client.get_run(run_id).data.metrics
+    recorded = tracker.store.client.get_run(run_id).data.metrics
     assert recorded == {accepted_name(n): v for n, v in values.items()} | {"test_dice": 0.5}
     assert len(recorded) == len(HOSTILE_NAMES) + 1
     assert caplog.text.count("core+cyst #2") == 1  # told once
     # one value of a batch is refused, the others are not
     rows = [("good", 1.0, 1, 3), ("../bad", 1.0, 1, 3)]
     tracker.outbox.send(do="log", run=run_id, metrics=rows, params={"p": "1", "#": "2"})
-    data = tracker.client.get_run(run_id).data
+    data = tracker.store.client.get_run(run_id).data
     assert data.metrics["good"] == 1.0
     assert data.params == {"p": "1"}
     assert "../bad" in caplog.text
     tracker.outbox.send(do="tag", run=run_id, name="x" * 5000, value="refused by MLflow")
     tracker.outbox.send(do="tag", run=run_id, name="behind", value="it")
-    assert tracker.client.get_run(run_id).data.tags["behind"] == "it"
+    assert tracker.store.client.get_run(run_id).data.tags["behind"] == "it"
 
 
 def build_store(folder: Path) -> None:
@@ -259,7 +104,7 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path: Path, size_kib: in
 
 
 def test_a_locked_store_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 5.0)
+    monkeypatch.setattr(access, "LOCKED_SECONDS", 5.0)
     calls: list[str] = []
 
     def locked_at_first() -> str:
@@ -270,11 +115,11 @@ def test_a_locked_store_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
             )
         return "done"
 
-    assert tracking._patiently(locked_at_first) == "done"
-    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 0.0)
+    assert access.patiently(locked_at_first) == "done"
+    monkeypatch.setattr(access, "LOCKED_SECONDS", 0.0)
     calls.clear()
     with pytest.raises(MlflowException, match="is locked"):
-        tracking._patiently(locked_at_first)
+        access.patiently(locked_at_first)
 
 
 FULL = (
@@ -291,7 +136,7 @@ def test_a_store_on_a_full_disk_is_told_like_any_other_file(
     told = rf"cannot write {tmp_path}/mlflow.db: No space left on device \(\d+ MiB are free"
     with (
         pytest.raises(DiskFullError, match=told),
-        tracking._needed(f"sqlite:///{tmp_path}/mlflow.db"),
+        access.errors_named(f"sqlite:///{tmp_path}/mlflow.db"),
     ):
         raise error
 
@@ -300,12 +145,12 @@ def test_a_store_on_a_full_disk_is_told_like_any_other_file(
 def test_a_deleted_experiment_is_told_with_the_way_back(tmp_path: Path, name: str) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tracker = MLflowTracker(uri, name, "run")
-    tracker.client.delete_experiment(tracker.experiment_id)
+    tracker.store.client.delete_experiment(tracker.store.experiment_id)
     with pytest.raises(ConfigError, match="was deleted; take another experiment_name") as told:
         MLflowTracker(uri, name, "run")
     command = shlex.split(str(told.value).rpartition("restore it: ")[2])
     assert command[0] == f"MLFLOW_TRACKING_URI={uri}"
-    assert command[-1] == tracker.experiment_id
+    assert command[-1] == tracker.store.experiment_id
 
 
 def test_an_experiment_that_another_job_makes_meanwhile_is_taken(tmp_path: Path) -> None:
@@ -320,7 +165,7 @@ def test_an_experiment_that_another_job_makes_meanwhile_is_taken(tmp_path: Path)
             self.asked = True
             return found
 
-    assert tracking._experiment_id(Late(uri), "shared", None) == first.experiment_id
+    assert access.experiment_id(Late(uri), "shared", None) == first.store.experiment_id
 
 
 def test_the_printed_command_that_sends_the_rest_can_be_pasted(
@@ -330,7 +175,7 @@ def test_the_printed_command_that_sends_the_rest_can_be_pasted(
     folder.mkdir()
     tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "paste", "run")
     tracker.open(folder, None, {}, {})
-    monkeypatch.setattr(tracker.client, "set_terminated", lambda *a, **k: 1 / 0)  # away
+    monkeypatch.setattr(tracker.store.client, "set_terminated", lambda *a, **k: 1 / 0)  # away
     tracker.close("FINISHED")
     (command,) = re.findall("send them with: (.*)", caplog.text)
     assert shlex.split(command) == ["python", "-m", "alseg.sync", str(folder)]
