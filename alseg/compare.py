@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alseg.comparison.place import RECORD_FILE, clear, place_for
+from alseg.comparison.output_folder import RECORD_FILE, choose_folder, clear
 from alseg.config.entry_points import run_entry_point
 from alseg.core.errors import ConfigError
 from alseg.system.secrets import without_secrets
@@ -82,7 +82,7 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
         raise ConfigError("--tracking-uri and --experiment come together")
     # here, so that --help is there at once
     from alseg.comparison.analysis import analyse
-    from alseg.comparison.answer import sentences
+    from alseg.comparison.conclusions import sentences
     from alseg.comparison.page import PAGE_FILE, Origin, write_comparison
     from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
     from alseg.system.files import write_json
@@ -121,7 +121,7 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
         }
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in run_set.data)
         default = Path("runs") / f"compare_{name}"
-        output = place_for(record, options.output, default, PAGE_FILE, options.overwrite)
+        output = choose_folder(record, options.output, default, PAGE_FILE, options.overwrite)
         clear(output)
         page = write_comparison(comparison, output, Origin.now(shown_command(given), sources))
         write_json(output / RECORD_FILE, record)

@@ -48,10 +48,10 @@ def sync(run: Path) -> str:
     """
     from alseg.config.settings import load_config
     from alseg.engine.runs import started_in
-    from alseg.run.lock import hold
+    from alseg.run.lock import locked_run
     from alseg.tracking.mlflow import send_missing
 
-    with hold(run), started_in(run):
+    with locked_run(run), started_in(run):
         chosen = OmegaConf.select(load_config(run), "tracking.mlflow")
         if chosen is None:
             return "not recorded in MLflow, so there is nothing to send"

@@ -1,7 +1,8 @@
 """Run an active-learning experiment: ``python -m alseg.train strategy=variance``.
 
-A door: ``alseg.engine.runs`` starts or resumes a run, ``alseg.engine.sweeps`` runs the jobs of a
-sweep. They are imported when there is a job, so that help, version and completion answer at once.
+An entry point: ``alseg.engine.runs`` starts or resumes a run, ``alseg.engine.sweeps`` runs the jobs
+of a sweep. They are imported when there is a job, so that help, version and completion answer at
+once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from alseg.config.command_line import override, typed
 from alseg.config.composition import conf_folder
 from alseg.config.entry_points import run_hydra_entry_point
-from alseg.config.messages import print_error, told
+from alseg.config.messages import print_error, report_errors
 from alseg.core.errors import AlsegError, ConfigError
 from alseg.system.interruption import Interrupted
 from alseg.system.text import literal
@@ -33,12 +34,12 @@ from alseg.system.text import literal
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="config")
 def _hydra_main(config: DictConfig) -> float:
-    with told(), sweeps_told():
+    with report_errors(), explain_sweep_resume():
         return _job(config)
 
 
 @contextmanager
-def sweeps_told() -> Iterator[None]:
+def explain_sweep_resume() -> Iterator[None]:
     """At Ctrl-C in a sweep, say how to continue it."""
     try:
         yield
@@ -51,7 +52,7 @@ def sweeps_told() -> Iterator[None]:
 
 
 def _job(config: DictConfig) -> float:
-    from alseg.engine.runs import claim, give_up, train
+    from alseg.engine.runs import claim, release_claim, train
     from alseg.engine.sweeps import run_job
     from alseg.system.distributed import process_group, rank
 
@@ -74,7 +75,7 @@ def _job(config: DictConfig) -> float:
         with process_group(config.trainer.accelerator):
             return train(config, folder, overrides)
     finally:
-        give_up(folder)
+        release_claim(folder)
         # Hydra makes the folder before the settings are checked: leave no empty ones behind.
         for path in (folder, *folder.parents):
             if not path.is_dir() or any(path.iterdir()) or path == Path.cwd():
@@ -126,7 +127,7 @@ class SweepCallback(Callback):
             sys.exit(2)
         with read_write(config.hydra):
             config.hydra.sweep.dir = literal(str(folder))
-            # Jobs are composed anew: a job with its own experiment_name would go elsewhere.
+            # Jobs are composed again: a job with its own experiment_name would go elsewhere.
             config.hydra.overrides.hydra.append(override("hydra.sweep.dir", folder))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -141,7 +142,7 @@ def main() -> None:
     """The entry point of ``python -m alseg.train``."""
 
     def main_of_sweeps() -> None:
-        with sweeps_told():
+        with explain_sweep_resume():
             _hydra_main()
 
     run_hydra_entry_point(main_of_sweeps)

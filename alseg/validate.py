@@ -1,6 +1,6 @@
-"""Check a data set ahead of a run: ``python -m alseg.validate data=msd data.root=FOLDER``.
+"""Check a data set before a run: ``python -m alseg.validate data=msd data.root=FOLDER``.
 
-A door: ``alseg.engine.data_report`` looks at the data set.
+An entry point: ``alseg.engine.data_report`` looks at the data set.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from omegaconf import DictConfig
 
 from alseg.config.composition import conf_folder
 from alseg.config.entry_points import run_hydra_entry_point
-from alseg.config.messages import told
+from alseg.config.messages import report_errors
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="validate")
 def _hydra_main(config: DictConfig) -> None:
     from alseg.engine.data_report import validate  # here: --help answers without it
 
-    with told():
+    with report_errors():
         validate(config)
 
 

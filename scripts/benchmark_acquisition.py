@@ -8,9 +8,9 @@
 Trains a small network on some of the volumes, once, and scores the others with the strategy
 ``variance``: by one deterministic pass (the least that any score of a network can cost), in the
 classic way (MONAI's inferer, T passes, all kept, NumPy's variance; code of its own), and by alseg
-with each lever alone and all together. The JSON file is written after each part; started again with
-the same file, the script goes on from there. It prints a Markdown table and draws the cost against
-the agreement beside the JSON file.
+with each lever by itself and all together. The JSON file is written after each part; started again
+with the same file, the script continues from there. It prints a Markdown table and draws the cost
+against the agreement beside the JSON file.
 
 The classic way makes 50 passes (``--reference``), from random numbers of its own. All of them are
 the reference; its groups of T passes are the classic way under several seeds, so that they say how
@@ -168,7 +168,7 @@ def parsed() -> argparse.Namespace:
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
-    """The ways of alseg: all levers together, and each alone."""
+    """The ways of alseg: all levers together, and each by itself."""
     for n_passes in arguments.passes:
         for gate in arguments.gates:
             for seed in range(1, 1 + (arguments.seeds if n_passes == 10 else 1)):

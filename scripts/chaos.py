@@ -6,7 +6,7 @@
 Each life of a run is a process of its own, forked from this one, which has imported the libraries;
 it calls the same ``alseg.train.main`` as the command line. Lives are ended by SIGKILL after a
 random time. Queries, metrics, scores and final weights must be bit-identical to those of the run
-that was left alone; exit code 1 if they are not.
+that was not interrupted; exit code 1 if they are not.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def chaos(
             assert code == 0, log.read_text(encoding="utf-8")[-3000:]
             seconds[variant] = time.monotonic() - began
             expected[variant] = results(whole)
-            say(f"{variant}: left alone, {seconds[variant]:.1f} s")
+            say(f"{variant}: not interrupted, {seconds[variant]:.1f} s")
         run = folder / f"{variant}_killed_{report.runs}"
         places = [f"output_dir={folder}/{variant}_out_{report.runs}", f"hydra.run.dir={run}"]
         overrides = [*settings, *places]

@@ -34,10 +34,10 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from alseg.active.choice import Chooser
 from alseg.active.experiment import Experiment
+from alseg.active.query_selection import Chooser
 from alseg.config.build import build
-from alseg.config.composition import conf_folder, part
+from alseg.config.composition import conf_folder, instantiate
 from alseg.config.settings import load_config, load_start
 from alseg.core.pool import Pool
 from alseg.data.similarity import LabelledSimilarity
@@ -144,7 +144,7 @@ def all_strategies() -> list[Strategy]:
     """Those in conf/strategy that choose."""
     names = sorted(path.stem for path in (Path(conf_folder()) / "strategy").glob("*.yaml"))
     with initialize_config_dir(conf_folder(), version_base="1.3"):
-        made = [part(compose("config", [f"strategy={name}"]).strategy) for name in names]
+        made = [instantiate(compose("config", [f"strategy={name}"]).strategy) for name in names]
     return [strategy for strategy in made if not strategy.full_data]
 
 

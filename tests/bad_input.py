@@ -1,6 +1,6 @@
 """The table of bad inputs: what is wrong, how it is told, with which exit code.
 
-``tests/config/test_bad_input.py`` runs every row through the front door; ``python -m
+``tests/config/test_bad_input.py`` runs every row by running the command; ``python -m
 tests.bad_input`` writes the table into ``docs/bad_input.md``.
 """
 
@@ -570,7 +570,7 @@ FILES = [
     Row("a label with a wrong checksum", ["CRC check failed"], (), raw(label, rotten)),
     Row(
         "a gzip bomb behind the voxels",
-        ["goes on after the 16736 bytes that its header declares"],
+        ["continues after the 16736 bytes that its header declares"],
         (),
         raw(image, bomb),
     ),
@@ -771,10 +771,10 @@ traceback (`ALSEG_TRACEBACK=1` shows it), no run folder, and an exit code:
 
 The table is written by `python -m tests.bad_input`; each row of it is a test
 (`tests/config/test_bad_input.py`). Messages are shortened: `...` stands for paths and the like.
-`python -m alseg.validate` runs the checks of the files over a whole data set ahead of a run.
+`python -m alseg.validate` runs the checks of the files over a whole data set before a run.
 
-What can be used but is worth knowing is told by `alseg.validate`, by case and of the data set as a
-whole (`cases` and `data_set` in its JSON), and, as far as it can be known without reading voxels,
+What can be used but is worth knowing is reported by `alseg.validate`, by case and of the whole data
+set (`cases` and `data_set` in its JSON), and, as far as it can be known without reading voxels,
 by a run's first lines (`warning: data set: ...`): numbers in dataset.json that do not agree with
 what is there, files that nothing names, images without a label, headers without orientation codes,
 in other units than mm, or that contradict themselves, and (`alseg.validate` only) intensities that
@@ -782,14 +782,14 @@ are shifted or scaled against those of all other cases.
 
 A name in dataset.json never leaves the data set's folder: absolute paths and `..` beyond it are
 refused. A symbolic link *in* that folder is followed wherever it leads, as a clone of git-annex or
-DataLad needs; what leads out of the folder is told. Only regular files are read, only as NIfTI or
-JSON, and nothing in them is run. Case ids come from the data set's own names, never from targets.
+DataLad needs; what leads out of the folder is reported. Only regular files are read, only as NIfTI
+or JSON, and nothing in them is run. Case ids come from the data set's own names, never from targets.
 
-A run folder may come from other hands as well. Nothing in it is unpickled: checkpoints are read
+A run folder may come from somebody else as well. Nothing in it is unpickled: checkpoints are read
 with weights only. Its `config.yaml` names by `_target_` what `resume=` and the notebook build, so
 before any of it is imported each name is looked at: alseg's parts, MONAI's transforms, losses,
 networks and inferers, `torch.nn`, `torch.optim`, and Lightning's callbacks, profilers and
-precision are built, but no method, nothing that one of these modules has imported, and no reader
+precision are built; no method, nothing that one of these modules has imported, and no reader
 that takes a class by its name (`monai.transforms.LoadImage`); the list is in
 `alseg/config/trust.py`. All else is refused in one sentence. A run with functions of your own goes
 on with `trusted_packages=[my_measures]`, on the command line; what the folder says of it is

@@ -1,4 +1,4 @@
-"""What all tests share: tiny real data sets and the front door."""
+"""What all tests share: tiny real data sets and the commands."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from alseg.training.fit import load_weights
 from tests.conftest import write_msd
 
 PACKAGE = Path(alseg.__file__).parent
-DOORS = {"train", "compare", "validate", "sync", "ui"}
-# What each package may import of alseg besides itself, from the ground floor up: only packages that
+COMMANDS = {"train", "compare", "validate", "sync", "ui"}
+# What each package may import of alseg besides itself, from the lowest up: only packages that
 # stand above it in this list. docs/architecture.md says what lives in each of them.
 MAY_IMPORT = {
     "core": "",
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "config": "core system networks strategies data run tracking oracles scoring training active",
     "engine": "core system strategies data run tracking scoring training active config",
     "comparison": "core system run",
-    "doors": "core system run tracking config engine comparison",
+    "commands": "core system run tracking config engine comparison",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((PACKAGE.parent / "scripts").rglob("*.py"))
@@ -73,9 +73,9 @@ def is_entry_point(path: Path) -> bool:
 
 
 def package_of(name: str) -> str:
-    """The package that a module is in, or ``doors``; empty for alseg itself."""
+    """The package that a module is in, or ``commands``; empty for alseg itself."""
     parts = name.removesuffix(".__init__").split(".")[1:]
-    return "doors" if parts and parts[0] in DOORS else parts[0] if parts else ""
+    return "commands" if parts and parts[0] in COMMANDS else parts[0] if parts else ""
 
 
 def modules_imported(path: Path) -> set[str]:
@@ -105,18 +105,18 @@ def circles(imports: Mapping[str, Collection[str]]) -> list[str]:
     return [name for name in imports if name in reached(name)]
 
 
-def test_at_the_root_are_doors_and_nothing_else() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *DOORS}
-    for door in DOORS:
-        assert is_entry_point(PACKAGE / f"{door}.py")
+def test_at_the_root_are_commands_and_nothing_else() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *COMMANDS}
+    for command in COMMANDS:
+        assert is_entry_point(PACKAGE / f"{command}.py")
 
 
-def test_each_package_has_its_floor() -> None:
+def test_each_package_has_its_place() -> None:
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders == set(MAY_IMPORT) - {"doors"}
-    floors = list(MAY_IMPORT)
+    assert folders == set(MAY_IMPORT) - {"commands"}
+    packages = list(MAY_IMPORT)
     for number, (package, allowed) in enumerate(MAY_IMPORT.items()):
-        assert set(allowed.split()) <= set(floors[:number]), package
+        assert set(allowed.split()) <= set(packages[:number]), package
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -125,8 +125,8 @@ def test_imports_run_down(path: Path) -> None:
     allowed = {"", package, *MAY_IMPORT.get(package, "").split()}
     imported = modules_imported(path)
     assert {name for name in imported if package_of(name) not in allowed} == set()
-    # a door is opened from outside only
-    assert not imported & {f"alseg.{door}" for door in DOORS}
+    # no module imports a command
+    assert not imported & {f"alseg.{command}" for command in COMMANDS}
 
 
 def test_the_table_allows_no_more_than_is_needed() -> None:
@@ -143,8 +143,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
 
 
-def test_hydra_is_imported_by_doors_and_config_only() -> None:
-    assert {package_of(name) for name in importers("hydra")} == {"doors", "config"}
+def test_hydra_is_imported_by_commands_and_config_only() -> None:
+    assert {package_of(name) for name in importers("hydra")} == {"commands", "config"}
 
 
 def test_mlflow_is_imported_by_tracking_only() -> None:

@@ -12,7 +12,7 @@ import torch
 from monai.inferers import Inferer
 
 from alseg.active.plan import Plan
-from alseg.active.proxy import Proxy
+from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.core.errors import check_choice, check_whole_number
 from alseg.data.datamodule import PoolDataModule
@@ -54,7 +54,7 @@ class Experiment:
         settings: the run's settings, flat, for the record.
         tags: what runs are grouped by, for the record.
         checkpoint_every_n_steps: steps of training that are repeated at most after an interruption;
-            None for a checkpoint at an interruption alone.
+            None for a checkpoint only at an interruption.
         on_nonfinite: ``stop`` at a training step with a non-finite loss or gradient, or ``skip``.
         hardware: what this process computes on.
         n_pictures: queries to draw a round.
@@ -112,7 +112,7 @@ class Experiment:
         """Optimiser steps in each round.
 
         The plan's; in the only round of full data, as many as the network of the other strategies'
-        last round has behind it: those of all rounds, where each goes on from the one before.
+        last round has behind it: those of all rounds, where each continues from the one before.
         """
         continues = self.plan.round_start != "scratch"
         full_data = self.strategy.full_data

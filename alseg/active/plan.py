@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from alseg.active.initial_pool import STARTS
+from alseg.active.initial_pool_from_images import STARTS
 from alseg.core.errors import ConfigError, check_choice, check_flag, check_whole_number
 
 ROUND_STARTS = ("scratch", "continue", "continue_last")
@@ -18,14 +18,14 @@ class Plan:
 
     Attributes:
         initial: labelled volumes in the first round.
-        query_size: volumes acquired after each round but the last.
+        query_size: volumes acquired after each round except the last.
         rounds: number of rounds.
         steps_per_round: optimiser steps in each round.
         val_interval: steps, or passes over the labelled volumes, between two validations.
         val_interval_unit: ``steps`` or ``epochs``.
         round_start: the weights a round starts from: ``scratch`` (a new network), ``continue``
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
-            previous round's last). The optimiser starts anew in each round.
+            previous round's last). The optimiser starts again in each round.
         seed: the run's seed.
         start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``.
         budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the

@@ -57,7 +57,7 @@ class SemiSupervised:
 
     def __post_init__(self) -> None:
         factor = self.learning_rate_factor
-        for name, value, allowed, told in (
+        for name, value, allowed, range_ in (
             ("step_share", self.step_share, 0 < self.step_share < 1, "between 0 and 1"),
             ("case_share", self.case_share, 0 < self.case_share <= 1, "above 0, at most 1"),
             (
@@ -70,7 +70,7 @@ class SemiSupervised:
             ("learning_rate_factor", factor, 0 < factor <= 1, "above 0, at most 1"),
         ):
             if not allowed:
-                raise ConfigError(f"semi_supervised.{name} is {value!r}; it must be {told}")
+                raise ConfigError(f"semi_supervised.{name} is {value!r}; it must be {range_}")
         if self.max_candidates is not None:
             check_whole_number("semi_supervised.max_candidates", self.max_candidates, at_least=1)
         check_whole_number("semi_supervised.dilation_voxels", self.dilation_voxels, at_least=0)
@@ -80,7 +80,7 @@ class SemiSupervised:
         return min(max(1, round(self.step_share * steps_per_round)), steps_per_round - 1)
 
 
-def no_second_stage() -> None:
+def no_pseudo_labels() -> None:
     """What ``semi_supervised=none`` makes."""
 
 

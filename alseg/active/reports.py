@@ -1,4 +1,4 @@
-"""What a run tells: files after each round, a summary on the terminal at the end."""
+"""What a run reports: files after each round, a summary on the terminal at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alseg.active.experiment import Experiment
-from alseg.active.pictures import draw_learning_curve
+from alseg.active.figures import draw_learning_curve
 from alseg.core.budget import area_under_budget_curve
 from alseg.run.folder import CURVE_FILE, METRICS_FILE, QUERIES_FILE
 from alseg.run.state import RunState

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from alseg.active.acquisition import candidate_cases
+from alseg.active.acquisition_callback import candidate_cases
 from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
 from alseg.active.pseudo_labels import SemiSupervised
@@ -60,7 +60,7 @@ class Round:
             pool=pool,
             number=number,
             folder=folder,
-            stages=sound_stages(folder),
+            stages=intact_stages(folder),
             candidates=round_candidates(experiment, pool, number),
             cost=cost,
             is_last=number == plan.rounds or budget_is_spent(plan, cost) or not pool.unlabelled,
@@ -103,7 +103,7 @@ def budget_is_spent(plan: Plan, cost: float) -> bool:
     return plan.budget is not None and cost >= plan.budget
 
 
-def sound_stages(folder: Path) -> Stages:
+def intact_stages(folder: Path) -> Stages:
     """The finished stages of a round; none, and an empty folder, if its training is damaged."""
     clean_temporaries(folder)
     stages = Stages(folder)

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from alseg.active.experiment import Experiment
 from alseg.active.round import Round
 from alseg.core.seeding import seed_for
-from alseg.run.stages import check_left
+from alseg.run.stages import check_unchanged
 from alseg.training.callbacks.checkpoints import BestWeights, TrainingCheckpoint
 from alseg.training.callbacks.final_validation import FinalValidation
 from alseg.training.callbacks.non_finite import NonFiniteGuard
@@ -25,7 +25,7 @@ MONITOR = "dice/val"  # what the best one is chosen by
 def new_network(experiment: Experiment, member: int = 1) -> torch.nn.Module:
     """A network with first weights of its own.
 
-    They are the same in every round: rounds from scratch then differ by their data alone.
+    They are the same in every round: rounds from scratch then differ only by their data.
 
     Args:
         experiment: the parts.
@@ -48,7 +48,7 @@ def start_network(this_round: Round) -> torch.nn.Module:
     if plan.round_start != "scratch" and this_round.number > 1:
         name = BEST if plan.round_start == "continue" else LAST
         checkpoint = experiment.round_folder(this_round.number - 1) / f"{name}.ckpt"
-        check_left(checkpoint)
+        check_unchanged(checkpoint)
         load_weights(network, checkpoint)
     return network
 

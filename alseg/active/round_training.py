@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 import torch
 
+from alseg.active.pseudo_label_training import train_on_pseudo_labels
 from alseg.active.round import Round
 from alseg.active.round_networks import new_network, round_training, start_network
-from alseg.active.second_stage import second_stage
 from alseg.system.distributed import rank
 from alseg.system.interruption import interruption
-from alseg.training.fit import BEST, FIRST_STAGE, LAST, checkpoints, load_weights
+from alseg.training.fit import BEST, LAST, SUPERVISED, checkpoints, load_weights
 from alseg.training.module import SegmentationModule
 
-FINE_TUNING = "training_second_stage"  # the stage of a round's semi-supervised fine-tuning
+FINE_TUNING = "training_fine_tuning"  # the stage of a round's semi-supervised fine-tuning
 TRAINED = ("training", "member_")  # how the stages begin that train a network
 
 
@@ -38,8 +38,8 @@ def train(this_round: Round) -> Trained:
     """Train the networks of a round; stages that are finished are loaded."""
     module, trainer = train_first(this_round)
     if this_round.semi_supervised is not None and FINE_TUNING not in this_round.stages:
-        with interruption.waits():
-            result = second_stage(
+        with interruption.delayed():
+            result = train_on_pseudo_labels(
                 this_round,
                 this_round.semi_supervised,
                 module,
@@ -59,7 +59,7 @@ def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
     experiment, n_labelled = this_round.experiment, len(this_round.pool.labelled)
     name, n_steps = BEST, experiment.steps_per_round
     if this_round.semi_supervised is not None:
-        name, n_steps = FIRST_STAGE, n_steps - this_round.semi_supervised.steps(n_steps)
+        name, n_steps = SUPERVISED, n_steps - this_round.semi_supervised.steps(n_steps)
     module = experiment.make_module(
         start_network(this_round), experiment.round_recipe.for_steps(n_steps)
     )
@@ -70,11 +70,11 @@ def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
         # Dropout in training draws from the global generator; all else has generators of its own.
         # Devices see different draws, and drop different units.
         seed = this_round.seed(f"training/{rank()}" if rank() else "training")
-        with interruption.waits():
+        with interruption.delayed():
             result = training.fit(module, experiment.data, seed)
             training.trainer.save_checkpoint(this_round.folder / f"{LAST}.ckpt", weights_only=True)
             # a second stage leaves a last one of its own
-            files = (name,) if name == FIRST_STAGE else (name, LAST)
+            files = (name,) if name == SUPERVISED else (name, LAST)
             this_round.stages.finish("training", checkpoints(*files), **result)
     training.checkpoint.delete()
     return module, training.trainer
@@ -85,7 +85,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
 
     Its first weights, batches, augmentation and dropout have seeds of their own; all else is as for
     the round's first network. It starts from scratch whatever the plan's ``round_start``: members
-    that go on from each other's past would agree more than they should.
+    that continue from each other's past would agree more than they should.
 
     Args:
         this_round: the round; a member that is trained already is loaded.
@@ -100,7 +100,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
         data.start_round(this_round.pool, number, n_steps, draw_seed)
         title = f"member {member}/{experiment.source.n_members}"
         training = round_training(this_round, name, title, n_steps)
-        with interruption.waits():
+        with interruption.delayed():
             result = training.fit(module, data, this_round.seed(f"training/{member}"))
             stages.finish(stage, checkpoints(name), **result)
         training.checkpoint.delete()

@@ -204,7 +204,7 @@ def paired_differences(differences: pd.DataFrame, palette: Palette, width: float
 def critical_difference(ranking: Ranking, labels: Mapping[str, str], width: float) -> Figure:
     """Critical-difference diagram (Demšar 2006), one row a strategy, the best on top.
 
-    Bars at the right join strategies that cannot be told apart.
+    Bars at the right join strategies that cannot be distinguished.
     """
     ranks = ranking.mean_ranks
     k = len(ranks)
@@ -340,7 +340,7 @@ def forecast_figure(
 ) -> Figure:
     """The fitted learning curves beyond the rounds so far, with the target.
 
-    A strategy without a fit has its points alone.
+    A strategy without a fit has only its points.
     """
     reached = [f.volumes for f in forecasts if f.volumes is not None]
     smallest, largest = float(curves["labelled"].min()), float(curves["labelled"].max())

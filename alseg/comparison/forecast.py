@@ -142,7 +142,7 @@ def fit_model(
 def choose_fit(labelled: Array, dice: Array) -> Fit | None:
     """The model that predicts the last round best from the rounds before it, fitted to all rounds.
 
-    Rejected: AICc. With 4 to 6 rounds its correction term is infinite or decides alone.
+    Rejected: AICc. With 4 to 6 rounds its correction term is infinite or decides everything.
 
     Args:
         labelled: the labelled counts, of all seeds; increasing within a seed.

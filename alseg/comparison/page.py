@@ -18,7 +18,7 @@ from PIL import Image
 from alseg import __version__
 from alseg.comparison import figures
 from alseg.comparison.analysis import Comparison
-from alseg.comparison.answer import sentences
+from alseg.comparison.conclusions import sentences
 from alseg.comparison.figures import NARROW, WIDE, Palette
 from alseg.comparison.forecast import MOST_MISS
 from alseg.comparison.runs import Run
@@ -164,7 +164,7 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
     palette = Palette(comparison.run_set.strategies, comparison.reference, labels)
     interval = "95% intervals of the mean over seeds (Student's t)"
     banded = [labels[s] for s in comparison.run_set.strategies if palette.has_band(s)]
-    band = f" Bands: {interval}" + ("." if len(banded) > 1 else f", of {banded[0]} alone.")
+    band = f" Bands: {interval}" + ("." if len(banded) > 1 else f", only for {banded[0]}.")
     names = ", ".join(labels[s] for s in comparison.run_set.strategies)
     drawings = [
         Drawing(
@@ -220,7 +220,7 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
             Drawing(
                 "critical_difference",
                 "Critical-difference diagram: mean ranks, 1 is best; an orange bar joins "
-                "strategies that Nemenyi's test cannot tell apart.",
+                "strategies that Nemenyi's test cannot distinguish.",
                 "Critical-difference diagram; the table of mean ranks has the numbers.",
                 figures.critical_difference(comparison.ranking, labels, width),
             )

@@ -24,7 +24,7 @@ from alseg.run.folder import (
     STATE_FILE,
     round_folder,
 )
-from alseg.run.stages import check_left
+from alseg.run.stages import check_unchanged
 from alseg.run.state import RunState
 
 SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", ROUNDS_FOLDER})
@@ -106,7 +106,7 @@ class Run:
         return round_folder(self.folder, round_number)
 
     def split(self) -> dict[str, tuple[str, ...]]:
-        """The case ids of each part, as far as the run folder tells them."""
+        """The case ids of each part, as far as the run folder says them."""
         training = sorted((*self.state.pool.labelled, *self.state.pool.unlabelled))
         parts = {"training": tuple(training)}
         cases = self.round_folder(1) / CASES_FILE
@@ -231,7 +231,7 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
     Raises:
         DataError: if it cannot be read, was changed or lacks a column.
     """
-    check_left(path)
+    check_unchanged(path)
     try:
         # a case may be called NA or null: only what is no text can be missing, and is empty then
         missing_values = {name: [""] for name, kind in columns.items() if kind is not str}
@@ -283,7 +283,7 @@ def gather_runs(
     if reference not in run_set.strategies:
         raise ConfigError(
             f"there is no complete run of the reference strategy {reference!r}; "
-            f"the runs are of: {', '.join(run_set.strategies) or 'full data alone'}; run "
+            f"the runs are of: {', '.join(run_set.strategies) or 'full data only'}; run "
             "strategy=random too, or name another with --reference"
         )
     return run_set
@@ -419,7 +419,7 @@ def _cost(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
 def query_table(run_set: RunSet) -> pd.DataFrame:
     """One row a labelled case: ``strategy``, ``seed``, ``round`` (0: initial), ``case_id``, ...
 
-    A case that was acquired again has its first row alone.
+    A case that was acquired again has only its first row.
     """
     return pd.DataFrame(
         [

@@ -233,7 +233,7 @@ def mean_curves(curves: pd.DataFrame, value: str) -> pd.DataFrame:
 def penalty_matrix(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame | None:
     """Pairwise penalty matrix: the share of budgets at which the row's strategy beats the column's.
 
-    At each common budget but the first (where all strategies have the same labelled volumes),
+    At each common budget except the first (where all strategies have the same labelled volumes),
     every pair of strategies is compared by a paired t-test over seeds; the p-values of one budget
     are corrected by Holm's method over the pairs; a win adds 1 / (number of budgets). A good
     strategy has large numbers in its row and small ones in its column.
@@ -243,7 +243,7 @@ def penalty_matrix(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFra
 
     Returns:
         The matrix, in [0, 1]; None if a pair has fewer than ``MIN_PAIRS`` seeds in common, or there
-        is one budget or one strategy alone.
+        is only one budget or one strategy.
     """
     names = sorted(set(curves["strategy"]))
     budgets = common_budgets(curves)[1:]
@@ -275,7 +275,7 @@ class Ranking:
         p: its p-value, the hypothesis being that all strategies are alike.
         critical_difference: q_α √(k(k+1) / (6N)), α = 0.05, with q_α the studentised range
             statistic for infinite degrees of freedom divided by √2; mean ranks that differ by less
-            cannot be told apart.
+            cannot be distinguished.
         nemenyi_p: p-values of all pairs by Nemenyi's test.
     """
 
@@ -290,7 +290,7 @@ class Ranking:
 def rank_strategies(summaries: pd.DataFrame, value: str = "area") -> Ranking | None:
     """Rank the strategies within each seed.
 
-    Seeds are the blocks, where Demšar has data sets: the conclusion holds for this data set alone.
+    Seeds are the blocks, where Demšar has data sets: the conclusion holds only for this data set.
 
     Returns:
         The ranking; None for fewer than 3 strategies or ``MIN_PAIRS`` seeds that all of them have.
@@ -337,7 +337,7 @@ def last_gain(curves: pd.DataFrame, strategy: str, value: str = "test_dice") -> 
     the secant. It says nothing beyond n_2.
 
     Returns:
-        The gain; None if the runs have one budget in common alone.
+        The gain; None if the runs have only one budget in common.
     """
     budgets = common_budgets(curves)
     if len(budgets) < 2:
@@ -365,7 +365,7 @@ def annotations_saved(
 
     Rejected: the strategy's final Dice as the level. A reference that is worse never reaches it,
     and all that is known of such a seed is a lower bound near 0: the strategy, too, reaches its
-    final Dice late. In which seeds that is so is told (``reaches_final``).
+    final Dice late. In which seeds that is so is reported (``reaches_final``).
 
     Columns: ``seed``, ``level`` (Dice), ``labelled`` and ``reference`` (what the strategy and the
     reference need for the level), ``saved``, ``reaches_final`` (whether the reference reaches the

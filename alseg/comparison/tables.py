@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from alseg.comparison.analysis import Comparison
-from alseg.comparison.answer import p_text, too_few_seeds
+from alseg.comparison.conclusions import p_text, too_few_seeds
 from alseg.comparison.statistics import (
     ALPHA,
     MIN_PAIRS,
@@ -87,7 +87,7 @@ def interval(low: float, high: float, form: str = "+.3f") -> str:
 
 
 def with_spread(mean: float, spread: float) -> str:
-    """Mean ± standard deviation; the mean alone for a single run."""
+    """Mean ± standard deviation; only the mean for a single run."""
     return number(mean) if math.isnan(spread) else f"{mean:.3f} ± {spread:.3f}"
 
 

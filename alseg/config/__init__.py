@@ -1,1 +1,1 @@
-"""From the command line and conf/ to an experiment, and how errors are told."""
+"""From the command line and conf/ to an experiment, and how errors are reported."""

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from alseg import __version__
 from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
-from alseg.active.proxy import Proxy
+from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.config.checks import (
     check_inferer,
@@ -27,7 +27,7 @@ from alseg.config.checks import (
     check_training,
     check_transforms,
 )
-from alseg.config.composition import part
+from alseg.config.composition import instantiate
 from alseg.config.settings import config_hash, flat
 from alseg.core.errors import ConfigError, check_flag, check_part, check_text, check_whole_number
 from alseg.data.cache import VolumeCache
@@ -37,7 +37,7 @@ from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
 from alseg.data.survey import warn
 from alseg.data.task import Task
-from alseg.networks.placement import place_dropout
+from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
 from alseg.oracles.costs import cost_named
 from alseg.scoring.sources import UncertaintySource, check_savings
@@ -62,7 +62,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     """
     check_plain_settings(config)
     plan = build_plan(config)
-    strategy, source = build_strategy(config), part(config.uncertainty)
+    strategy, source = build_strategy(config), instantiate(config.uncertainty)
     cost = cost_named(config.cost)
     make_trainer, hardware = build_trainer(config)
     data = build_data(config)
@@ -129,14 +129,14 @@ def build_plan(config: DictConfig) -> Plan:
 
 def build_strategy(config: DictConfig) -> Strategy:
     """The strategy."""
-    strategy: Strategy = part(config.strategy)
+    strategy: Strategy = instantiate(config.strategy)
     check_part("strategy", strategy, Strategy)
     return strategy
 
 
 def build_trainer(config: DictConfig) -> tuple[Callable[..., pl.Trainer], str]:
     """What makes trainers, and the hardware that they compute on."""
-    make_trainer: Callable[..., pl.Trainer] = part(config.trainer)
+    make_trainer: Callable[..., pl.Trainer] = instantiate(config.trainer)
     check_accelerator(config.trainer.accelerator)
     check_devices(config.trainer)
     # refuses bad settings now, not later
@@ -146,13 +146,13 @@ def build_trainer(config: DictConfig) -> tuple[Callable[..., pl.Trainer], str]:
 
 def build_data(config: DictConfig) -> PoolDataModule:
     """The data of the experiment; warns of what their headers leave open."""
-    task: Task = part(config.data.task)
+    task: Task = instantiate(config.data.task)
     check_part("data.task", task, Task)
-    splits: Splits = part(config.data.splits, case_ids=list(task.cases))
+    splits: Splits = instantiate(config.data.splits, case_ids=list(task.cases))
     check_part("data.splits", splits, Splits)
     headers = check_headers(task, (*splits.validation, *splits.test), labels=True)
     headers |= check_headers(task, splits.training, labels=False)
-    preprocess, augment = part(config.data.preprocess), part(config.data.augment)
+    preprocess, augment = instantiate(config.data.preprocess), instantiate(config.data.augment)
     check_transforms("data.preprocess", preprocess)
     check_transforms("data.augment", augment)
     data = PoolDataModule(
@@ -177,7 +177,7 @@ def build_network(config: DictConfig, task: Task) -> Callable[[], torch.nn.Modul
     """What makes untrained networks."""
     shape = len(task.channels), config.data.patch_size
     plain_network = partial(
-        part,
+        instantiate,
         config.model.network,
         in_channels=len(task.channels),
         out_channels=len(task.classes),
@@ -193,16 +193,16 @@ def build_training(
     config: DictConfig, plan: Plan, n_classes: int
 ) -> tuple[Recipe, SemiSupervised | None]:
     """What a round trains with, and its second stage, if there is one."""
-    settings, semi_supervised = config.training, part(config.semi_supervised)
+    settings, semi_supervised = config.training, instantiate(config.semi_supervised)
     if "learning_rate" in settings:
         check_positive("training.learning_rate", settings.learning_rate)
     recipe = Recipe(
-        loss=part(settings.loss),
-        optimizer=part(settings.optimizer),
-        schedule=part(settings.schedule),
+        loss=instantiate(settings.loss),
+        optimizer=instantiate(settings.optimizer),
+        schedule=instantiate(settings.schedule),
         n_steps=plan.steps_per_round,
         learning_rate=(settings.optimizer or {}).get("lr"),
-        spans_training="total_steps" in (settings.schedule or {}),
+        needs_total_steps="total_steps" in (settings.schedule or {}),
     )
     check_training(recipe, n_classes)
     if semi_supervised is not None and (plan.steps_per_round < 2 or recipe.learning_rate is None):
@@ -215,14 +215,17 @@ def build_training(
 
 def build_oracle(config: DictConfig, task: Task) -> Oracle:
     """Who annotates."""
-    oracle: Oracle = part(config.oracle)(task)
+    oracle: Oracle = instantiate(config.oracle)(task)
     check_part("oracle", oracle, Oracle)
     return oracle
 
 
 def build_inferers(config: DictConfig) -> tuple[Inferer, Inferer]:
     """What runs a network over the windows of a volume, in evaluation and while scoring."""
-    inferer, scoring_inferer = part(config.data.inferer), part(config.data.scoring_inferer)
+    inferer, scoring_inferer = (
+        instantiate(config.data.inferer),
+        instantiate(config.data.scoring_inferer),
+    )
     check_inferer("data.inferer", inferer)
     check_inferer("data.scoring_inferer", scoring_inferer)
     return inferer, scoring_inferer
@@ -245,7 +248,7 @@ def build_proxy(config: DictConfig, data: PoolDataModule) -> tuple[Proxy | None,
     """The proxy task and its key, where it chooses the initial volumes."""
     if config.pool.get("start") != "proxy":
         return None, ""
-    return part(config.proxy), proxy_key(config, data.cache, data.splits.training)
+    return instantiate(config.proxy), proxy_key(config, data.cache, data.splits.training)
 
 
 def build_similarity(strategy: Strategy, cache: VolumeCache) -> LabelledSimilarity | None:
@@ -256,7 +259,7 @@ def build_similarity(strategy: Strategy, cache: VolumeCache) -> LabelledSimilari
 def build_tracking(config: DictConfig, task: Task, strategy: Strategy) -> dict[str, Any]:
     """What records the run, and what it records of the settings: fields of ``Experiment``."""
     return {
-        "tracker": Trackers(part(config.tracking) if rank() == 0 else {}),
+        "tracker": Trackers(instantiate(config.tracking) if rank() == 0 else {}),
         "config_hash": config_hash(config),
         "settings": flat(kept_settings(config)),
         "tags": run_tags(config, task, strategy),

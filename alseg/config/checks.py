@@ -92,15 +92,15 @@ def check_training(recipe: Recipe, n_classes: int) -> None:
     """
     weight = torch.nn.Parameter(torch.zeros(1))
     logits = torch.zeros(1, n_classes, 8, 8, 8)
-    with _told("training.loss"):
+    with name_setting_in_errors("training.loss"):
         value = recipe.loss(logits, torch.zeros(1, 1, 8, 8, 8))
         if value.ndim:
             raise ValueError(f"it gives a tensor of shape {tuple(value.shape)}, not one number")
-    with _told("training.optimizer"):
+    with name_setting_in_errors("training.optimizer"):
         optimizer = recipe.make_optimizer([weight])
     if recipe.schedule is None:
         return
-    with _told("training.schedule"):
+    with name_setting_in_errors("training.schedule"):
         total = getattr(recipe.schedule(optimizer), "total_steps", recipe.n_steps)
     if total < recipe.n_steps:
         raise ConfigError(
@@ -122,7 +122,7 @@ def check_inferer(name: str, inferer: Inferer) -> None:
         if type(share) not in (int, float) or not 0 <= share < 1:
             raise ConfigError(f"{name}.overlap is {overlap!r}; it must lie in [0, 1)")
     volume = torch.zeros(1, 1, 8, 8, 8)
-    with _told(name):
+    with name_setting_in_errors(name):
         output = inferer(volume, torch.nn.Identity())
         if output.shape != volume.shape:
             raise ValueError(f"it makes {tuple(output.shape)} of a volume {tuple(volume.shape)}")
@@ -141,7 +141,7 @@ def check_scores(strategy: Strategy, n_classes: int) -> None:
         statistics.update(logits.softmax(dim=0))
     if strategy.reads_labels:
         statistics.attach_hidden_label(torch.ones(8, 8, 8, dtype=torch.uint8))
-    with _told(f"strategy {strategy.name}"):
+    with name_setting_in_errors(f"strategy {strategy.name}"):
         score = strategy.score("rehearsal", statistics).score
         # rounding apart: what is not made of disagreement is far from 0 in such noise
         if strategy.deterministic and score is not None and abs(score) < 1e-6:
@@ -152,8 +152,8 @@ def check_scores(strategy: Strategy, n_classes: int) -> None:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Tell whatever a part raises as an error of its setting: parts may be anybody's."""
+def name_setting_in_errors(name: str) -> Iterator[None]:
+    """Report whatever a part raises as an error of its setting: users may write parts."""
     try:
         yield
     except Exception as error:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize_config_dir, utils
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from alseg.config.command_line import job_hash
@@ -72,12 +71,12 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         return compose("config", list(overrides))
 
 
-def part(node: Any, **arguments: Any) -> Any:
+def instantiate(node: Any, **arguments: Any) -> Any:
     """Instantiate a configuration node; plain lists and dicts, which libraries check for."""
     if OmegaConf.is_config(node):
         node = _settled(node)
-    # instantiate resolves references in the arguments, twice
-    return instantiate(node, _convert_="all", **literal(literal(arguments)))
+    # Hydra resolves references in the arguments, twice
+    return utils.instantiate(node, _convert_="all", **literal(literal(arguments)))
 
 
 def _settled(node: Any) -> Any:

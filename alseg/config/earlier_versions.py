@@ -1,4 +1,4 @@
-"""Settings that earlier versions had under other names: they are told, not translated."""
+"""Settings that earlier versions had under other names: they are reported, not translated."""
 
 from __future__ import annotations
 
@@ -49,6 +49,6 @@ def check_moved(names: Iterable[str], source: Path) -> None:
 def of_an_earlier_version(source: Path, what: str) -> ConfigError:
     """The error that a run folder's file was made by an earlier version, and how that shows."""
     return ConfigError(
-        f"{source} was made by an earlier version of alseg: {what}; go on with that version, which "
-        "provenance.json beside it names, or start the run again"
+        f"{source} was made by an earlier version of alseg: {what}; continue with that version, "
+        "which provenance.json beside it names, or start the run again"
     )

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from alseg import __version__
 from alseg.config.command_line import readable
 from alseg.config.composition import settle_ranks
-from alseg.config.messages import told
+from alseg.config.messages import report_errors
 from alseg.system.secrets import refer_to_secrets
 from alseg.system.text import printable
 
@@ -27,14 +27,14 @@ def versions() -> str:
 
 
 def run_entry_point(main: Callable[[], None]) -> None:
-    """Run an entry point; see ``told``. ``--version`` is answered here, for Hydra has its own."""
+    """Run an entry point; see ``report_errors``. ``--version`` is answered here: Hydra has its own."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal may lack characters of a name
             stream.reconfigure(errors="backslashreplace")
     if "--version" in sys.argv[1:]:
         print(versions())
         return
-    with told():
+    with report_errors():
         settle_ranks()
         main()
 

@@ -1,4 +1,4 @@
-"""How errors are told: in one sentence, and with an exit code."""
+"""How errors are reported: in one sentence, and with an exit code."""
 
 from __future__ import annotations
 
@@ -158,13 +158,13 @@ def _broken_reference(message: str, found_at: str | None) -> str:
 
 
 def print_error(error: BaseException) -> None:
-    """Tell the user what went wrong, in one sentence."""
+    """Report to the user what went wrong, in one sentence."""
     print(f"alseg: error: {sentence(error)}", file=sys.stderr)
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Tell errors that the user can act on in one sentence, with exit code 2.
+def report_errors() -> Iterator[None]:
+    """Report errors that the user can act on in one sentence, with exit code 2.
 
     ``ALSEG_TRACEBACK=1`` shows tracebacks.
     """
@@ -181,13 +181,13 @@ def told() -> Iterator[None]:
         print("alseg: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not is_the_users(error) or os.environ.get("ALSEG_TRACEBACK", "0") not in ("", "0"):
+        if not is_user_error(error) or os.environ.get("ALSEG_TRACEBACK", "0") not in ("", "0"):
             raise
         print_error(error)
         sys.exit(2)
 
 
-def is_the_users(error: Exception) -> bool:
+def is_user_error(error: Exception) -> bool:
     """Whether an error is of the user's making, and not a bug of ours."""
     if isinstance(error, (AlsegError, HydraException, OmegaConfBaseException, YAMLError)):
         return True

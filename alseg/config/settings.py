@@ -85,7 +85,7 @@ def save_config(config: DictConfig, folder: Path) -> None:
 def load_config(folder: Path) -> DictConfig:
     """Read the resolved configuration of a run folder.
 
-    A ``${`` in it means nothing any more, but for references to secrets of alseg's own kind.
+    A ``${`` in it means nothing any more, except for references to secrets of alseg's own kind.
 
     Raises:
         DataError: if it is missing or broken.
@@ -102,10 +102,12 @@ def load_config(folder: Path) -> DictConfig:
 
 def config_hash(config: DictConfig) -> str:
     """A hash of the settings that a run's results depend on."""
-    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(result_settings(config), sort_keys=True).encode()).hexdigest()[
+        :16
+    ]
 
 
-def deciding(config: DictConfig) -> dict[str, Any]:
+def result_settings(config: DictConfig) -> dict[str, Any]:
     """The settings, by dotted names, that a run may not change half-way."""
     settings = flat(kept_settings(config))
     return {
@@ -119,12 +121,12 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     """``setting: old -> new`` for each setting that differs."""
     missing = object()
 
-    def told(value: object) -> str:
+    def shown(value: object) -> str:
         return "not there" if value is missing else str(value)
 
     names = [*before, *(name for name in after if name not in before)]
     pairs = ((name, before.get(name, missing), after.get(name, missing)) for name in names)
-    return [f"{name}: {told(old)} -> {told(new)}" for name, old, new in pairs if old != new]
+    return [f"{name}: {shown(old)} -> {shown(new)}" for name, old, new in pairs if old != new]
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:

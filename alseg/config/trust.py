@@ -1,6 +1,6 @@
 """Which functions and classes the configuration of a run folder may name.
 
-A run folder can come from other hands, and its ``config.yaml`` names by ``_target_`` what is built
+A run folder can come from somebody else; its ``config.yaml`` names by ``_target_`` what is built
 when the run is resumed or its maps are made. Only what computes is built unasked: no function that
 unpickles, starts a program, imports by name or reads a file of the configuration's choice. What the
 user composes on the command line is the user's own and not checked.
@@ -20,7 +20,7 @@ from alseg.core.errors import ConfigError
 
 # Modules, with all below them, whose classes and functions are built.
 TRUSTED = (
-    "alseg.active.proxy",
+    "alseg.active.proxy_settings",
     "alseg.active.pseudo_labels",
     "alseg.data",
     "alseg.networks",

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class AlsegError(Exception):
-    """Something the user can mend: bad data, a bad setting, a missing device.
+    """Something the user can fix: bad data, a bad setting, a missing device.
 
     The message is one clear sentence that names the file or the setting and what is allowed. Entry
     points print it without a traceback and end with exit code 2; set ``ALSEG_TRACEBACK=1`` to see
@@ -38,7 +38,7 @@ class NotAnnotatedYetError(AlsegError):
 
 
 class TrainingError(AlsegError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class StorageError(AlsegError):
@@ -46,7 +46,7 @@ class StorageError(AlsegError):
 
 
 class DiskFullError(StorageError):
-    """A file cannot be written for want of room; the run can go on once there is some."""
+    """The disk is full; the run can continue once there is room."""
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

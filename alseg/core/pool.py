@@ -37,7 +37,7 @@ class Pool:
             raise ValueError(f"cannot repeat cases that are not labelled: {', '.join(unknown)}")
 
     @property
-    def training(self) -> tuple[str, ...]:
+    def labelled_with_repeats(self) -> tuple[str, ...]:
         """The labelled cases, those that were acquired again as often as they were."""
         return self.labelled + self.repeated
 
@@ -83,7 +83,7 @@ class Pool:
 
 
 def random_start(case_ids: Iterable[str], size: int, seed: int) -> tuple[str, ...]:
-    """Draw the initial pool: ``size`` cases, a function of the seed and the set of ids alone."""
+    """Draw the initial pool: ``size`` cases, a function of only the seed and the set of ids."""
     ids = sorted(case_ids)
     order = np.random.default_rng(seed).permutation(len(ids))
     return tuple(ids[i] for i in order[:size])

@@ -101,7 +101,7 @@ class VolumeCache:
             self.preprocessed.append(case.id)
             return entry
 
-        def is_sound(entry: Mapping[str, Any]) -> bool:
+        def is_intact(entry: Mapping[str, Any]) -> bool:
             kinds = {
                 "image": (torch.float32, (n_channels, None, None, None)),
                 "affine": (torch.float64, (4, 4)),
@@ -112,7 +112,7 @@ class VolumeCache:
             return all(_is(entry.get(name), *kind) for name, kind in kinds.items())
 
         key = self.key(case.images)
-        entry = self._entry(f"image-{key}", compute, is_sound)
+        entry = self._entry(f"image-{key}", compute, is_intact)
         self._grids[key] = tuple(entry["image"].shape[1:])
         return entry
 
@@ -137,7 +137,7 @@ class VolumeCache:
         case = self.task.cases[case_id]
         n_classes = len(self.task.classes)
 
-        def is_sound(entry: Mapping[str, Any]) -> bool:
+        def is_intact(entry: Mapping[str, Any]) -> bool:
             label, values = entry.get("label"), entry.get("classes_in_file")
             return (
                 _is(label, class_dtype(n_classes), (1, *self._grid(case)))
@@ -146,12 +146,12 @@ class VolumeCache:
             )
 
         key = self.key((path, *case.images), n_classes)
-        return self._entry(f"label-{key}", lambda: self._preprocess_label(case, path), is_sound)
+        return self._entry(f"label-{key}", lambda: self._preprocess_label(case, path), is_intact)
 
     def derived(
         self, case_id: str, fingerprint: str, compute: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What is computed from a preprocessed image alone, once, and kept beside it.
+        """What is computed only from a preprocessed image, once, and kept beside it.
 
         Args:
             case_id: the case.
@@ -177,15 +177,15 @@ class VolumeCache:
         self,
         name: str,
         compute: Callable[[], dict[str, Tensor]],
-        is_sound: Callable[[Mapping[str, Any]], bool],
+        is_intact: Callable[[Mapping[str, Any]], bool],
     ) -> dict[str, Tensor]:
         path = self.folder / f"{name}.pt"
-        entry = _read_entry(path, is_sound)
+        entry = _read_entry(path, is_intact)
         if entry is not None:
             return entry
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock")):
-            entry = _read_entry(path, is_sound)  # another job may have been faster
+            entry = _read_entry(path, is_intact)  # another job may have been faster
             if entry is None:
                 for left in self.folder.glob(f"{TEMPORARY}*-{path.name}"):
                     left.unlink(missing_ok=True)  # by a process that was killed: we hold the lock
@@ -344,7 +344,7 @@ def _is(value: Any, dtype: torch.dtype, shape: Sequence[int | None]) -> TypeGuar
 
 
 def _read_entry(
-    path: Path, is_sound: Callable[[Mapping[str, Any]], bool]
+    path: Path, is_intact: Callable[[Mapping[str, Any]], bool]
 ) -> dict[str, Tensor] | None:
     """Read a cache entry; None if there is none, or it is damaged or another one.
 
@@ -357,7 +357,7 @@ def _read_entry(
     with _recent_lock:
         recent = _recent.get(version)
     if recent is None:
-        recent = _read_from_disk(path, is_sound)
+        recent = _read_from_disk(path, is_intact)
         if recent is None or _n_bytes(recent) > _recent.maxsize:
             return recent
         with _recent_lock:
@@ -366,13 +366,13 @@ def _read_entry(
 
 
 def _read_from_disk(
-    path: Path, is_sound: Callable[[Mapping[str, Any]], bool]
+    path: Path, is_intact: Callable[[Mapping[str, Any]], bool]
 ) -> dict[str, Tensor] | None:
     try:
         entry = read_tensors(path)
         if not isinstance(entry, dict) or entry.pop("name", None) != path.stem:
             raise DataError("it is the entry of something else")
-        if not is_sound(entry):
+        if not is_intact(entry):
             raise DataError("it does not hold what it should")
     except DataError as error:
         warnings.warn(f"cache entry {path} is damaged and is computed again: {error}", stacklevel=2)

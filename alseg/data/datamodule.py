@@ -23,8 +23,8 @@ from alseg.core.errors import ConfigError, DataError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.data.cache import VolumeCache, reason_of
-from alseg.data.noted import CaseSet, Noted, loader_death
 from alseg.data.splits import Splits
+from alseg.data.watched import CaseSet, WatchedDataset, dead_worker_error
 from alseg.system.console import track
 from alseg.system.distributed import rank, world_size
 
@@ -220,7 +220,9 @@ class PoolDataModule(pl.LightningDataModule):
         self._first_step = 0
         self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
         self._preprocessing = (0.0, 0)  # seconds, images
-        self._served: list[Noted] = []  # the latest, of which loader processes may be alive
+        self._served: list[
+            WatchedDataset
+        ] = []  # the latest, of which loader processes may be alive
 
     def reveal(self, labels: Mapping[str, Path]) -> None:
         """Take in labels that the oracle has revealed."""
@@ -316,7 +318,7 @@ class PoolDataModule(pl.LightningDataModule):
         draws = TrainingDraws(
             self.cache,
             self.labels,
-            pool.training,
+            pool.labelled_with_repeats,
             self.augment,
             n_steps * self.batch_size,
             self._draw_seed,
@@ -327,7 +329,7 @@ class PoolDataModule(pl.LightningDataModule):
     def batches(self, draws: TrainingDraws, first_step: int = 0) -> DataLoader:
         """The batches of some training samples, from a step on."""
         return DataLoader(
-            self._noted(draws),
+            self._watched(draws),
             batch_size=self.batch_size // world_size(),
             sampler=RemainingDraws(len(draws), first_step * self.batch_size),
             num_workers=self.num_workers,
@@ -353,18 +355,18 @@ class PoolDataModule(pl.LightningDataModule):
 
     def _one_by_one(self, volumes: CaseSet) -> DataLoader:
         return DataLoader(
-            self._noted(volumes),
+            self._watched(volumes),
             batch_size=1,
             sampler=_share(volumes),
             num_workers=self.num_workers,
         )
 
-    def _noted(self, dataset: CaseSet) -> Noted:
-        self._served = [*self._served[-3:], Noted(dataset, self.num_workers)]
+    def _watched(self, dataset: CaseSet) -> WatchedDataset:
+        self._served = [*self._served[-3:], WatchedDataset(dataset, self.num_workers)]
         return self._served[-1]
 
     @contextmanager
-    def deaths_told(self) -> Iterator[None]:
+    def report_dead_workers(self) -> Iterator[None]:
         """Say which case a loader process was reading when it died.
 
         Not Lightning's hook ``on_exception``: torch's signal handler may raise before it is called.
@@ -376,7 +378,7 @@ class PoolDataModule(pl.LightningDataModule):
         try:
             yield
         except Exception as error:
-            if death := loader_death(error, self._served):
+            if death := dead_worker_error(error, self._served):
                 raise death from error
             raise
 

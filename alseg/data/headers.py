@@ -16,7 +16,7 @@ from alseg.data.task import Case, Task
 def check_headers(
     task: Task, case_ids: Iterable[str], *, labels: bool
 ) -> dict[str, tuple[Finding, ...]]:
-    """Check files from their headers alone.
+    """Check files from their headers only.
 
     Args:
         task: the data set.

@@ -88,7 +88,7 @@ def case_id_of(path: PurePath) -> str:
 def case_ids_of(images: Sequence[PurePath], source: Path) -> list[str]:
     """The ids of cases by their images' paths in the data set.
 
-    The file names, where they differ; else as much of the path as tells the cases apart:
+    The file names, where they differ; else as much of the path as distinguishes the cases:
     ``p01/ct.nii.gz`` and ``p02/ct.nii.gz`` are p01 and p02, and with ``p01/mr.nii.gz`` beside them
     p01_ct, p02_ct and p01_mr.
 
@@ -130,7 +130,7 @@ def _n_common(paths: Sequence[Sequence[str]]) -> int:
     )
 
 
-def known_case(name: str, known: Collection[str]) -> str:
+def matching_case(name: str, known: Collection[str]) -> str:
     """The case that a split file means by an id or an image's path; the file's name if none.
 
     Args:

@@ -162,8 +162,8 @@ def _check_stream(path: Path, declared: int) -> None:
             n_bytes += len(step)
     if n_bytes > declared + _STEP:
         raise DataError(
-            f"{path} goes on after the {declared} bytes that its header declares: a decompression "
-            "bomb, or damaged"
+            f"{path} continues after the {declared} bytes that its header declares: a "
+            "decompression bomb, or damaged"
         )
     if n_bytes < declared:
         raise DataError(f"{path} is cut off: it holds {n_bytes} of the {declared} bytes declared")
@@ -248,7 +248,7 @@ def _sizes(block: bytes) -> tuple[int, int]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Tell whatever reading a file may raise: errors of gzip, zlib, struct, nibabel and MONAI."""
+    """Report whatever reading a file may raise: errors of gzip, zlib, struct, nibabel and MONAI."""
     try:
         yield
     except MemoryError as error:

@@ -69,7 +69,7 @@ class Tumour:
 
 @dataclass(frozen=True)
 class CaseRecipe:
-    """All that is drawn for a case but its random fields and its noise; lengths in mm, RAS axes."""
+    """What is drawn for a case except its random fields and noise; lengths in mm, RAS axes."""
 
     hard: bool
     shape: tuple[int, int, int]  # voxels along R, A, S, before re-orientation
@@ -270,7 +270,7 @@ def _draw_trunk(p: Points, recipe: CaseRecipe) -> tuple[Field, Field, Field]:
 def _draw_organs(
     hu: Field, p: Points, recipe: CaseRecipe, cavity: Field, abdomen: Field, loops: Field
 ) -> list[Field]:
-    """Draw all organs but the liver into `hu`; return the fields that the liver keeps clear of."""
+    """Draw all organs except the liver into `hu`; return the fields that the liver must avoid."""
     # Bowel: the level sets of a random field make walls, contents and gas.
     room = (ellipsoid(p, (0, 22, -75), (98, 58, 70)) < 0) & (cavity < 0)
     for level, value in ((-0.1, 45.0), (0.35, recipe.bowel_hu), (1.2, -750.0)):
@@ -470,8 +470,8 @@ def write_phantom_dataset(
     if _is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # The lock saves the work of a second process; the rename alone keeps the result whole, also on
-    # file systems where locks do nothing.
+    # The lock saves the work of a second process; the rename keeps the result whole, also on file
+    # systems where locks do nothing.
     with locked(folder.parent / f".{folder.name}.lock"):
         if _is_complete(folder):
             return folder

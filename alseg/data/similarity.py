@@ -29,7 +29,7 @@ class LabelledSimilarity:
         self._values: dict[str, dict[str, float]] = {}  # by candidate, then by labelled case
 
     def __call__(self, candidates: Sequence[str], labelled: Sequence[str]) -> np.ndarray:
-        """The similarity of each candidate to the labelled images but itself, shape [n]."""
+        """The similarity of each candidate to the labelled images except itself, shape [n]."""
         references = {case_id: self._reference(case_id) for case_id in labelled}
         for case_id in candidates:
             known = self._values.setdefault(case_id, {})

@@ -10,7 +10,7 @@ import numpy as np
 
 from alseg.core.errors import ConfigError, DataError, check_whole_number
 from alseg.data.formats.dataset_json import read_json_object
-from alseg.data.naming import known_case, short
+from alseg.data.naming import matching_case, short
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
             name = entry.get("image") if isinstance(entry, dict) else entry
             if not isinstance(name, str):
                 raise DataError(f"{path}: '{part}' holds {short(entry)}, which names no case")
-            ids.append(known_case(name, known))
+            ids.append(matching_case(name, known))
         for case_id in ids:
             if case_id not in known:
                 raise DataError(

@@ -40,7 +40,7 @@ class Facts:
         grids: the image's shape before and after preprocessing.
         quantiles: [channels, 3] intensities in the file, the 5th, 50th and 95th percentile.
         voxels: a hash of the preprocessed image.
-        constant: whether the preprocessed image has but one intensity.
+        constant: whether the preprocessed image has only one intensity.
         classes: label values on the preprocessed grid.
         classes_in_file: label values in the file.
         label_voxels: a hash of the label on the preprocessed grid.
@@ -227,7 +227,7 @@ def set_findings(cache: VolumeCache, facts: Mapping[str, Facts]) -> list[Finding
 
 
 def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]]) -> None:
-    """Tell a run what can be known before any voxel is read; ``alseg.validate`` tells more.
+    """Report to a run what can be known before any voxel is read; ``alseg.validate`` reports more.
 
     Args:
         cache: the data set and its preprocessing.

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alseg.config.checks import check_transforms
-from alseg.config.composition import part
+from alseg.config.composition import instantiate
 from alseg.core.errors import DataError, check_part, check_text, check_whole_number
 from alseg.data.cache import VolumeCache
 from alseg.data.findings import Finding
@@ -62,10 +62,10 @@ def validate(config: DictConfig) -> Report:
     check_whole_number("workers", workers, at_least=1)
     if config.json is not None:
         check_text("json", config.json)
-    task: Task = part(config.data.task)
+    task: Task = instantiate(config.data.task)
     check_part("data.task", task, Task)
-    check_part("data.splits", part(config.data.splits, case_ids=list(task.cases)), Splits)
-    preprocess = part(config.data.preprocess)
+    check_part("data.splits", instantiate(config.data.splits, case_ids=list(task.cases)), Splits)
+    preprocess = instantiate(config.data.preprocess)
     check_transforms("data.preprocess", preprocess)
     cache = VolumeCache(
         task,

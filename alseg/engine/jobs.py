@@ -31,7 +31,7 @@ def run_in_fork(
 ) -> int:
     """Call ``function(folder)`` in a process of its own and wait for its end.
 
-    The process is told to end (SIGTERM) when this one has gone.
+    The process is asked to end (SIGTERM) when this one has gone.
 
     Args:
         function: of a module, so that it can be named to another process.

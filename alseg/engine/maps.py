@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from alseg.active.pictures import draw_query
+from alseg.active.figures import draw_query
 from alseg.active.round_networks import fresh_network
 from alseg.config.build import build
 from alseg.config.earlier_versions import check_moved
@@ -18,7 +18,7 @@ from alseg.config.settings import flat, load_config
 from alseg.config.trust import check_targets
 from alseg.core.errors import ConfigError, DataError
 from alseg.run.folder import CONFIG_FILE, round_folder
-from alseg.run.stages import check_left
+from alseg.run.stages import check_unchanged
 from alseg.scoring.scorer import Scoring
 from alseg.strategies.measures import entropy
 from alseg.strategies.strategy import Measure
@@ -89,7 +89,7 @@ def case_maps(
     checkpoint = round_folder(run_folder, round_number) / f"{BEST}.ckpt"
     if not checkpoint.is_file():
         raise DataError(f"there is no {checkpoint}")
-    check_left(checkpoint)
+    check_unchanged(checkpoint)
     config = load_config(run_folder)
     check_moved(flat(OmegaConf.to_container(config)), run_folder / CONFIG_FILE)
     check_targets(

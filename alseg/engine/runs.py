@@ -1,7 +1,7 @@
 """Starts or resumes a run in a folder.
 
-``alseg.config.build`` makes the experiment of the configuration, and ``alseg.active.rounds`` runs
-it.
+``alseg.config.build`` makes the experiment of the configuration, and ``alseg.active.round_loop``
+runs it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.active.experiment import Experiment
+from alseg.active.initial_state import initial_state
 from alseg.active.reports import print_summary
 from alseg.active.round import start_again
-from alseg.active.rounds import end_of_rounds, prepare, run_rounds
-from alseg.active.start import first_state
+from alseg.active.round_loop import end_of_rounds, prepare, run_rounds
 from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste
 from alseg.config.composition import composed
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
 from alseg.config.settings import (
     config_hash,
-    deciding,
     differences,
     flat,
     load_config,
     load_start,
+    result_settings,
     save_config,
     save_start,
 )
@@ -56,7 +56,7 @@ from alseg.run.folder import (
     PROVENANCE_FILE,
     START_FILE,
 )
-from alseg.run.lock import hold, note_owner, owner_is_dead
+from alseg.run.lock import locked_run, owner_is_dead, write_owner
 from alseg.run.provenance import recorded
 from alseg.run.state import RunState
 from alseg.system.distributed import from_first, rank, wait_for_all
@@ -70,7 +70,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> fl
     """Run the experiment that a composed configuration describes.
 
     Args:
-        config: the composed configuration; with ``resume``, the run in that folder goes on.
+        config: the composed configuration; with ``resume``, the run in that folder continues.
         folder: the run folder of a new run.
         overrides: what the configuration was composed of, for a later resumption.
 
@@ -91,7 +91,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> fl
     folder = Path(config.resume).absolute()
     if not folder.is_dir():
         raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
-    with hold(folder), started_in(folder), interruptible(folder), recorded(folder):
+    with locked_run(folder), started_in(folder), interruptible(folder), recorded(folder):
         return resume_run(
             folder,
             overrides,
@@ -118,14 +118,14 @@ def claim(folder: Path) -> Path:
             (candidate / LOCK_FILE).touch(exist_ok=False)
         except FileExistsError:
             if is_started(candidate):
-                if not is_held(candidate):
+                if not is_locked(candidate):
                     return candidate
             elif takes_over(candidate):
                 break
             number += 1
             candidate = folder.with_name(f"{folder.name}_{number}")
         else:
-            note_owner(candidate)
+            write_owner(candidate)
             break
     if candidate != folder:
         log.warning(f"{folder} belongs to another run: this one goes to {candidate}")
@@ -140,13 +140,13 @@ def takes_over(folder: Path) -> bool:
         with locked(folder / LOCK_FILE, blocking=False):
             dead = owner_is_dead(folder)  # still: another one may have been faster
             if dead:
-                note_owner(folder)
+                write_owner(folder)
             return dead
     except Timeout:
         return False
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process works on the run in a folder."""
     try:
         with locked(folder / LOCK_FILE, blocking=False):
@@ -160,7 +160,7 @@ def is_started(folder: Path) -> bool:
     return RunState.is_in(folder) or (folder / CONFIG_FILE).is_file()
 
 
-def give_up(folder: Path) -> None:
+def release_claim(folder: Path) -> None:
     """Remove the claim to a folder in which no run has started."""
     if {path.name for path in folder.glob("*")} <= {LOCK_FILE, OWNER_FILE}:
         for name in (OWNER_FILE, LOCK_FILE):
@@ -202,13 +202,13 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
         raise ConfigError(f"{folder} holds a run already; continue it with {resume}")
     check_settings_are_read(config)
     wait_for_all()  # all have looked at the folder before the first one writes to it
-    with hold(folder), recorded(folder):
+    with locked_run(folder), recorded(folder):
         try:
             # Before the first long work: whenever this process is killed, the run can be resumed.
             save_start(folder, overrides)
             save_config(config, folder)
             experiment = build(config, folder)
-            state = first_state(experiment)
+            state = initial_state(experiment)
             prepare(experiment, state)
         except Exception as error:
             # settings or data are bad: there is nothing to resume
@@ -268,17 +268,17 @@ def resume_run(
     check_targets(
         OmegaConf.to_container(config, resolve=True), source=folder / CONFIG_FILE, named=trusted
     )
-    changes = differences(deciding(saved), deciding(config))
+    changes = differences(result_settings(saved), result_settings(config))
     if state is not None and state.config_hash != config_hash(saved):
         changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
     if changes and not force:
         raise ConfigError(
-            f"the run in {folder} cannot go on with other settings: {'; '.join(changes)}; "
+            f"the run in {folder} cannot continue with other settings: {'; '.join(changes)}; "
             "resume_force=true starts its current round again with them"
         )
     experiment = build(config, folder)
     if state is None:
-        state = first_state(experiment)
+        state = initial_state(experiment)
     check_cases(state.pool, experiment.data.splits.training)
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alseg.config.command_line import identifying, override_to_paste, typed
-from alseg.config.composition import part
+from alseg.config.composition import instantiate
 from alseg.config.messages import sentence
 from alseg.config.settings import (
     config_hash,
@@ -40,7 +40,7 @@ from alseg.core.budget import area_under_budget_curve
 from alseg.core.errors import ConfigError, DataError
 from alseg.engine.jobs import run_in_fork
 from alseg.run.folder import CONFIG_FILE, START_FILE
-from alseg.run.lock import hold
+from alseg.run.lock import locked_run
 from alseg.run.state import RunState
 from alseg.system.console import console, duration, fits, say
 from alseg.system.files import read_json, write_json
@@ -76,7 +76,7 @@ class Job:
 
     @classmethod
     def load(cls, folder: Path) -> Job:
-        """Read job.json; a damaged one tells nothing, and the job goes on from its state."""
+        """Read job.json; a damaged one is ignored, and the job continues from its state."""
         path = folder / JOB_FILE
         if not path.is_file():
             return cls(UNFINISHED)
@@ -118,7 +118,7 @@ def run_job(
         log.warning(f"[{name}] is in this sweep twice, and run once")
         return math.nan
     try:
-        with hold(folder):
+        with locked_run(folder):
             pass
     except ConfigError as error:  # a job that an earlier sweep has left running: hands off
         log.error(f"[{name}] {error}")
@@ -205,7 +205,7 @@ def _run_child(folder: Path, name: str, work: Callable[[Path], None]) -> str:
 def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
     """Mark the job's run in the tracking store as failed; makes one if it had not come to that."""
     try:
-        tracker = Trackers(part(config.tracking))
+        tracker = Trackers(instantiate(config.tracking))
         tags = {"strategy": str(config.strategy.name), "seed": str(config.seed)}
         tracker.open(folder, flat(kept_settings(config)), tags)
         tracker.close("FAILED", reason)

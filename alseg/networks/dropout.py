@@ -1,4 +1,4 @@
-"""Dropout layers, and masks for them that depend on nothing but a seed."""
+"""Dropout layers, and masks for them that depend only on a seed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MaskedDropout:
     """Draws the dropout masks of a network that is otherwise in eval mode.
 
     No layer is switched to train mode, so no buffer can change, batch norm's included. A mask is a
-    function of (pass, window, layer) alone: batching the windows in another way, scoring the pool
+    function of only (pass, window, layer): batching the windows in another way, scoring the pool
     in another order or on several processes gives the same masks.
 
     Rejected: ``layer.train()`` under one seed a case. The global generator then hands out masks in

@@ -17,7 +17,7 @@ class Oracle(Protocol):
     def annotate(self, query: Query) -> Answer:
         """Have the units of a query annotated.
 
-        A query may be asked again, by a process that goes on with a run: the answer then holds what
+        A query may be asked again, by a process that continues a run: the answer then holds what
         has been annotated by now.
         """
 

@@ -1,4 +1,4 @@
-"""The files of a run folder by their names, which stand nowhere else.
+"""The files of a run folder by their names, which appear nowhere else.
 
 A round's files are in ``round_folder``. Sweeps and pages have files of their own elsewhere.
 """

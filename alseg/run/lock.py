@@ -18,7 +18,7 @@ from alseg.system.files import clean_temporaries, locked, write_atomically
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def locked_run(folder: Path) -> Iterator[None]:
     """Hold a run folder; the lock goes with the process, however it ends.
 
     Who holds it stands in a file beside the lock, which the lock itself cannot hold.
@@ -38,11 +38,11 @@ def hold(folder: Path) -> Iterator[None]:
             raise ConfigError(f"{folder} is in use by {by}") from None
         stack.callback((folder / OWNER_FILE).unlink, missing_ok=True)
         clean_temporaries(folder)
-        note_owner(folder)
+        write_owner(folder)
         yield
 
 
-def note_owner(folder: Path) -> None:
+def write_owner(folder: Path) -> None:
     """Write beside the lock which process works on a run folder."""
     content = {"process": os.getpid(), "host": socket.gethostname()}
     write_atomically(folder / OWNER_FILE, json.dumps(content))

@@ -1,4 +1,4 @@
-"""Scores on their way to the disk: a scoring pass that is interrupted goes on where it was."""
+"""Scores on their way to the disk: a scoring pass that is interrupted continues where it was."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from alseg.strategies.strategy import CaseScore
 from alseg.system.distributed import gathered, rank
-from alseg.system.files import told_by_name, write_atomically
+from alseg.system.files import name_file_in_errors, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ class ScoreFile:
                 group = self._parsed(line)
                 if group is not None:
                     groups.append(group)
-                elif number < len(lines):  # a last line that is cut off is nothing to tell
+                elif number < len(lines):  # a last line that is cut off is not worth a report
                     log.warning(f"line {number} of {path} is damaged; it is scored again")
         gathered(None)  # all have read
         return groups
 
     def start(self, groups: Iterable[Sequence[CaseScore]]) -> None:
-        """Begin anew with these groups, as ``read`` has given them."""
+        """Begin again with these groups, as ``read`` has given them."""
         if rank() == 0:
             write_atomically(self.path, "".join(map(self._line, groups)))
             for path in self.folder.glob("partial_scores_*.jsonl"):
@@ -67,7 +67,7 @@ class ScoreFile:
             StorageError: if it cannot be written.
         """
         if group:
-            with told_by_name(self.path), self.path.open("a", encoding="utf-8") as file:
+            with name_file_in_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(self._line(group))
 
     def delete(self) -> None:

@@ -68,7 +68,7 @@ class Stages:
         self.path.unlink(missing_ok=True)
 
 
-def check_left(path: Path) -> None:
+def check_unchanged(path: Path) -> None:
     """Check that a file of a finished round is what a stage has left there, where that is noted.
 
     Raises:

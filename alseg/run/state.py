@@ -12,7 +12,7 @@ from typing import Any
 from alseg.core.errors import DataError
 from alseg.core.pool import Pool
 from alseg.run.folder import STATE_FILE
-from alseg.system.files import newest_sound, previous, read_json, write_atomically, write_json
+from alseg.system.files import newest_intact, previous, read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class RunState:
             StorageError: if it cannot be written; the old state is as it was.
         """
         path = folder / STATE_FILE
-        if path.is_file() and is_sound(path):  # a damaged file must not push out a good one
+        if path.is_file() and is_intact(path):  # a damaged file must not push out a good one
             write_atomically(previous(path), path.read_text(encoding="utf-8"))
         write_json(path, {"version": FORMAT_VERSION} | asdict(self))
 
@@ -112,13 +112,13 @@ class RunState:
         if not cls.is_in(folder):
             raise DataError(f"there is nothing to resume in {folder}: it has no {STATE_FILE}")
         damages: list[str] = []
-        found = newest_sound(path, cls._read, damages.append)
+        found = newest_intact(path, cls._read, damages.append)
         if found is None:
             raise DataError("; ".join(damages))
         source, state = found
         if source != path:
             log.warning(
-                f"{damages[0] if damages else f'{path} is missing'}; going on from {source}, the "
+                f"{damages[0] if damages else f'{path} is missing'}; continuing from {source}, the "
                 f"state after round {state.finished_rounds}"
             )
         return state
@@ -164,7 +164,7 @@ def check_rows(name: str, rows: Sequence[Any], columns: Mapping[str, type | Unio
                 raise TypeError(f"{column} in {name} is {value!r}")
 
 
-def is_sound(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether a JSON file agrees with its checksum."""
     try:
         read_json(path)

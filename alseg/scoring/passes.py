@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from alseg.networks.dropout import MaskedDropout, MaskSeed
 from alseg.networks.features import BottleneckFeatures
-from alseg.networks.split import TwoParts, two_parts
+from alseg.networks.shared_prefix import TwoParts, two_parts
 from alseg.scoring.gate import windows_to_keep
 from alseg.scoring.plain_passes import stochastic_passes
 from alseg.scoring.windows import Box, Windows, origin_of, overlap_of, shifted, sliding_windows
@@ -196,7 +196,7 @@ class _Stitch:
         self.windows.add(self._total, index, logits, origin_of(self.region))
 
     def take(self) -> Tensor:
-        """Softmax of the region within the volume, [C, ...]; the next window starts anew."""
+        """Softmax of the region within the volume, [C, ...]; the next window starts again."""
         if self._total is None:
             raise RuntimeError("no window has been added")
         inside = overlap_of(self.region, self.windows.inside)

@@ -23,7 +23,7 @@ from alseg.strategies.selectors.candidates import Selector
 from alseg.strategies.selectors.ranked import prefilter, top_k
 from alseg.strategies.strategy import CaseScore
 
-FEWEST_PAIRS = 5  # (hint, score) of volumes before a hint alone can stop one
+FEWEST_PAIRS = 5  # (hint, score) of volumes before a hint by itself can stop one
 # What the volumes of a heat may keep between their passes, 2 GiB (18 volumes of 3 million voxels),
 # and how many they may be: an interruption loses a heat.
 HEAT_BYTES = 2 * 1024**3
@@ -172,7 +172,7 @@ class Race:
         if len(contender.so_far) > 1:
             return False, self._score(contender)
         if contender.so_far:
-            return True, math.inf  # one pass says nothing yet: go on
+            return True, math.inf  # one pass says nothing yet: continue
         if contender.hint is None or ratio is None:
             return True, contender.hint or 0.0
         return False, contender.hint * ratio

@@ -117,7 +117,7 @@ class Scoring:
     def _hint(self, passes: Passes, hidden_label: Tensor | None) -> float | None:
         """The entropy of a gate's deterministic pass, aggregated as the score.
 
-        Its mean where that gives nothing, as with an aggregation that looks at votes alone.
+        Its mean where that gives nothing, as with an aggregation that looks only at votes.
         """
         if passes.deterministic is None:
             return None

@@ -79,7 +79,7 @@ def sliding_windows(image: Tensor, inferer: Inferer) -> Windows | None:
     Args:
         image: shape [1, channels, D, H, W].
         inferer: MONAI's ``SlidingWindowInferer``. Buffered stitching, windows with coordinates and
-            subclasses are for MONAI alone.
+            subclasses are only for MONAI.
     """
     if not isinstance(inferer, SlidingWindowInferer) or not is_plain(inferer):
         return None

@@ -106,7 +106,7 @@ def max_patch_mean(
 ) -> float:
     """Largest mean over a box: the hottest region of the volume.
 
-    Bias: as ``top_fraction_mean``, but scattered noise does not count, only what hangs together.
+    Bias: as ``top_fraction_mean``, but scattered noise does not count, only connected voxels.
     Its cost is three one-dimensional averages over the volume.
 
     Args:
@@ -130,7 +130,7 @@ def size_normalised_sum(
 
     Uncertainty lies along surfaces, and the surface of similar shapes grows with V^(2/3): with that
     exponent the score is the uncertainty per unit of surface, and neither large organs (``sum``)
-    nor small ones (``foreground_mean``) come first for their size alone.
+    nor small ones (``foreground_mean``) come first only for their size.
 
     Args:
         uncertainty: the map [D, H, W].

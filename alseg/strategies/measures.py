@@ -21,7 +21,7 @@ def variance(statistics: VoxelStatistics) -> Tensor:
     2.5e-7). The background is left out: for two classes its variance equals the foreground's.
     Range [0, C/4].
 
-    Bias: sees disagreement between passes alone; what all of them are equally unsure of scores 0.
+    Bias: sees only disagreement between passes; what all of them are equally unsure of scores 0.
     """
     return statistics.variance[1:].sum(dim=0)
 
@@ -30,7 +30,7 @@ def entropy(statistics: VoxelStatistics) -> Tensor:
     """Predictive entropy H[p̄] of the mean prediction, in [0, log C] nats.
 
     Source: Shannon (1948); as an acquisition function, Gal, Islam, Ghahramani (ICML 2017), section
-    4. It mixes what more labels can mend with what is ambiguous in the image.
+    4. It mixes what more labels can fix with what is ambiguous in the image.
 
     Bias: organ surfaces, whose voxels are ambiguous however many labels there are.
     """
@@ -42,7 +42,7 @@ def expected_entropy(statistics: VoxelStatistics) -> Tensor:
 
     Source: Depeweg et al. (ICML 2018), section 3; Gal et al. (ICML 2017), second term of BALD.
 
-    Bias: what is ambiguous in the image itself (noise, partial volume), which labels cannot mend.
+    Bias: what is ambiguous in the image itself (noise, partial volume), which labels cannot fix.
     It stands here as the opposite of ``mutual_information``, to be compared with.
     """
     return statistics.expected_entropy

@@ -110,7 +110,7 @@ class VoxelStatistics:
             ValueError: if the strategy is not flagged with ``reads_labels``.
         """
         if self._hidden_label is None:
-            raise ValueError("hidden labels are for strategies with reads_labels=true alone")
+            raise ValueError("hidden labels are only for strategies with reads_labels=true")
         return self._hidden_label
 
     def _require(self, tensor: Tensor | None) -> Tensor:
@@ -120,7 +120,7 @@ class VoxelStatistics:
 
 
 class BoxStatistics(VoxelStatistics):
-    """Statistics of passes that differ within a box alone.
+    """Statistics of passes that differ only within a box.
 
     ``update`` takes the box's probabilities, so a pass costs memory traffic for the box and not for
     the volume. Outside, all passes predict the same: no variance, and the entropy of that

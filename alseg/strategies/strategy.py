@@ -32,7 +32,7 @@ class CaseScore:
         score: higher means acquire first; None if the strategy has no measure.
         class_scores: one number a foreground class, where the strategy asks for them.
         features: a feature vector, where the strategy asks for one.
-        labelled: whether the case is labelled already and serves as a reference alone.
+        labelled: whether the case is labelled already and serves only as a reference.
         n_passes: how many passes the score was taken from.
         pass_scores: the score after each of them, in a race for the query.
         hint: what the race had to go by before the first of them.
@@ -61,7 +61,7 @@ class Strategy:
         features: pool the activations of the network's bottleneck, for selectors by diversity:
             their ``mean`` over the volume, or over the predicted ``foreground``.
         similarity: compare the images of the candidates with the labelled ones, for selectors by
-            diversity that look at images alone.
+            diversity that look only at images.
         deterministic: look at one pass of the plain network instead of the uncertainty source's
             many; needs no dropout.
         full_data: label the whole pool before the first round, the upper reference.

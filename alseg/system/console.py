@@ -60,7 +60,7 @@ def animated() -> bool:
 
 
 def say(text: str) -> None:
-    """Print text as it is, but for secrets; paths and commands stay in one piece, to be copied."""
+    """Print text as it is, except for secrets; paths and commands stay in one piece to copy."""
     console().print(Text(without_secrets(text)), soft_wrap=True)
 
 
@@ -79,7 +79,7 @@ class Meter:
         unit: what is counted, such as ``step`` or ``scored``.
         total: how many there are.
         done: how many were done before, by an earlier process.
-        shown: False for no display at all, as on all but the first of several devices.
+        shown: False for no display at all, as on all except the first of several devices.
     """
 
     def __init__(

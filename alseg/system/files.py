@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, checksums, and a full disk told by name.
+"""Files that are whole or not there: atomic writes, checksums, errors that name the file.
 
 A file is written beside its place, flushed to the disk and renamed, so that a process killed at any
 moment leaves the old file or the new one. What a disk or a transfer spoils later is found by the
@@ -38,7 +38,7 @@ PREVIOUS = ".previous"  # ends the name of the generation before
 
 
 @contextmanager
-def told_by_name(path: Path) -> Iterator[None]:
+def name_file_in_errors(path: Path) -> Iterator[None]:
     """Turn an error of the file system into one that names the file and the room that is left.
 
     Raises:
@@ -88,7 +88,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         StorageError: if it cannot be written; what was at ``path`` is left as it was.
     """
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}")
-    with told_by_name(path):
+    with name_file_in_errors(path):
         # "x": neither an existing file nor a link is opened
         with temporary.open("xb") as file:
             try:
@@ -138,7 +138,7 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + PREVIOUS)
 
 
-def newest_sound(
+def newest_intact(
     path: Path, read: Callable[[Path], T], report: Callable[[str], None]
 ) -> tuple[Path, T] | None:
     """The file, or where it is damaged or missing the generation before; None if neither is sound.
@@ -146,7 +146,7 @@ def newest_sound(
     Args:
         path: the file.
         read: reads it; raises a DataError if it is damaged.
-        report: told of each damaged file.
+        report: called for each damaged file.
     """
     for candidate in (path, previous(path)):
         if candidate.is_file():
@@ -201,7 +201,7 @@ def write_tensors(path: Path, content: Any) -> None:
 
 
 def read_tensors(path: Path) -> Any:
-    """Read what ``write_tensors`` wrote, onto the CPU and without unpickling anything but tensors.
+    """Read what ``write_tensors`` wrote, onto the CPU; nothing except tensors is unpickled.
 
     Raises:
         DataError: if it cannot be read or is damaged.
@@ -236,7 +236,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _room(path: Path) -> str:
-    """The room on the path's disk, where it can be told."""
+    """The room on the path's disk, where it is known."""
     existing = next((p for p in path.parents if p.exists()), None)
     if existing is None:
         return ""

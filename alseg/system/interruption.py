@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and preemption signals: where a run stops, and that it says how to go on.
+"""SIGTERM, Ctrl-C and preemption signals: where a run stops, and that it says how to continue.
 
 All that a run writes is whole at any moment, so a signal may end it anywhere. In training it waits
 for the end of the step, for then the step is saved as well; a second signal does not wait.
@@ -47,14 +47,14 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested: int | None = None
-        self._waits = False
+        self._delayed = False
         self._process = 0
 
     @contextmanager
     def handled(self) -> Iterator[None]:
         """Raise ``Interrupted`` at a signal within the block."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
+            yield  # Python hands signals only to the main thread
             return
         self.requested, self._process = None, os.getpid()
         before = {number: signal.signal(number, self._receive) for number in SIGNALS}
@@ -66,17 +66,17 @@ class Interruption:
             self._process = 0
 
     @contextmanager
-    def waits(self) -> Iterator[None]:
+    def delayed(self) -> Iterator[None]:
         """Only note a first signal within the block, which looks at ``requested`` now and then."""
-        self._waits = True
+        self._delayed = True
         try:
             yield
         finally:
-            self._waits = False
+            self._delayed = False
         if self.requested is not None:
             raise Interrupted(self.requested)
 
-    def take_back(self) -> None:
+    def reinstall_handlers(self) -> None:
         """Receive the signals again after a library has put handlers of its own in place."""
         if self._process == os.getpid():
             for number in SIGNALS:
@@ -85,7 +85,7 @@ class Interruption:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader process: it ends with its parent
-        if not self._waits or self.requested is not None:
+        if not self._delayed or self.requested is not None:
             raise Interrupted(number)
         self.requested = number
         # not through logging or print: the signal may have come in the middle of one of them

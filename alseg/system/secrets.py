@@ -64,7 +64,7 @@ def _refer(override: str) -> str:
 
 
 def kept_settings(config: DictConfig) -> dict[str, Any]:
-    """The settings as a run keeps them: resolved, but for references to secrets.
+    """The settings as a run keeps them: resolved, except for references to secrets.
 
     A secret that stands in a YAML file goes into an environment variable, as one of the command
     line does, for processes that are started from here.
@@ -93,7 +93,7 @@ def _kept_item(node: Any, key: Any, raw: Any, name: str) -> Any:
         value = node[key]
     except InterpolationResolutionError as error:
         if type(error) is InterpolationResolutionError and _REFERENCE.search(raw):
-            return raw  # its variable is not set in this process; whoever reads it is told
+            return raw  # its variable is not set in this process; whoever reads it gets an error
         raise
     if isinstance(value, DictConfig | ListConfig):
         resolved = OmegaConf.to_container(value, resolve=True)
@@ -148,7 +148,7 @@ def _unquoted(value: str) -> str:
 
 
 def _replaced(text: str, replacement: Callable[[str], str]) -> str:
-    """A text with the secrets of its addresses replaced, but for references and masks."""
+    """A text with the secrets of its addresses replaced, except for references and masks."""
 
     def replace(found: re.Match[str]) -> str:
         before = f"{found['parameter']}=" if found["parameter"] else ""

@@ -12,18 +12,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def literal(content: Any, but: Callable[[str], str] = str) -> Any:
+def literal(content: Any, restore: Callable[[str], str] = str) -> Any:
     """Texts, also in nested dicts and lists, for OmegaConf to give back as they are.
 
     Args:
         content: a text, a dict or a list; anything else is given back.
-        but: makes references of some of the texts' parts again.
+        restore: makes references of some of the texts' parts again.
     """
     if isinstance(content, str):
         # written \${, with backslashes before it doubled
-        return but(re.sub(r"(\\*)\$\{", lambda found: rf"{2 * found[1]}\${{", content))
+        return restore(re.sub(r"(\\*)\$\{", lambda found: rf"{2 * found[1]}\${{", content))
     if isinstance(content, dict):
-        return {key: literal(value, but) for key, value in content.items()}
+        return {key: literal(value, restore) for key, value in content.items()}
     if isinstance(content, list):
-        return [literal(value, but) for value in content]
+        return [literal(value, restore) for value in content]
     return content

@@ -20,7 +20,7 @@ from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as DEFAUL
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from alseg.core.errors import NO_ROOM, AlsegError, ConfigError
-from alseg.system.files import TEMPORARY, locked, told_by_name
+from alseg.system.files import TEMPORARY, locked, name_file_in_errors
 from alseg.system.secrets import without_secrets
 from alseg.system.stores import sqlite_file
 
@@ -105,7 +105,7 @@ def errors_named(uri: str) -> Iterator[None]:
     except Exception as error:  # each kind of store raises errors of its own
         database = sqlite_file(uri)
         if database and (getattr(error, "errno", 0) in NO_ROOM or "disk is full" in str(error)):
-            with told_by_name(database):
+            with name_file_in_errors(database):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         cure = "; start that server, or record elsewhere, as with tracking=csv"
         raise ConfigError(

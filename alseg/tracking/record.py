@@ -13,9 +13,11 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from alseg.core.budget import area_under_budget_curve
 from alseg.core.errors import DataError
@@ -62,17 +64,6 @@ class Span:
         """It ends now."""
         return replace(self, status=status, ended=now_ms())
 
-    def check(self) -> None:
-        """Check the values that were read from a file.
-
-        Raises:
-            TypeError: if one of them is of another type.
-        """
-        if not all(isinstance(v, int) for v in (self.started, self.ended or 0)):
-            raise TypeError(f"a time is no whole number: {self.started!r}, {self.ended!r}")
-        if not isinstance(self.status, str):
-            raise TypeError(f"a status is {self.status!r}")
-
 
 @dataclass(frozen=True)
 class RoundRecord(Span):
@@ -83,12 +74,6 @@ class RoundRecord(Span):
     """
 
     labelled: int = 0
-
-    def check(self) -> None:
-        """Check the values that were read from a file."""
-        super().check()
-        if not isinstance(self.labelled, int):
-            raise TypeError(f"a number of labelled volumes is {self.labelled!r}")
 
 
 @dataclass(frozen=True)
@@ -137,35 +122,18 @@ class RunRecord(Span):
             DataError: if it is missing or damaged.
         """
         path = folder / TRACKING_FILE
-        content = read_json(path)
         try:
-            rounds = {int(number): RoundRecord(**row) for number, row in content["rounds"].items()}
-            record = cls(**content | {"rounds": rounds})
-            record.check()
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            return TypeAdapter(cls).validate_python(read_json(path))
+        except ValidationError as error:
+            wrong = error.errors()[0]
             raise DataError(
-                f"{path} does not say how the run is tracked ({error}); delete it, and tracking "
-                "stores get the run anew"
+                f"{path} does not say how the run is tracked: {'.'.join(map(str, wrong['loc']))}: "
+                f"{wrong['msg']}; delete the file, and tracking stores get the run anew"
             ) from error
-        return record
-
-    def check(self) -> None:
-        """Check the values that were read from a file."""
-        super().check()
-        texts: list[Any] = [self.key, self.failure]
-        for mapping in (self.tags, self.origin, self.settings):
-            texts += [*mapping, *mapping.values()]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("it has something else where a text should be")
-        for a_round in self.rounds.values():
-            a_round.check()
 
     def save(self, folder: Path) -> None:
         """Write it to a run folder, atomically."""
-        write_json(folder / TRACKING_FILE, {**asdict(self), "rounds": self._rounds_by_text()})
-
-    def _rounds_by_text(self) -> dict[str, Any]:
-        return {str(number): asdict(a_round) for number, a_round in self.rounds.items()}
+        write_json(folder / TRACKING_FILE, TypeAdapter(RunRecord).dump_python(self, mode="json"))
 
     def with_round(self, number: int, labelled: int) -> RunRecord:
         """The record with a round that starts or goes on; one that is finished stays so."""

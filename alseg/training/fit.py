@@ -1,4 +1,4 @@
-"""One network's training: fitted, gone on with, its weights loaded again."""
+"""One network's training: fitted, continued, its weights loaded again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from alseg.core.errors import DataError
 from alseg.data.datamodule import PoolDataModule
-from alseg.system.files import checksum_of, newest_sound, read_tensors
+from alseg.system.files import checksum_of, newest_intact, read_tensors
 from alseg.training.callbacks.checkpoints import BestWeights, TrainingCheckpoint
 from alseg.training.callbacks.non_finite import NonFiniteGuard
 from alseg.training.module import SegmentationModule
@@ -21,16 +21,16 @@ log = logging.getLogger(__name__)
 
 
 BEST, LAST = "best", "last"  # names of a round's checkpoints
-# the best of each stage, in a round whose training has two
-FIRST_STAGE, SECOND_STAGE = f"{BEST}_first_stage", f"{BEST}_second_stage"
+# the best of each part, in a round whose training has two
+SUPERVISED, FINE_TUNED = f"{BEST}_supervised", f"{BEST}_fine_tuned"
 
 
 @dataclass(frozen=True)
 class Training:
-    """One network's training in a round, in the middle of which a later process can go on.
+    """One network's training in a round, in the middle of which a later process can continue.
 
     Attributes:
-        trainer: for this training; the round's own goes on to evaluate and score.
+        trainer: for this training; the round's own continues to evaluate and score.
         checkpoint: saves the training now and then.
         guard: watches the losses.
         best: keeps the weights of the best validation Dice.
@@ -62,7 +62,7 @@ class Training:
             if started is None or self.checkpoint.stepped:
                 raise
             raise DataError(
-                f"{started} does not hold what it takes to go on: {error}; delete it, and this "
+                f"{started} does not hold what it takes to continue: {error}; delete it, and this "
                 "training starts again"
             ) from error
         if not self.best.is_ours:
@@ -83,8 +83,8 @@ class Training:
         return None if score is None or not torch.isfinite(score) else float(score)
 
     def _started(self) -> Path | None:
-        """The checkpoint to go on from."""
-        found = newest_sound(self.checkpoint.path, read_tensors, log.warning)
+        """The checkpoint to continue from."""
+        found = newest_intact(self.checkpoint.path, read_tensors, log.warning)
         if found is None:
             return None
         path, content = found
@@ -99,7 +99,7 @@ class Training:
             return None
         if best and checksum_of(self.best.path) != best and not is_later(self.best.path, step):
             return None
-        log.info(f"going on after step {step}, from {path}")
+        log.info(f"continuing after step {step}, from {path}")
         return path
 
 

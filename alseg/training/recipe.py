@@ -23,10 +23,10 @@ class Recipe:
         optimizer: makes the optimiser from the parameters, and from ``lr`` if there is a
             ``learning_rate``.
         schedule: makes the learning-rate schedule from the optimiser, and from ``total_steps`` if
-            it ``spans_training``; one step a training step. None for a constant learning rate.
+            it ``needs_total_steps``; one step a training step. None for a constant learning rate.
         n_steps: optimiser steps.
         learning_rate: of the optimiser; None for one that has none, or keeps its own.
-        spans_training: whether the schedule has a length, which is that of the training.
+        needs_total_steps: whether the schedule has a length, which is that of the training.
     """
 
     loss: Loss
@@ -34,7 +34,7 @@ class Recipe:
     schedule: Callable[..., Any] | None
     n_steps: int
     learning_rate: float | None = None
-    spans_training: bool = False
+    needs_total_steps: bool = False
 
     def for_steps(self, n_steps: int) -> Recipe:
         """The same recipe for a shorter or longer training."""
@@ -61,6 +61,6 @@ class Recipe:
         """The schedule of an optimiser's learning rate; None if it is constant."""
         if self.schedule is None:
             return None
-        if self.spans_training:
+        if self.needs_total_steps:
             return self.schedule(optimizer, total_steps=self.n_steps)
         return self.schedule(optimizer)

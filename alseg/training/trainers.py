@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.core.errors import ConfigError
 from alseg.system.distributed import USES_GPU, rank, under_torchrun, world_size
-from alseg.training.callbacks.checkpoints import SoundCheckpoints
+from alseg.training.callbacks.checkpoints import AtomicCheckpoints
 from alseg.training.callbacks.memory_format import ChannelsLast
 
 
@@ -146,7 +146,7 @@ def make_trainer(
     quiet_lightning()
     if precision == "auto":
         precision = precision_for(accelerator)
-    # Lightning would guess from variables, and go on from an hpc_ckpt file in its root folder
+    # Lightning would guess from variables, and continue from an hpc_ckpt file in its root folder
     environment = TorchElasticEnvironment() if under_torchrun() else OneProcess()
     rank_zero_only.rank = rank()  # type: ignore[attr-defined]
     try:
@@ -155,7 +155,7 @@ def make_trainer(
             precision=precision,  # type: ignore[arg-type]
             use_distributed_sampler=False,  # the data module splits its cases itself
             enable_progress_bar=False,  # RoundProgress shows it
-            plugins=[SoundCheckpoints(), environment, *settings.pop("plugins", ())],
+            plugins=[AtomicCheckpoints(), environment, *settings.pop("plugins", ())],
             default_root_dir=os.devnull,
             callbacks=[*callbacks, *([ChannelsLast()] if channels_last else [])],
             **settings,
@@ -178,7 +178,7 @@ def hardware_of(trainer: pl.Trainer) -> str:
 def workers_for(setting: int | str) -> int:
     """The number of loader processes: the setting, or for ``auto`` what suits the machine.
 
-    Loading keeps a GPU waiting, so there each core but one helps, up to 8; on a CPU it competes
+    Loading keeps a GPU waiting, so there each core except one helps, up to 8; on a CPU it competes
     with training and stays in the main process.
 
     Raises:

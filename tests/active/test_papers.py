@@ -1,4 +1,4 @@
-"""The parts of the two papers through the front door: runs, and resuming at a round boundary."""
+"""The parts of the two papers: runs, and resuming at a round boundary."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from alseg.active.experiment import Experiment
-from alseg.active.proxy import Proxy
-from alseg.active.rounds import run_round
+from alseg.active.proxy_settings import Proxy
+from alseg.active.round_loop import run_round
 from alseg.config.build import proxy_key
 from alseg.core.errors import DataError, TrainingError
 from alseg.data.cache import VolumeCache
 from alseg.data.formats.msd import read_msd
-from alseg.data.pseudo import IntensityLabel
+from alseg.data.pseudo_labelled import IntensityLabel
 from alseg.data.task import Task
 from alseg.run.state import RunState
 from alseg.scoring.sources import MCDropout
@@ -30,7 +30,7 @@ from alseg.strategies.strategy import Strategy
 from alseg.system.interruption import Interrupted
 from alseg.training.module import SegmentationModule
 from tests.conftest import Outcome
-from tests.front_door import run_smoke, smoke_config
+from tests.smoke_runs import run_smoke, smoke_config
 
 QUICK = (
     "steps_per_round=2",
@@ -72,7 +72,7 @@ def test_all_parts_run_together_and_resume_at_a_round_boundary(
 
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr("alseg.active.rounds.remaining_rounds", stop_after_one)
+        patch.setattr("alseg.active.round_loop.remaining_rounds", stop_after_one)
         with pytest.raises(Interrupted):
             run_smoke(folder, shared, *QUICK, *ALL_PARTS)
     assert json.loads((folder / "state.json").read_text())["finished_rounds"] == 1
@@ -101,7 +101,7 @@ def test_proxy_start_is_shared_by_strategies_and_trained_for_once(
     def refuse(*args: object) -> None:
         raise AssertionError("the proxy task was trained again")
 
-    monkeypatch.setattr("alseg.active.proxy_start.trained_on_proxy", refuse)
+    monkeypatch.setattr("alseg.active.initial_pool_from_proxy.trained_on_proxy", refuse)
     svgd = ("uncertainty=svgd", "uncertainty.n_particles=2")
     again = run_smoke(tmp_path / "b", shared, *common, *svgd, "proxy=diverse")
     assert initial(again) == initial(first)

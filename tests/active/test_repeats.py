@@ -11,7 +11,7 @@ import pytest
 from alseg.compare import compare
 from alseg.core.errors import ConfigError
 from alseg.data.datamodule import TrainingDraws
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 # 5 of the 7 training volumes are labelled, the query takes 4: two of them at least are repeated
 REPEATS = (

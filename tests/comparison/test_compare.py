@@ -1,4 +1,4 @@
-"""``python -m alseg.compare`` through its front door."""
+"""``python -m alseg.compare`` from the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from synthetic import write_run, write_sweep
 
 from alseg import compare as entry
 from alseg.compare import compare, shown_command
-from alseg.comparison.place import clear, is_taken, place_for
+from alseg.comparison.output_folder import choose_folder, clear, is_taken
 from alseg.comparison.runs import read_run
 from alseg.core.errors import ConfigError
 from alseg.system.files import write_json
@@ -165,14 +165,14 @@ def test_a_page_is_replaced_by_one_of_the_same_runs_or_more(
 ) -> None:
     folder = written(tmp_path / "compare_x", **before)
     expected = tmp_path / "compare_x_2" if taken else folder
-    assert place_for(RECORD, None, folder, "index.html", False) == expected
+    assert choose_folder(RECORD, None, folder, "index.html", False) == expected
     if taken:
         written(tmp_path / "compare_x_2", runs=["c"])
         third = tmp_path / "compare_x_3"
-        assert place_for(RECORD, None, folder, "index.html", False) == third
+        assert choose_folder(RECORD, None, folder, "index.html", False) == third
         with pytest.raises(ConfigError, match=r"of another comparison.*--overwrite"):
-            place_for(RECORD, folder, third, "index.html", False)
-    assert place_for(RECORD, folder, tmp_path / "y", "index.html", True) == folder
+            choose_folder(RECORD, folder, third, "index.html", False)
+    assert choose_folder(RECORD, folder, tmp_path / "y", "index.html", True) == folder
 
 
 def test_a_foreign_page_is_taken_and_a_folder_without_one_is_not(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from synthetic import dice_rows, write_page, write_run, write_sweep
 
 from alseg.comparison.analysis import Comparison, analyse
-from alseg.comparison.answer import best_strategy, sentences
+from alseg.comparison.conclusions import best_strategy, sentences
 from alseg.comparison.figures import Palette, cliques
 from alseg.comparison.page import all_drawings, sections
 from alseg.comparison.runs import find_run_folders, gather_runs
@@ -205,8 +205,8 @@ def test_two_seeds_give_plain_sentences_instead_of_p_values(tmp_path: Path) -> N
     assert first.startswith("power came out highest, with too few seeds for a test: from 5 to 30")
     assert "paired by seed, a difference of +0.0" in first
     assert "2 seeds in common are too few for a test or an interval" in text
-    assert "Whether labelling more still helps cannot be told from 2 seeds" in text
-    assert "How many annotations power saved cannot be told from 2 seeds" in text
+    assert "Whether labelling more still helps cannot be said from 2 seeds" in text
+    assert "How many annotations power saved cannot be said from 2 seeds" in text
     assert "No matrix: it takes" in text
     assert "No ranks: they take" in text
     assert "No full-data runs: add them with strategy=full." in text

@@ -1,4 +1,4 @@
-"""Bad input through the front door: one clear sentence, exit code 2, nothing touched."""
+"""Bad input by running the command: one clear sentence, exit code 2, nothing touched."""
 
 import os
 import re

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from alseg.config.composition import conf_folder, part
+from alseg.config.composition import conf_folder, instantiate
 
 CONF = Path(conf_folder())
 CASES = [f"case_{n:02d}" for n in range(20)]
@@ -129,7 +129,7 @@ def case_ids(config: DictConfig) -> list[str]:
 @cache
 def built(content: str, **arguments: int) -> None:
     """Build a part as JSON, once."""
-    part(OmegaConf.create(json.loads(content)), **arguments)
+    instantiate(OmegaConf.create(json.loads(content)), **arguments)
 
 
 def check_keywords(node: DictConfig) -> None:
@@ -141,7 +141,7 @@ def check_keywords(node: DictConfig) -> None:
 def check(config: DictConfig) -> None:
     """Build all parts of a configuration that need no data and no device."""
     resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    part(resolved.data.splits, case_ids=case_ids(resolved))
+    instantiate(resolved.data.splits, case_ids=case_ids(resolved))
     check_keywords(resolved.data.task)
     for tracker in resolved.tracking.values():
         check_keywords(tracker)
@@ -187,7 +187,7 @@ def test_validate_takes_each_split_of_each_data_set(split_file: Path) -> None:
             config = compose("validate", overrides(row, split_file))
             OmegaConf.to_container(config, resolve=True)
             check_keywords(config.data.task)
-            part(config.data.splits, case_ids=case_ids(config))
+            instantiate(config.data.splits, case_ids=case_ids(config))
 
 
 def test_what_touches_what_is_found() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from alseg.config.command_line import how_to_quote, override_to_paste, readable
-from alseg.config.composition import part
-from tests.system.test_environment import front_door
+from alseg.config.composition import instantiate
+from tests.system.test_environment import run_command
 
 HOSTILE = st.sampled_from("ab1/.-_=,~'\"\\ ${}[]():#%!&*;?|<>`^@+é日\t")
 
@@ -104,12 +104,12 @@ def test_what_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
         "foo": "foo is no setting",
     }
     for argument, cure in told.items():
-        done = front_door(tmp_path, "alseg.train", "data=msd", argument, "--cfg", "job")
+        done = run_command(tmp_path, "alseg.train", "data=msd", argument, "--cfg", "job")
         assert done.returncode == 2
         assert done.stderr.startswith(f"alseg: error: {argument}")
         assert cure in done.stderr
         assert "hydra.cc" not in done.stderr
-    done = front_door(tmp_path, "alseg.train", "data=msd", "data.root=/日本=1", "--cfg", "job")
+    done = run_command(tmp_path, "alseg.train", "data=msd", "data.root=/日本=1", "--cfg", "job")
     assert "root: /日本=1\n" in done.stdout
 
 
@@ -119,5 +119,5 @@ NAMES = st.text(HOSTILE, max_size=8).filter(lambda value: value != MISSING)
 @given(st.lists(NAMES), NAMES)
 @example(["${x}", "\\${x}"], "${oc.env:HOME}")
 def test_parts_get_the_names_that_they_are_given(names: list[str], name: str) -> None:
-    made = part(OmegaConf.create({"_target_": "builtins.dict"}), names=names, name=name)
+    made = instantiate(OmegaConf.create({"_target_": "builtins.dict"}), names=names, name=name)
     assert made == {"names": names, "name": name}

@@ -12,11 +12,11 @@ import yaml
 from omegaconf import OmegaConf
 
 from alseg.config.checks import check_scores
-from alseg.config.composition import PARTS, composed, conf_folder, part
+from alseg.config.composition import PARTS, composed, conf_folder, instantiate
 from alseg.core.errors import ConfigError
 from alseg.run.state import RunState
 from alseg.strategies.strategy import Strategy
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 CONF = Path(conf_folder(), "strategy")
 STRATEGIES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -44,7 +44,7 @@ def brought(kind: str, choice: str) -> dict[str, Any]:
     others = {"_target_", "name", *PARTS} - {kind}
     content = settings("strategy=entropy", f"strategy/{kind}={choice}")
     node = {key: value for key, value in content.items() if key not in others}
-    return dict(part(OmegaConf.create(node)))
+    return dict(instantiate(OmegaConf.create(node)))
 
 
 def test_the_parts_are_all_there() -> None:
@@ -146,7 +146,7 @@ def test_one_plain_pass_has_no_disagreement_to_score(measure: str) -> None:
         check_scores(strategy, n_classes=3)
 
 
-def test_an_exchanged_part_through_the_front_door(shared: Path, tmp_path: Path) -> None:
+def test_an_exchanged_part_on_the_command_line(shared: Path, tmp_path: Path) -> None:
     parts = ("strategy=variance", "strategy/aggregation=boundary_mean")
     run_smoke(tmp_path, shared, *parts)
     recorded = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["strategy"]

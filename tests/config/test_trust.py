@@ -21,7 +21,7 @@ from alseg.core.errors import ConfigError
 from alseg.engine.maps import case_maps
 from alseg.engine.runs import to_resume
 from tests.conftest import Outcome
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 REFUSED = [
     "pandas.read_pickle",
@@ -56,7 +56,7 @@ REFUSED = [
     "monai.networks.utils.convert_to_onnx",
     "pytorch_lightning.LightningModule.load_from_checkpoint",
     "pytorch_lightning.plugins.io.TorchCheckpointIO",
-    "alseg.config.composition.part",
+    "alseg.config.composition.instantiate",
     "alseg.engine.jobs.run_in_fork",
     "alseg.system.files.read_tensors",
     # what a trusted module has imported, and methods
@@ -95,7 +95,7 @@ def test_what_alseg_no_longer_has_tells_an_earlier_version(target: str) -> None:
         check_targets({"strategy": {"selector": {"_target_": target}}}, Path("run/config.yaml"))
     assert str(caught.value) == (
         "run/config.yaml was made by an earlier version of alseg: strategy.selector._target_ is "
-        f"{target}, which is no longer there; go on with that version, which provenance.json "
+        f"{target}, which is no longer there; continue with that version, which provenance.json "
         "beside it names, or start the run again"
     )
 

@@ -37,7 +37,7 @@ def test_random_start_depends_on_the_set_of_ids_and_the_seed_alone(
 def test_a_repeated_case_stays_labelled_once_and_trains_more_often() -> None:
     pool = Pool.start("abc", initial="ab").repeat("a").acquire("c").repeat("ac")
     assert pool == Pool(("a", "b", "c"), (), repeated=("a", "a", "c"))
-    assert pool.training == ("a", "b", "c", "a", "a", "c")
+    assert pool.labelled_with_repeats == ("a", "b", "c", "a", "a", "c")
     with pytest.raises(ValueError, match="not labelled: b"):
         Pool.start("ab", initial="a").repeat("b")
 

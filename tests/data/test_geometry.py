@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from alseg.active.query_pictures import in_source_space
-from alseg.config.composition import conf_folder, part
+from alseg.active.query_maps import in_source_space
+from alseg.config.composition import conf_folder, instantiate
 from alseg.data.cache import VolumeCache
 from alseg.data.nifti import read_header, read_volume, write_nifti
 from alseg.data.task import Case, Task
@@ -74,7 +74,7 @@ def preprocess_of(choice: str, edges: tuple[float, ...]) -> list[Any]:
     config = config_of(choice).copy()
     if "spacing_mm" in config.data:
         config.data.spacing_mm = list(edges)
-    return list(part(config.data.preprocess))
+    return list(instantiate(config.data.preprocess))
 
 
 def cache_of(folder: Path, image: Any, transforms: list[Any], name: str) -> VolumeCache:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from alseg.core.errors import DataError
 from alseg.data.formats.msd import read_msd
 from alseg.data.formats.nnunet import read_nnunet
-from alseg.data.naming import case_ids_of, inside, known_case
+from alseg.data.naming import case_ids_of, inside, matching_case
 from alseg.data.splits import split_from_file
 from tests.data.builders import touch_msd, touch_nnunet, write_json
 
@@ -41,10 +41,10 @@ def test_ids_are_unique_file_names_and_splits_find_them(
     for case_id in ids:
         assert case_id
         assert "/" not in case_id
-        assert known_case(case_id, ids) == case_id
+        assert matching_case(case_id, ids) == case_id
     if len({path.name for path in paths}) == len(paths):
         assert ids == [path.name for path in paths]
-        assert [known_case(str(image), ids) for image in images] == ids
+        assert [matching_case(str(image), ids) for image in images] == ids
 
 
 @pytest.mark.parametrize(

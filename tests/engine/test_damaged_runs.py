@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from alseg.tracking.outbox import Outbox
 
 from alseg.comparison.runs import calibration_table, gather_runs
 from alseg.config.settings import load_config, load_start
@@ -25,10 +26,9 @@ from alseg.run.state import RunState
 from alseg.strategies.strategy import CaseScore
 from alseg.system.files import read_json, read_tensors, write_json, write_tensors
 from alseg.system.interruption import Interrupted
-from alseg.tracking.outbox import Outbox
 from alseg.training.module import SegmentationModule
 from tests.engine.test_interruption import results
-from tests.front_door import smoke_config, smoke_overrides
+from tests.smoke_runs import smoke_config, smoke_overrides
 
 SETTINGS = (
     "data.num_workers=0",

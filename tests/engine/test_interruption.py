@@ -1,4 +1,4 @@
-"""Signals, damage, full disks and changed settings: a run goes on, and ends as if left alone."""
+"""Signals, damage, full disks and changed settings: a run continues, and ends as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 import torch
 
-from alseg.active import rounds
+from alseg.active import round_loop
 from alseg.core.units import Answer, Query
 from alseg.oracles.simulated import SimulatedOracle
-from alseg.run.lock import hold
+from alseg.run.lock import locked_run
 from alseg.run.state import RunState
 from alseg.scoring import racing
 from alseg.system.interruption import Interrupted, interruption
@@ -30,7 +30,7 @@ from alseg.training.callbacks.checkpoints import random_state, restore_random_st
 from alseg.training.module import SegmentationModule
 from alseg.training.scoring_module import ScoringModule
 from tests.conftest import Outcome, write_msd
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 Train = Callable[..., Outcome]
 
@@ -117,7 +117,7 @@ def test_sigterm_saves_the_step_and_says_how_to_go_on(
     resumed = train("data.num_workers=1", resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
     assert calls[0] == 12  # 2 rounds of 6 steps: none was repeated
-    assert "going on after step 3" in resumed.out
+    assert "continuing after step 3" in resumed.out
     assert results(cut.folder) == whole
     assert not list(elsewhere.iterdir())
 
@@ -249,7 +249,7 @@ def test_damaged_checkpoints_are_told_and_replaced(
     again = train(resume=cut.folder, smoke=False)
     assert again.exit_code == 143
     assert f"{newest} is damaged" in again.out
-    assert "going on after step 4" in again.out
+    assert "continuing after step 4" in again.out
     assert calls[0] == 5 + 3
     best = cut.folder / "rounds/round_01/best.ckpt"
     damaged = cut.folder / "rounds/round_02/training_best.ckpt"
@@ -293,7 +293,7 @@ def test_forced_settings_start_the_round_again(
 
 
 def test_a_folder_in_use_is_refused(train: Train, tmp_path: Path) -> None:
-    with hold(tmp_path):
+    with locked_run(tmp_path):
         second = train(resume=tmp_path, smoke=False)
     assert second.exit_code == 2
     assert f"is in use by process {os.getpid()} on {os.uname().nodename}" in second.err
@@ -381,7 +381,7 @@ def test_memory_and_handles_stay_flat_over_20_rounds(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[float, int, int, int]] = []
-    publish = rounds.publish
+    publish = round_loop.publish
 
     def measured(*args: Any) -> None:
         publish(*args)
@@ -393,7 +393,7 @@ def test_memory_and_handles_stay_flat_over_20_rounds(
         )
         seen.append((memory, n_files, n_children, threading.active_count()))
 
-    monkeypatch.setattr(rounds, "publish", measured)
+    monkeypatch.setattr(round_loop, "publish", measured)
     run = train(
         f"data.task.root={blobs(tmp_path / 'blobs', 40)}", "data.patch_size=[16,16,16]",
         "data.inferer.roi_size=[16,16,16]", "data.preprocess=[]", "pool.rounds=20",
@@ -427,7 +427,7 @@ def handled() -> Iterator[None]:
 
 def test_a_second_signal_does_not_wait(handled: None) -> None:
     def two_signals() -> None:
-        with interruption.waits():
+        with interruption.delayed():
             os.kill(os.getpid(), signal.SIGTERM)
             assert interruption.requested == signal.SIGTERM
             os.kill(os.getpid(), signal.SIGINT)
@@ -441,7 +441,7 @@ def test_a_signal_that_waited_is_not_forgotten(handled: None) -> None:
     done = []
 
     def one_signal() -> None:
-        with interruption.waits():
+        with interruption.delayed():
             os.kill(os.getpid(), signal.SIGUSR1)
             done.append(True)
 

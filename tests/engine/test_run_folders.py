@@ -11,12 +11,12 @@ import pytest
 from alseg.config.command_line import override
 from alseg.config.settings import load_start
 from alseg.core.errors import ConfigError
-from alseg.engine.runs import claim, give_up, train
+from alseg.engine.runs import claim, release_claim, train
 from alseg.run.folder import CONFIG_FILE, OWNER_FILE, STATE_FILE
-from alseg.run.lock import hold
+from alseg.run.lock import locked_run
 from alseg.run.state import RunState
-from tests.front_door import run_smoke, smoke_config
-from tests.system.test_environment import front_door
+from tests.smoke_runs import run_smoke, smoke_config
+from tests.system.test_environment import run_command
 
 N_RUNS = 6
 
@@ -48,7 +48,7 @@ def test_a_folder_whose_run_has_ended_is_not_replaced_by_another(tmp_path: Path)
         folder = claim(tmp_path / name)
         (folder / name).touch()
         assert claim(folder) == folder  # for the caller to say that it can be resumed
-        with hold(folder):
+        with locked_run(folder):
             assert claim(folder).name == f"{name}_2"
 
 
@@ -68,7 +68,7 @@ def test_a_claim_is_given_up_with_a_run_that_has_not_started(tmp_path: Path) -> 
     given_up, started = claim(tmp_path / "a"), claim(tmp_path / "b")
     (started / CONFIG_FILE).touch()
     for folder in (given_up, started):
-        give_up(folder)
+        release_claim(folder)
     assert claim(given_up) == given_up
     assert len(list(started.iterdir())) == 3  # lock, owner and configuration
 
@@ -84,7 +84,7 @@ def test_a_folder_is_what_its_name_says_whatever_it_is_called(
     )  # fmt: skip
 
     def call(module: str, *arguments: str) -> str:
-        done = front_door(tmp_path, f"alseg.{module}", *arguments)
+        done = run_command(tmp_path, f"alseg.{module}", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -109,7 +109,7 @@ def test_a_run_of_an_earlier_version_is_told(shared: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigError) as caught:
         train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
     assert str(caught.value) == (
-        f"{path} was made by an earlier version of alseg: it lacks round_start; go on with that "
+        f"{path} was made by an earlier version of alseg: it lacks round_start; continue with that "
         "version, which provenance.json beside it names, or start the run again"
     )
     path.write_text("".join(lines) + "scoring:\n  n_passes: 10\n  gate: null\n")
@@ -117,7 +117,7 @@ def test_a_run_of_an_earlier_version_is_told(shared: Path, tmp_path: Path) -> No
         train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
     assert str(caught.value) == (
         f"{path} was made by an earlier version of alseg: scoring.n_passes is now "
-        "uncertainty.n_passes, scoring.gate is now uncertainty.gate; go on with that version, "
+        "uncertainty.n_passes, scoring.gate is now uncertainty.gate; continue with that version, "
         "which provenance.json beside it names, or start the run again"
     )
     path.write_text("".join(lines).replace("selectors.noisy.random", "selectors.random"))

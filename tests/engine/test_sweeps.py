@@ -1,4 +1,4 @@
-"""Sweeps through the front door: parallel, with failing jobs, killed and resumed."""
+"""Sweeps by running the command: parallel, with failing jobs, killed and resumed."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from alseg.engine.sweeps import (
     run_job,
     sweep_folder,
 )
-from alseg.run.lock import hold
+from alseg.run.lock import locked_run
 from alseg.run.state import RunState
 from alseg.system.interruption import Interrupted
-from alseg.train import sweeps_told
+from alseg.train import explain_sweep_resume
 
 JOBS = ("experiment=smoke", "trainer=cpu", "steps_per_round=1", "val_interval=1", "pictures=0")
 
@@ -136,7 +136,7 @@ def test_a_killed_sweep_resumes_to_the_same_result(
     killed = sweep(tmp_path, *jobs, env=threads)
     (second,) = wait_for(lambda: list(tmp_path.glob("smoke/sweep_*/variance_*/state.json")), 200)
     wait_for(lambda: RunState.load(second.parent).finished_rounds, 60)
-    killed.send_signal(signal.SIGKILL)  # the sweep alone: its job must not go on without it
+    killed.send_signal(signal.SIGKILL)  # only the sweep: its job must not continue without it
     killed.communicate(timeout=60)
     wait_for(lambda: is_free(second.parent), 20)
     first = job_folders(second.parent.parent)["random_seed1"]
@@ -164,7 +164,7 @@ def result(folder: Path) -> tuple[object, ...]:
 def is_free(folder: Path) -> bool:
     """Whether no process holds the run folder."""
     try:
-        with hold(folder):
+        with locked_run(folder):
             return True
     except ConfigError:
         return False
@@ -264,12 +264,12 @@ def test_a_job_that_only_the_resumption_has_started_is_of_the_same_strategy(
 
 def test_ctrl_c_in_a_sweep_says_how_to_continue_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "-m", "seed=1,2", "data.root='a b'"])
-    with pytest.raises(Interrupted) as stopped, sweeps_told():
+    with pytest.raises(Interrupted) as stopped, explain_sweep_resume():
         raise KeyboardInterrupt
     assert stopped.value.exit_code == 130
     assert shlex.split(stopped.value.resume) == [*sys.argv[1:], "sweep.resume=true"]
     monkeypatch.setattr(sys, "argv", ["train", "seed=1"])
-    with pytest.raises(KeyboardInterrupt), sweeps_told():
+    with pytest.raises(KeyboardInterrupt), explain_sweep_resume():
         raise KeyboardInterrupt
 
 
@@ -322,7 +322,7 @@ def test_a_job_with_other_settings_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_a_job_that_is_still_running_is_left_alone(tmp_path: Path) -> None:
-    with hold(tmp_path):
+    with locked_run(tmp_path):
         assert math.isnan(run(tmp_path, tmp_path, "sweep.resume=true"))
     assert Job.load(tmp_path).status == "unfinished"
 

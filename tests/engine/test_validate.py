@@ -1,4 +1,4 @@
-"""``python -m alseg.validate`` through its front door, and the processes behind it."""
+"""``python -m alseg.validate`` from the command line, and the processes behind it."""
 
 import json
 import os

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from monai.inferers import SlidingWindowInferer, sliding_window_inference
 from torch import Tensor, nn
 
-from alseg.config.composition import conf_folder, part
+from alseg.config.composition import conf_folder, instantiate
 from alseg.core.errors import ConfigError
 from alseg.core.seeding import seed_for
 from alseg.networks.dropout import MaskedDropout, active_dropout_layers, check_dropout
@@ -28,7 +28,7 @@ def build(model: str) -> nn.Module:
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         config = compose("config", overrides=[f"model={model}"])
     torch.manual_seed(0)
-    network = part(config.model.network, in_channels=1, out_channels=3)
+    network = instantiate(config.model.network, in_channels=1, out_channels=3)
     # Batch norm with statistics that differ from those of any window, so that a scoring that
     # updated or ignored them would be seen.
     for module in network.modules():

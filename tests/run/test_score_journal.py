@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alseg.active.acquisition import candidate_cases
+from alseg.active.acquisition_callback import candidate_cases
 from alseg.run.score_journal import ScoreFile
 from alseg.strategies.strategy import CaseScore
 

@@ -6,7 +6,7 @@ import pytest
 
 from alseg.core.errors import ConfigError, DataError, StorageError
 from alseg.core.pool import Pool
-from alseg.run.lock import hold
+from alseg.run.lock import locked_run
 from alseg.run.state import RunState
 
 
@@ -111,13 +111,13 @@ def test_two_damaged_states_are_both_told(state: RunState, tmp_path: Path) -> No
 
 def test_a_held_folder_names_its_owner(tmp_path: Path) -> None:
     (tmp_path / ".tmp-123-state.json").write_text("half")
-    with hold(tmp_path):
+    with locked_run(tmp_path):
         assert not (tmp_path / ".tmp-123-state.json").exists()
         owner = f"in use by process {os.getpid()} on {os.uname().nodename}"
-        with pytest.raises(ConfigError, match=owner), hold(tmp_path):
+        with pytest.raises(ConfigError, match=owner), locked_run(tmp_path):
             pass
         (tmp_path / ".owner.json").unlink()
-        with pytest.raises(ConfigError, match="in use by another process"), hold(tmp_path):
+        with pytest.raises(ConfigError, match="in use by another process"), locked_run(tmp_path):
             pass
-    with hold(tmp_path):
+    with locked_run(tmp_path):
         pass

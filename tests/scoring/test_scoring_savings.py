@@ -1,4 +1,4 @@
-"""What makes scoring cheaper, through the front door: the same query as the plain way."""
+"""What makes scoring cheaper, by running the command: the same query as the plain way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 # two windows a volume, of which the passes can leave one out
 WINDOWS = ("data.inferer.roi_size=[16,32,32]", "uncertainty.n_passes=6")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from alseg.strategies.strategy import CaseScore
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 STUDY = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "study_phantom_discovery.py"))
 

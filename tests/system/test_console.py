@@ -1,4 +1,4 @@
-"""Progress off a terminal, how numbers are said; tests/doors/test_in_a_terminal.py has the bars."""
+"""Progress off a terminal; tests/commands/test_in_a_terminal.py has the bars."""
 
 from __future__ import annotations
 

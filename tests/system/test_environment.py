@@ -21,8 +21,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from alseg.config.composition import OF_TORCHRUN
 from alseg.core.errors import ConfigError, StorageError
 from alseg.data.datamodule import WholeVolumes
-from alseg.data.noted import Noted, loader_death
-from alseg.run.lock import hold
+from alseg.data.watched import WatchedDataset, dead_worker_error
+from alseg.run.lock import locked_run
 from alseg.system.files import NO_LOCKS, locked
 from alseg.system.isolation import n_usable_cores
 from alseg.training.trainers import make_trainer
@@ -103,7 +103,7 @@ NUMBERS = sorted({
 def test_garbage_in_variables_of_launchers_is_ignored_by_a_run_of_one_process(
     garbage: str, tmp_path: Path
 ) -> None:
-    done = front_door(
+    done = run_command(
         tmp_path, "alseg.train", "experiment=smoke", "trainer=cpu", "tracking=none", "pictures=0",
         "steps_per_round=1", "pool.rounds=1", **dict.fromkeys(NUMBERS, garbage),
     )  # fmt: skip
@@ -114,7 +114,7 @@ def test_garbage_in_variables_of_launchers_is_ignored_by_a_run_of_one_process(
 @pytest.mark.parametrize("name", OF_TORCHRUN)
 def test_garbage_in_a_variable_of_torchrun_is_told(name: str, tmp_path: Path) -> None:
     variables = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1", name: "abc"}
-    done = front_door(tmp_path, "alseg.train", "experiment=smoke", "trainer=ddp", **variables)
+    done = run_command(tmp_path, "alseg.train", "experiment=smoke", "trainer=ddp", **variables)
     assert done.returncode == 2
     assert f"alseg: error: the environment variable {name} is 'abc'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -136,7 +136,7 @@ SHORTAGES = {
 
 @pytest.mark.parametrize("shortage", SHORTAGES)
 def test_too_little_shared_memory_is_told_with_its_cure(shortage: str) -> None:
-    told = loader_death(SHORTAGES[shortage], [])
+    told = dead_worker_error(SHORTAGES[shortage], [])
     assert isinstance(told, StorageError)
     assert "data.num_workers=0" in str(told)
     assert "--shm-size" in str(told)
@@ -151,8 +151,8 @@ def test_locks_of_processes_that_cannot_be_made_are_told(monkeypatch: pytest.Mon
     monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", refuse)
     with pytest.raises(FileNotFoundError) as raised:
         multiprocessing.Queue()
-    assert isinstance(loader_death(raised.value, []), StorageError)
-    assert loader_death(FileNotFoundError(errno.ENOENT, "x", "image.nii"), []) is None
+    assert isinstance(dead_worker_error(raised.value, []), StorageError)
+    assert dead_worker_error(FileNotFoundError(errno.ENOENT, "x", "image.nii"), []) is None
 
 
 def test_a_run_without_loader_processes_needs_no_shared_memory(
@@ -163,7 +163,7 @@ def test_a_run_without_loader_processes_needs_no_shared_memory(
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     cases = WholeVolumes(cache=None, case_ids=[], labels={})  # type: ignore[arg-type]
-    assert Noted(cases, 0).readings() == []
+    assert WatchedDataset(cases, 0).readings() == []
 
 
 @pytest.mark.parametrize("number", NO_LOCKS, ids=errno.errorcode.get)
@@ -177,16 +177,20 @@ def test_a_file_system_without_locks_is_told_and_used(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with hold(tmp_path), locked(tmp_path / "other.lock"):
+    with locked_run(tmp_path), locked(tmp_path / "other.lock"):
         assert (tmp_path / ".owner.json").is_file()
-    with hold(tmp_path):  # nothing is left that would keep a later process out
+    with locked_run(tmp_path):  # nothing is left that would keep a later process out
         pass
     if number != errno.ENOSYS:  # for which filelock has files of its own
         assert f"the file system of {tmp_path} has no locks" in caplog.text
 
 
 def test_a_lock_that_is_held_is_no_missing_lock(tmp_path: Path) -> None:
-    with hold(tmp_path), pytest.raises(ConfigError, match="is in use by process"), hold(tmp_path):
+    with (
+        locked_run(tmp_path),
+        pytest.raises(ConfigError, match="is in use by process"),
+        locked_run(tmp_path),
+    ):
         pass
 
 
@@ -208,7 +212,7 @@ def test_a_data_set_is_checked_on_a_machine_that_lacks_much(tmp_path: Path) -> N
     label[2:5, 3:6, 4:7] = 1
     root = write_msd(tmp_path / "Größe_日", [image] * 10, [label] * 10)
     (tmp_path / "sitecustomize.py").write_text(ABSENT)
-    done = front_door(
+    done = run_command(
         tmp_path, "alseg.validate", "data=msd", f"data.root='{root}'", "data.spacing_mm=[1,1,1]",
         "json=report.json", f"output_dir={tmp_path}",
         PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
@@ -232,7 +236,7 @@ LOCALES = {
 def test_a_name_in_any_encoding_is_understood_or_told(
     locale: str, typed: bytes, tmp_path: Path
 ) -> None:
-    done = front_door(
+    done = run_command(
         tmp_path, "alseg.train", "--cfg", "job", "experiment=smoke",
         f"experiment_name='{os.fsdecode(typed)}'", **LOCALES[locale],
     )  # fmt: skip
@@ -250,7 +254,7 @@ def test_each_core_counts_where_a_process_may_use_all(monkeypatch: pytest.Monkey
     assert n_usable_cores() == os.cpu_count()
 
 
-def front_door(
+def run_command(
     folder: Path, module: str, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run an entry point in a process of its own, with further environment variables."""

@@ -8,7 +8,7 @@ import torch
 
 from alseg.core.errors import DataError, StorageError
 from alseg.system.files import (
-    newest_sound,
+    newest_intact,
     previous,
     read_json,
     read_tensors,
@@ -53,11 +53,11 @@ def test_a_changed_json_file_is_noticed(tmp_path: Path) -> None:
 
 def test_the_generation_before_stands_in(tmp_path: Path) -> None:
     path, told = tmp_path / "a.json", list[str]()
-    assert newest_sound(path, read_json, told.append) is None
+    assert newest_intact(path, read_json, told.append) is None
     write_json(previous(path), {"generation": 1})
-    assert newest_sound(path, read_json, told.append) == (previous(path), {"generation": 1})
+    assert newest_intact(path, read_json, told.append) == (previous(path), {"generation": 1})
     path.write_text("{")
-    assert newest_sound(path, read_json, told.append) == (previous(path), {"generation": 1})
+    assert newest_intact(path, read_json, told.append) == (previous(path), {"generation": 1})
     assert len(told) == 1
     assert str(path) in told[0]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import multiprocessing
 import os
 import re
@@ -22,13 +21,15 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 
-from alseg.core.errors import ConfigError, DataError, DiskFullError
+from alseg.core.errors import ConfigError, DiskFullError
 from alseg.tracking import mlflow_access as access
 from alseg.tracking.mlflow import MLflowTracker, send_missing
 from alseg.tracking.mlflow_store import accepted_name
-from alseg.tracking.tracker import Trackers
+from alseg.tracking.record import Point
+from tests.tracking.builders import TrackedRun, history, stored_runs
 
 
 def test_a_link_out_of_the_run_folder_is_told_and_not_sent(
@@ -59,26 +60,25 @@ def test_any_class_name_becomes_a_metric_of_its_own(
 ) -> None:
     assert accepted_name("test_dice_left lung") == "test_dice_left lung"
     assert accepted_name("val/dice_liver") == "val/dice_liver"
-    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "names", "run")
-    run_id = tracker.open(tmp_path, None, {}, {})
-    assert run_id is not None
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = TrackedRun(tmp_path / "run", uri)
+    run.open()
     values = {name: float(index) for index, name in enumerate(HOSTILE_NAMES)}
-    for step in (1, 2):
-        tracker.log_round(values | {"test_dice": 0.5}, step)
-    recorded = tracker.store.client.get_run(run_id).data.metrics
-    assert recorded == {accepted_name(n): v for n, v in values.items()} | {"test_dice": 0.5}
+    run.train(1, 5, {step: values | {"dice/val": 0.5} for step in (1, 2)})
+    run.trackers.close("FINISHED")
+    parent, nested = stored_runs(uri)
+    recorded = nested["1"].data.metrics
+    assert recorded == {accepted_name(n): v for n, v in values.items()} | {"dice/val": 0.5}
     assert len(recorded) == len(HOSTILE_NAMES) + 1
-    assert caplog.text.count("core+cyst #2") == 1  # told once
+    assert caplog.text.count("core+cyst #2") == 1  # reported once
     # one value of a batch is refused, the others are not
-    rows = [("good", 1.0, 1, 3), ("../bad", 1.0, 1, 3)]
-    tracker.outbox.send(do="log", run=run_id, metrics=rows, params={"p": "1", "#": "2"})
-    data = tracker.store.client.get_run(run_id).data
+    store, run_id = run.mlflow.store, parent.info.run_id
+    points = [Point("good", 1.0, 1, 3), Point("../bad", 1.0, 1, 3)]
+    store.log(run_id, metrics=points, params=[Param("p", "1"), Param("#", "2")])
+    data = store.client.get_run(run_id).data
     assert data.metrics["good"] == 1.0
-    assert data.params == {"p": "1"}
+    assert data.params["p"] == "1"
     assert "../bad" in caplog.text
-    tracker.outbox.send(do="tag", run=run_id, name="x" * 5000, value="refused by MLflow")
-    tracker.outbox.send(do="tag", run=run_id, name="behind", value="it")
-    assert tracker.store.client.get_run(run_id).data.tags["behind"] == "it"
 
 
 def build_store(folder: Path) -> None:
@@ -173,11 +173,11 @@ def test_the_printed_command_that_sends_the_rest_can_be_pasted(
 ) -> None:
     folder = tmp_path / "my runs $HOME 'a'"
     folder.mkdir()
-    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "paste", "run")
-    tracker.open(folder, None, {}, {})
-    monkeypatch.setattr(tracker.store.client, "set_terminated", lambda *a, **k: 1 / 0)  # away
-    tracker.close("FINISHED")
-    (command,) = re.findall("send them with: (.*)", caplog.text)
+    run = TrackedRun(folder, f"sqlite:///{tmp_path}/mlflow.db")
+    run.open()
+    monkeypatch.setattr(run.mlflow.store.client, "set_terminated", lambda *a, **k: 1 / 0)  # away
+    run.trackers.close("FINISHED")
+    (command,) = re.findall("send the rest with: (.*)", caplog.text)
     assert shlex.split(command) == ["python", "-m", "alseg.sync", str(folder)]
 
 
@@ -189,17 +189,14 @@ def open_and_write(folder: Path, number: int, start: Barrier) -> None:
     mine = folder / str(number)
     mine.mkdir()
     start.wait()
-    tracker = MLflowTracker(f"sqlite:///{folder}/mlflow.db", "shared", f"job {number}")
+    run = TrackedRun(mine, f"sqlite:///{folder}/mlflow.db", "shared")
     start.wait()
-    tracker.open(mine, None, {f"setting.{i}": i for i in range(150)}, {"seed": str(number)})
+    run.open({f"setting.{i}": i for i in range(150)}, {"seed": str(number)})
     for round_number in range(1, 4):
-        logger = tracker.round_logger(round_number, 5 * round_number, mine)
-        for step in range(20):
-            logger.log_metrics({"loss": 1 / (step + 1)}, step)
-            logger.save()
-        logger.finalize("success")
-        tracker.log_round({"val_dice": 0.1 * round_number}, 5 * round_number)
-    tracker.close("FINISHED")
+        curve = {step: {"loss/train": 1 / (step + 1)} for step in range(20)}
+        run.train(round_number, 5 * round_number, curve)
+        run.finish(round_number, 5 * round_number, 0.1 * round_number)
+    run.trackers.close("FINISHED")
 
 
 def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
@@ -230,14 +227,15 @@ def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
         ]
         assert sorted(run.data.tags["labelled"] for run in nested) == ["10", "15", "5"]
         # the chart of the parents is the learning curve: Dice by the number of labelled volumes
-        curve = client.get_metric_history(parent.info.run_id, "val_dice")
+        curve = client.get_metric_history(parent.info.run_id, "dice/test")
         assert sorted((point.step, round(point.value, 1)) for point in curve) == [
             (5, 0.1),
             (10, 0.2),
             (15, 0.3),
         ]
-        assert all(len(client.get_metric_history(r.info.run_id, "loss")) == 20 for r in nested)
-    assert not list(tmp_path.rglob(JOURNAL_FILE))
+        assert all(
+            len(client.get_metric_history(r.info.run_id, "loss/train")) == 20 for r in nested
+        )
 
 
 def free_port() -> int:
@@ -278,7 +276,7 @@ def server(folder: Path, port: int) -> Iterator[None]:
 
 
 def test_a_server_that_goes_away_does_not_end_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     port, folder = free_port(), tmp_path / "run"
@@ -290,33 +288,59 @@ def test_a_server_that_goes_away_does_not_end_the_run(
         MLflowTracker(uri, "outage", "run")  # a store that is away at the start is refused
 
     with server(tmp_path, port):
-        tracker = MLflowTracker(uri, "outage", "run")
-        run_id = tracker.open(folder, None, {"a": 1}, {"seed": "1"})
-        assert run_id is not None
-        tracker.log_round({"val_dice": 0.1}, 5)
-    tracker.outbox.retry_seconds = 0
-    logger = tracker.round_logger(2, 10, folder)
-    logger.log_metrics({"loss": 0.5}, 3)
-    logger.finalize("success")
-    tracker.log_round({"val_dice": 0.2}, 10)
-    (folder / "metrics.csv").write_text("round\n")
-    tracker.close("FAILED", "it was so")
-    lines = [json.loads(line) for line in (folder / JOURNAL_FILE).read_text().splitlines()]
-    assert [line["do"] for line in lines] == ["create", "log", "end", "log", "tag", "end", "upload"]
+        run = TrackedRun(folder, uri)
+        run.open({"a": 1}, {"seed": "1"})
+        run.finish(1, 5, 0.1)
+    caplog.clear()
+    run.train(2, 10, {3: {"loss/train": 0.5}})
+    run.finish(2, 10, 0.2)
+    run.train(3, 15, {4: {"loss/train": 0.25}})
+    run.trackers.close("FAILED", "it was so")
+    assert caplog.text.count("the tracking store does not answer") == 2  # in the run, at its end
+    assert f"python -m alseg.sync {folder}" in caplog.text
 
     with server(tmp_path, port):
-        assert tracking.sync(uri, folder).n_waiting == 0
-        client = MlflowClient(uri)
-        run = client.get_run(run_id)
-        assert run.info.status == "FAILED"
-        assert run.data.tags["failure"] == "it was so"
-        curve = client.get_metric_history(run_id, "val_dice")
-        assert [(point.step, point.value) for point in curve] == [(5, 0.1), (10, 0.2)]
-        assert [file.path for file in client.list_artifacts(run_id)] == ["metrics.csv"]
-        (nested,) = client.search_runs(
-            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"
-        )
-        assert (nested.info.status, nested.data.metrics) == ("FINISHED", {"loss": 0.5})
+        settings = {"uri": uri, "experiment": "mirror", "run_name": "run"}
+        send_missing(folder, settings | {"_target_": "alseg.tracking.mlflow.MLflowTracker"})
+        parent, nested = stored_runs(uri)
+        assert parent.info.status == "FAILED"
+        assert parent.data.tags["failure"] == "it was so"
+        assert history(uri, parent, "dice/test") == [(5, 0.1), (10, 0.2)]
+        files = {file.path for file in MLflowClient(uri).list_artifacts(parent.info.run_id)}
+        assert files == {"metrics.csv", "rounds"}
+        assert {number: r.info.status for number, r in nested.items()} == {
+            "1": "FINISHED", "2": "FINISHED", "3": "FAILED",
+        }  # fmt: skip
+        assert history(uri, nested["2"], "loss/train") == [(3, 0.5)]
         # when it happened, not when it was sent
-        assert nested.info.end_time <= run.info.end_time
-    assert not (folder / JOURNAL_FILE).exists()
+        assert nested["2"].info.end_time < nested["3"].info.start_time <= parent.info.end_time
+
+
+def test_a_store_that_is_away_is_asked_now_and_then_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = TrackedRun(tmp_path / "run", uri)
+    run.open()
+    calls: list[str] = []
+    is_away = True
+
+    def log_batch(*arguments: Any, **more: Any) -> Any:
+        calls.append("call")
+        if is_away:
+            raise ConnectionError("away: http://me:secret@host")
+        return MlflowClient(uri).log_batch(*arguments, **more)
+
+    monkeypatch.setattr(run.mlflow.store.client, "log_batch", log_batch)
+    run.train(1, 5, {step: {"loss/train": 1.0} for step in range(3)})
+    for number in range(1, 10):
+        run.finish(number, 5, 0.5)
+    assert len(calls) == 1
+    assert "secret" not in caplog.text
+    is_away, run.mlflow.retry_seconds = False, 0.0
+    run.finish(10, 5, 0.5)
+    assert "the tracking store is back" in caplog.text
+    parent, nested = stored_runs(uri)
+    assert history(uri, parent, "dice/test") == [(5, 0.5)] * 10
+    assert len(history(uri, nested["1"], "loss/train")) == 3

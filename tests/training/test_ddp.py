@@ -13,9 +13,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from alseg.active.acquisition import Acquisition
-from alseg.active.choice import Chooser, Chosen
-from alseg.active.start import initial_pool
+from alseg.active.acquisition_callback import AcquisitionCallback
+from alseg.active.initial_state import initial_pool
+from alseg.active.query_selection import Chooser, Chosen
 from alseg.config.build import build
 from alseg.config.composition import conf_folder
 from alseg.core.errors import ConfigError
@@ -102,7 +102,7 @@ def test_one_process_scores_and_selects_the_same(
         experiment.strategy, plan.query_size, plan.seed, plan.rounds, 1, pool, pool.unlabelled
     )
     noted: list[Chosen] = []
-    acquisition = Acquisition(chooser, experiment.oracle, experiment.cost, noted.append)
+    acquisition = AcquisitionCallback(chooser, experiment.oracle, experiment.cost, noted.append)
     scorer = ScoringModule(module.network, scoring)
     predict(experiment.make_trainer, scorer, data.volumes(pool.unlabelled), [acquisition])
 

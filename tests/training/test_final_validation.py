@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alseg.training.module import SegmentationModule
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 
 @pytest.mark.parametrize(

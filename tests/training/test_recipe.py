@@ -18,7 +18,7 @@ RECIPE = Recipe(
     schedule=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1),
     n_steps=20,
     learning_rate=0.1,
-    spans_training=True,
+    needs_total_steps=True,
 )
 
 
@@ -35,7 +35,7 @@ def test_a_schedule_is_as_long_as_the_training() -> None:
 
 def test_a_schedule_without_a_length_is_left_as_it_is() -> None:
     step = partial(torch.optim.lr_scheduler.StepLR, step_size=5)
-    recipe = replace(RECIPE, schedule=step, spans_training=False).for_steps(7)
+    recipe = replace(RECIPE, schedule=step, needs_total_steps=False).for_steps(7)
     assert recipe.make_schedule(recipe.make_optimizer(weight())).step_size == 5
 
 

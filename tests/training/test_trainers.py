@@ -9,7 +9,7 @@ from alseg.system.distributed import process_group
 from alseg.training.module import SegmentationModule
 from alseg.training.scoring_module import ScoringModule
 from alseg.training.trainers import make_trainer, precision_for, workers_for
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 
 def test_precision_follows_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:

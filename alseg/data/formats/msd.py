@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
-from alseg.data import statements
+from alseg.data import declared
 from alseg.data.findings import listed
 from alseg.data.formats.dataset_json import (
     CONVERT,
@@ -62,17 +62,17 @@ def read_msd(root: str | Path) -> Task:
     test_files = {folder / os.path.normpath(name) for name in test if isinstance(name, str)}
     used = {*images, *labels}
     findings = [
-        *statements.number_of(
+        *declared.number_of(
             content, "numTraining", len(entries), f"'training' lists {len(entries)} case(s)"
         ),
-        *statements.number_of(content, "numTest", len(test), f"'test' lists {len(test)}"),
-        *statements.tested_on_training(images, test_files),
-        *statements.differ_in_case(cases),
-        *statements.image_size(content, len(channels)),
-        *statements.channel_names(content, "modality", channels),
-        *statements.background(classes),
-        *statements.not_used(folder, used, test_files, "'training'"),
-        *statements.links_out(folder, used),
+        *declared.number_of(content, "numTest", len(test), f"'test' lists {len(test)}"),
+        *declared.tested_on_training(images, test_files),
+        *declared.differ_in_case(cases),
+        *declared.image_size(content, len(channels)),
+        *declared.channel_names(content, "modality", channels),
+        *declared.background(classes),
+        *declared.not_used(folder, used, test_files, "'training'"),
+        *declared.links_out(folder, used),
     ]
     return Task(
         name=name_of(content, folder, path),
@@ -87,7 +87,7 @@ def read_msd(root: str | Path) -> Task:
 def _found(
     names: Sequence[Any], find: Callable[[Path, Any, Path], Path], folder: Path, source: Path
 ) -> list[Path]:
-    """The files of these names; an error tells of all that are missing."""
+    """The files of these names; an error names all that are missing."""
     paths: list[Path] = []
     errors: dict[str, DataError] = {}
     for name in names:

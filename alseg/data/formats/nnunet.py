@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
-from alseg.data import statements
+from alseg.data import declared
 from alseg.data.formats.dataset_json import (
     CONVERT,
     cases_by_id,
@@ -67,18 +67,18 @@ def read_nnunet(root: str | Path) -> Task:
     cases = cases_by_id(found(folder, content, path, len(channels)), path)
     used = {file for case in cases.values() for file in (*case.images, case.label)}
     unused = (
-        statements.not_used(folder, used, (), "'dataset'")
+        declared.not_used(folder, used, (), "'dataset'")
         if named
-        else statements.not_used_nnunet(folder, used, cases)
+        else declared.not_used_nnunet(folder, used, cases)
     )
     n_cases = f"{len(cases)} case(s) have a label"
     findings = [
-        *statements.number_of(content, "numTraining", len(cases), n_cases),
-        *statements.differ_in_case(cases),
-        *statements.channel_names(content, "channel_names", channels),
-        *statements.background(classes),
+        *declared.number_of(content, "numTraining", len(cases), n_cases),
+        *declared.differ_in_case(cases),
+        *declared.channel_names(content, "channel_names", channels),
+        *declared.background(classes),
         *unused,
-        *statements.links_out(folder, used),
+        *declared.links_out(folder, used),
     ]
     return Task(
         name=folder.name,

@@ -36,7 +36,7 @@ class Candidates:
 
     @property
     def progress(self) -> float:
-        """How far the acquisitions are: 0 at the first, 1 at the last; 0 if there is but one."""
+        """How far the acquisitions are: 0 at the first, 1 at the last; 0 if there is only one."""
         return (self.round_number - 1) / max(self.n_rounds - 2, 1)
 
     def require_scores(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checkpoints: a training's best weights, and all that it takes to go on in the middle of one."""
+"""Checkpoints: a training's best weights, and what it takes to continue in the middle of one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from alseg.system.interruption import Interrupted, interruption
 log = logging.getLogger(__name__)
 
 
-class SoundCheckpoints(CheckpointIO):
+class AtomicCheckpoints(CheckpointIO):
     """Writes Lightning's checkpoints atomically, with a checksum; reads them with weights only.
 
     Lightning's own writer goes through a file in the system's temporary folder, which on another
@@ -91,7 +91,7 @@ class BestWeights(ModelCheckpoint):
 
 
 class TrainingCheckpoint(pl.Callback):
-    """Saves a training now and then, so that it goes on where it was when its process has gone.
+    """Saves a training now and then, so that it continues where it was when its process has gone.
 
     A checkpoint is written before a step, when all of the step before is done, its validation
     included. Lightning's checkpoint has the weights, the optimiser, the schedule and the position;
@@ -100,7 +100,7 @@ class TrainingCheckpoint(pl.Callback):
 
     Args:
         path: of the checkpoint; the one before is kept beside it until the next.
-        every_n_steps: between two checkpoints; None for none but at an interruption.
+        every_n_steps: between two checkpoints; None for none except at an interruption.
 
     Attributes:
         seed: of the training, by which its checkpoints are known.
@@ -117,7 +117,7 @@ class TrainingCheckpoint(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """How long the training has taken, in all the processes that went on from one another."""
+        """How long the training has taken, in all the processes that continued from one another."""
         return self._seconds_before + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class TrainingCheckpoint(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Receive signals: Lightning's own handler of SIGTERM saves nothing."""
-        interruption.take_back()
+        interruption.reinstall_handlers()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

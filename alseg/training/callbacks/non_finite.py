@@ -81,11 +81,13 @@ class NonFiniteGuard(pl.Callback):
         )
         loss_is_finite = all(gathered(math.isfinite(self._loss)))
         what = "a gradient" if loss_is_finite else "the loss"
-        told = f"{what} is not finite in step {trainer.global_step + 1}, with the case(s) {cases}"
+        message = (
+            f"{what} is not finite in step {trainer.global_step + 1}, with the case(s) {cases}"
+        )
         if self.action == "skip":
             optimizer.zero_grad(set_to_none=True)  # optimisers leave out what has no gradient
             self.skipped += 1
-            log.warning(f"{told}; the step is left out")
+            log.warning(f"{message}; the step is left out")
             return
         if trainer.is_global_zero:
             write_tensors(
@@ -99,7 +101,7 @@ class NonFiniteGuard(pl.Callback):
                 },
             )
         raise TrainingError(
-            f"{told}; the batch and the weights before the step are in {self.path}, and "
+            f"{message}; the batch and the weights before the step are in {self.path}, and "
             "on_nonfinite=skip leaves such steps out"
         )
 

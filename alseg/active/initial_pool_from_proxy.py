@@ -17,11 +17,11 @@ import torch
 from pytorch_lightning.callbacks import LambdaCallback
 
 from alseg.active.experiment import Experiment
-from alseg.active.proxy import Proxy
+from alseg.active.proxy_settings import Proxy
 from alseg.active.round_networks import new_network
 from alseg.core.errors import DataError
 from alseg.core.seeding import seed_for
-from alseg.data.pseudo import IntensityLabel, ProxyDraws
+from alseg.data.pseudo_labelled import IntensityLabel, ProxyDraws
 from alseg.scoring.scorer import Scoring
 from alseg.strategies.strategy import CaseScore, candidates_from
 from alseg.system.distributed import from_first, rank, wait_for_all
@@ -56,7 +56,7 @@ def proxy_start(experiment: Experiment, proxy: Proxy) -> tuple[str, ...]:
     folder = experiment.data.cache.folder
     kept = folder / f"proxy-{experiment.proxy_key}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    with _held_by_first(kept.with_suffix(".lock")):
+    with _locked_by_first(kept.with_suffix(".lock")):
         if not from_first(kept.is_file()):
             chosen = _chosen_by_proxy(experiment, proxy)
             write_atomically(kept, json.dumps(chosen))
@@ -127,7 +127,7 @@ def trained_on_proxy(
         enable_checkpointing=False,
         # Lightning's own handler of SIGTERM would end nothing here
         callbacks=[
-            LambdaCallback(on_train_start=lambda *_: interruption.take_back()),
+            LambdaCallback(on_train_start=lambda *_: interruption.reinstall_handlers()),
             NonFiniteGuard(experiment.on_nonfinite, experiment.folder / "nonfinite_proxy.pt"),
             *progress_callbacks("proxy task"),
         ],
@@ -138,7 +138,7 @@ def trained_on_proxy(
 
 
 @contextmanager
-def _held_by_first(lock: Path) -> Iterator[None]:
+def _locked_by_first(lock: Path) -> Iterator[None]:
     """Let one run at a time in; under torchrun the first process holds the lock for all."""
     if rank() > 0:
         yield

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alseg.core.errors import ConfigError, check_whole_number
-from alseg.data.pseudo import IntensityLabel
+from alseg.data.pseudo_labelled import IntensityLabel
 from alseg.data.task import Task
 from alseg.scoring.sources import UncertaintySource
 from alseg.strategies.strategy import Strategy

@@ -11,7 +11,7 @@ from alseg.core.errors import ConfigError, DataError
 from alseg.core.units import whole
 from alseg.data.cache import VolumeCache
 from alseg.data.formats.msd import read_msd
-from alseg.data.pseudo import IntensityLabel, MixedDraws, ProxyDraws, PseudoLabel
+from alseg.data.pseudo_labelled import IntensityLabel, MixedDraws, ProxyDraws, PseudoLabel
 from alseg.oracles.simulated import SimulatedOracle
 from alseg.system.files import write_tensors
 

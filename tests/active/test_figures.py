@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from alseg.active import pictures
-from alseg.active.pictures import class_colours, draw_learning_curve, draw_query
+import alseg.active.figures
+from alseg.active.figures import class_colours, draw_learning_curve, draw_query
 from alseg.system.plotting import canvas, mark_counts
 
 RAS = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0]))
@@ -23,7 +23,7 @@ LONG = [f"portal vein and splenic vein with all their branches number {i:02d}" f
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that a test draws, in place of their files."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, _: drawn.append(figure))
+    monkeypatch.setattr(alseg.active.figures, "_save", lambda figure, _: drawn.append(figure))
     return drawn
 
 

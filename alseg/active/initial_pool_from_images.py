@@ -12,7 +12,11 @@ from alseg.data.cache import VolumeCache
 from alseg.strategies.selectors.candidates import Candidates
 from alseg.strategies.selectors.diverse import k_center
 
-STARTS = ("random", "diverse", "proxy")  # proxy: alseg.active.proxy_start, as it trains a network
+STARTS = (
+    "random",
+    "diverse",
+    "proxy",
+)  # proxy: alseg.active.initial_pool_from_proxy, as it trains a network
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -21,9 +25,9 @@ def initial_cases(
 ) -> tuple[str, ...]:
     """Choose the cases that the first round starts with.
 
-    Both ways depend on the seed and the images alone, so all strategies of a seed share them.
+    Both ways depend only on the seed and the images, so all strategies of a seed share them.
     ``diverse`` draws one case and then takes the case least like those chosen (k-center) by
-    ``image_statistics``; it reads all training images, but no label and no network.
+    ``image_statistics``; it reads all training images, and no label and no network.
 
     Args:
         start: ``random`` or ``diverse``.
@@ -42,11 +46,11 @@ def initial_cases(
         features = np.array([image_statistics(cache, case_id) for case_id in ids])
         candidates = Candidates(ids=ids, features=features)
         return tuple(k_center(candidates, size, np.random.default_rng(seed)))
-    raise ConfigError(f"pool.start is {start!r}, which is not chosen by images alone")
+    raise ConfigError(f"pool.start is {start!r}, which is not chosen only by images")
 
 
 def image_statistics(cache: VolumeCache, case_id: str) -> np.ndarray:
-    """What a preprocessed image tells without a label, one vector.
+    """What a preprocessed image says without a label, one vector.
 
     For each channel the mean, the standard deviation, the mean absolute step between neighbours
     (texture and noise) and quantiles of the intensity; then the logarithms of the volume's edges in

@@ -9,10 +9,10 @@ from alseg.core.errors import ConfigError, DataError
 RECORD_FILE = "comparison.json"  # beside the page: what it compares
 
 
-def place_for(
+def choose_folder(
     record: dict[str, object], wanted: Path | None, default: Path, page: str, overwrite: bool
 ) -> Path:
-    """The folder of a comparison, which replaces no page but one of the same runs.
+    """The folder of a comparison, which replaces no page except one of the same runs.
 
     A page of the same runs, or of some of them, with the same options is the same comparison, which
     is brought up to date.

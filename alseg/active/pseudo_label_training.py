@@ -15,7 +15,7 @@ import torch
 from alseg.active.pseudo_labels import PseudoLabeller, SemiSupervised, most_confident
 from alseg.active.round import Round
 from alseg.active.round_networks import round_training
-from alseg.data.pseudo import MixedDraws, PseudoLabel
+from alseg.data.pseudo_labelled import MixedDraws, PseudoLabel
 from alseg.scoring.scorer import Scoring
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import entropy
@@ -26,9 +26,9 @@ from alseg.system.files import read_tensors, write_tensors
 from alseg.training.callbacks.predictions import predictions
 from alseg.training.fit import (
     BEST,
-    FIRST_STAGE,
+    FINE_TUNED,
     LAST,
-    SECOND_STAGE,
+    SUPERVISED,
     Training,
     load_weights,
 )
@@ -36,11 +36,11 @@ from alseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
 
-# The labeller takes the statistics alone; any strategy of many passes would do.
+# The labeller takes only the statistics; any strategy of many passes would do.
 JUDGED_BY = Strategy("pseudo_labels", top_k, entropy, mean)
 
 
-def second_stage(
+def train_on_pseudo_labels(
     this_round: Round,
     settings: SemiSupervised,
     module: SegmentationModule,
@@ -62,8 +62,8 @@ def second_stage(
     """
     started = time.monotonic()
     folder = this_round.folder
-    load_weights(module.network, folder / f"{FIRST_STAGE}.ckpt")
-    labels_folder, better, skipped_steps = folder / "pseudo_labels", FIRST_STAGE, 0
+    load_weights(module.network, folder / f"{SUPERVISED}.ckpt")
+    labels_folder, better, skipped_steps = folder / "pseudo_labels", SUPERVISED, 0
     try:
         pseudo_labels = label_unlabelled(this_round, settings, module, labels_folder)
         if not pseudo_labels:
@@ -72,7 +72,7 @@ def second_stage(
             training = fine_tune(this_round, settings, module, pseudo_labels)
             dice, skipped_steps = training.best_dice, training.guard.skipped
             if dice is not None and (first_dice is None or dice > first_dice):
-                better = SECOND_STAGE
+                better = FINE_TUNED
         if rank() == 0:
             write_tensors(folder / f"{BEST}.ckpt", read_tensors(folder / f"{better}.ckpt"))
         wait_for_all()
@@ -99,14 +99,14 @@ def fine_tune(
         settings.annotated_share,
         data.cache,
         data.labels,
-        this_round.pool.training,
+        this_round.pool.labelled_with_repeats,
         data.augment,
         n_steps * data.batch_size,
         this_round.seed("second_stage/draws"),
         this_round.number,
     )
     title = f"{len(pseudo_labels)} pseudo-labelled"
-    training = round_training(this_round, SECOND_STAGE, title, n_steps)
+    training = round_training(this_round, FINE_TUNED, title, n_steps)
     recipe = experiment.round_recipe.fine_tuning(settings.learning_rate_factor, n_steps)
     fine_tuned = experiment.make_module(module.network, recipe)
     torch.manual_seed(this_round.seed(f"second_stage/{rank()}"))

@@ -140,7 +140,7 @@ def _more_labels(comparison: Comparison) -> list[str]:
         return []
     if math.isnan(gain.low):
         seeds = "1 seed" if gain.n_seeds == 1 else f"{gain.n_seeds} seeds"
-        verdict = f"Whether labelling more still helps cannot be told from {seeds}"
+        verdict = f"Whether labelling more still helps cannot be said from {seeds}"
     elif gain.low > 0:
         verdict = "Labelling more still helps"
     elif gain.high < 0:
@@ -163,7 +163,7 @@ def _saved(comparison: Comparison) -> list[str]:
     low, high = interval_of_mean(rows["saved"])
     if math.isnan(low):
         seeds = "1 seed" if len(rows) == 1 else f"{len(rows)} seeds"
-        verdict = f"How many annotations {best} saved cannot be told from {seeds}"
+        verdict = f"How many annotations {best} saved cannot be said from {seeds}"
     elif low > 0:
         verdict = f"{best} saved annotations"
     elif high < 0:

@@ -12,7 +12,7 @@ from monai.transforms import SpatialResample
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from alseg.active.pictures import draw_query
+from alseg.active.figures import draw_query
 from alseg.data.cache import VolumeCache
 from alseg.data.nifti import write_nifti
 from alseg.run.folder import MAPS_FOLDER, PICTURES_FOLDER
@@ -21,7 +21,7 @@ from alseg.strategies.statistics import class_dtype
 from alseg.training.metrics import hard_labels
 
 
-class QueryPictures(pl.LightningModule):
+class QueryMaps(pl.LightningModule):
     """Draws queries of a round, once their labels have been revealed.
 
     The statistics of the few chosen volumes are computed again rather than kept for the whole pool;

@@ -1,6 +1,6 @@
 """A network in two parts: a head without randomness, and the tail behind its first dropout.
 
-Monte-Carlo passes differ in the tail alone, so a window's head is computed once for all of them.
+Monte-Carlo passes differ only in the tail, so a window's head is computed once for all of them.
 The parts come from torch.fx; they run the network's own layers, so hooks on layers do fire.
 """
 

@@ -70,7 +70,7 @@ class IntensityLabel:
 
 
 class ProxyDraws(TrainingDraws):
-    """Training samples whose labels come from intensities alone.
+    """Training samples whose labels come only from intensities.
 
     Takes the arguments of ``TrainingDraws`` after ``intensity_label``; it never sees a label file.
     """

@@ -12,9 +12,9 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import DataLoader
 
-from alseg.active.acquisition import Acquired, Acquisition
-from alseg.active.choice import Chooser, Chosen
-from alseg.active.query_pictures import QueryPictures
+from alseg.active.acquisition_callback import Acquired, AcquisitionCallback
+from alseg.active.query_maps import QueryMaps
+from alseg.active.query_selection import Chooser, Chosen
 from alseg.active.round import Round
 from alseg.active.round_training import Trained
 from alseg.core.units import Unit
@@ -32,7 +32,7 @@ from alseg.training.scoring_module import ScoringModule
 log = logging.getLogger(__name__)
 
 
-def query(this_round: Round, trained: Trained) -> Acquired:
+def acquire(this_round: Round, trained: Trained) -> Acquired:
     """Choose the round's query and have it annotated.
 
     A query that an earlier process has chosen is not chosen again: it is asked again.
@@ -42,9 +42,9 @@ def query(this_round: Round, trained: Trained) -> Acquired:
     predicts = this_round.needs_prediction and not is_chosen
     earlier = earlier_scores(this_round) if predicts else []
     scoring = scoring_of(this_round, trained.members, earlier)
-    acquisition = acquisition_of(this_round, earlier)
+    acquisition = acquisition_callback(this_round, earlier)
     if is_chosen:
-        acquisition.ask(noted_query(this_round))
+        acquisition.annotate(saved_query(this_round))
     elif predicts:
         volumes = volumes_to_score(this_round, {score.case_id for score in earlier})
         title = f"{this_round.title} · {len(this_round.pool.labelled)} labelled"
@@ -63,7 +63,7 @@ def query(this_round: Round, trained: Trained) -> Acquired:
     return acquired
 
 
-def acquisition_of(this_round: Round, earlier: Sequence[CaseScore]) -> Acquisition:
+def acquisition_callback(this_round: Round, earlier: Sequence[CaseScore]) -> AcquisitionCallback:
     """The callback that acquires at the end of a prediction run."""
     experiment = this_round.experiment
     chooser = Chooser(
@@ -76,11 +76,11 @@ def acquisition_of(this_round: Round, earlier: Sequence[CaseScore]) -> Acquisiti
         this_round.candidates,
         experiment.similarity,
     )
-    return Acquisition(
+    return AcquisitionCallback(
         chooser,
         experiment.oracle,
         experiment.cost,
-        partial(note_query, this_round),
+        partial(save_query, this_round),
         earlier,
         this_round.score_file,
     )
@@ -120,15 +120,15 @@ def volumes_to_score(this_round: Round, done: Collection[str]) -> DataLoader:
     )
 
 
-def note_query(this_round: Round, chosen: Chosen) -> None:
+def save_query(this_round: Round, chosen: Chosen) -> None:
     """Keep a query, with the scores that led to it, before anybody is asked for a label."""
     files = write_scores(this_round.folder, chosen)
     units = [asdict(unit) | {"score": chosen.scores.get(unit.case_id)} for unit in chosen.query]
     this_round.stages.finish(QUERY, files, seconds=0.0, units=units)
 
 
-def noted_query(this_round: Round) -> Chosen:
-    """The query that ``note_query`` has kept."""
+def saved_query(this_round: Round) -> Chosen:
+    """The query that ``save_query`` has kept."""
     units = this_round.stages[QUERY]["units"]
     return Chosen(
         query=tuple(Unit(unit["case_id"], unit["region"]) for unit in units),
@@ -141,7 +141,7 @@ def draw(this_round: Round, network: nn.Module, scoring: Scoring, acquired: Acqu
     experiment = this_round.experiment
     n_drawn = len(acquired.queries) if experiment.save_maps else experiment.n_pictures
     if rows := acquired.queries[:n_drawn]:
-        pictures = QueryPictures(
+        pictures = QueryMaps(
             network,
             scoring,
             experiment.data.cache,
@@ -192,7 +192,7 @@ def earlier_scores(this_round: Round) -> list[CaseScore]:
 
 
 def hidden_labels(this_round: Round) -> Mapping[str, Path]:
-    """Labels that nobody has annotated yet, for a strategy flagged with ``reads_labels`` alone."""
+    """Labels that nobody has annotated yet, for a strategy with ``reads_labels`` only."""
     experiment = this_round.experiment
     if not experiment.strategy.reads_labels:
         return {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from alseg.active.choice import Chooser, Chosen
+from alseg.active.query_selection import Chooser, Chosen
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import Answer, Query
@@ -37,19 +37,19 @@ class Acquired:
     labels: Mapping[str, Path]
 
 
-class Acquisition(Collection):
+class AcquisitionCallback(Collection):
     """Collects the scores of a prediction run over the candidates and acquires at its end.
 
     It acts three times: it chooses the query, has it annotated, and makes the new pool, which
     nobody else does. For a strategy that needs no prediction ``acquire`` is called without a
-    prediction run, and for a query that an earlier process has chosen, ``ask``.
+    prediction run, and for a query that an earlier process has chosen, ``annotate``.
 
     Args:
         chooser: chooses the query.
         oracle: annotates it.
         cost: of annotating a case.
-        before_asking: called with the query before the oracle is asked, to keep it: an answer may
-            take longer than a process lives.
+        before_annotating: saves the query, called before the oracle is asked: an answer may take
+            longer than a process lives.
         earlier: the scores that an interrupted prediction run has left.
         file: keeps those that come in.
     """
@@ -59,7 +59,7 @@ class Acquisition(Collection):
         chooser: Chooser,
         oracle: Oracle,
         cost: AnnotationCost,
-        before_asking: Callable[[Chosen], None],
+        before_annotating: Callable[[Chosen], None],
         earlier: Sequence[CaseScore] = (),
         file: ScoreFile | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class Acquisition(Collection):
         self.chooser = chooser
         self.oracle = oracle
         self.cost = cost
-        self.before_asking = before_asking
+        self.before_annotating = before_annotating
         self.file = file
         self.acquired: Acquired | None = None
 
@@ -88,10 +88,10 @@ class Acquisition(Collection):
             scores: as for ``Chooser.choose``.
         """
         chosen = self.chooser.choose(scores)
-        self.before_asking(chosen)
-        self.ask(chosen)
+        self.before_annotating(chosen)
+        self.annotate(chosen)
 
-    def ask(self, chosen: Chosen) -> None:
+    def annotate(self, chosen: Chosen) -> None:
         """Have a query annotated and make the new pool.
 
         Raises:

@@ -31,7 +31,7 @@ class CaseSet(Sized, Protocol):
         """A sample."""
 
 
-class Noted(Dataset):
+class WatchedDataset(Dataset):
     """A data set whose loader processes note which sample they are reading.
 
     Args:
@@ -85,10 +85,12 @@ def lacks_shared_memory(error: BaseException) -> bool:
     return _SHARED_MEMORY in str(error)
 
 
-def loader_death(error: BaseException, noted: Sequence[Noted]) -> DataError | StorageError | None:
+def dead_worker_error(
+    error: BaseException, datasets: Sequence[WatchedDataset]
+) -> DataError | StorageError | None:
     """What an error says of a dead loader process; None if it is another error.
 
-    torch tells of the death, unless the main process was just fetching a sample from the process
+    torch reports the death, unless the main process was just fetching a sample from the process
     that died: then the connection breaks first, and torch's signal handler may speak up while we
     wait for the process to end.
     """
@@ -97,7 +99,7 @@ def loader_death(error: BaseException, noted: Sequence[Noted]) -> DataError | St
             "the loader processes need more shared memory (/dev/shm) than there is: set "
             "data.num_workers=0, or give a container more, as docker run --shm-size=8g does"
         )
-    readings = [reading for dataset in noted for reading in dataset.readings()]
+    readings = [reading for dataset in datasets for reading in dataset.readings()]
     if found := re.search(_DEATH, str(error)):
         dead = {int(process) for process in found[1].split(",")}
         cases = {case for process, case, _ in readings if process in dead}
@@ -105,8 +107,8 @@ def loader_death(error: BaseException, noted: Sequence[Noted]) -> DataError | St
     elif isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
         try:
             cases = {case for process, case, reading in readings if reading and _has_ended(process)}
-        except RuntimeError as told_by_torch:
-            return loader_death(told_by_torch, noted)
+        except RuntimeError as torch_error:
+            return dead_worker_error(torch_error, datasets)
         how = "died"
         if not cases:
             return None

@@ -1,4 +1,4 @@
-"""What a data set says about itself, held against what is there."""
+"""What a data set says about itself, compared with what is there."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def not_used(
 def not_used_nnunet(
     folder: Path, used: Collection[Path], case_ids: Collection[str]
 ) -> Iterator[Finding]:
-    """The same for imagesTr and labelsTr of nnU-Net, where names tell what is missing."""
+    """The same for imagesTr and labelsTr of nnU-Net, where names say what is missing."""
     for parent, names in _unused(folder, used, ()).items():
         unlabelled = {
             composed(match["case"])

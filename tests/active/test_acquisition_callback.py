@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from alseg.active.acquisition import Acquisition
-from alseg.active.choice import Chooser, Chosen
+from alseg.active.acquisition_callback import AcquisitionCallback
+from alseg.active.query_selection import Chooser, Chosen
 from alseg.core.errors import NotAnnotatedYetError, ScoringError
 from alseg.core.pool import Pool
 from alseg.core.units import Answer, Query, whole
@@ -31,10 +31,12 @@ def make(
     strategy: Strategy,
     seed: int = 1,
     candidates: Sequence[str] | None = None,
-) -> Acquisition:
+) -> AcquisitionCallback:
     ids = pool.unlabelled if candidates is None else tuple(candidates)
     chooser = Chooser(strategy, 3, seed, 4, 2, pool, ids)
-    return Acquisition(chooser, SimulatedOracle(read_msd(phantoms)), volume, lambda chosen: None)
+    return AcquisitionCallback(
+        chooser, SimulatedOracle(read_msd(phantoms)), volume, lambda chosen: None
+    )
 
 
 def scores(pool: Pool) -> list[CaseScore]:
@@ -141,19 +143,21 @@ def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
     assert chosen.query == whole(["phantom_003", "phantom_007", "phantom_011"])
     assert chosen.scores == dict.fromkeys(["phantom_003", "phantom_007", "phantom_011"], 3.0)
     assert len(chosen.case_scores) == 11
-    acquisition = Acquisition(chooser, Told(read_msd(phantoms)), volume, said.append)
+    acquisition = AcquisitionCallback(chooser, Told(read_msd(phantoms)), volume, said.append)
     acquisition.acquire(scores(pool))
     assert [type(each) for each in said] == [Chosen, tuple]
     assert said[1] == chosen.query
     # a query that was kept leads to the same pool without any score
-    again = Acquisition(chooser, SimulatedOracle(read_msd(phantoms)), volume, said.append)
-    again.ask(Chosen(chosen.query, chosen.scores))
+    again = AcquisitionCallback(chooser, SimulatedOracle(read_msd(phantoms)), volume, said.append)
+    again.annotate(Chosen(chosen.query, chosen.scores))
     assert again.result() == acquisition.result()
 
 
 def test_what_is_not_annotated_yet_is_told_and_makes_no_pool(phantoms: Path, pool: Pool) -> None:
     chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled)
-    acquisition = Acquisition(chooser, Slow(read_msd(phantoms)), volume, lambda chosen: None)
+    acquisition = AcquisitionCallback(
+        chooser, Slow(read_msd(phantoms)), volume, lambda chosen: None
+    )
     with pytest.raises(
         NotAnnotatedYetError, match="not annotated yet: phantom_007, phantom_011; resume"
     ):

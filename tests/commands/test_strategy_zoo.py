@@ -1,4 +1,4 @@
-"""Every strategy of conf/strategy, through the front door: two rounds on tiny phantoms."""
+"""Every strategy of conf/strategy, by running the command: two rounds on tiny phantoms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from alseg.config.composition import conf_folder
 from alseg.oracles.simulated import SimulatedOracle
 from alseg.strategies.strategy import Strategy
-from tests.front_door import run_smoke, smoke_config
+from tests.smoke_runs import run_smoke, smoke_config
 
 STRATEGIES = sorted(path.stem for path in Path(conf_folder(), "strategy").glob("*.yaml"))
 READ_LABELS = {"foreground_aware_random", "oracle_dice"}

@@ -1,4 +1,4 @@
-"""The front door as a person opens it: in a terminal, whose screen is read."""
+"""The command as a person runs it: in a terminal, whose screen is read."""
 
 from __future__ import annotations
 

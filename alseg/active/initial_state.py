@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from alseg.active.acquisition import query_rows
+from alseg.active.acquisition_callback import query_rows
 from alseg.active.experiment import Experiment
-from alseg.active.initial_pool import initial_cases
-from alseg.active.proxy_start import proxy_start
+from alseg.active.initial_pool_from_images import initial_cases
+from alseg.active.initial_pool_from_proxy import proxy_start
 from alseg.core.errors import ConfigError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
@@ -15,7 +15,7 @@ from alseg.oracles.base import annotated
 from alseg.run.state import RunState
 
 
-def first_state(experiment: Experiment) -> RunState:
+def initial_state(experiment: Experiment) -> RunState:
     """The state before the first round."""
     pool = initial_pool(experiment)
     query = whole(pool.labelled)

@@ -1,4 +1,4 @@
-"""The main job through its front door."""
+"""The main job from the command line."""
 
 import filecmp
 import json
@@ -204,21 +204,21 @@ def test_resuming_ends_as_the_uninterrupted_run(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train("pool.rounds=3", "pool.query_size=1")
-    import alseg.active.rounds
+    import alseg.active.round_loop
 
-    run_round = alseg.active.rounds.run_round
+    run_round = alseg.active.round_loop.run_round
 
     def stop_before_round_3(experiment, state):
         if state.finished_rounds == 2:
             raise KeyboardInterrupt
         return run_round(experiment, state)
 
-    monkeypatch.setattr(alseg.active.rounds, "run_round", stop_before_round_3)
+    monkeypatch.setattr(alseg.active.round_loop, "run_round", stop_before_round_3)
     cut = train("pool.rounds=3", "pool.query_size=1", tracking="mlflow")
     assert cut.exit_code == 130
     assert f"continue with: python -m alseg.train resume={cut.folder}" in cut.err
     assert RunState.load(cut.folder).finished_rounds == 2
-    monkeypatch.setattr(alseg.active.rounds, "run_round", run_round)
+    monkeypatch.setattr(alseg.active.round_loop, "run_round", run_round)
     resumed = train(resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
     assert not resumed.folder.exists()  # it went on in the old folder

@@ -1,4 +1,4 @@
-"""Runs experiments through the front door, in this process."""
+"""Runs the smoke experiment in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uncertainty sources, cold start, costs and one's own strategy, through the front door."""
+"""Uncertainty sources, cold start, costs and one's own strategy, by running the command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from alseg.core.errors import ConfigError
-from tests.front_door import run_smoke
+from tests.smoke_runs import run_smoke
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "own_strategy"
 

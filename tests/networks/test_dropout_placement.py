@@ -8,7 +8,7 @@ from torch import nn
 
 from alseg.core.errors import ConfigError
 from alseg.networks.dropout import active_dropout_layers
-from alseg.networks.placement import place_dropout
+from alseg.networks.dropout_placement import place_dropout
 from alseg.scoring.passes import dropout_passes
 from alseg.scoring.plain_passes import stochastic_statistics
 from tests.networks.test_dropout import MODELS, build, mask_seed

@@ -8,13 +8,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from alseg.active.acquisition import Acquired
-from alseg.active.evaluation import evaluate
+from alseg.active.acquisition_callback import Acquired
 from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
-from alseg.active.query import query
 from alseg.active.reports import write_reports
 from alseg.active.round import Round, budget_is_spent, round_candidates
+from alseg.active.round_acquisition import acquire
+from alseg.active.round_evaluation import evaluate
 from alseg.active.round_training import TRAINED, train
 from alseg.core.units import whole
 from alseg.oracles.base import annotated
@@ -63,12 +63,12 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     state = replace(state, hardware=experiment.hardware)
     status, reason = "FAILED", ""
     try:
-        with interruption.waits():
+        with interruption.delayed():
             tracker.open(experiment.folder, experiment.settings, experiment.tags)
             state.save(experiment.folder)
         if state.history:
             publish(experiment, state)  # an earlier process may have been killed before it did
-        with experiment.data.deaths_told():
+        with experiment.data.report_dead_workers():
             state = remaining_rounds(experiment, state)
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
@@ -136,7 +136,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     trained = train(this_round)
     dice = evaluate(this_round, trained.trainer, trained.module)
     started = time.monotonic()
-    acquired = None if this_round.is_last else query(this_round, trained)
+    acquired = None if this_round.is_last else acquire(this_round, trained)
     return save(this_round, state, dice, acquired, time.monotonic() - started)
 
 

@@ -12,14 +12,14 @@ import pytest
 
 from alseg import __version__
 
-DOORS = ("train", "validate", "compare", "sync", "ui")
+COMMANDS = ("train", "validate", "compare", "sync", "ui")
 HEAVY = re.compile(r"\| +(torch|pytorch_lightning|lightning|monai|mlflow)(\.|$)", re.MULTILINE)
 
 
-def answer(door: str, *arguments: str, **environment: str) -> str:
-    """What a door prints; nothing heavy was imported for it."""
+def answer(command: str, *arguments: str, **environment: str) -> str:
+    """What a command prints; nothing heavy was imported for it."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"alseg.{door}", *arguments],
+        [sys.executable, "-X", "importtime", "-m", f"alseg.{command}", *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -30,14 +30,14 @@ def answer(door: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_help_imports_nothing_heavy(door: str) -> None:
-    assert f"alseg.{door}" in answer(door, "--help")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command: str) -> None:
+    assert f"alseg.{command}" in answer(command, "--help")
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_the_version_is_ours_and_names_the_libraries(door: str) -> None:
-    printed = answer(door, "--version")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_version_is_ours_and_names_the_libraries(command: str) -> None:
+    printed = answer(command, "--version")
     assert printed.startswith(f"alseg {__version__} ")
     assert f"torch {version('torch')}" in printed
 
