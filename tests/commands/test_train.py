@@ -20,6 +20,7 @@ from alseg.run.state import RunState
 from alseg.system.files import read_tensors
 from tests import bad_input
 from tests.conftest import Outcome, write_msd
+from tests.tracking.builders import history, stored_runs
 
 Train = Callable[..., Outcome]
 
@@ -27,7 +28,7 @@ Train = Callable[..., Outcome]
 def state_of(folder: Path) -> dict:
     """state.json without what may differ between equal runs."""
     content = json.loads((folder / "state.json").read_text())
-    for key in ("timings", "tracking_run_id", "sha256"):
+    for key in ("timings", "sha256"):
         del content[key]
     return content
 
@@ -228,12 +229,10 @@ def test_resuming_ends_as_the_uninterrupted_run(
 
     assert without_hash(cut.folder) == without_hash(whole.folder)
 
-    from mlflow import MlflowClient
-
-    client = MlflowClient("sqlite:///runs/mlflow.db")
-    run_id = json.loads((cut.folder / "state.json").read_text())["tracking_run_id"]
-    assert client.get_run(run_id).info.status == "FINISHED"
-    assert [m.step for m in client.get_metric_history(run_id, "dice/test")] == [2, 3, 4]
+    store = "sqlite:///runs/mlflow.db"
+    parent, nested = stored_runs(store, "smoke")
+    assert {r.info.status for r in (parent, *nested.values())} == {"FINISHED"}
+    assert [step for step, _ in history(store, parent, "dice/test")] == [2, 3, 4]
 
 
 def test_a_run_folder_is_never_overwritten(train: Train, tmp_path: Path) -> None:

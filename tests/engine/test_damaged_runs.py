@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from alseg.tracking.outbox import Outbox
 
 from alseg.comparison.runs import calibration_table, gather_runs
 from alseg.config.settings import load_config, load_start
@@ -264,11 +263,3 @@ def test_lines_of_a_score_file_that_are_no_scores_are_scored_again(tmp_path: Pat
         file.path.write_text(line + file._line(group))
         assert file.read()[-1] == group
         assert len(file.read()) <= 2
-
-
-@pytest.mark.parametrize("line", ["[]", "{}", "7", "null", '{"do": 7}', '{"do": "created"}'])
-def test_a_journal_that_holds_no_operations_is_told_by_line(tmp_path: Path, line: str) -> None:
-    journal = tmp_path / "tracking_journal.jsonl"
-    journal.write_text(f"{line}\n{line}\n")
-    with pytest.raises(AlsegError, match=rf"{journal}, line 1, is no operation"):
-        Outbox(lambda operation: None, journal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from alseg.tracking.mlflow_store import MLflowStore
 from alseg.tracking.record import RunRecord, curve_points, finished_rounds
 from tests.conftest import Outcome
 from tests.tracking.builders import TrackedRun, history, stored_runs
+
+CURVES = f"rounds/round_01/{TRAINING_CURVES_FILE}"
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +81,14 @@ def test_a_finished_run_gives_an_empty_store_all_that_the_live_one_has(
     assert run.exit_code == 0, run.err
     expected = content(live, "equal")
     assert set(expected) == {"run", "1", "2"}
-    assert {"metrics.csv", f"rounds/round_01/{TRAINING_CURVES_FILE}"} <= expected["run"]["files"]
-    store = MLflowStore(later, "equal", "variance seed 0", ["*.ckpt"])
+    assert {"metrics.csv", CURVES} <= expected["run"]["files"]
+    store = MLflowStore(later, "equal", "variance seed 1", ["*.ckpt"])
     mirror(run.folder, store)
     found = content(later, "equal")
     assert found["run"].pop("files") - {"run.log"} == expected["run"].pop("files") - {"run.log"}
     assert found == expected
     # and once more, in this process and in another one
-    for again in (store, MLflowStore(later, "equal", "variance seed 0", ["*.ckpt"])):
+    for again in (store, MLflowStore(later, "equal", "variance seed 1", ["*.ckpt"])):
         mirror(run.folder, again)
     sync_all([run.folder])  # to the store of its settings
     for uri in (live, later):
@@ -227,12 +230,8 @@ def test_a_run_that_was_deleted_in_the_store_is_sent_anew(
     parent, _ = stored_runs(store)
     MlflowClient(store).delete_run(parent.info.run_id)
     mirror(run.folder, MLflowStore(store, "mirror", "run"))
-    again = [
-        r
-        for r in MlflowClient(store).search_runs(
-            [parent.info.experiment_id], "tags.strategy = 'random'"
-        )
-    ]
+    experiment = [parent.info.experiment_id]
+    again = MlflowClient(store).search_runs(experiment, "tags.strategy = 'random'")
     assert [r.data.metrics["dice/test"] for r in again] == [0.5]
 
 
@@ -262,6 +261,13 @@ def test_what_the_store_refuses_holds_up_nothing_behind_it(
     assert caplog.text.count("key='#'") == 1
 
 
+READERS: dict[str, Callable[[Path], object]] = {
+    TRACKING_FILE: RunRecord.load,
+    "metrics.csv": finished_rounds,
+    CURVES: lambda folder: curve_points(folder, 1),
+}
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -274,10 +280,10 @@ def test_what_the_store_refuses_holds_up_nothing_behind_it(
         ("metrics.csv", "round,labelled\n1,5\n"),
         ("metrics.csv", "round,labelled,test_dice\n1,5,0.5,6\n"),
         ("metrics.csv", "round,labelled,test_dice\n1,5,0.5\n2,4,0.5\n"),
-        (f"rounds/round_01/{TRAINING_CURVES_FILE}", "step,loss/train\n1,0.5\n"),
-        (f"rounds/round_01/{TRAINING_CURVES_FILE}", "step,time_ms,loss/train\n,5,0.5\n"),
-        (f"rounds/round_01/{TRAINING_CURVES_FILE}", "step,time_ms\nnan,5\n"),
-        (f"rounds/round_01/{TRAINING_CURVES_FILE}", b"\xff\xfe\x00"),
+        (CURVES, "step,loss/train\n1,0.5\n"),
+        (CURVES, "step,time_ms,loss/train\n,5,0.5\n"),
+        (CURVES, "step,time_ms\nnan,5\n"),
+        (CURVES, b"\xff\xfe\x00"),
     ],
 )
 def test_a_damaged_file_is_named(name: str, text: str | bytes, tmp_path: Path) -> None:
@@ -285,11 +291,5 @@ def test_a_damaged_file_is_named(name: str, text: str | bytes, tmp_path: Path) -
     (folder / "rounds/round_01").mkdir(parents=True)
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError) as error:
-        if name == TRACKING_FILE:
-            RunRecord.load(folder)
-        elif name == "metrics.csv":
-            finished_rounds(folder)
-        else:
-            curve_points(folder, 1)
-    assert str(path) in str(error.value)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        READERS[name](folder)
