@@ -76,7 +76,7 @@ class RoundRecord(Span):
     labelled: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord(Span):
     """The content of ``tracking.json``.
 
@@ -89,7 +89,7 @@ class RunRecord(Span):
         rounds: those that have started, by their numbers from 1 on.
     """
 
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    key: str
     tags: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
@@ -110,7 +110,8 @@ class RunRecord(Span):
         if (folder / TRACKING_FILE).is_file():
             record = cls.load(folder).again()
         else:
-            record = cls(now_ms(), tags=dict(tags), origin=origin(folder))
+            key = uuid.uuid4().hex
+            record = cls(started=now_ms(), key=key, tags=dict(tags), origin=origin(folder))
         texts = {name: str(value) for name, value in settings.items()}
         return replace(record, settings={**texts, **record.settings}, failure="")
 
