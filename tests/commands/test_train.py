@@ -202,7 +202,7 @@ def test_a_round_continues_from_the_best_weights(train: Train) -> None:
 
 
 def test_resuming_ends_as_the_uninterrupted_run(
-    train: Train, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train("pool.rounds=3", "pool.query_size=1")
     import alseg.active.round_loop
@@ -215,7 +215,9 @@ def test_resuming_ends_as_the_uninterrupted_run(
         return run_round(experiment, state)
 
     monkeypatch.setattr(alseg.active.round_loop, "run_round", stop_before_round_3)
-    cut = train("pool.rounds=3", "pool.query_size=1", tracking="mlflow")
+    store = f"sqlite:///{tmp_path}/mlflow.db"  # MLflow keeps stores open by name: no relative one
+    where = f"tracking.mlflow.uri={store}"
+    cut = train("pool.rounds=3", "pool.query_size=1", where, tracking="mlflow")
     assert cut.exit_code == 130
     assert f"continue with: python -m alseg.train resume={cut.folder}" in cut.err
     assert RunState.load(cut.folder).finished_rounds == 2
@@ -229,7 +231,6 @@ def test_resuming_ends_as_the_uninterrupted_run(
 
     assert without_hash(cut.folder) == without_hash(whole.folder)
 
-    store = "sqlite:///runs/mlflow.db"
     parent, nested = stored_runs(store, "smoke")
     assert {r.info.status for r in (parent, *nested.values())} == {"FINISHED"}
     assert [step for step, _ in history(store, parent, "dice/test")] == [2, 3, 4]
