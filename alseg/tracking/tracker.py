@@ -65,6 +65,7 @@ class Trackers:
             check_part(f"tracking.{name}", tracker, Tracker)
         self._trackers = list(by_name.values())
         self._open: list[Tracker] = []
+        self._record: RunRecord | None = None
         self._curves: TrainingCurves | None = None
 
     def open(self, folder: Path, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -81,7 +82,7 @@ class Trackers:
 
     def round_loggers(self, round_number: int, n_labelled: int, folder: Path) -> list[Logger]:
         """The loggers of a round's training curves."""
-        self._keep(self._record.with_round(round_number, n_labelled))
+        self._keep(self.record.with_round(round_number, n_labelled))
         self._curves = TrainingCurves(folder / TRAINING_CURVES_FILE, self._curves_saved)
         loggers = [t.round_logger(round_number, n_labelled, folder) for t in self._open]
         return [self._curves, *(logger for logger in loggers if logger is not None)]
@@ -90,21 +91,30 @@ class Trackers:
         """Record the rounds that ``metrics.csv`` has."""
         self._end_curves()
         rounds = finished_rounds(self._folder)
-        self._keep(self._record.with_finished({r.number: r.labelled for r in rounds}))
+        self._keep(self.record.with_finished({r.number: r.labelled for r in rounds}))
         for tracker in self._open:
             tracker.log_rounds(rounds)
 
     def close(self, status: str, reason: str = "") -> None:
         """End the run wherever it was opened, even if one of the places fails."""
+        if self._record is None:  # that of an earlier process is damaged
+            return
         with ExitStack() as stack:
             for tracker in reversed(self._open):
                 stack.callback(tracker.close, status, reason)
             self._end_curves()
-            self._keep(self._record.closed(status, reason))
+            self._keep(self.record.closed(status, reason))
 
     def views(self) -> dict[str, str]:
         """The commands that show what was recorded, by what they show."""
         return {name: command for t in self._trackers for name, command in t.views().items()}
+
+    @property
+    def record(self) -> RunRecord:
+        """What ``tracking.json`` holds of the open run."""
+        if self._record is None:
+            raise RuntimeError("the run has not been opened")
+        return self._record
 
     def _keep(self, record: RunRecord) -> None:
         self._record = record

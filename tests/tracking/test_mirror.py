@@ -257,6 +257,47 @@ def test_what_the_store_refuses_holds_up_nothing_behind_it(
     assert caplog.text.count("key='#'") == 1
 
 
+def test_a_damaged_record_ends_a_resumption_in_a_sentence_and_deleting_it_mends_that(
+    train: Callable[..., Outcome], stores: Callable[[], str]
+) -> None:
+    short = ("strategy=full", "steps_per_round=1", "pictures=0", f"tracking.mlflow.uri={stores()}")
+    run = train(*short, tracking="mlflow")
+    assert run.exit_code == 0, run.err
+    path = run.folder / TRACKING_FILE
+    path.write_text("{}")
+    resumed = train(resume=run.folder, smoke=False)
+    assert resumed.exit_code == 2
+    assert f"{path} does not say how the run is tracked" in resumed.err
+    path.unlink()
+    resumed = train(resume=run.folder, smoke=False)
+    assert resumed.exit_code == 0, resumed.err
+    assert [r.metrics["pool/labelled"] for r in finished_rounds(run.folder)] == [7]
+
+
+def test_sync_says_what_it_has_done(
+    train: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    short = ("strategy=full", "steps_per_round=1", "pictures=0")
+    untracked = train(*short)
+    relative = train(*short, "output_dir=places", tracking="mlflow")  # where the run was started
+    assert relative.exit_code == 0, relative.err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sync_all([tmp_path])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{untracked.folder}: not recorded in MLflow, so there is nothing to send",
+        f"{relative.folder}: the tracking store is up to date",
+    ]
+    assert not list((tmp_path / "elsewhere").iterdir())
+    sync_all([tmp_path / "elsewhere"])
+    assert "no run has been recorded there: nothing to send" in capsys.readouterr().out
+    with pytest.raises(DataError, match="there is no folder"):
+        sync_all([tmp_path / "nowhere"])
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     TRACKING_FILE: RunRecord.load,
     "metrics.csv": finished_rounds,
