@@ -24,6 +24,7 @@ from alseg.system.text import printable
 
 if TYPE_CHECKING:
     from alseg.comparison.analysis import Comparison
+    from alseg.comparison.runs import RunSet
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -84,30 +85,10 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
     from alseg.comparison.analysis import analyse
     from alseg.comparison.conclusions import sentences
     from alseg.comparison.page import PAGE_FILE, Origin, write_comparison
-    from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
     from alseg.system.files import write_json
 
     with ExitStack() as stack:
-        left_out: list[LeftOut] = []
-        if options.tracking_uri:
-            from alseg.tracking.mlflow_runs import fetch_runs
-
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            fetched = fetch_runs(options.tracking_uri, options.experiment, scratch)
-            folders = [run.folder for run in fetched if run.has_files]
-            left_out = [
-                LeftOut(run.name, f"no run folder stored, status {run.status}")
-                for run in fetched
-                if not run.has_files
-            ]
-        else:
-            folders = list(find_run_folders(options.folders))
-        run_set = gather_runs(
-            folders,
-            reference=options.reference,
-            include_incomplete=options.include_incomplete,
-            left_out=left_out,
-        )
+        run_set = read_runs(options, stack)
         comparison = analyse(run_set, options.target_dice)
         # of a tracking store the ids of the runs, which are their folders' names
         sources = [
@@ -135,12 +116,48 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
             metrics=areas(comparison),
             tags={"data": run_set.data, "reference": options.reference},
         )
+    print_answer(sentences(comparison), page)
+    return page
+
+
+def read_runs(options: argparse.Namespace, stack: ExitStack) -> RunSet:
+    """The runs of the folders, or of the tracking store, that the options name.
+
+    Args:
+        options: of the command line.
+        stack: deletes, when it closes, what a tracking store has sent.
+    """
+    from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
+
+    left_out: list[LeftOut] = []
+    if options.tracking_uri:
+        from alseg.tracking.mlflow_runs import fetch_runs
+
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        fetched = fetch_runs(options.tracking_uri, options.experiment, scratch)
+        folders = [run.folder for run in fetched if run.has_files]
+        left_out = [
+            LeftOut(run.name, f"no run folder stored, status {run.status}")
+            for run in fetched
+            if not run.has_files
+        ]
+    else:
+        folders = list(find_run_folders(options.folders))
+    return gather_runs(
+        folders,
+        reference=options.reference,
+        include_incomplete=options.include_incomplete,
+        left_out=left_out,
+    )
+
+
+def print_answer(sentences: Sequence[str], page: Path) -> None:
+    """Print the answer, wrapped to a terminal's width, and where the page is."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for sentence in sentences(comparison):
+    for sentence in sentences:
         print(textwrap.fill(printable(sentence), width) if width else printable(sentence))
     # the path and the address in one piece each, to be copied or clicked
     print("", f"page: {page}", f"open it in a browser: {page.resolve().as_uri()}", sep="\n")
-    return page
 
 
 def shown_command(arguments: Sequence[str]) -> str:

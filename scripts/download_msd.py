@@ -36,7 +36,8 @@ def main() -> None:
                 hash_val=DecathlonDataset.md5[arguments.task],
             )
         task = read_msd(folder)
-        check_headers(task, task.cases, labels=True)
+        check_headers(task, task.labelled, labels=True)
+        check_headers(task, task.unlabelled, labels=False)
     except URLError as error:
         sys.exit(
             f"cannot reach the server of the Medical Segmentation Decathlon ({error.reason}); "
@@ -45,7 +46,7 @@ def main() -> None:
         )
     except (AlsegError, RuntimeError) as error:  # RuntimeError: the MD5 sum does not match
         sys.exit(f"{arguments.task} is not usable: {error}")
-    print(f"{len(task.cases)} labelled cases in {folder}; use it with data.root={folder}")
+    print(f"{len(task.labelled)} labelled cases in {folder}; use it with data.root={folder}")
 
 
 if __name__ == "__main__":

@@ -201,6 +201,7 @@ def query(
         round_number=1,
         pool=pool,
         candidates=pool.unlabelled,
+        reference=pool.labelled,
         similarity=similarity,
     )
     return [unit.case_id for unit in chooser.choose(scores.get(strategy.name)).query]

@@ -1,6 +1,6 @@
-"""The table of bad inputs: what is wrong, how it is told, with which exit code.
+"""The table of bad inputs: what is wrong, how it is reported, with which exit code.
 
-``tests/config/test_bad_input.py`` runs every row by running the command; ``python -m
+``tests/config/test_bad_input.py`` runs the command on every row; ``python -m
 tests.bad_input`` writes the table into ``docs/bad_input.md``.
 """
 
@@ -474,6 +474,12 @@ JSON = [
         "class numbers with a gap", ["'labels' must number"], (), edit(labels={"0": "b", "2": "x"})
     ),
     Row("two classes of one name", ["holds a name twice"], (), edit(labels={"0": "b", "1": "b"})),
+    Row(
+        "annotated_classes with a class that there is not",
+        ["gives case_00 the class 'x'; there are"],
+        (),
+        edit(annotated_classes={"case_00": ["x"]}),
+    ),
     Row("a class without a name", ["holds the name None"], (), edit(labels={"0": "b", "1": None})),
     Row("no modality", ["'modality' must number at least 1 name(s)"], (), edit(modality={})),
     Row(
@@ -783,7 +789,7 @@ are shifted or scaled against those of all other cases.
 A name in dataset.json never leaves the data set's folder: absolute paths and `..` beyond it are
 refused. A symbolic link *in* that folder is followed wherever it leads, as a clone of git-annex or
 DataLad needs; what leads out of the folder is reported. Only regular files are read, only as NIfTI
-or JSON, and nothing in them is run. Case ids come from the data set's own names, never from targets.
+or JSON, and nothing in them is run. Case ids come from the data set's own names, never targets.
 
 A run folder may come from somebody else as well. Nothing in it is unpickled: checkpoints are read
 with weights only. Its `config.yaml` names by `_target_` what `resume=` and the notebook build, so

@@ -19,6 +19,7 @@ from matplotlib.patheffects import withStroke
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
+from alseg.run.measure import TEST, VALIDATION, measure_of
 from alseg.system.files import replacing
 from alseg.system.plotting import (
     FONT_SIZE,
@@ -50,7 +51,7 @@ def class_colours(n_classes: int) -> list[str]:
 def draw_learning_curve(
     path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[str], title: str
 ) -> None:
-    """Plot Dice against the number of labelled volumes: mean and each class, validation and test.
+    """Plot Dice against the number of labelled volumes: means of the parts and of each class.
 
     Args:
         path: where the PNG goes.
@@ -59,14 +60,16 @@ def draw_learning_curve(
         title: the plot's title.
     """
     labelled = [row["labelled"] for row in rows]
+    measure = measure_of(rows[0]) if rows else TEST
     mean = {"color": INK, "marker": "o"}
-    curves: list[tuple[str, str, dict[str, Any]]] = [
-        ("test, mean", "test_dice", mean | {"lw": 2.2}),
-        ("validation, mean", "val_dice", mean | {"ls": "--", "lw": 1.2, "alpha": 0.6}),
-    ]
+    curves: list[tuple[str, str, dict[str, Any]]] = []
+    if measure is TEST:
+        curves.append(("test, mean", TEST.column, mean | {"lw": 2.2}))
+    validation = {"ls": "--", "lw": 1.2, "alpha": 0.6}
+    curves.append(("validation, mean", VALIDATION.column, mean | validation))
     for name, colour in zip(classes, class_colours(len(classes)), strict=True):
         style = {"color": colour, "marker": ".", "lw": 1.4}
-        curves.append((f"test, {name}", f"test_dice_{name}", style))
+        curves.append((f"{measure.name}, {name}", measure.of_class(name), style))
     with canvas(7.5, 4.0) as figure:
         axes = figure.add_subplot()
         lines = [
@@ -100,7 +103,8 @@ def draw_query(
         image: intensities, shape [D, H, W].
         prediction: class indices, the same shape.
         uncertainty: the strategy's voxel map, the same shape.
-        label: the true class indices, the same shape; None where they are hidden.
+        label: the true class indices, the same shape, below 0 where nobody has annotated; None
+            where they are hidden.
         affine: from voxel indices to RAS millimetres, shape [4, 4].
         classes: the foreground class names.
         title: the picture's title.
@@ -134,25 +138,30 @@ def draw_query(
             _mark_sides(axes)
         for name in panels.keys() & {"prediction", "true label"}:
             panels[name].imshow(
-                np.ma.masked_equal(slices[name], 0), cmap=colours, alpha=0.55,
+                np.ma.masked_less_equal(slices[name], 0), cmap=colours, alpha=0.55,
                 vmin=0.5, vmax=len(classes) + 0.5, **grey,
             )  # fmt: skip
         present = [value for value in dice.values() if not math.isnan(value)]
         if present:
             panels["prediction"].set_title(f"prediction, mean Dice {np.mean(present):.2f}")
         top = max(float(uncertainty.max()), 1e-12)
-        heat = slices["uncertainty"]
-        # faint where certain, so that the image shows through
-        panels["uncertainty"].imshow(
-            heat, cmap="inferno", vmin=0, vmax=top, alpha=np.clip(heat / top * 2, 0, 0.85), **grey
-        )
-        scale = ScalarMappable(Normalize(0, top), "inferno")  # opaque, unlike the overlay
-        figure.colorbar(scale, ax=panels["uncertainty"], fraction=0.046)
+        _draw_uncertainty(figure, panels["uncertainty"], slices["uncertainty"], top, **grey)
         where = f"axial slice {index + 1} of {n_slices}, counted from the feet"
         figure.suptitle(wrapped(f"{title} ({where})", width - 0.5))
         handles = [Patch(color=colours(i), alpha=0.8) for i in range(len(classes))]
         legend_below(figure, handles, [_with_dice(name, dice.get(name)) for name in classes])
         _save(figure, path)
+
+
+def _draw_uncertainty(
+    figure: Figure, axes: Axes, heat: np.ndarray, top: float, **options: Any
+) -> None:
+    """Lay a slice of the uncertainty over the image, with a colour bar from 0 to ``top``."""
+    # faint where certain, so that the image shows through
+    alpha = np.clip(heat / top * 2, 0, 0.85)
+    axes.imshow(heat, cmap="inferno", vmin=0, vmax=top, alpha=alpha, **options)
+    scale = ScalarMappable(Normalize(0, top), "inferno")  # opaque, unlike the overlay
+    figure.colorbar(scale, ax=axes, fraction=0.046)
 
 
 def _radiological(volume: Tensor, affine: Tensor) -> nibabel.Nifti1Image:

@@ -10,16 +10,22 @@ from alseg.core.errors import ConfigError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import whole
-from alseg.data.headers import check_headers
+from alseg.data.headers import check_label_header
 from alseg.oracles.base import annotated
 from alseg.run.state import RunState
 
 
 def initial_state(experiment: Experiment) -> RunState:
-    """The state before the first round."""
+    """The state before the first round.
+
+    Raises:
+        AlsegError: as ``initial_pool``, or if a label of the initial pool is broken.
+    """
     pool = initial_pool(experiment)
     query = whole(pool.labelled)
     answer = annotated(experiment.oracle, query)
+    for case_id, label in answer.by_case.items():
+        check_label_header(experiment.data.cache.task.cases[case_id], label)
     costs = {case_id: experiment.cost(path) for case_id, path in answer.by_case.items()}
     return RunState(
         pool=pool,
@@ -32,17 +38,22 @@ def initial_pool(experiment: Experiment) -> Pool:
     """The pool before the first round; it depends on the seed and the images, not on the strategy.
 
     Raises:
-        AlsegError: if the initial pool is larger than the training set, a label of it is broken, or
-            the proxy task cannot be trained.
+        AlsegError: if the initial pool is larger than the training set, or the proxy task cannot be
+            trained.
     """
     data, plan = experiment.data, experiment.plan
-    training, task = data.splits.training, data.cache.task
+    training = data.splits.training
     if experiment.strategy.full_data:
-        check_headers(task, training, labels=True)
         return Pool.start(training, sorted(training))
     if plan.initial > len(training):
         raise ConfigError(
             f"pool.initial is {plan.initial}, but the training split has {len(training)} volumes"
+        )
+    needed = data.splits.fewest_annotated
+    if plan.initial < needed:
+        raise ConfigError(
+            f"pool.initial is {plan.initial}; this split takes at least {needed} volumes, one to "
+            "train and one to validate with"
         )
     if experiment.proxy is not None:
         initial = proxy_start(experiment, experiment.proxy)
@@ -51,5 +62,5 @@ def initial_pool(experiment: Experiment) -> Pool:
             data.prepare(training)
         seed = seed_for(plan.seed, 0, "initial_pool")
         initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
-    check_headers(task, initial, labels=True)
+    initial = data.splits.with_all_parts(initial, seed_for(plan.seed, 0, "initial_pool/parts"))
     return Pool.start(training, initial)

@@ -21,7 +21,7 @@ class Plan:
         query_size: volumes acquired after each round except the last.
         rounds: number of rounds.
         steps_per_round: optimiser steps in each round.
-        val_interval: steps, or passes over the labelled volumes, between two validations.
+        val_interval: steps, or passes over the training volumes, between two validations.
         val_interval_unit: ``steps`` or ``epochs``.
         round_start: the weights a round starts from: ``scratch`` (a new network), ``continue``
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
@@ -76,9 +76,9 @@ class Plan:
         if self.candidates is not None:
             check_whole_number("pool.candidates", self.candidates, at_least=self.query_size)
 
-    def val_interval_steps(self, n_labelled: int, batch_size: int) -> int:
+    def val_interval_steps(self, n_volumes: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""
         interval = self.val_interval
         if self.val_interval_unit == "epochs":
-            interval *= -(-n_labelled // batch_size)
+            interval *= -(-n_volumes // batch_size)
         return min(interval, self.steps_per_round)

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from monai.data import MetaTensor
-from monai.transforms import SpatialResample
-from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from alseg.active.figures import draw_query
 from alseg.data.cache import VolumeCache
 from alseg.data.nifti import write_nifti
+from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
 from alseg.run.folder import MAPS_FOLDER, PICTURES_FOLDER
 from alseg.scoring.scorer import Scoring
-from alseg.strategies.statistics import class_dtype
 from alseg.training.metrics import hard_labels
 
 
@@ -75,8 +72,7 @@ class QueryMaps(pl.LightningModule):
         if is_drawn:
             self.draw(case_id, prediction, uncertainty, label)
         if self.save_maps:
-            classes = prediction.to(class_dtype(len(statistics.mean)))
-            self.write_maps(case_id, {"prediction": classes, "uncertainty": uncertainty})
+            self.write_maps(case_id, statistics.mean, uncertainty)
         return [case_id]
 
     def draw(
@@ -97,21 +93,12 @@ class QueryMaps(pl.LightningModule):
             title=f"{case_id}: query {row['rank']} of round {row['round']}, {name}{score}",
         )
 
-    def write_maps(self, case_id: str, volumes: Mapping[str, Tensor]) -> None:
-        """Write volumes [D, H, W] of a query on the source image's grid."""
-        entry = self.cache.image(case_id)
-        for kind, volume in volumes.items():
-            native = in_source_space(volume, entry, nearest=kind == "prediction")
-            path = self.folder / MAPS_FOLDER / f"{case_id}_{kind}.nii.gz"
-            write_nifti(path, native.to(volume.dtype), self.cache.task.cases[case_id].images[0])
-
-
-def in_source_space(volume: Tensor, entry: dict[str, Tensor], *, nearest: bool) -> Tensor:
-    """Resample a volume [D, H, W] from the preprocessed grid onto the source image's; 0 outside."""
-    resample = SpatialResample(mode="nearest" if nearest else "bilinear", padding_mode="zeros")
-    source = resample(
-        MetaTensor(volume.float().unsqueeze(0), affine=entry["affine"]),
-        dst_affine=entry["source_affine"],
-        spatial_size=entry["source_shape"].tolist(),
-    )
-    return convert_to_tensor(source, track_meta=False)[0]
+    def write_maps(self, case_id: str, probabilities: Tensor, uncertainty: Tensor) -> None:
+        """Write what a query's classes [C, D, H, W] and uncertainty [D, H, W] are in its image."""
+        entry, source = self.cache.image(case_id), self.cache.task.cases[case_id].images[0]
+        maps = {
+            "prediction": classes_on_source_grid(probabilities, entry),
+            "uncertainty": values_on_source_grid(uncertainty, entry),
+        }
+        for kind, volume in maps.items():
+            write_nifti(self.folder / MAPS_FOLDER / f"{case_id}_{kind}.nii.gz", volume, source)

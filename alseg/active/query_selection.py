@@ -51,6 +51,8 @@ class Chooser:
         pool: what it begins with.
         candidates: the cases that may be chosen, labelled ones among them where they may be
             repeated.
+        reference: the labelled cases that the network has been trained on, which a strategy may
+            compare the candidates with.
         similarity: of candidates to labelled cases by their images, where the strategy asks for it.
     """
 
@@ -61,6 +63,7 @@ class Chooser:
     round_number: int
     pool: Pool
     candidates: tuple[str, ...]
+    reference: tuple[str, ...]
     similarity: Similarity | None = None
 
     def choose(self, scores: Sequence[CaseScore] | None = None) -> Chosen:
@@ -81,7 +84,7 @@ class Chooser:
             )
         similarities: dict[str, float] = {}
         if self.similarity is not None:
-            similarity = self.similarity(candidates.ids, self.pool.labelled)
+            similarity = self.similarity(candidates.ids, self.reference)
             candidates = replace(candidates, similarity=similarity)
             similarities = dict(zip(candidates.ids, similarity.tolist(), strict=True))
         rng = np.random.default_rng(seed_for(self.base_seed, self.round_number, "selection"))
@@ -106,7 +109,7 @@ class Chooser:
             scores,
             round_number=self.round_number,
             n_rounds=self.n_rounds,
-            labelled=self.pool.labelled,
+            labelled=self.reference,
         )
         if candidates.ids != tuple(sorted(self.candidates)):
             difference = sorted(set(candidates.ids) ^ set(self.candidates))

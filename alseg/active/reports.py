@@ -15,11 +15,16 @@ from alseg.active.experiment import Experiment
 from alseg.active.figures import draw_learning_curve
 from alseg.core.budget import area_under_budget_curve
 from alseg.run.folder import CURVE_FILE, METRICS_FILE, QUERIES_FILE
+from alseg.run.measure import TEST, VALIDATION
 from alseg.run.state import RunState
 from alseg.system.console import console, file_size, fits, say
 from alseg.system.distributed import rank
 from alseg.system.files import write_atomically
 
+NO_TEST_PART = (
+    "there is no test part: Dice is of the annotated cases that validate, which choose the weights "
+    "and grow round by round; it guides this campaign, and is no fair comparison of strategies"
+)
 CLASS_WIDTH, ROUND_WIDTH = 30, 8  # of the columns in classes_table; a count has up to 5 digits
 
 
@@ -34,10 +39,13 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
         console().print(rounds_table(state, f"{title}, seed {experiment.plan.seed}"))
         console().print(classes_table(state, classes))
     folder = experiment.folder
-    area = area_under_budget_curve(*state.learning_curve("test_dice"))
+    measure = state.measure
+    area = area_under_budget_curve(*state.learning_curve(measure.column))
     for name in without_labels(state, classes):
-        say(f"{name} is in no test label: it has no Dice, and the mean leaves it out")
-    say(f"area under the budget curve (test Dice): {area:.4f}")
+        say(f"{name} is in no {measure.name} label: it has no Dice, and the mean leaves it out")
+    if measure is VALIDATION:
+        say(NO_TEST_PART)
+    say(f"area under the budget curve, {measure.title}: {area:.4f}")
     sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
     say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
     say(f"learning curve:  {folder / CURVE_FILE}")
@@ -47,18 +55,22 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
 
 
 def without_labels(state: RunState, classes: Sequence[str]) -> list[str]:
-    """The classes that no test label holds."""
-    return [name for name in classes if math.isnan(state.history[-1][f"test_dice_{name}"])]
+    """The classes that no label holds of the part that judges the run."""
+    column = state.measure.of_class
+    return [name for name in classes if math.isnan(state.history[-1][column(name)])]
 
 
 def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:
-    """A row a round: mean Dice, test Dice of these classes, seconds."""
-    meaning = "mean Dice, test Dice by class" if classes else "mean Dice"
+    """A row a round: mean Dice of each part, Dice of these classes, seconds."""
+    measure = state.measure
+    parts = [part for part in (VALIDATION, TEST) if part.column in state.history[0]]
+    meaning = f"mean Dice, {measure.title} by class" if classes else "mean Dice"
     table = Table(title=Text(f"{title}: {meaning}"))
-    for heading in ("round", "labelled", "cost", "val", "test", *classes, "train s", "score s"):
+    dice_headings = [*(part.short for part in parts), *classes]
+    for heading in ("round", "labelled", "cost", *dice_headings, "train s", "score s"):
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for row, seconds in zip(state.history, state.timings, strict=True):
-        dice = [row["val_dice"], row["test_dice"], *(row[f"test_dice_{name}"] for name in classes)]
+        dice = [row[p.column] for p in parts] + [row[measure.of_class(name)] for name in classes]
         table.add_row(
             str(row["round"]),
             str(row["labelled"]),
@@ -71,15 +83,16 @@ def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Ta
 
 
 def classes_table(state: RunState, classes: Sequence[str]) -> Table:
-    """A row a class: test Dice by labelled count, of as many of the last rounds as fit."""
-    table = Table(title=Text("test Dice by class and labelled volumes"))
+    """A row a class: its Dice by labelled count, of as many of the last rounds as fit."""
+    measure = state.measure
+    table = Table(title=Text(f"{measure.title} by class and labelled volumes"))
     table.add_column("class", overflow="fold", max_width=CLASS_WIDTH)
     n_columns = max(1, (console().width - CLASS_WIDTH - 4) // ROUND_WIDTH)
     rows = state.history[-n_columns:]
     for row in rows:
         table.add_column(str(row["labelled"]), justify="right", no_wrap=True)
     for name in classes:
-        table.add_row(Text(name), *(f"{row[f'test_dice_{name}']:.3f}" for row in rows))
+        table.add_row(Text(name), *(f"{row[measure.of_class(name)]:.3f}" for row in rows))
     return table
 
 

@@ -15,6 +15,7 @@ from alseg.active.plan import Plan
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
+from alseg.data.splits import Parts
 from alseg.run.score_journal import ScoreFile
 from alseg.run.stages import Stages
 from alseg.run.state import RunState
@@ -67,6 +68,11 @@ class Round:
         )
 
     @property
+    def parts(self) -> Parts:
+        """Its labelled cases, each once, by what they are for."""
+        return self.experiment.data.splits.parts(self.pool.labelled)
+
+    @property
     def title(self) -> str:
         """What progress bars call it."""
         return f"round {self.number}/{self.experiment.plan.rounds}"
@@ -94,7 +100,8 @@ class Round:
 def round_candidates(experiment: Experiment, pool: Pool, round_number: int) -> tuple[str, ...]:
     """The cases that a round chooses its query from."""
     plan = experiment.plan
-    selectable = (*pool.unlabelled, *(pool.labelled if plan.repeat_uncertain else ()))
+    again = experiment.data.splits.parts(pool.labelled).training if plan.repeat_uncertain else ()
+    selectable = (*pool.unlabelled, *again)
     return candidate_cases(selectable, plan.candidates, plan.seed, round_number)
 
 

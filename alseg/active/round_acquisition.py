@@ -74,6 +74,7 @@ def acquisition_callback(this_round: Round, earlier: Sequence[CaseScore]) -> Acq
         this_round.number,
         this_round.pool,
         this_round.candidates,
+        this_round.parts.training,
         experiment.similarity,
     )
     return AcquisitionCallback(
@@ -103,10 +104,13 @@ def scoring_of(
 
 
 def cases_to_score(this_round: Round) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The candidates, and the labelled cases that the strategy compares them with."""
+    """The candidates, and the training cases that the strategy compares them with.
+
+    Labelled cases that validate are no part of them: the network has learned nothing from them.
+    """
     again = set(this_round.candidates)  # labelled volumes that may be repeated
     compares = this_round.experiment.strategy.features is not None
-    reference = (i for i in this_round.pool.labelled if compares and i not in again)
+    reference = (i for i in this_round.parts.training if compares and i not in again)
     return this_round.candidates, tuple(reference)
 
 

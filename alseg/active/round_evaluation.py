@@ -1,4 +1,4 @@
-"""The evaluation of a round's network, on validation and test volumes."""
+"""The evaluation of a round's network, on validation volumes and on test ones, if there are any."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pytorch_lightning as pl
 
 from alseg.active.round import Round
 from alseg.run.folder import CALIBRATION_FILE, CASES_FILE
+from alseg.run.measure import TEST, VALIDATION
 from alseg.system.files import write_atomically
 from alseg.training.module import SegmentationModule
-
-EVALUATED = (CASES_FILE, CALIBRATION_FILE)  # what an evaluation leaves
 
 
 def evaluate(
@@ -27,31 +26,37 @@ def evaluate(
     stages = this_round.stages
     if "evaluation" not in stages:
         started = time.monotonic()
-        columns = run_evaluation(this_round, trainer, module)
+        columns, files = run_evaluation(this_round, trainer, module)
         seconds = round(time.monotonic() - started, 3)
-        stages.finish("evaluation", EVALUATED, seconds=seconds, columns=columns)
+        stages.finish("evaluation", files, seconds=seconds, columns=columns)
     found: dict[str, Any] = stages["evaluation"]["columns"]
     return found
 
 
 def run_evaluation(
     this_round: Round, trainer: pl.Trainer, module: SegmentationModule
-) -> dict[str, float]:
+) -> tuple[dict[str, float], tuple[str, ...]]:
     """Evaluate the round's network on validation and test volumes.
 
     Returns:
-        As ``evaluate``. ``cases.csv`` (Dice of each case) and ``calibration.csv`` (of the test
-        volumes) are left in the round's folder.
+        The columns, as for ``evaluate``, and the files that are left in the round's folder:
+        ``cases.csv`` (Dice of each case) and, with a test part, ``calibration.csv`` (of its
+        volumes).
     """
     data = this_round.experiment.data
+    parts = {VALIDATION: trainer.validate}
+    if data.splits.test:
+        parts[TEST] = trainer.test
     columns: dict[str, float] = {}
     cases = []
-    for part, run in (("val", trainer.validate), ("test", trainer.test)):
+    for measure, run in parts.items():
         run(module, datamodule=data, verbose=False)
-        columns |= {f"{part}_dice": module.dice.mean()}
-        columns |= {f"{part}_dice_{name}": value for name, value in module.dice.by_class().items()}
-        cases.append(module.dice.table().assign(part=part))
-    tables = (pd.concat(cases), module.calibration.table())
-    for name, table in zip(EVALUATED, tables, strict=True):
+        columns[measure.column] = module.dice.mean()
+        columns |= {measure.of_class(n): value for n, value in module.dice.by_class().items()}
+        cases.append(module.dice.table().assign(part=measure.part))
+    tables = {CASES_FILE: pd.concat(cases)}
+    if TEST in parts:
+        tables[CALIBRATION_FILE] = module.calibration.table()
+    for name, table in tables.items():
         write_atomically(this_round.folder / name, table.to_csv(index=False))
-    return columns
+    return columns, tuple(tables)

@@ -92,7 +92,7 @@ def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
         row = state.history[-1]
         log.info(
             f"round {state.finished_rounds}/{plan.rounds} done · {row['labelled']} labelled · "
-            f"test Dice {row['test_dice']:.3f}"
+            f"{state.measure.title} {row[state.measure.column]:.3f}"
             + (f" · about {duration(left)} left" if end_of_rounds(plan, state) is None else "")
         )
     if reason := end_of_rounds(plan, state):
@@ -143,7 +143,13 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 def prepare_round(this_round: Round) -> None:
     """Preprocess what the round reads, its candidates only if it looks at them."""
     scored = this_round.candidates if this_round.needs_prediction else ()
-    this_round.experiment.data.prepare((*this_round.pool.labelled, *scored))
+    data, validation = this_round.experiment.data, this_round.parts.validation
+    data.prepare((*this_round.pool.labelled, *scored))
+    if not data.holds_foreground(validation):
+        log.warning(
+            f"no label of the {len(validation)} validation cases of this round holds foreground: "
+            "its Dice is undefined, and the round keeps its last weights"
+        )
 
 
 def save(

@@ -67,7 +67,7 @@ def round_training(
     """
     experiment, folder = this_round.experiment, this_round.folder
     interval = experiment.plan.val_interval_steps(
-        len(this_round.pool.labelled), experiment.data.batch_size
+        len(this_round.parts.training), experiment.data.batch_size
     )
     best = BestWeights(
         folder,

@@ -18,6 +18,7 @@ from alseg.comparison.runs import (
 )
 from alseg.comparison.statistics import Gain, Ranking
 from alseg.core.errors import ConfigError
+from alseg.run.measure import Measure
 
 DEFAULT_TARGET_SHARES = (0.95, 0.99)  # of the full-data Dice
 
@@ -81,6 +82,11 @@ class Comparison:
         return {name: f"{name} (reads labels)" if name in dishonest else name for name in names}
 
     @property
+    def measure(self) -> Measure:
+        """By which Dice the runs are compared."""
+        return self.run_set.measure
+
+    @property
     def cost_unit(self) -> str | None:
         """What the annotation cost counts; None if it is one a volume, unknown, or not the same."""
         units = {run.cost_unit for run in self.run_set.runs}
@@ -108,7 +114,7 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
     reference, rounds = run_set.reference, learning_curves(run_set)
     curves = rounds[~rounds["full_data"]].reset_index(drop=True)
     full = rounds[rounds["full_data"]].reset_index(drop=True)
-    full_dice = None if full.empty else float(full["test_dice"].mean())
+    full_dice = None if full.empty else float(full["dice"].mean())
     if target is None and full_dice is not None:
         target = default_target(curves, full_dice)
     summaries = statistics.run_summaries(curves)
@@ -147,7 +153,7 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
 
 def default_target(curves: pd.DataFrame, full_dice: float) -> float:
     """95% of the full-data Dice; 99% if every strategy has reached that on average."""
-    means = curves.groupby(["strategy", "labelled"])["test_dice"].mean()
+    means = curves.groupby(["strategy", "labelled"])["dice"].mean()
     worst = float(means.groupby("strategy").max().min())
     targets = [share * full_dice for share in DEFAULT_TARGET_SHARES]
     return next((target for target in targets if worst < target), targets[-1])

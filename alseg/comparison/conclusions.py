@@ -8,18 +8,31 @@ import pandas as pd
 
 from alseg.comparison.analysis import Comparison
 from alseg.comparison.statistics import ALPHA, MIN_PAIRS, common_budgets, interval_of_mean
+from alseg.run.measure import TEST
 
 
 def sentences(comparison: Comparison) -> list[str]:
     """The answer, the most important sentence first."""
     return [
         _best(comparison),
+        *_without_test_part(comparison),
         _certainty(comparison),
         *_full_data(comparison),
         *_more_labels(comparison),
         *_saved(comparison),
         *_forecast(comparison),
         *_caveats(comparison),
+    ]
+
+
+def _without_test_part(comparison: Comparison) -> list[str]:
+    """Why a comparison without a test part is none to publish."""
+    if comparison.measure is TEST:
+        return []
+    return [
+        "There is no test part (data/splits=growing): each Dice is of the annotated cases that "
+        "validate, which are others for each strategy and round, and choose the weights too. It "
+        "guides your own campaign and is no fair comparison of strategies."
     ]
 
 
@@ -44,7 +57,8 @@ def _best(comparison: Comparison) -> str:
     areas = comparison.summaries.groupby("strategy")["area"].mean()
     reference = comparison.reference
     if len(areas) == 1:
-        return f"Only {reference} has runs: mean test Dice over the budget {areas[reference]:.3f}."
+        dice = f"mean {comparison.measure.title} over the budget {areas[reference]:.3f}"
+        return f"Only {reference} has runs: {dice}."
     ranked = _ranked(comparison)
     best = ranked[0]
     if best != reference:
@@ -67,8 +81,9 @@ def _best(comparison: Comparison) -> str:
         else f"paired by seed, a difference of {difference:+.3f}{_interval(low, high)}"
     )  # fmt: skip
     return (
-        f"{best} {verdict}: from {budgets[0]} to {budgets[-1]} labelled volumes its mean test Dice "
-        f"was {areas[best]:.3f}, against {areas[other]:.3f} for {other}; {paired}."
+        f"{best} {verdict}: from {budgets[0]} to {budgets[-1]} labelled volumes its mean "
+        f"{comparison.measure.title} was {areas[best]:.3f}, against {areas[other]:.3f} for "
+        f"{other}; {paired}."
     )
 
 
@@ -122,12 +137,12 @@ def p_text(p: float) -> str:
 def _full_data(comparison: Comparison) -> list[str]:
     if comparison.full.empty:
         return []
-    full_dice = float(comparison.full["test_dice"].mean())
+    full_dice = float(comparison.full["dice"].mean())
     best = best_strategy(comparison)
     finals = comparison.summaries.groupby("strategy")["final"].mean()
     return [
-        f"Training on all {comparison.full['labelled'].iloc[0]} volumes gives test Dice "
-        f"{full_dice:.3f}; {best} ended at {finals[best]:.3f}, "
+        f"Training on all {comparison.full['labelled'].iloc[0]} volumes gives "
+        f"{comparison.measure.label} {full_dice:.3f}; {best} ended at {finals[best]:.3f}, "
         f"{finals[best] / full_dice:.1%} of it."
     ]
 
@@ -148,8 +163,9 @@ def _more_labels(comparison: Comparison) -> list[str]:
     else:
         verdict = "Whether labelling more still helps is not certain"
     return [
-        f"{verdict}: from {gain.before} to {gain.after} labelled volumes the test Dice of {best} "
-        f"changed by {gain.dice:+.3f}{_interval(gain.low, gain.high)}, {gain.slope:+.4f} a volume."
+        f"{verdict}: from {gain.before} to {gain.after} labelled volumes the "
+        f"{comparison.measure.label} of {best} changed by "
+        f"{gain.dice:+.3f}{_interval(gain.low, gain.high)}, {gain.slope:+.4f} a volume."
     ]
 
 
@@ -173,8 +189,9 @@ def _saved(comparison: Comparison) -> list[str]:
     fewer = saved >= 0
     span = _interval(low, high, ".1f") if fewer else _interval(-high, -low, ".1f")
     said = (
-        f"{verdict}: for the test Dice that both reach, it needed {rows['labelled'].mean():.1f} "
-        f"labelled volumes where {reference} needed {rows['reference'].mean():.1f}, "
+        f"{verdict}: for the {comparison.measure.label} that both reach, it needed "
+        f"{rows['labelled'].mean():.1f} labelled volumes where {reference} needed "
+        f"{rows['reference'].mean():.1f}, "
         f"{abs(saved):.1f} {'fewer' if fewer else 'more'}{span}."
     )
     n_never = int((~rows["reaches_final"]).sum())

@@ -82,9 +82,10 @@ def learning_curves(
     full: pd.DataFrame,
     palette: Palette,
     width: float,
-    value: str = "test_dice",
+    value: str = "dice",
     budget: str = "labelled",
     label: str = "labelled volumes",
+    dice_label: str = "test Dice",
 ) -> Figure:
     """Mean Dice against the budget, with 95% intervals and the full-data line.
 
@@ -95,7 +96,7 @@ def learning_curves(
         axes = figure.add_subplot()
         lines = _draw_curves(axes, mean_curves(curves, value), palette, budget)
         lines |= _draw_full(axes, full, value)
-        axes.set(xlabel=label, ylabel="test Dice")
+        axes.set(xlabel=label, ylabel=dice_label)
         if budget == "labelled":
             mark_counts(axes, curves["labelled"].tolist())
         legend_below(figure, list(lines.values()), list(lines))
@@ -108,6 +109,7 @@ def class_curves(
     palette: Palette,
     width: float,
     classes: Sequence[str],
+    dice_label: str = "test Dice",
 ) -> Figure:
     """Learning curves of each foreground class, one panel a class."""
     n_columns = min(len(classes), max(1, int(width / 3.2)))
@@ -117,12 +119,12 @@ def class_curves(
         for axes, name in zip(
             _panels(figure, len(classes), n_columns, "labelled volumes"), classes, strict=True
         ):
-            value = f"test_dice_{name}"
+            value = f"dice_{name}"
             lines |= _draw_curves(axes, mean_curves(curves, value), palette, "labelled")
             lines |= _draw_full(axes, full, value)
             axes.set_title(wrapped(name, 0.8 * width / n_columns))
             mark_counts(axes, curves["labelled"].tolist())
-        figure.supylabel("test Dice")
+        figure.supylabel(dice_label)
         legend_below(figure, list(lines.values()), list(lines))
         return figure
 
@@ -336,7 +338,8 @@ def forecast_figure(
     forecasts: Sequence[Forecast],
     palette: Palette,
     width: float,
-    value: str = "test_dice",
+    value: str = "dice",
+    dice_label: str = "test Dice",
 ) -> Figure:
     """The fitted learning curves beyond the rounds so far, with the target.
 
@@ -360,7 +363,7 @@ def forecast_figure(
         lines[f"target {target:.3f}"] = axes.axhline(target, color=INK, lw=1, ls=":")
         axes.axvspan(largest, end, color="#808080", alpha=0.08, lw=0)
         margin = 0.02 * (end - smallest)
-        axes.set(xlabel="labelled volumes", ylabel="test Dice", xlim=(smallest - margin, end))
+        axes.set(xlabel="labelled volumes", ylabel=dice_label, xlim=(smallest - margin, end))
         axes.grid()
         legend_below(figure, list(lines.values()), list(lines))
         return figure

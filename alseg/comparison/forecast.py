@@ -203,7 +203,7 @@ class Forecast:
     fit: Fit | None = None
 
 
-def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> Forecast:
+def forecast(curves: pd.DataFrame, target: float, value: str = "dice") -> Forecast:
     """Forecast the labelled volumes that one strategy needs for a target Dice.
 
     The interval resamples seeds (3 seeds or more) or else residuals, ``N_RESAMPLES`` times, and
@@ -230,8 +230,7 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
     labelled, dice = rows["labelled"].to_numpy(dtype=np.float64), rows[value].to_numpy()
     fit = choose_fit(labelled, dice) if len(mean) >= MIN_ROUNDS else None
     missed = 0.0 if fit is None else miss(fit, mean)
-    if missed > MOST_MISS:
-        fit = None
+    fit = None if missed > MOST_MISS else fit
     if len(reached):
         said = f"{strategy}: Dice {target:.3f} is reached with {reached[0]:.0f} labelled volumes."
         return Forecast(strategy, target, said, int(reached[0]), fit=fit)
@@ -263,15 +262,20 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "test_dice") -> F
             "reach it.",
             fit,
         )
-    # method: no interpolation between a number and infinity
-    low, high = np.quantile(resampled, (0.025, 0.975), method="inverted_cdf")
-    span = f"95% interval {low:.0f} to {high:.0f}"
-    if high > MAX_EXTRAPOLATION * largest:
-        high, span = math.inf, f"95% interval {low:.0f} to no upper limit"
+    low, high, span = _interval_of(resampled, MAX_EXTRAPOLATION * largest)
     said = (
         f"{strategy}: about {math.ceil(volumes)} labelled volumes for Dice {target:.3f} ({span})."
     )
-    return Forecast(strategy, target, said, volumes, float(low), float(high), fit)
+    return Forecast(strategy, target, said, volumes, low, high, fit)
+
+
+def _interval_of(resampled: Array, most: float) -> tuple[float, float, str]:
+    """The 95% interval of resampled volumes, open above ``most``, and how it is written."""
+    # method: no interpolation between a number and infinity
+    low, high = np.quantile(resampled, (0.025, 0.975), method="inverted_cdf")
+    if high > most:
+        return float(low), math.inf, f"95% interval {low:.0f} to no upper limit"
+    return float(low), float(high), f"95% interval {low:.0f} to {high:.0f}"
 
 
 def _resampled_volumes(rows: pd.DataFrame, fit: Fit, target: float, value: str) -> Array:
@@ -296,7 +300,7 @@ def _resampled_volumes(rows: pd.DataFrame, fit: Fit, target: float, value: str) 
     return np.array(needed)
 
 
-def back_test(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame:
+def back_test(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame:
     """How wrong the forecast would have been: fit the first k rounds, predict the last one's Dice.
 
     Fits that miss their points are left out, as in the forecast.

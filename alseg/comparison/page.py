@@ -26,12 +26,13 @@ from alseg.comparison.tables import Table, all_tables, write_tables
 from alseg.run.folder import PICTURES_FOLDER
 from alseg.run.provenance import git_commit
 from alseg.system.files import write_atomically
-from alseg.system.text import printable
+from alseg.system.text import capitalised, printable
 
 PICTURE_WIDTH = 900  # pixels; the originals stay in the run folders
 PICTURES_PER_ROUND = 3
 PAGE_FILE = "index.html"
 COMPUTED_WITH = ("numpy", "pandas", "scipy", "scikit-posthocs", "matplotlib")
+INTERVAL = "95% intervals of the mean over seeds (Student's t)"
 
 
 @dataclass(frozen=True)
@@ -160,27 +161,38 @@ def write_comparison(comparison: Comparison, folder: Path, origin: Origin) -> Pa
 
 def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
     """The figures that the data carry, in the order of the page, ``width`` inches wide."""
+    palette = Palette(comparison.run_set.strategies, comparison.reference, comparison.labels)
+    return [
+        *_curve_drawings(comparison, palette, width),
+        *_strategy_drawings(comparison, palette, width),
+        *_further_drawings(comparison, palette, width),
+    ]
+
+
+def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
+    """Dice against what has been labelled: over all classes, by class and by cost."""
     curves, full, labels = comparison.curves, comparison.full, comparison.labels
-    palette = Palette(comparison.run_set.strategies, comparison.reference, labels)
-    interval = "95% intervals of the mean over seeds (Student's t)"
+    measure = comparison.measure
     banded = [labels[s] for s in comparison.run_set.strategies if palette.has_band(s)]
-    band = f" Bands: {interval}" + ("." if len(banded) > 1 else f", only for {banded[0]}.")
+    band = f" Bands: {INTERVAL}" + ("." if len(banded) > 1 else f", only for {banded[0]}.")
     names = ", ".join(labels[s] for s in comparison.run_set.strategies)
     drawings = [
         Drawing(
             "learning_curves",
-            f"Mean test Dice against the number of labelled volumes.{band}",
+            f"Mean {measure.title} against the number of labelled volumes.{band}",
             f"Learning curves of {names}; the table of Dice by labelled volumes has the numbers.",
-            figures.learning_curves(curves, full, palette, width),
+            figures.learning_curves(curves, full, palette, width, dice_label=measure.label),
         )
     ]
     if len(comparison.run_set.classes) > 1:
         drawings.append(
             Drawing(
                 "class_curves",
-                f"Test Dice of each class.{band}",
+                f"{capitalised(measure.title)} of each class.{band}",
                 f"Learning curves of {names} for {', '.join(comparison.run_set.classes)}.",
-                figures.class_curves(curves, full, palette, width, comparison.run_set.classes),
+                figures.class_curves(
+                    curves, full, palette, width, comparison.run_set.classes, measure.label
+                ),
             )
         )
     if comparison.cost_unit is not None:
@@ -188,19 +200,32 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
         drawings.append(
             Drawing(
                 "cost_curves",
-                f"Mean test Dice against the annotation cost in {unit}.{band}",
-                f"Test Dice of {names} against annotation cost; its table has the numbers.",
+                f"Mean {measure.title} against the annotation cost in {unit}.{band}",
+                f"{capitalised(measure.label)} of {names} against annotation cost; its "
+                "table has the numbers.",
                 figures.learning_curves(
-                    curves, full, palette, width, budget="cost", label=f"annotated {unit}"
+                    curves,
+                    full,
+                    palette,
+                    width,
+                    budget="cost",
+                    label=f"annotated {unit}",
+                    dice_label=measure.label,
                 ),
             )
         )
+    return drawings
+
+
+def _strategy_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
+    """What compares the strategies with each other."""
+    labels, drawings = comparison.labels, list[Drawing]()
     if len(comparison.run_set.strategies) > 1:
         drawings.append(
             Drawing(
                 "paired_differences",
                 f"Dice minus that of {labels[comparison.reference]}, paired by seed. "
-                f"Bands: {interval}.",
+                f"Bands: {INTERVAL}.",
                 f"Paired differences from {labels[comparison.reference]} by labelled volumes.",
                 figures.paired_differences(comparison.difference_curves, palette, width),
             )
@@ -225,6 +250,12 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
                 figures.critical_difference(comparison.ranking, labels, width),
             )
         )
+    return drawings
+
+
+def _further_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
+    """Forecasts, queries and calibration."""
+    drawings = list[Drawing]()
     if any(item.fit is not None for item in comparison.forecasts):
         drawings.append(
             Drawing(
@@ -233,7 +264,13 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
                 f"points by more than {MOST_MISS:.0%} of their range of Dice (root mean square) is "
                 "not drawn, and forecasts nothing.",
                 "Fitted learning curves beyond the rounds so far, with the target Dice.",
-                figures.forecast_figure(curves, comparison.forecasts, palette, width),
+                figures.forecast_figure(
+                    comparison.curves,
+                    comparison.forecasts,
+                    palette,
+                    width,
+                    dice_label=comparison.measure.label,
+                ),
             )
         )
     if not comparison.queries.empty:
@@ -243,7 +280,7 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
                 "Which case each run acquired when: one column a run (by strategy, then seed), "
                 "one row a case; empty where it was never acquired.",
                 "Heat map of the round in which each run acquired each case.",
-                figures.query_heat_map(comparison.queries, labels, width),
+                figures.query_heat_map(comparison.queries, comparison.labels, width),
             )
         )
     if not comparison.calibration.empty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from alseg.run.folder import (
     STATE_FILE,
     round_folder,
 )
+from alseg.run.measure import VALIDATION, Measure
 from alseg.run.stages import check_unchanged
 from alseg.run.state import RunState
 
@@ -101,6 +103,12 @@ class Run:
         dry = bool(state.history) and state.history[-1]["labelled"] == self.n_volumes
         return dry or state.finished_rounds >= self.planned_rounds
 
+    @property
+    def has_dice(self) -> bool:
+        """Whether a round has finished whose Dice is defined."""
+        state = self.state
+        return any(not math.isnan(row[state.measure.column]) for row in state.history)
+
     def round_folder(self, round_number: int) -> Path:
         """Where a round left its files."""
         return round_folder(self.folder, round_number)
@@ -109,6 +117,10 @@ class Run:
         """The case ids of each part, as far as the run folder says them."""
         training = sorted((*self.state.pool.labelled, *self.state.pool.unlabelled))
         parts = {"training": tuple(training)}
+        if self.state.history and self.state.measure is VALIDATION:
+            # which cases have validated so far follows from the rule and what was annotated
+            rule = self.config["data"].get("splits") or {}
+            return parts | {"validation": tuple(f"{k}={v}" for k, v in sorted(rule.items()))}
         cases = self.round_folder(1) / CASES_FILE
         if cases.is_file():
             table = read_table(cases, {"case_id": str, "part": str})
@@ -156,11 +168,14 @@ class RunSet:
         return frozenset(run.strategy for run in self.runs if run.reads_labels)
 
     @property
+    def measure(self) -> Measure:
+        """By which Dice the runs are compared: of the test part, or without one of validation."""
+        return self.runs[0].state.measure
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The foreground class names."""
-        prefix = "test_dice_"
-        row = self.runs[0].state.history[0]
-        return tuple(name.removeprefix(prefix) for name in row if name.startswith(prefix))
+        return self.measure.classes(self.runs[0].state.history[0])
 
 
 def find_run_folders(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -267,7 +282,7 @@ def gather_runs(
         DataError: if a run folder cannot be read.
     """
     runs = [read_run(folder) for folder in folders]
-    used = [r for r in runs if r.state.history and (r.complete or include_incomplete)]
+    used = [r for r in runs if r.has_dice and (r.complete or include_incomplete)]
     unused = [*left_out, *(LeftOut(describe(r), _progress(r)) for r in runs if r not in used)]
     if not used:
         raise ConfigError(
@@ -295,7 +310,8 @@ def describe(run: Run) -> str:
 
 
 def _progress(run: Run) -> str:
-    return f"{run.state.finished_rounds} of {run.planned_rounds} rounds finished"
+    finished = f"{run.state.finished_rounds} of {run.planned_rounds} rounds finished"
+    return f"{finished}, none with a Dice" if run.complete and not run.has_dice else finished
 
 
 def check_same_data(runs: Sequence[Run]) -> None:
@@ -312,6 +328,12 @@ def check_same_data(runs: Sequence[Run]) -> None:
             raise ConfigError(
                 f"runs of different data sets cannot be compared: {first.folder} is of "
                 f"{first.data!r}, {run.folder} of {run.data!r}"
+            )
+        if run.state.measure is not first.state.measure:
+            ours, theirs = (r.state.measure.name for r in (first, run))
+            raise ConfigError(
+                f"runs with and without a test part cannot be compared: {first.folder} is judged "
+                f"by its {ours} cases, {run.folder} by its {theirs} cases; give one kind of them"
             )
         if set(run.state.history[0]) != columns:
             difference = ", ".join(sorted(columns ^ set(run.state.history[0])))
@@ -363,11 +385,13 @@ def check_same_strategy(runs: Sequence[Run]) -> None:
 def learning_curves(run_set: RunSet) -> pd.DataFrame:
     """One row a run and round.
 
-    Columns: ``strategy``, ``seed``, ``full_data``, ``round``, ``labelled`` (volumes), the Dice
-    columns of the history, the seconds of the timings, and ``cost`` (annotation cost up to the
-    round, in the unit of the run's cost model) where the run folders carry one. Of rounds that
-    labelled nothing new the last one stays. A run that may repeat volumes reaches labelled counts
-    of its own; it is read off, linearly, at those of the other runs.
+    Columns: ``strategy``, ``seed``, ``full_data``, ``round``, ``labelled`` (volumes), ``dice`` and
+    ``dice_CLASS`` (by which the runs are compared, see ``RunSet.measure``), the other columns of
+    the history, the seconds of the timings, and ``cost`` (annotation cost up to the round, in the
+    unit of the run's cost model) where the run folders carry one. Of rounds that labelled nothing
+    new the last one stays; rounds without a Dice, whose validation labels hold no foreground, are
+    left out. A run that may repeat volumes reaches labelled counts of its own; it is read off,
+    linearly, at those of the other runs.
     """
     rows = [
         {"strategy": run.strategy, "seed": run.seed, "full_data": run.full_data}
@@ -379,6 +403,7 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows).sort_values(["strategy", "seed", "round"], ignore_index=True)
     table = table.drop_duplicates(["strategy", "seed", "labelled"], keep="last")
+    table = table.rename(columns=dice_columns(run_set)).dropna(subset=["dice"])
     repeating = {(run.strategy, run.seed) for run in run_set.runs if run.repeats}
     keys = pd.MultiIndex.from_frame(table[["strategy", "seed"]])
     others = table[~keys.isin(repeating) & ~table["full_data"]]
@@ -390,6 +415,12 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
         for key, run in table.groupby(["strategy", "seed"])
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def dice_columns(run_set: RunSet) -> dict[str, str]:
+    """What the columns of metrics.csv by which runs are compared are called in a comparison."""
+    measure = run_set.measure
+    return {measure.column: "dice"} | {measure.of_class(n): f"dice_{n}" for n in run_set.classes}
 
 
 def _read_off(curve: pd.DataFrame, budgets: np.ndarray) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def common_budgets(curves: pd.DataFrame) -> list[int]:
     return [int(budget) for budget in budgets]
 
 
-def run_summaries(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame:
+def run_summaries(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame:
     """One row a run: ``area`` under the budget curve and ``final`` Dice, over the common budgets.
 
     The area is that of ``alseg.core.budget.area_under_budget_curve`` (trapezoidal rule, divided by
@@ -179,9 +179,7 @@ def differences_from_reference(
     return table.assign(p_holm=holm(table["p"].tolist()))
 
 
-def difference_curves(
-    curves: pd.DataFrame, reference: str, value: str = "test_dice"
-) -> pd.DataFrame:
+def difference_curves(curves: pd.DataFrame, reference: str, value: str = "dice") -> pd.DataFrame:
     """Paired differences from the reference at each labelled count.
 
     Columns: ``strategy``, ``labelled``, ``n_pairs``, ``difference``, ``low``, ``high``.
@@ -230,7 +228,7 @@ def mean_curves(curves: pd.DataFrame, value: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def penalty_matrix(curves: pd.DataFrame, value: str = "test_dice") -> pd.DataFrame | None:
+def penalty_matrix(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame | None:
     """Pairwise penalty matrix: the share of budgets at which the row's strategy beats the column's.
 
     At each common budget except the first (where all strategies have the same labelled volumes),
@@ -329,7 +327,7 @@ def labels_to_reach(labelled: Sequence[float], dice: Sequence[float], target: fl
     return math.inf
 
 
-def last_gain(curves: pd.DataFrame, strategy: str, value: str = "test_dice") -> Gain | None:
+def last_gain(curves: pd.DataFrame, strategy: str, value: str = "dice") -> Gain | None:
     """What the last labels of a strategy brought: the step between the last two common budgets.
 
     Gain = mean over seeds of Dice_s(n_2) - Dice_s(n_1), paired within each seed s, n_1 < n_2, with
@@ -352,7 +350,7 @@ def last_gain(curves: pd.DataFrame, strategy: str, value: str = "test_dice") -> 
 
 
 def annotations_saved(
-    curves: pd.DataFrame, strategy: str, reference: str, value: str = "test_dice"
+    curves: pd.DataFrame, strategy: str, reference: str, value: str = "dice"
 ) -> pd.DataFrame:
     """How many labels a strategy needs fewer than the reference for the same Dice, in each seed.
 
@@ -403,7 +401,7 @@ def labels_to_reach_shares(
     curves: pd.DataFrame,
     full_dice: float,
     shares: Sequence[float] = (0.90, 0.95, 0.99),
-    value: str = "test_dice",
+    value: str = "dice",
 ) -> pd.DataFrame:
     """The labelled volumes that each strategy needs for a share of the full-data Dice.
 
@@ -465,7 +463,7 @@ def foreground_efficiency(
 
 
 def foreground_efficiencies(
-    curves: pd.DataFrame, full: pd.DataFrame, value: str = "test_dice"
+    curves: pd.DataFrame, full: pd.DataFrame, value: str = "dice"
 ) -> pd.DataFrame | None:
     """Foreground efficiency by strategy, over the rounds of all seeds.
 

@@ -21,7 +21,7 @@ from alseg.comparison.statistics import (
     mean_curves,
     seconds_table,
 )
-from alseg.system.text import printable
+from alseg.system.text import capitalised, printable
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,17 @@ class Table:
 
 def all_tables(comparison: Comparison) -> list[Table]:
     """The tables that the data carry, in the order of the page."""
-    classes = comparison.run_set.classes
+    classes, measure = comparison.run_set.classes, comparison.measure
     tables = [
         summary_table(comparison),
-        dice_table(comparison, "test_dice", "dice", "Mean test Dice"),
+        dice_table(comparison, "dice", "dice", f"Mean {measure.title}"),
         *(
-            dice_table(comparison, f"test_dice_{name}", f"dice_{index}", f"Test Dice of {name}")
+            dice_table(
+                comparison,
+                f"dice_{name}",
+                f"dice_{index}",
+                f"{capitalised(measure.label)} of {name}",
+            )
             for index, name in enumerate(classes, 1)
         ),
     ]
@@ -132,7 +137,7 @@ def summary_table(comparison: Comparison) -> Table:
         for row in data.to_dict("records")
     ]
     if not comparison.full.empty:
-        dice = comparison.full["test_dice"]
+        dice = comparison.full["dice"]
         names = comparison.full["strategy"].unique()
         rows.append(
             {
@@ -144,7 +149,8 @@ def summary_table(comparison: Comparison) -> Table:
         )
     return Table(
         "summary",
-        "Test Dice by strategy, mean ± standard deviation over seeds, the best first",
+        f"{capitalised(comparison.measure.title)} by strategy, mean ± standard deviation over "
+        "seeds, the best first",
         data,
         _shown(rows),
         ("Area: trapezoidal rule over the labelled counts that all runs reached, divided by their "
@@ -178,17 +184,22 @@ def cost_table(comparison: Comparison) -> Table:
     """Dice against the annotation cost, round by round."""
     unit = str(comparison.cost_unit).replace("_", " ")
     keys = ["strategy", "round"]
-    data = comparison.curves.groupby(keys)[["labelled", "cost", "test_dice"]].mean().reset_index()
+    data = comparison.curves.groupby(keys)[["labelled", "cost", "dice"]].mean().reset_index()
     rows = [
         {
             "strategy": comparison.labels[row["strategy"]],
             "round": str(row["round"]),
             f"annotated {unit}": f"{row['cost']:,.0f}",
-            "test Dice": number(row["test_dice"]),
+            comparison.measure.label: number(row["dice"]),
         }
         for row in data.to_dict("records")
     ]
-    return Table("cost", "Test Dice by annotation cost, means over seeds", data, _shown(rows))
+    return Table(
+        "cost",
+        f"{capitalised(comparison.measure.title)} by annotation cost, means over seeds",
+        data,
+        _shown(rows),
+    )
 
 
 def difference_table(comparison: Comparison) -> Table:
@@ -274,7 +285,7 @@ def gain_table(comparison: Comparison) -> Table:
     some = next(iter(comparison.gains.values()))
     return Table(
         "last_gain",
-        f"Change of test Dice from {some.before} to {some.after} labelled volumes",
+        f"Change of {comparison.measure.label} from {some.before} to {some.after} labelled volumes",
         data,
         _shown(rows),
         ("Mean over seeds of the step within each seed; what further volumes would bring is the "
@@ -456,7 +467,7 @@ def forecast_table(comparison: Comparison) -> Table:
     declined = tuple(f.statement for f in comparison.forecasts if f.volumes is None)
     return Table(
         "forecast",
-        f"Labelled volumes expected for test Dice {comparison.target:.3f}",
+        f"Labelled volumes expected for {comparison.measure.label} {comparison.target:.3f}",
         data,
         _shown(rows),
         (

@@ -21,6 +21,7 @@ from alseg.active.pseudo_labels import SemiSupervised
 from alseg.config.checks import (
     check_inferer,
     check_keys,
+    check_losses,
     check_network,
     check_positive,
     check_scores,
@@ -29,9 +30,18 @@ from alseg.config.checks import (
 )
 from alseg.config.composition import instantiate
 from alseg.config.settings import config_hash, flat
-from alseg.core.errors import ConfigError, check_flag, check_part, check_text, check_whole_number
+from alseg.core.errors import (
+    ConfigError,
+    DataError,
+    check_choice,
+    check_flag,
+    check_part,
+    check_text,
+    check_whole_number,
+)
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
+from alseg.data.findings import listed
 from alseg.data.headers import check_headers
 from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
@@ -39,7 +49,7 @@ from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import cost_named
+from alseg.oracles.costs import COSTS, cost_named
 from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
@@ -63,12 +73,15 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     check_plain_settings(config)
     plan = build_plan(config)
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
-    cost = cost_named(config.cost)
     make_trainer, hardware = build_trainer(config)
-    data = build_data(config)
-    task = data.cache.task
+    task = build_task(config)
+    cost = cost_named(config.cost, task.ignore_value)
+    oracle = build_oracle(config, task)
+    check_hidden_labels(strategy, oracle)
+    data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
+    check_losses(recipe.loss, source.loss, task)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
@@ -83,7 +96,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         scoring_inferer=scoring_inferer,
         cost=cost,
         data=data,
-        oracle=build_oracle(config, task),
+        oracle=oracle,
         make_network=make_network,
         recipe=recipe,
         make_trainer=make_trainer,
@@ -108,6 +121,7 @@ def check_plain_settings(config: DictConfig) -> None:
     """
     for name in ("output_dir", "cache_dir", "experiment_name"):
         check_text(name, config[name])
+    check_choice("cost", config.cost, COSTS)
     check_flag("save_maps", config.save_maps)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)
@@ -144,12 +158,40 @@ def build_trainer(config: DictConfig) -> tuple[Callable[..., pl.Trainer], str]:
     return make_trainer, hardware
 
 
-def build_data(config: DictConfig) -> PoolDataModule:
-    """The data of the experiment; warns of what their headers leave open."""
+def build_task(config: DictConfig) -> Task:
+    """The data set: its classes, channels and cases."""
     task: Task = instantiate(config.data.task)
     check_part("data.task", task, Task)
-    splits: Splits = instantiate(config.data.splits, case_ids=list(task.cases))
+    return task
+
+
+def build_splits(config: DictConfig, task: Task, oracle: Oracle) -> Splits:
+    """Which cases train, validate and test, of those that the oracle can annotate.
+
+    Raises:
+        DataError: if it can annotate none, or a case to evaluate on has no label.
+    """
+    usable = list(task.cases) if oracle.annotates_unlabelled else task.labelled
+    if not usable:
+        raise DataError(
+            f"no case of {task.root} has a label, so there is nothing to simulate an annotation "
+            "with; oracle=person asks a person for labels"
+        )
+    splits: Splits = instantiate(config.data.splits, case_ids=usable)
     check_part("data.splits", splits, Splits)
+    for name in ("validation", "test"):
+        if bare := [i for i in getattr(splits, name) if task.cases[i].label is None]:
+            raise DataError(
+                f"the {name} part of data.splits holds {len(bare)} case(s) without a label: "
+                f"{listed(bare)}; label them, or use data/splits=growing, which evaluates on what "
+                "has been annotated"
+            )
+    return splits
+
+
+def build_data(config: DictConfig, task: Task, oracle: Oracle) -> PoolDataModule:
+    """The data of the experiment; warns of what their headers leave open."""
+    splits = build_splits(config, task, oracle)
     headers = check_headers(task, (*splits.validation, *splits.test), labels=True)
     headers |= check_headers(task, splits.training, labels=False)
     preprocess, augment = instantiate(config.data.preprocess), instantiate(config.data.augment)
@@ -169,7 +211,7 @@ def build_data(config: DictConfig) -> PoolDataModule:
         base_seed=config.seed,
     )
     if rank() == 0:
-        warn(data.cache, headers)
+        warn(data.cache, headers, simulated=not oracle.annotates_unlabelled)
     return data
 
 
@@ -218,6 +260,19 @@ def build_oracle(config: DictConfig, task: Task) -> Oracle:
     oracle: Oracle = instantiate(config.oracle)(task)
     check_part("oracle", oracle, Oracle)
     return oracle
+
+
+def check_hidden_labels(strategy: Strategy, oracle: Oracle) -> None:
+    """Check that a strategy reads no hidden labels where there are none.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if strategy.reads_labels and oracle.annotates_unlabelled:
+        raise ConfigError(
+            f"strategy {strategy.name} reads labels that nobody has made yet; it works in a "
+            "simulation only (oracle=simulated)"
+        )
 
 
 def build_inferers(config: DictConfig) -> tuple[Inferer, Inferer]:

@@ -11,9 +11,12 @@ import torch
 from monai.inferers import Inferer
 
 from alseg.core.errors import ConfigError, check_part, check_whole_number, nearest
+from alseg.data.task import Task
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import Strategy
-from alseg.training.recipe import Recipe
+from alseg.training.annotated import pools_samples
+from alseg.training.marginal import check_marginal
+from alseg.training.recipe import Loss, Recipe
 
 
 def check_keys(name: str, given: Collection[str], allowed: Collection[str]) -> None:
@@ -107,6 +110,24 @@ def check_training(recipe: Recipe, n_classes: int) -> None:
             f"training.schedule.total_steps is {total}; it must be at least the "
             f"{recipe.n_steps} of steps_per_round"
         )
+
+
+def check_losses(loss: Loss, source_loss: Loss | None, task: Task) -> None:
+    """Check that training can leave out what the data set says nobody annotated.
+
+    Args:
+        loss: of ``training.loss``.
+        source_loss: of the source of uncertainty; None if it has none.
+        task: the data set.
+
+    Raises:
+        ConfigError: if a loss cannot do without those voxels or classes.
+    """
+    for name, each in (("training.loss", loss), ("uncertainty.loss", source_loss)):
+        if each is not None and task.ignore_value is not None:
+            pools_samples(each, len(task.classes), name=name)
+        if each is not None and task.lacks_classes:
+            check_marginal(each, len(task.classes), name)
 
 
 def check_inferer(name: str, inferer: Inferer) -> None:

@@ -27,7 +27,7 @@ def versions() -> str:
 
 
 def run_entry_point(main: Callable[[], None]) -> None:
-    """Run an entry point; see ``report_errors``. ``--version`` is answered here: Hydra has its own."""
+    """Run an entry point; see ``report_errors``. ``--version`` is ours, not Hydra's."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal may lack characters of a name
             stream.reconfigure(errors="backslashreplace")

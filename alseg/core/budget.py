@@ -15,7 +15,7 @@ def area_under_budget_curve(labelled: Sequence[float], dice: Sequence[float]) ->
     Args:
         labelled: numbers of labelled volumes (or annotation costs) that never fall; rounds that
             labelled nothing new share one.
-        dice: the Dice at each of them.
+        dice: the Dice at each of them; rounds without one (NaN) are left out.
 
     Raises:
         ValueError: if the lengths differ, there is no point, or the numbers fall.
@@ -24,6 +24,10 @@ def area_under_budget_curve(labelled: Sequence[float], dice: Sequence[float]) ->
         raise ValueError(f"got {len(labelled)} budgets and {len(dice)} Dice values")
     if np.any(np.diff(labelled) < 0):
         raise ValueError(f"the budgets must not fall, got {list(labelled)}")
-    if labelled[-1] == labelled[0]:
-        return float(dice[-1])
-    return float(np.trapezoid(dice, labelled) / (labelled[-1] - labelled[0]))
+    known = ~np.isnan(np.asarray(dice, dtype=np.float64))
+    if not known.any():
+        return float("nan")
+    counts, values = np.asarray(labelled)[known], np.asarray(dice)[known]
+    if counts[-1] == counts[0]:
+        return float(values[-1])
+    return float(np.trapezoid(values, counts) / (counts[-1] - counts[0]))

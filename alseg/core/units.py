@@ -9,6 +9,8 @@ from pathlib import Path
 # A box of the source image's own voxels: where it starts and stops along each axis.
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
+IGNORED = -1  # in a label: the voxel was not annotated, and no loss or metric looks at it
+
 
 @dataclass(frozen=True)
 class Unit:

@@ -21,6 +21,8 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from alseg.core.errors import DataError
+from alseg.core.units import IGNORED, Region
+from alseg.data.annotation import inside_of, label_dtype, partial_dtype
 from alseg.data.findings import Finding, by, in_mm, warning
 from alseg.data.headers import check_image_headers, check_label_header
 from alseg.data.nifti import MAX_GIB, read_volume
@@ -116,37 +118,56 @@ class VolumeCache:
         self._grids[key] = tuple(entry["image"].shape[1:])
         return entry
 
-    def label(self, case_id: str, path: Path) -> Tensor:
+    def label(self, case_id: str, path: Path, regions: tuple[Region, ...] | None = None) -> Tensor:
         """A case's label on the grid of its preprocessed image: class indices [1, D, H, W].
+
+        A voxel takes the class of the source voxel that its centre lies in; it is ``IGNORED`` where
+        that one was not annotated. A label without such voxels has the type ``class_dtype``, one
+        with them a signed type.
 
         Args:
             case_id: the case.
             path: the label file, as the oracle handed it out.
+            regions: what was annotated of it; None for all. Nothing else of the file matters.
 
         Raises:
             DataError: if the file cannot be read, does not fit its image, or holds a value that is
                 no class.
         """
-        return self._label_entry(case_id, path)["label"]
+        return self._label_entry(case_id, path, regions)["label"]
 
     def classes_in_file(self, case_id: str, path: Path) -> tuple[int, ...]:
-        """The label values in a label file, whatever preprocessing leaves of them."""
-        return tuple(self._label_entry(case_id, path)["classes_in_file"].tolist())
+        """The classes in a label file, whatever preprocessing leaves of them."""
+        values = self._label_entry(case_id, path)["classes_in_file"].tolist()
+        return tuple(value for value in values if value >= 0)
 
-    def _label_entry(self, case_id: str, path: Path) -> dict[str, Tensor]:
+    def _label_entry(
+        self, case_id: str, path: Path, regions: tuple[Region, ...] | None = None
+    ) -> dict[str, Tensor]:
         case = self.task.cases[case_id]
         n_classes = len(self.task.classes)
+        is_partial = regions is not None or self.task.ignore_value is not None
+        dtypes = [class_dtype(n_classes), *([partial_dtype(n_classes)] if is_partial else [])]
 
         def is_intact(entry: Mapping[str, Any]) -> bool:
             label, values = entry.get("label"), entry.get("classes_in_file")
+            lowest = IGNORED if is_partial else 0
             return (
-                _is(label, class_dtype(n_classes), (1, *self._grid(case)))
+                isinstance(label, Tensor)
+                and any(_is(label, dtype, (1, *self._grid(case))) for dtype in dtypes)
                 and _is(values, torch.int64, (None,))
-                and all(bool(((v >= 0) & (v < n_classes)).all()) for v in (label, values))
+                and all(
+                    lowest <= int(v.min()) and int(v.max()) < n_classes for v in (label, values)
+                )
             )
 
-        key = self.key((path, *case.images), n_classes)
-        return self._entry(f"label-{key}", lambda: self._preprocess_label(case, path), is_intact)
+        further: list[object] = [self.task.ignore_value, regions] if is_partial else []
+        if hidden := self.task.not_annotated(case_id):
+            further.append(hidden)
+        key = self.key((path, *case.images), n_classes, *further)
+        return self._entry(
+            f"label-{key}", lambda: self._preprocess_label(case, path, regions), is_intact
+        )
 
     def derived(
         self, case_id: str, fingerprint: str, compute: Callable[[Tensor], Tensor]
@@ -239,25 +260,50 @@ class VolumeCache:
             "source_quantiles": torch.tensor(quantiles, dtype=torch.float64),
         }
 
-    def _preprocess_label(self, case: Case, path: Path) -> dict[str, Tensor]:
+    def _preprocess_label(
+        self, case: Case, path: Path, regions: tuple[Region, ...] | None
+    ) -> dict[str, Tensor]:
         check_label_header(case, path)
-        label = read_volume((path,))
-        n_classes = len(self.task.classes)
-        values = np.unique(label.numpy())
-        wrong = [float(v) for v in values if v not in range(n_classes)]
+        label, values = self._annotated(path, regions)
+        hidden = [v for v in self.task.not_annotated(case.id) if v in values]
+        if hidden:
+            raise DataError(
+                f"label {path} holds the class {self.task.classes[hidden[0]]}, but dataset.json "
+                f"says that it was not annotated in {case.id} ('annotated_classes')"
+            )
+        entry = self.image(case.id)
+        image = MetaTensor(entry["image"], affine=entry["affine"])
+        # of a partly annotated image nobody has annotated what lies around it either
+        lowest = IGNORED if bool((label < 0).any()) else 0
+        resample = ResampleToMatch(mode="nearest", padding_mode="zeros")
+        on_grid = convert_to_tensor(resample(label - lowest, image), track_meta=False)
+        on_grid = on_grid.round() + lowest
+        dtype = label_dtype(on_grid, len(self.task.classes))
+        return {"label": on_grid.to(dtype).contiguous(), "classes_in_file": values}
+
+    def _annotated(
+        self, path: Path, regions: tuple[Region, ...] | None
+    ) -> tuple[MetaTensor, Tensor]:
+        """What a label file holds, ``IGNORED`` where it was not annotated; and its values, sorted.
+
+        What lies outside of the regions is not looked at.
+        """
+        label, n_classes = read_volume((path,)), len(self.task.classes)
+        annotated = None if regions is None else inside_of(regions, label.shape[1:])
+        values = np.unique(label.numpy() if annotated is None else label.numpy()[annotated])
+        ignored = self.task.ignore_value
+        wrong = [float(v) for v in values if v not in range(n_classes) and v != ignored]
         if wrong:
             raise DataError(
                 f"label {path} holds the value(s) {wrong[:5]}; allowed are 0 to {n_classes - 1} "
                 f"({', '.join(self.task.classes)})"
+                f"{f' and {ignored} (ignored)' if ignored is not None else ''}"
             )
-        entry = self.image(case.id)
-        image = MetaTensor(entry["image"], affine=entry["affine"])
-        on_grid = ResampleToMatch(mode="nearest", padding_mode="zeros")(label, image)
-        on_grid = convert_to_tensor(on_grid, track_meta=False).round()
-        return {
-            "label": on_grid.to(class_dtype(n_classes)).contiguous(),
-            "classes_in_file": torch.from_numpy(values.astype(np.int64)),
-        }
+        if ignored is not None:
+            label[label == ignored] = IGNORED
+        if annotated is not None:
+            label[~annotated] = IGNORED
+        return label, torch.from_numpy(np.unique(label.numpy()).astype(np.int64))
 
 
 def axis_findings(transforms: Sequence[Callable[[Any], Any]]) -> list[Finding]:

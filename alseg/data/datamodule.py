@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from monai.data import get_track_meta, set_track_meta
-from monai.data.utils import list_data_collate
 from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
@@ -22,8 +21,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
+from alseg.data.annotation import Annotation, annotated_classes
 from alseg.data.cache import VolumeCache, reason_of
-from alseg.data.splits import Splits
+from alseg.data.partial import collated, for_partial_labels
+from alseg.data.splits import Parts, Splits
 from alseg.data.watched import CaseSet, WatchedDataset, dead_worker_error
 from alseg.system.console import track
 from alseg.system.distributed import rank, world_size
@@ -42,7 +43,7 @@ class TrainingDraws(Dataset):
     def __init__(
         self,
         cache: VolumeCache,
-        labels: Mapping[str, Path],
+        labels: Mapping[str, Annotation],
         case_ids: Sequence[str],
         augment: Sequence[Callable[[Any], Any]],
         n_draws: int,
@@ -51,7 +52,7 @@ class TrainingDraws(Dataset):
     ) -> None:
         self.cache = cache
         self.labels = labels
-        self.augment = Compose(list(augment))
+        self.augment = Compose(for_partial_labels(augment))
         self.base_seed = base_seed
         self.round_number = round_number
         rng = np.random.default_rng(seed_for(base_seed, round_number, "batches"))
@@ -65,10 +66,12 @@ class TrainingDraws(Dataset):
         return len(self.case_ids)
 
     def sample(self, case_id: str) -> dict[str, Tensor]:
-        """The whole volume before augmentation: ``image`` [channels, D, H, W] and ``label``."""
+        """The whole volume before augmentation: ``image`` [channels, D, H, W], ``label``, and
+        ``annotated_classes`` [C] where some case lacks classes."""
         return {
             "image": self.cache.image(case_id)["image"],
-            "label": self.cache.label(case_id, self.labels[case_id]),
+            "label": annotated_label(self.cache, case_id, self.labels[case_id]),
+            **annotated_classes(self.cache.task, case_id),
         }
 
     def __getitem__(self, index: int) -> Any:
@@ -119,7 +122,7 @@ class WholeVolumes(Dataset):
     """Whole preprocessed volumes with their labels, for evaluation."""
 
     def __init__(
-        self, cache: VolumeCache, case_ids: Sequence[str], labels: Mapping[str, Path]
+        self, cache: VolumeCache, case_ids: Sequence[str], labels: Mapping[str, Annotation]
     ) -> None:
         self.cache = cache
         self.case_ids = list(case_ids)
@@ -133,7 +136,8 @@ class WholeVolumes(Dataset):
         return {
             "case_id": case_id,
             "image": self.cache.image(case_id)["image"],
-            "label": self.cache.label(case_id, self.labels[case_id]),
+            "label": annotated_label(self.cache, case_id, self.labels[case_id]),
+            **annotated_classes(self.cache.task, case_id),
         }
 
 
@@ -181,7 +185,7 @@ class PoolDataModule(pl.LightningDataModule):
 
     Args:
         cache: the preprocessed volumes.
-        splits: the fixed split.
+        splits: says which cases train, validate and test.
         augment: random transforms on ``image`` and ``label``, ending in patches of one size.
         batch_size: volumes a step, over all devices; times the crops a volume, where ``augment``
             makes several.
@@ -214,19 +218,29 @@ class PoolDataModule(pl.LightningDataModule):
             )
         self.num_workers = num_workers
         self.base_seed = base_seed
-        self.labels: dict[str, Path] = {}
-        self._round: tuple[Pool, int, int] | None = None
+        self.labels: dict[str, Annotation] = {}
+        self._round: tuple[Parts, int, int] | None = None
         self._draw_seed = base_seed
         self._first_step = 0
-        self._prepared: set[tuple[str, bool]] = set()  # (case id, with its label)
+        self._prepared: set[tuple[str, Annotation | None]] = set()  # by case id
         self._preprocessing = (0.0, 0)  # seconds, images
         self._served: list[
             WatchedDataset
         ] = []  # the latest, of which loader processes may be alive
 
-    def reveal(self, labels: Mapping[str, Path]) -> None:
-        """Take in labels that the oracle has revealed."""
-        self.labels |= labels
+    def reveal(self, labels: Mapping[str, Path | Annotation]) -> None:
+        """Take in what the oracle has revealed of labels; a path stands for a whole label.
+
+        What is revealed of a case replaces what was revealed of it before.
+        """
+        self.labels |= {
+            case_id: label if isinstance(label, Annotation) else Annotation(label)
+            for case_id, label in labels.items()
+        }
+
+    def label(self, case_id: str) -> Tensor:
+        """What has been revealed of a case's label, on the preprocessed grid: [1, D, H, W]."""
+        return annotated_label(self.cache, case_id, self.labels[case_id])
 
     def start_round(
         self, pool: Pool, round_number: int, n_steps: int, draw_seed: int | None = None
@@ -239,7 +253,7 @@ class PoolDataModule(pl.LightningDataModule):
             n_steps: optimiser steps.
             draw_seed: of the training draws, where it is not the run's: for ensemble members.
         """
-        self._round = (pool, round_number, n_steps)
+        self._round = (self.splits.parts(pool.labelled_with_repeats), round_number, n_steps)
         self._draw_seed = self.base_seed if draw_seed is None else draw_seed
         self._first_step = 0
 
@@ -261,9 +275,9 @@ class PoolDataModule(pl.LightningDataModule):
         def fill(case_id: str) -> None:
             self.cache.image(case_id)
             if case_id in self.labels:
-                self.cache.label(case_id, self.labels[case_id])
+                self.label(case_id)
 
-        wanted = {(case_id, case_id in self.labels) for case_id in case_ids}
+        wanted = {(case_id, self.labels.get(case_id)) for case_id in case_ids}
         ids = sorted(case_id for case_id, _ in wanted - self._prepared)
         before, started = len(self.cache.preprocessed), time.monotonic()
         # Threads: reading, resampling and compression all release the interpreter lock.
@@ -290,22 +304,25 @@ class PoolDataModule(pl.LightningDataModule):
 
     def foreground_voxels(self, case_ids: Iterable[str]) -> int:
         """Foreground voxels in the revealed labels of the cases, on the preprocessed grid."""
-        labels = (self.cache.label(case_id, self.labels[case_id]) for case_id in case_ids)
-        return sum(int(label.count_nonzero()) for label in labels)
+        return sum(int((self.label(case_id) > 0).sum()) for case_id in case_ids)
 
     def check_foreground(self) -> None:
-        """Check that the validation and the test labels can measure something.
+        """Check that the fixed validation and test labels can measure something.
 
         Raises:
             DataError: if those of a part hold no foreground at all: its Dice would be undefined.
         """
         for name in ("validation", "test"):
             ids = getattr(self.splits, name)
-            if not any(self.cache.label(i, self.labels[i]).any() for i in ids):
+            if ids and not self.holds_foreground(ids):
                 raise DataError(
                     f"no label of the {name} part ({', '.join(ids[:3])}{', ...' * (len(ids) > 3)}) "
                     "holds foreground, so its Dice is undefined"
                 )
+
+    def holds_foreground(self, case_ids: Iterable[str]) -> bool:
+        """Whether any revealed label of the cases holds foreground."""
+        return any(bool((self.label(i) > 0).any()) for i in case_ids)
 
     def take_preprocessing(self) -> tuple[float, int]:
         """Seconds of preprocessing and number of images computed since the last call."""
@@ -314,11 +331,11 @@ class PoolDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Exactly the batches of one round."""
-        pool, round_number, n_steps = self._current_round()
+        parts, round_number, n_steps = self._current_round()
         draws = TrainingDraws(
             self.cache,
             self.labels,
-            pool.labelled_with_repeats,
+            parts.training,
             self.augment,
             n_steps * self.batch_size,
             self._draw_seed,
@@ -333,12 +350,13 @@ class PoolDataModule(pl.LightningDataModule):
             batch_size=self.batch_size // world_size(),
             sampler=RemainingDraws(len(draws), first_step * self.batch_size),
             num_workers=self.num_workers,
-            collate_fn=list_data_collate,
+            collate_fn=collated,
         )
 
     def val_dataloader(self) -> DataLoader:
-        """The validation volumes, one at a time."""
-        return self._one_by_one(WholeVolumes(self.cache, self.splits.validation, self.labels))
+        """The round's validation volumes, one at a time."""
+        parts, _, _ = self._current_round()
+        return self._one_by_one(WholeVolumes(self.cache, parts.validation, self.labels))
 
     def test_dataloader(self) -> DataLoader:
         """The test volumes, one at a time."""
@@ -382,10 +400,15 @@ class PoolDataModule(pl.LightningDataModule):
                 raise death from error
             raise
 
-    def _current_round(self) -> tuple[Pool, int, int]:
+    def _current_round(self) -> tuple[Parts, int, int]:
         if self._round is None:
             raise RuntimeError("start_round has not been called")
         return self._round
+
+
+def annotated_label(cache: VolumeCache, case_id: str, annotation: Annotation) -> Tensor:
+    """What was annotated of a case's label, on the preprocessed grid: [1, D, H, W]."""
+    return cache.label(case_id, annotation.path, annotation.regions)
 
 
 def _share(dataset: Any) -> DistributedSampler | None:

@@ -40,6 +40,17 @@ def tested_on_training(training: Collection[Path], test: Collection[Path]) -> It
         )
 
 
+def missing_test_images(test: Collection[Path], used: Collection[Path]) -> Iterator[Finding]:
+    """Images under 'test' that are not there, unless none is: then they were never copied."""
+    missing = sorted(path.name for path in set(test) - set(used))
+    if missing and len(missing) < len(test):
+        yield warning(
+            "test",
+            f"'test' lists {len(missing)} image(s) that are not there or not in the data set's "
+            f"folder; they are not used: {listed(missing)}",
+        )
+
+
 def differ_in_case(case_ids: Collection[str]) -> Iterator[Finding]:
     """Cases whose names a disk may take for one, as those of macOS and Windows do."""
     by_folded: dict[str, list[str]] = {}
@@ -139,21 +150,21 @@ def not_used_nnunet(
 ) -> Iterator[Finding]:
     """The same for imagesTr and labelsTr of nnU-Net, where names say what is missing."""
     for parent, names in _unused(folder, used, ()).items():
-        unlabelled = {
+        incomplete = {
             composed(match["case"])
             for name in names
             if parent.name == "imagesTr" and (match := _CHANNEL.match(name))
         } - set(case_ids)
-        if unlabelled:
+        if incomplete:
             yield warning(
-                "no label",
-                f"{len(unlabelled)} case(s) of imagesTr have no label in labelsTr and are not "
-                f"used: {listed(sorted(unlabelled))}",
+                "channels missing",
+                f"{len(incomplete)} case(s) of imagesTr have no label and lack a channel; they are "
+                f"not used: {listed(sorted(incomplete))}",
             )
         others = [
             name
             for name in names
-            if not (match := _CHANNEL.match(name)) or composed(match["case"]) not in unlabelled
+            if not (match := _CHANNEL.match(name)) or composed(match["case"]) not in incomplete
         ]
         if others:
             yield warning(

@@ -10,7 +10,10 @@ N_NAMED = 5  # names that a sentence lists
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about the data: ``level`` is error or warning, ``kind`` a word or two."""
+    """Something to know about the data, of a ``level`` and with a ``kind`` of a word or two.
+
+    The level is error, warning, or note, which is about what the data set says of itself.
+    """
 
     level: str
     kind: str

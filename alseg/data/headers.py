@@ -27,15 +27,27 @@ def check_headers(
         What the image header of each case leaves open or says twice and differently.
 
     Raises:
-        DataError: naming the first file that is unreadable or does not fit.
+        DataError: naming the first file that is unreadable or does not fit, or a case without the
+            label that is to be opened.
     """
     findings: dict[str, tuple[Finding, ...]] = {}
     for case_id in case_ids:
         case = task.cases[case_id]
         findings[case_id] = check_image_headers(task, case).findings
         if labels:
-            check_label_header(case, case.label)
+            check_label_header(case, label_of(case))
     return findings
+
+
+def label_of(case: Case) -> Path:
+    """The label file of a case that needs one.
+
+    Raises:
+        DataError: if the data set has none.
+    """
+    if case.label is None:
+        raise DataError(f"the case {case.id} ({case.images[0]}) has no label in the data set")
+    return case.label
 
 
 def check_image_headers(task: Task, case: Case) -> Header:

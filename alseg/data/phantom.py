@@ -441,19 +441,7 @@ def write_phantom_dataset(
     """
     shape = _three_sizes(size)
     spacing = _three_spacings(spacing_mm, shape)
-    if n_volumes < 1:
-        raise ValueError(f"n_volumes is {n_volumes}; it must be at least 1.")
-    if not 0.0 <= hard_fraction <= 1.0:
-        raise ValueError(f"hard_fraction is {hard_fraction}; it must be between 0 and 1.")
-    if not 0.0 <= noise_hu < math.inf:
-        raise ValueError(f"noise_hu is {noise_hu}; it must be a finite number, at least 0.")
-    if not 0.0 <= tumour_rate <= 1.0:
-        raise ValueError(f"tumour_rate is {tumour_rate}; it must be between 0 and 1.")
-    if not 0.0 < tumour_scale < math.inf:
-        raise ValueError(f"tumour_scale is {tumour_scale}; it must be a finite number above 0.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be at least 0.")
-
+    _check_ranges(n_volumes, hard_fraction, noise_hu, tumour_rate, tumour_scale, seed)
     parameters = {
         "generator_version": GENERATOR_VERSION,
         "n_volumes": int(n_volumes),
@@ -498,6 +486,28 @@ def write_phantom_dataset(
         finally:
             shutil.rmtree(scratch, ignore_errors=True)  # nothing is left of it after a rename
     return folder
+
+
+def _check_ranges(
+    n_volumes: int,
+    hard_fraction: float,
+    noise_hu: float,
+    tumour_rate: float,
+    tumour_scale: float,
+    seed: int,
+) -> None:
+    if n_volumes < 1:
+        raise ValueError(f"n_volumes is {n_volumes}; it must be at least 1.")
+    if not 0.0 <= hard_fraction <= 1.0:
+        raise ValueError(f"hard_fraction is {hard_fraction}; it must be between 0 and 1.")
+    if not 0.0 <= noise_hu < math.inf:
+        raise ValueError(f"noise_hu is {noise_hu}; it must be a finite number, at least 0.")
+    if not 0.0 <= tumour_rate <= 1.0:
+        raise ValueError(f"tumour_rate is {tumour_rate}; it must be between 0 and 1.")
+    if not 0.0 < tumour_scale < math.inf:
+        raise ValueError(f"tumour_scale is {tumour_scale}; it must be a finite number above 0.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be at least 0.")
 
 
 def _three_sizes(size: int | tuple[int, int, int]) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alseg.core.errors import ConfigError, check_choice, check_whole_number
 from alseg.core.seeding import seed_for
+from alseg.data.annotation import annotated_classes
 from alseg.data.datamodule import TrainingDraws
 from alseg.system.files import read_tensors
 
@@ -130,4 +131,9 @@ class MixedDraws(TrainingDraws):
         if pseudo is None:
             return super().sample(case_id) | {"weight": torch.tensor(1.0)}
         image, label = self.cache.image(case_id)["image"], read_tensors(pseudo.path)
-        return {"image": image, "label": label, "weight": torch.tensor(pseudo.weight)}
+        return {
+            "image": image,
+            "label": label,
+            "weight": torch.tensor(pseudo.weight),
+            **annotated_classes(self.cache.task, None),
+        }

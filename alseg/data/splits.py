@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from alseg.core.errors import ConfigError, DataError, check_whole_number
+from alseg.core.pool import random_start
 from alseg.data.formats.dataset_json import read_json_object
 from alseg.data.naming import matching_case, short
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The annotated cases of a round, by what they are for.
+
+    Attributes:
+        training: those that it trains on, in the order in which they were acquired; one that was
+            acquired again comes again.
+        validation: those that choose its best weights, each once.
+    """
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,114 @@ class Splits:
     training: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+
+    def parts(self, annotated: Sequence[str]) -> Parts:
+        """What a round trains and validates with.
+
+        Args:
+            annotated: the annotated cases of the pool, in the order in which they were acquired.
+        """
+        return Parts(training=tuple(annotated), validation=self.validation)
+
+    @property
+    def fewest_annotated(self) -> int:
+        """How many cases a first round needs."""
+        return 1
+
+    def with_all_parts(self, initial: Sequence[str], seed: int) -> tuple[str, ...]:
+        """The initial pool, changed if need be so that the first round has all it needs.
+
+        Args:
+            initial: the cases that were chosen, at least ``fewest_annotated``.
+            seed: of a draw of another case.
+        """
+        return tuple(initial)
+
+
+@dataclass(frozen=True)
+class GrowingSplits(Splits):
+    """A split in which a share of what is annotated validates; nothing tests.
+
+    All cases are in the pool. A hash of its id says whether a case will validate, so that is known
+    before anybody annotates it, and stays as it is whatever is annotated or added later. A
+    validating case is never trained on. Nothing but its id decides: a choice by the label, such as
+    one that balances classes, would have to read labels that nobody has drawn yet.
+
+    Attributes:
+        share: of the cases that validate, in (0, 1); of a few cases it is met roughly.
+        seed: the split's own seed. It is not the run's, so that all seeds share it.
+    """
+
+    share: float
+    seed: int
+
+    def validates(self, case_id: str) -> bool:
+        """Whether a case validates once it is annotated."""
+        # repr keeps the two apart: (1, "2a") and (12, "a") must differ
+        digest = hashlib.sha256(repr((self.seed, case_id)).encode()).digest()
+        return int.from_bytes(digest[:8], "big") < self.share * 2**64
+
+    def parts(self, annotated: Sequence[str]) -> Parts:
+        """What a round trains and validates with: the annotated cases, shared out by their hash."""
+        return Parts(
+            training=tuple(i for i in annotated if not self.validates(i)),
+            validation=tuple(sorted({i for i in annotated if self.validates(i)})),
+        )
+
+    @property
+    def fewest_annotated(self) -> int:
+        """How many cases a first round needs: one to train and one to validate with."""
+        return 2
+
+    def with_all_parts(self, initial: Sequence[str], seed: int) -> tuple[str, ...]:
+        """The initial pool; if all of it would train, or validate, the last one makes room.
+
+        In its place comes a random case of the part that has none. Rejected: a larger initial pool,
+        with which seeds would have learning curves at different numbers of labelled cases.
+        """
+        parts = self.parts(initial)
+        if parts.training and parts.validation:
+            return tuple(initial)
+        everything = self.parts(self.training)
+        others = everything.validation if parts.training else everything.training
+        (other,) = random_start(others, 1, seed)
+        return (*initial[:-1], other)
+
+
+def growing_split(case_ids: Iterable[str], *, validation_share: float, seed: int) -> GrowingSplits:
+    """Let a share of what is annotated validate, see ``GrowingSplits``.
+
+    Args:
+        case_ids: all cases; their order does not matter.
+        validation_share: the share of validating cases, in (0, 1).
+        seed: the split's own seed.
+
+    Raises:
+        ConfigError: if the share is out of range, or the cases leave a part empty.
+    """
+    ids = tuple(sorted(case_ids))
+    check_share("validation_share", validation_share)
+    check_whole_number("data.splits.seed", seed, at_least=0)
+    splits = GrowingSplits(ids, (), (), validation_share, seed)
+    parts = splits.parts(ids)
+    if not parts.training or not parts.validation:
+        missing = "validate" if parts.training else "train"
+        raise ConfigError(
+            f"data/splits=growing leaves no case to {missing} with: of {len(ids)} cases none falls "
+            f"there by its hash; add cases, or set another data.splits.validation_share (it is "
+            f"{validation_share}) or data.splits.seed"
+        )
+    return splits
+
+
+def check_share(name: str, share: object) -> None:
+    """Check a share of the cases.
+
+    Raises:
+        ConfigError: if it does not lie between 0 and 1.
+    """
+    if type(share) is not float or not 0 < share < 1:
+        raise ConfigError(f"data.splits.{name} is {share!r}; it must lie between 0 and 1")
 
 
 def split_by_fraction(
@@ -40,9 +164,8 @@ def split_by_fraction(
         ConfigError: if a share is out of range or a part would be empty.
     """
     ids = sorted(case_ids)
-    for name, share in (("validation", validation), ("test", test)):
-        if type(share) is not float or not 0 < share < 1:
-            raise ConfigError(f"data.splits.{name} is {share!r}; it must lie between 0 and 1")
+    check_share("validation", validation)
+    check_share("test", test)
     check_whole_number("data.splits.seed", seed, at_least=0)
     order = np.random.default_rng(seed).permutation(len(ids))
     n_validation, n_test = round(validation * len(ids)), round(test * len(ids))
@@ -86,7 +209,8 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
         for case_id in ids:
             if case_id not in known:
                 raise DataError(
-                    f"{path}: '{part}' names {short(case_id)}, which the data set has not"
+                    f"{path}: '{part}' names {short(case_id)}, which the data set has not, or not "
+                    "with the label that a simulation needs"
                 )
             if case_id in seen:
                 raise DataError(f"{path} names {case_id} twice")

@@ -14,7 +14,8 @@ import numpy as np
 from alseg.core.errors import AlsegError
 from alseg.data.cache import VolumeCache, axis_findings
 from alseg.data.findings import Finding, by, in_mm, listed, warning
-from alseg.data.headers import check_image_headers, check_label_header
+from alseg.data.headers import check_image_headers, check_label_header, label_of
+from alseg.data.task import Case, Task
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,27 @@ MIN_SHIFT = 0.5  # of intensities, in spreads from the 5th to the 95th percentil
 MAX_SCALE = 4.0  # of that spread, from the median of the data set
 OUTLYING = 5.0  # robust standard deviations
 RARE = 0.1  # share of cases that may differ where a scale is the scanner's own
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What a look at a label has shown.
+
+    Attributes:
+        classes: classes on the preprocessed grid.
+        classes_in_file: classes in the file.
+        voxels: a hash of the label on the preprocessed grid.
+        dtype: of the label's voxels in the file.
+        ignored_share: of the voxels on the preprocessed grid, those that nobody annotated.
+        not_annotated: classes that the data set says nobody annotated in this case.
+    """
+
+    classes: tuple[int, ...]
+    classes_in_file: tuple[int, ...]
+    voxels: str
+    dtype: np.dtype
+    ignored_share: float = 0.0
+    not_annotated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,10 +63,7 @@ class Facts:
         quantiles: [channels, 3] intensities in the file, the 5th, 50th and 95th percentile.
         voxels: a hash of the preprocessed image.
         constant: whether the preprocessed image has only one intensity.
-        classes: label values on the preprocessed grid.
-        classes_in_file: label values in the file.
-        label_voxels: a hash of the label on the preprocessed grid.
-        label_type: of the label's voxels in the file.
+        label: what its label has shown; None for a case without one.
     """
 
     header: tuple[Finding, ...]
@@ -56,10 +75,7 @@ class Facts:
     quantiles: np.ndarray
     voxels: str
     constant: bool
-    classes: tuple[int, ...]
-    classes_in_file: tuple[int, ...]
-    label_voxels: str
-    label_type: np.dtype
+    label: LabelFacts | None
 
 
 def look_at(cache: VolumeCache, case_id: str) -> Facts | Finding:
@@ -74,12 +90,12 @@ def look_at(cache: VolumeCache, case_id: str) -> Facts | Finding:
     stage = "header"
     try:
         header = check_image_headers(cache.task, case)
-        label_header = check_label_header(case, case.label)
+        label_type = None if case.label is None else check_label_header(case, case.label).dtype
         stage = "image"
         entry = cache.image(case_id)
         image = entry["image"].numpy()
         stage = "label"
-        label = cache.label(case_id, case.label)
+        label = None if label_type is None else _look_at_label(cache, case, label_type)
     except AlsegError as error:
         return Finding("error", stage, str(error))
     spacing = header.spacing_mm
@@ -93,10 +109,20 @@ def look_at(cache: VolumeCache, case_id: str) -> Facts | Finding:
         quantiles=entry["source_quantiles"].numpy(),
         voxels=hashlib.sha256(image.tobytes()).hexdigest(),
         constant=bool(image.min() == image.max()),
-        classes=tuple(int(value) for value in np.unique(label.numpy())),
-        classes_in_file=cache.classes_in_file(case_id, case.label),
-        label_voxels=hashlib.sha256(label.numpy().tobytes()).hexdigest(),
-        label_type=label_header.dtype,
+        label=label,
+    )
+
+
+def _look_at_label(cache: VolumeCache, case: Case, dtype: np.dtype) -> LabelFacts:
+    path = label_of(case)
+    label = cache.label(case.id, path).numpy()
+    return LabelFacts(
+        classes=tuple(int(value) for value in np.unique(label) if value >= 0),
+        classes_in_file=cache.classes_in_file(case.id, path),
+        voxels=hashlib.sha256(label.tobytes()).hexdigest(),
+        dtype=dtype,
+        ignored_share=float((label < 0).mean()),
+        not_annotated=cache.task.not_annotated(case.id),
     )
 
 
@@ -116,25 +142,35 @@ def oddities(
     size = np.median([f.size_mm for f in facts.values()], axis=0)
     (usual, _), *_ = Counter(f.orientation for f in facts.values()).most_common(1)
     first = {f.voxels: case_id for case_id, f in reversed(list(facts.items()))}
-    first_label = {f.label_voxels: case_id for case_id, f in reversed(list(facts.items()))}
+    labels = {case_id: f.label for case_id, f in facts.items() if f.label is not None}
+    first_label = {label.voxels: case_id for case_id, label in reversed(list(labels.items()))}
     others = intensity_oddities({c: f.quantiles for c, f in facts.items()}, channels)
 
-    def of(case_id: str, case: Facts) -> Iterator[tuple[str, str]]:
-        missing = [name for value, name in enumerate(classes) if value not in case.classes_in_file]
-        lost = [classes[value] for value in case.classes_in_file if value not in case.classes]
-        if len(missing) == len(classes) - 1 and classes[0] not in missing:
+    def of_label(case_id: str, label: LabelFacts) -> Iterator[tuple[str, str]]:
+        expected = {*range(len(classes))} - {*label.not_annotated}
+        missing = [classes[value] for value in sorted(expected - {*label.classes_in_file})]
+        lost = [classes[value] for value in label.classes_in_file if value not in label.classes]
+        if label.ignored_share == 1:
+            yield "nothing annotated", "all voxels of its label are ignored"
+        elif len(missing) == len(expected) - 1 and classes[0] not in missing:
             yield "empty label", "its label holds no foreground"
         elif missing:
             yield "class missing", f"its label holds no {', '.join(missing)}"
         if lost:
             yield "class lost", f"preprocessing leaves no voxel of {', '.join(lost)}"
+        # one value everywhere is no shape that could be another case's
+        if first_label[label.voxels] != case_id and len(label.classes) > 1:
+            yield "twin label", f"its label is the same as {first_label[label.voxels]}'s"
+        if label.dtype.kind == "f":
+            yield "label type", f"its label holds whole numbers as {label.dtype}"
+
+    def of(case_id: str, case: Facts) -> Iterator[tuple[str, str]]:
+        if case.label is not None:
+            yield from of_label(case_id, case.label)
         if case.constant:
             yield "constant", "all its voxels have one intensity after preprocessing"
         if first[case.voxels] != case_id:
             yield "twin", f"its image is the same as {first[case.voxels]}'s"
-        # one value everywhere is no shape that could be another case's
-        if first_label[case.label_voxels] != case_id and len(case.classes) > 1:
-            yield "twin label", f"its label is the same as {first_label[case.label_voxels]}'s"
         if case.spacing_mm.max() > MAX_ANISOTROPY * case.spacing_mm.min():
             yield "anisotropic", f"its voxels measure {in_mm(case.spacing_mm)}"
         if _far(case.spacing_mm, spacing):
@@ -153,8 +189,6 @@ def oddities(
             yield "grid", f"preprocessing turns {by(case.grids[0])} voxels into {by(case.grids[1])}"
         if not np.allclose(case.direction.T @ case.direction, np.eye(3), atol=1e-3):
             yield "sheared", "its axes are not at right angles to each other"
-        if case.label_type.kind == "f":
-            yield "label type", f"its label holds whole numbers as {case.label_type}"
 
     return {
         case_id: [*case.header, *(warning(kind, message) for kind, message in of(case_id, case))]
@@ -218,22 +252,61 @@ def set_findings(cache: VolumeCache, facts: Mapping[str, Facts]) -> list[Finding
         cache: its task and its preprocessing.
         facts: of all cases that can be used, by id.
     """
-    found = [*cache.task.findings, *axis_findings(cache.transforms)]
-    held = {value for case in facts.values() for value in case.classes_in_file}
+    found = [*cache.task.findings, *left_out(cache.task), *axis_findings(cache.transforms)]
+    labels = [case.label for case in facts.values() if case.label is not None]
+    held = {value for label in labels for value in label.classes_in_file}
     never = [name for value, name in enumerate(cache.task.classes) if value not in held]
-    if facts and never:
+    if labels and never:
         found.append(warning("class never seen", f"no label holds {', '.join(never)}"))
-    return found
+    return [*found, *notes(cache.task, facts)]
 
 
-def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]]) -> None:
-    """Report to a run what can be known before any voxel is read; ``alseg.validate`` reports more.
+def notes(task: Task, facts: Mapping[str, Facts]) -> Iterator[Finding]:
+    """What the data set says was not annotated."""
+    labels = [case.label for case in facts.values() if case.label is not None]
+    ignored = [label.ignored_share for label in labels if label.ignored_share > 0]
+    if ignored:
+        yield Finding(
+            "note",
+            "ignored voxels",
+            f"{len(ignored)} of {len(labels)} labels ignore voxels, {min(ignored):.2%} to "
+            f"{max(ignored):.2%} of theirs; no loss or metric looks at them",
+        )
+    for value, name in enumerate(task.classes):
+        n_lacking = sum(value in label.not_annotated for label in labels)
+        if n_lacking:
+            yield Finding(
+                "note",
+                "class not annotated",
+                f"{name} was not annotated in {n_lacking} of {len(labels)} cases, whose loss and "
+                "Dice leave it out",
+            )
+
+
+def left_out(task: Task) -> list[Finding]:
+    """The cases that a simulation cannot use, as nobody has labelled them."""
+    names = task.unlabelled
+    if not names:
+        return []
+    return [
+        warning(
+            "no label",
+            f"{len(names)} case(s) have no label and are left out of the simulation: "
+            f"{listed(names)}; oracle=person can ask for them",
+        )
+    ]
+
+
+def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]], *, simulated: bool) -> None:
+    """Tell a run what can be known before any voxel is read; ``alseg.validate`` tells more.
 
     Args:
         cache: the data set and its preprocessing.
         headers: findings of the headers, by case.
+        simulated: whether cases without a label are left out.
     """
-    for finding in [*cache.task.findings, *axis_findings(cache.transforms)]:
+    unused = left_out(cache.task) if simulated else []
+    for finding in [*cache.task.findings, *unused, *axis_findings(cache.transforms)]:
         log.warning(f"warning: data set: {finding.message}")
     by_kind: dict[str, dict[str, str]] = defaultdict(dict)
     for case_id, findings in sorted(headers.items()):

@@ -64,7 +64,10 @@ def validate(config: DictConfig) -> Report:
         check_text("json", config.json)
     task: Task = instantiate(config.data.task)
     check_part("data.task", task, Task)
-    check_part("data.splits", instantiate(config.data.splits, case_ids=list(task.cases)), Splits)
+    if task.labelled:  # else there is nothing to split by now
+        check_part(
+            "data.splits", instantiate(config.data.splits, case_ids=list(task.cases)), Splits
+        )
     preprocess = instantiate(config.data.preprocess)
     check_transforms("data.preprocess", preprocess)
     cache = VolumeCache(

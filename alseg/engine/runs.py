@@ -343,10 +343,9 @@ def check_classes(state: RunState, foreground: Sequence[str]) -> None:
     Raises:
         DataError: naming the classes of both.
     """
-    prefix = "test_dice_"
     for row in state.history[-1:]:
-        before = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
-        if before != list(foreground):
+        before = state.measure.classes(row)
+        if before != tuple(foreground):
             raise DataError(
                 f"the run was started with the classes {', '.join(before)}, and the data set has "
                 f"{', '.join(foreground)} now"

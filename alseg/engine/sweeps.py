@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -41,6 +40,7 @@ from alseg.core.errors import ConfigError, DataError
 from alseg.engine.jobs import run_in_fork
 from alseg.run.folder import CONFIG_FILE, START_FILE
 from alseg.run.lock import locked_run
+from alseg.run.measure import TEST, Measure
 from alseg.run.state import RunState
 from alseg.system.console import console, duration, fits, say
 from alseg.system.files import read_json, write_json
@@ -258,8 +258,9 @@ class JobRow:
         seed: its seed.
         job: how it has ended.
         rounds: finished rounds.
-        dice: test Dice of the last round; None before the first.
-        area: area under the budget curve of the test Dice; None before the first round.
+        dice: by which the run is judged, of the last round; None before the first.
+        area: area under the budget curve of that Dice; None before the first round.
+        measure: which Dice that is.
     """
 
     strategy: str
@@ -269,6 +270,7 @@ class JobRow:
     rounds: int
     dice: float | None
     area: float | None
+    measure: Measure = TEST
 
 
 def print_sweep(folder: Path) -> bool:
@@ -324,27 +326,35 @@ def job_rows(folder: Path) -> dict[str, JobRow]:
         if (path / CONFIG_FILE).is_file():
             config = load_config(path)
             strategy, seed = str(config.strategy.name), str(config.seed)
-        history: Sequence[dict[str, Any]] = ()
-        if RunState.is_in(path):
-            state = RunState.load(path)
-            history = state.history
         own = [o for o in overrides[path] if o not in common]
         rows[path.name] = JobRow(
             strategy,
             " ".join(o for o in own if not o.startswith(("strategy=", "seed="))),
             seed,
             Job.load(path),
-            len(history),
-            history[-1]["test_dice"] if history else None,
-            area_under_budget_curve(*state.learning_curve("test_dice")) if history else None,
+            *progress(path),
         )
     return rows
+
+
+def progress(folder: Path) -> tuple[int, float | None, float | None, Measure]:
+    """How far a job has come: the fields of ``JobRow`` from ``rounds`` on."""
+    state = RunState.load(folder) if RunState.is_in(folder) else None
+    if state is None or not state.history:
+        return 0, None, None, TEST
+    labelled, dice = state.learning_curve(state.measure.column)
+    return len(dice), dice[-1], area_under_budget_curve(labelled, dice), state.measure
+
+
+def measure_heading(jobs: Sequence[JobRow]) -> str:
+    """How the column of the jobs' Dice is called."""
+    return " or ".join(sorted({row.measure.title for row in jobs if row.rounds} or {TEST.title}))
 
 
 def jobs_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:
     """One row a job."""
     table = _table("jobs of the sweep", show_settings)
-    for heading in ("seed", "status", "rounds", "test Dice", "area", "time"):
+    for heading in ("seed", "status", "rounds", measure_heading(jobs), "area", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in jobs:
         settings = [Text(row.settings)] if show_settings else []
@@ -364,9 +374,9 @@ def jobs_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:
 def means_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:
     """One row a strategy (and settings): mean and standard deviation over its finished jobs."""
     table = _table("mean ± standard deviation over seeds", show_settings)
-    for heading in ("seeds", "test Dice", "area under the curve"):
-        table.add_column(heading, justify="right", no_wrap=True)
     finished = [row for row in jobs if row.job.status == FINISHED]
+    for heading in ("seeds", measure_heading(finished), "area under the curve"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for strategy, settings in dict.fromkeys((row.strategy, row.settings) for row in finished):
         group = [row for row in finished if (row.strategy, row.settings) == (strategy, settings)]
         table.add_row(

@@ -12,7 +12,14 @@ from alseg.core.units import Answer, Query
 
 @runtime_checkable
 class Oracle(Protocol):
-    """Answers a query with labels."""
+    """Answers a query with labels.
+
+    Attributes:
+        annotates_unlabelled: whether it can make labels that the data set does not hold. If it
+            cannot, cases without a label are left out of the pool.
+    """
+
+    annotates_unlabelled: bool
 
     def annotate(self, query: Query) -> Answer:
         """Have the units of a query annotated.

@@ -7,8 +7,8 @@ function here and one entry in ``COSTS``; ``cost=`` chooses.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,23 @@ from alseg.data.nifti import read_header, reading
 AnnotationCost = Callable[[Path], float]
 
 
-def volume(label: Path) -> float:
+def volume(label: Path, ignore_value: int | None = None) -> float:
     """1: every case costs the same."""
     return 1.0
 
 
-def voxels(label: Path) -> float:
+def voxels(label: Path, ignore_value: int | None = None) -> float:
     """The number of voxels of the scan: all of it has to be looked at."""
-    return float(math.prod(_load(label).shape))
+    classes = _classes(_load(label))
+    return float((classes != ignore_value).sum())
 
 
-def foreground_voxels(label: Path) -> float:
+def foreground_voxels(label: Path, ignore_value: int | None = None) -> float:
     """The number of foreground voxels: all of them have to be painted."""
-    return float((_classes(_load(label)) > 0).sum())
+    return float(_foreground(_classes(_load(label)), ignore_value).sum())
 
 
-def slices(label: Path) -> float:
+def slices(label: Path, ignore_value: int | None = None) -> float:
     """The number of slices with foreground: in each of them contours have to be drawn.
 
     Slices lie across the axis with the largest voxel spacing, along which a scan is thinnest
@@ -49,10 +50,10 @@ def slices(label: Path) -> float:
     coarsest = spacing >= 0.99 * spacing.max()
     axis = int(np.argmax(np.where(coarsest, upwards, -1)))
     others = tuple(i for i in range(3) if i != axis)
-    return float((_classes(image) > 0).any(axis=others).sum())
+    return float(_foreground(_classes(image), ignore_value).any(axis=others).sum())
 
 
-COSTS: dict[str, AnnotationCost] = {
+COSTS: dict[str, Callable[..., float]] = {
     "volume": volume,
     "voxels": voxels,
     "foreground_voxels": foreground_voxels,
@@ -60,14 +61,19 @@ COSTS: dict[str, AnnotationCost] = {
 }
 
 
-def cost_named(name: str) -> AnnotationCost:
+def cost_named(name: str, ignore_value: int | None = None) -> AnnotationCost:
     """The cost of that name.
+
+    Args:
+        name: of the cost.
+        ignore_value: what voxels that nobody annotated have in label files, which cost nothing;
+            None for none.
 
     Raises:
         ConfigError: if there is none.
     """
     check_choice("cost", name, COSTS)
-    return COSTS[name]
+    return partial(COSTS[name], ignore_value=ignore_value)
 
 
 def _load(label: Path) -> Any:
@@ -81,3 +87,7 @@ def _load(label: Path) -> Any:
 def _classes(image: Any) -> np.ndarray:
     classes = image.get_fdata(dtype=np.float32)
     return classes.reshape(classes.shape[:3])  # some files end in an axis of one
+
+
+def _foreground(classes: np.ndarray, ignore_value: int | None) -> np.ndarray:
+    return (classes > 0) & (classes != ignore_value)

@@ -6,22 +6,26 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alseg.core.units import Answer, Query
+from alseg.data.headers import label_of
 from alseg.data.task import Task
 
 
 class SimulatedOracle:
     """Reveals labels that the data set already holds, at once: nothing is ever pending.
 
-    Training and scoring never get the task's label paths, only what was revealed here.
+    Cases without a label are not in its pool. Training and scoring never get the task's label
+    paths, only what was revealed here.
     """
 
+    annotates_unlabelled = False
+
     def __init__(self, task: Task) -> None:
-        self._labels = {case.id: case.label for case in task.cases.values()}
+        self._cases = task.cases
 
     def annotate(self, query: Query) -> Answer:
         """The label file of each unit's case."""
-        return Answer({unit: self._labels[unit.case_id] for unit in query})
+        return Answer({unit: label_of(self._cases[unit.case_id]) for unit in query})
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Return the hidden label file of each case."""
-        return {case_id: self._labels[case_id] for case_id in case_ids}
+        return {case_id: label_of(self._cases[case_id]) for case_id in case_ids}

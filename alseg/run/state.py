@@ -12,15 +12,17 @@ from typing import Any
 from alseg.core.errors import DataError
 from alseg.core.pool import Pool
 from alseg.run.folder import STATE_FILE
+from alseg.run.measure import Measure, measure_of
 from alseg.system.files import newest_intact, previous, read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
 
 FORMAT_VERSION = 1
-# What each row of a table has at least.
+DICE = "_dice"  # in the name of a column that holds one
+# What each row of a table has at least; further columns of Dice are numbers as well.
 COLUMNS: dict[str, dict[str, type | UnionType]] = {
-    "history": {"round": int, "labelled": int, "val_dice": float | int, "test_dice": float | int},
+    "history": {"round": int, "labelled": int, "val_dice": float | int},
     "queries": {"round": int, "case_id": str},
     "timings": {"round": int},
 }
@@ -33,7 +35,8 @@ class RunState:
     Attributes:
         pool: the labelled and the unlabelled cases *after* the last finished round.
         finished_rounds: number of finished rounds.
-        history: one row a finished round: round, labelled count, validation and test Dice.
+        history: one row a finished round: round, labelled count, Dice of the validation part and of
+            the test part, if there is one.
         queries: one row an acquired case: round (0 for the initial pool), case id, score, rank.
         timings: one row a finished round: seconds of training, scoring, preprocessing.
         config_hash: hash of the resolved configuration, so that another one is noticed.
@@ -60,6 +63,11 @@ class RunState:
                 raise TypeError(f"{name} is {value!r}, which is no text")
         if not all(isinstance(i, str) for i in self.pool.labelled + self.pool.unlabelled):
             raise ValueError("a case id in the pool is no text")
+
+    @property
+    def measure(self) -> Measure:
+        """By which Dice the run is judged; there is a finished round."""
+        return measure_of(self.history[0])
 
     def learning_curve(self, column: str) -> tuple[list[float], list[float]]:
         """The labelled counts of the finished rounds, and what a column of the history holds."""
@@ -160,7 +168,8 @@ def check_rows(name: str, rows: Sequence[Any], columns: Mapping[str, type | Unio
             if not isinstance(row.get(column), kind):
                 raise TypeError(f"{column} in {name} is {row.get(column)!r}")
         for column, value in row.items():
-            if column not in columns and not isinstance(value, str | int | float | None):
+            kind = float | int if DICE in column else str | int | float | None
+            if column not in columns and not isinstance(value, kind):
                 raise TypeError(f"{column} in {name} is {value!r}")
 
 

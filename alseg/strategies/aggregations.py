@@ -181,13 +181,15 @@ def dice_disagreement(
 def hidden_dice_error(uncertainty: Tensor, statistics: VoxelStatistics) -> float:
     """1 - Dice of the prediction and the hidden label, mean over the classes in either of them.
 
+    Voxels that the data set's own label ignores are left out.
+
     An upper reference: no honest strategy knows it. A class that the label lacks but the prediction
     has counts as 1; a volume with neither scores 0. Needs ``reads_labels``.
     """
     prediction, label = statistics.prediction, statistics.hidden_label
     errors = []
     for index in range(1, len(statistics.mean)):
-        predicted, true = prediction == index, label == index
+        predicted, true = (prediction == index) & (label >= 0), label == index
         size = int(predicted.sum() + true.sum())
         if size:
             errors.append(1 - 2 * int((predicted & true).sum()) / size)

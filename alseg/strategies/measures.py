@@ -91,8 +91,12 @@ def variation_ratio(statistics: VoxelStatistics) -> Tensor:
 
 
 def prediction_error(statistics: VoxelStatistics) -> Tensor:
-    """1 where the prediction differs from the hidden label, else 0. Needs ``reads_labels``."""
-    return (statistics.prediction != statistics.hidden_label).float()
+    """1 where the prediction differs from the hidden label, else 0. Needs ``reads_labels``.
+
+    0 where the data set's own label is ignored.
+    """
+    label = statistics.hidden_label
+    return ((statistics.prediction != label) & (label >= 0)).float()
 
 
 # Class scores: from the statistics to one number a foreground class, shape [C - 1].
@@ -112,6 +116,6 @@ def class_entropy(statistics: VoxelStatistics) -> Tensor:
 
 def hidden_class_voxels(statistics: VoxelStatistics) -> Tensor:
     """Voxels of each foreground class in the hidden label, [C - 1]. Needs ``reads_labels``."""
-    n_classes = len(statistics.mean)
-    counts = statistics.hidden_label.flatten().long().bincount(minlength=n_classes)
+    n_classes, label = len(statistics.mean), statistics.hidden_label
+    counts = label[label >= 0].long().bincount(minlength=n_classes)
     return counts[1:].double()

@@ -104,7 +104,7 @@ class VoxelStatistics:
 
     @property
     def hidden_label(self) -> Tensor:
-        """The true class indices [D, H, W].
+        """The true class indices [D, H, W], ``IGNORED`` where the data set has none.
 
         Raises:
             ValueError: if the strategy is not flagged with ``reads_labels``.

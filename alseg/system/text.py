@@ -27,3 +27,8 @@ def literal(content: Any, restore: Callable[[str], str] = str) -> Any:
     if isinstance(content, list):
         return [literal(value, restore) for value in content]
     return content
+
+
+def capitalised(text: str) -> str:
+    """A text with a capital at its start; the rest stays as it is."""
+    return text[:1].upper() + text[1:]

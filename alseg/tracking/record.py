@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from alseg.core.budget import area_under_budget_curve
 from alseg.core.errors import DataError
 from alseg.run.folder import METRICS_FILE, TRACKING_FILE, TRAINING_CURVES_FILE, round_folder
+from alseg.run.measure import measure_of
 from alseg.run.provenance import train_command
 from alseg.system.files import read_json, write_json
 from alseg.system.secrets import without_secrets
@@ -207,13 +208,13 @@ def finished_rounds(folder: Path) -> list[FinishedRound]:
     rows = numbers_of(path, empty=math.nan)  # the Dice of a class that no label holds
     try:
         labelled = [row["labelled"] for row in rows]
-        test_dice = [row["test_dice"] for row in rows]
+        dice = [row[measure_of(rows[0]).column] for row in rows]
         return [
             FinishedRound(
                 int(row["round"]),
                 int(row["labelled"]),
                 {metric_name(name): value for name, value in row.items() if name != "round"}
-                | {"area": area_under_budget_curve(labelled[:index], test_dice[:index])},
+                | {"area": area_under_budget_curve(labelled[:index], dice[:index])},
             )
             for index, row in enumerate(rows, start=1)
         ]

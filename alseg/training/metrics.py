@@ -19,7 +19,8 @@ class CaseDice:
     """Collects the Dice of each case and foreground class.
 
     Dice = 2|P∩L| / (|P|+|L|) on hard labels. A class that is absent from a case's label gives NaN
-    for that case and is left out of the means (MONAI's convention, as in the tutorial).
+    for that case and is left out of the means (MONAI's convention, as in the tutorial); so does a
+    class that was not annotated in the case, as its label then holds none of it.
 
     Args:
         classes: the foreground class names.
@@ -36,12 +37,17 @@ class CaseDice:
     def update(self, case_id: str, prediction: Tensor, label: Tensor) -> None:
         """Add one case.
 
+        Voxels that were not annotated count for nothing.
+
         Args:
             case_id: the case.
             prediction: class indices, shape [1, 1, D, H, W].
-            label: class indices, the same shape.
+            label: class indices or ``IGNORED``, the same shape.
         """
         n_classes = len(self.classes) + 1
+        ignored = label < 0
+        if ignored.any():  # background in both of them is what Dice does not see
+            prediction, label = (v.masked_fill(ignored, 0) for v in (prediction, label))
         dice = compute_dice(
             one_hot(prediction, n_classes), one_hot(label, n_classes), include_background=False
         )
@@ -89,13 +95,18 @@ class Calibration:
     def update(self, case_id: str, logits: Tensor, label: Tensor) -> None:
         """Add the voxels of one case.
 
+        Voxels that were not annotated are left out.
+
         Args:
             case_id: the case.
             logits: shape [1, C, D, H, W].
-            label: class indices, shape [1, 1, D, H, W].
+            label: class indices or ``IGNORED``, shape [1, 1, D, H, W].
         """
         confidence, prediction = torch.softmax(logits.float(), dim=1).flatten(2).max(dim=1)
-        correct = prediction == label.flatten(2)[:, 0]  # [1, voxels], as the two others
+        annotated = label.flatten(2)[:, 0] >= 0  # [1, voxels], as the two others
+        correct = prediction == label.flatten(2)[:, 0]
+        if not annotated.all():
+            confidence, correct = confidence[annotated], correct[annotated]
         bins = (confidence * self.n_bins).long().clamp(max=self.n_bins - 1).flatten()
         sums = torch.zeros(self.n_bins, 3, dtype=torch.float64, device=bins.device)
         for column, values in enumerate((torch.ones_like(confidence), confidence, correct)):

@@ -10,6 +10,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from alseg.training.annotated import AnnotatedLoss
+from alseg.training.marginal import marginal_logits
 from alseg.training.metrics import Calibration, CaseDice, hard_labels
 from alseg.training.recipe import Recipe
 from alseg.training.weighting import weighted_loss
@@ -35,6 +37,7 @@ class SegmentationModule(pl.LightningModule):
         super().__init__()
         self.network = network
         self.recipe = recipe
+        self.loss = AnnotatedLoss(recipe.loss)
         self.inferer = inferer
         self.dice = CaseDice(classes)
         self.calibration = Calibration()
@@ -53,9 +56,11 @@ class SegmentationModule(pl.LightningModule):
     def batch_loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The loss of one network on a training batch, a scalar; samples may carry a ``weight``."""
         logits = network(batch["image"])
+        if "annotated_classes" in batch:
+            logits = marginal_logits(logits, batch["annotated_classes"])
         if "weight" in batch:
-            return weighted_loss(self.recipe.loss, logits, batch["label"], batch["weight"])
-        return self.recipe.loss(logits, batch["label"])
+            return weighted_loss(self.loss, logits, batch["label"], batch["weight"])
+        return self.loss(logits, batch["label"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""
@@ -86,6 +91,8 @@ class SegmentationModule(pl.LightningModule):
         (case_id,) = batch["case_id"]
         logits = self.inferer(batch["image"], self.network)
         self.dice.update(case_id, hard_labels(logits), batch["label"])
+        if "annotated_classes" in batch:
+            logits = marginal_logits(logits, batch["annotated_classes"])
         self.calibration.update(case_id, logits, batch["label"])
 
     def on_test_epoch_end(self) -> None:

@@ -33,7 +33,7 @@ def make(
     candidates: Sequence[str] | None = None,
 ) -> AcquisitionCallback:
     ids = pool.unlabelled if candidates is None else tuple(candidates)
-    chooser = Chooser(strategy, 3, seed, 4, 2, pool, ids)
+    chooser = Chooser(strategy, 3, seed, 4, 2, pool, ids, pool.labelled)
     return AcquisitionCallback(
         chooser, SimulatedOracle(read_msd(phantoms)), volume, lambda chosen: None
     )
@@ -138,7 +138,7 @@ def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
             said.append(query)
             return super().annotate(query)
 
-    chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled)
+    chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled, pool.labelled)
     chosen = chooser.choose(scores(pool))
     assert chosen.query == whole(["phantom_003", "phantom_007", "phantom_011"])
     assert chosen.scores == dict.fromkeys(["phantom_003", "phantom_007", "phantom_011"], 3.0)
@@ -154,7 +154,7 @@ def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
 
 
 def test_what_is_not_annotated_yet_is_told_and_makes_no_pool(phantoms: Path, pool: Pool) -> None:
-    chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled)
+    chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled, pool.labelled)
     acquisition = AcquisitionCallback(
         chooser, Slow(read_msd(phantoms)), volume, lambda chosen: None
     )
@@ -170,6 +170,6 @@ def test_a_query_that_takes_all_that_is_left_is_told(
 ) -> None:
     n_left = len(pool.unlabelled)
     for query_size, told in ((n_left, False), (n_left + 1, True)):
-        chooser = Chooser(TOP_K, query_size, 1, 4, 2, pool, pool.unlabelled)
+        chooser = Chooser(TOP_K, query_size, 1, 4, 2, pool, pool.unlabelled, pool.labelled)
         assert len(chooser.choose(scores(pool)).query) == n_left
         assert (f"{n_left} volumes are left to choose from" in caplog.text) == told

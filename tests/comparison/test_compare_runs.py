@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from synthetic import BUDGETS, CASES, CLASSES, write_run, write_sweep
+from synthetic import BUDGETS, CASES, CLASSES, dice_rows, write_run, write_sweep
 
+from alseg.comparison.analysis import analyse
+from alseg.comparison.conclusions import sentences
 from alseg.comparison.runs import (
     RunSet,
     differing_settings,
@@ -20,6 +22,7 @@ from alseg.comparison.runs import (
     read_run,
 )
 from alseg.core.errors import ConfigError, DataError
+from alseg.run.measure import VALIDATION
 from alseg.run.state import RunState
 
 
@@ -44,7 +47,7 @@ def test_the_tidy_table_has_every_round(sweep: Path) -> None:
     one = curves[(curves["strategy"] == "random") & (curves["seed"] == 2)]
     assert one["labelled"].tolist() == list(BUDGETS)
     history = read_run(sweep / "random_seed2").state.history
-    assert one["test_dice"].tolist() == [row["test_dice"] for row in history]
+    assert one["dice"].tolist() == [row["test_dice"] for row in history]
     assert curves[curves["full_data"]]["labelled"].tolist() == [len(CASES)] * 4
 
 
@@ -179,7 +182,7 @@ def test_a_run_with_repeats_is_read_off_at_the_others_budgets(tmp_path: Path) ->
     curve = curves[curves["strategy"] == "variance"]
     assert curve["labelled"].tolist() == [5, 10, 15]
     # 10 lies half-way between 8 (its last round with them) and 12, 15 three quarters to 16
-    assert curve["test_dice"].tolist() == pytest.approx([0.5, (0.62 + 0.70) / 2, 0.76])
+    assert curve["dice"].tolist() == pytest.approx([0.5, (0.62 + 0.70) / 2, 0.76])
     assert curve["round"].tolist() == [1, 4, 5]
 
 
@@ -187,3 +190,56 @@ def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", "random", 1, data={"name": "\ud800"})
     with pytest.raises(DataError, match="holds a name that is no text: surrogates not allowed"):
         read_run(folder)
+
+
+def without_test_part(strategy: str, seed: int) -> list[dict]:
+    rows = dice_rows(strategy, seed, BUDGETS, 0.004)
+    return [{k: v for k, v in row.items() if not k.startswith("test_")} for row in rows]
+
+
+def write_growing(folder: Path, strategy: str, seed: int, share: float = 0.25) -> None:
+    data = {"name": "hippocampus", "splits": {"validation_share": share, "seed": 0}}
+    history = without_test_part(strategy, seed)
+    write_run(folder / f"{strategy}_{seed}", strategy, seed, history=history, data=data)
+
+
+def test_runs_without_a_test_part_are_compared_by_their_validation_dice(tmp_path: Path) -> None:
+    for strategy in ("random", "variance"):
+        for seed in (1, 2, 3):
+            write_growing(tmp_path, strategy, seed)
+    run_set = gathered(tmp_path)
+    assert run_set.measure is VALIDATION
+    assert run_set.classes == CLASSES
+    one = learning_curves(run_set).query("strategy == 'random' and seed == 1")
+    history = without_test_part("random", 1)
+    assert one["dice"].tolist() == [row["val_dice"] for row in history]
+    assert one["dice_anterior"].tolist() == [row["val_dice_anterior"] for row in history]
+    first, second, *_ = sentences(analyse(run_set, 0.8))
+    assert "mean validation Dice (no test part)" in first
+    assert "no fair comparison" in second
+
+
+def test_a_round_without_a_dice_is_left_out(tmp_path: Path) -> None:
+    history = without_test_part("random", 1)
+    history[0] |= dict.fromkeys([c for c in history[0] if "dice" in c], float("nan"))
+    write_run(tmp_path / "one" / "run", "random", 1, history=history)
+    assert learning_curves(gathered(tmp_path / "one"))["labelled"].tolist() == list(BUDGETS[1:])
+    for row in history:
+        row |= dict.fromkeys([c for c in row if "dice" in c], float("nan"))
+    write_run(tmp_path / "all" / "run", "random", 1, history=history)
+    with pytest.raises(ConfigError, match="6 of 6 rounds finished, none with a Dice"):
+        gathered(tmp_path / "all")
+
+
+def test_runs_with_and_without_a_test_part_are_not_mixed(tmp_path: Path) -> None:
+    write_growing(tmp_path, "random", 1)
+    write_run(tmp_path / "variance_1", "variance", 1)
+    with pytest.raises(ConfigError, match="with and without a test part cannot be compared"):
+        gathered(tmp_path)
+
+
+def test_runs_whose_cases_validate_by_other_rules_are_not_mixed(tmp_path: Path) -> None:
+    write_growing(tmp_path, "random", 1)
+    write_growing(tmp_path, "variance", 1, share=0.3)
+    with pytest.raises(ConfigError, match="have different validation cases"):
+        gathered(tmp_path)

@@ -30,7 +30,7 @@ def table(**areas: list[float]) -> pd.DataFrame:
 def curves_of(**dice: list[list[float]]) -> pd.DataFrame:
     """Curves: for each strategy a list of seeds, each a list of Dice at 5, 10, ... volumes."""
     rows = [
-        {"strategy": name, "seed": seed, "labelled": 5 * k, "round": k, "test_dice": value}
+        {"strategy": name, "seed": seed, "labelled": 5 * k, "round": k, "dice": value}
         for name, seeds in dice.items()
         for seed, curve in enumerate(seeds, 1)
         for k, value in enumerate(curve, 1)
@@ -243,7 +243,7 @@ def test_foreground_efficiency_recovers_its_own_curve() -> None:
 
 def test_foreground_efficiencies_need_the_voxels_and_full_data() -> None:
     curves = curves_of(a=[[0.4, 0.9 - 0.5 * math.exp(-6.0 * 0.1)]])
-    full = pd.DataFrame({"test_dice": [0.9], "foreground_voxels": [1000]})
+    full = pd.DataFrame({"dice": [0.9], "foreground_voxels": [1000]})
     assert statistics.foreground_efficiencies(curves, full) is None
     with_voxels = curves.assign(foreground_voxels=[100, 200])
     result = statistics.foreground_efficiencies(with_voxels, full)

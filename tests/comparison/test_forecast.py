@@ -30,7 +30,7 @@ COUNTS = np.arange(5.0, 35.0, 5.0)
 def curves(dice: np.ndarray, counts: np.ndarray = COUNTS, noise: tuple[float, ...] = (0.0,)):
     return pd.DataFrame(
         [
-            {"strategy": "s", "seed": seed, "labelled": int(n), "test_dice": d + shift}
+            {"strategy": "s", "seed": seed, "labelled": int(n), "dice": d + shift}
             for seed, shift in enumerate(noise)
             for n, d in zip(counts, dice, strict=True)
         ]

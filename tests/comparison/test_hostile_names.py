@@ -109,9 +109,7 @@ def test_latex_has_no_character_that_it_would_act_on(name: str) -> None:
 @settings(max_examples=10, deadline=None)
 @given(names)
 def test_figures_hold_the_name_as_text_without_a_warning(name: str) -> None:
-    curves = pd.DataFrame(
-        {"strategy": name, "seed": 1, "labelled": [5, 10], "test_dice": [0.1, 0.2]}
-    )
+    curves = pd.DataFrame({"strategy": name, "seed": 1, "labelled": [5, 10], "dice": [0.1, 0.2]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         palette = Palette([name], "random", {name: name})

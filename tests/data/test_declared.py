@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from alseg.core.errors import DataError
 from alseg.data.formats.msd import read_msd
 from alseg.data.formats.nnunet import read_nnunet
+from alseg.data.survey import left_out
 from tests.data.builders import touch, touch_msd, touch_nnunet, write_json
 
 NAMES = [f"case_{i:02d}" for i in range(6)]
@@ -61,9 +62,12 @@ def test_nnunet_files_that_go_with_no_case_are_named(
     content = json.loads((root / "dataset.json").read_text())
     content["channel_names"] = {str(i): f"channel {i}" for i in range(named)}
     write_json(root / "dataset.json", content)
-    findings = told(read_nnunet(root))
-    assert ("no label" in findings) == bool(unlabelled)
-    assert names_all(findings.get("no label", ""), unlabelled) or not unlabelled
+    task = read_nnunet(root)
+    findings = told(task)
+    assert set(task.unlabelled) == unlabelled
+    assert [names_all(finding.message, unlabelled) for finding in left_out(task)] == (
+        [True] if unlabelled else []
+    )
     assert ("numTraining" in findings) == bool(unlabelled)
     assert ("not used" in findings) == (named < channels)  # a channel that is not named
 
@@ -71,9 +75,9 @@ def test_nnunet_files_that_go_with_no_case_are_named(
 def test_a_label_in_another_ending_is_not_dropped_silently(tmp_path: Path) -> None:
     root = touch_nnunet(tmp_path, NAMES)
     (root / "labelsTr" / "case_00.nii.gz").rename(root / "labelsTr" / "case_00.nii")
-    findings = told(read_nnunet(root))
-    assert "case_00" in findings["no label"]
-    assert "case_00.nii" in findings["not used"]
+    task = read_nnunet(root)
+    assert task.unlabelled == ["case_00"]
+    assert "case_00.nii" in told(task)["not used"]
 
 
 def entry_of(name: str) -> dict:

@@ -61,7 +61,6 @@ def test_nnunet_is_read_with_its_channels(tmp_path: Path) -> None:
     check_headers(task, ["a"], labels=True)
 
     for changes, message in (
-        ({"labels": {"background": 0, "ignore": 2, "x": 1}}, "ignore label"),
         ({"labels": {"background": 0, "region": [1, 2]}}, "one integer"),
         ({"file_ending": ".mha"}, "reads .nii.gz and .nii"),
         ({"labels": {"background": 0, "blob": 2}}, "as 0, 1, 2"),

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from alseg.active.query_maps import in_source_space
 from alseg.config.composition import conf_folder, instantiate
 from alseg.data.cache import VolumeCache
 from alseg.data.nifti import read_header, read_volume, write_nifti
+from alseg.data.source_grid import classes_on_source_grid
 from alseg.data.task import Case, Task
 
 CHOICES = sorted(path.stem for path in Path(conf_folder(), "data").glob("*.yaml"))
@@ -104,8 +104,8 @@ def check(folder: Path, transforms: list[Any], image: Any, name: str) -> torch.T
     prediction = segmented(entry["image"])
     assert dice(prediction.numpy(), cache.label(name, case.label).numpy()) == 1
     exported = folder / f"{name}_map.nii.gz"
-    native = in_source_space(prediction[0], entry, nearest=True)
-    write_nifti(exported, native.to(torch.uint8), case.images[0])
+    native = classes_on_source_grid(torch.cat([1 - prediction, prediction]), entry)
+    write_nifti(exported, native, case.images[0])
     map_, label = nibabel.load(exported), nibabel.load(case.label)
     np.testing.assert_allclose(map_.affine, image.affine, atol=1e-4)
     assert dice(np.asarray(map_.dataobj), np.asarray(label.dataobj)) >= 0.99
@@ -149,6 +149,25 @@ def test_oblique_and_anisotropic_storages_give_what_the_plain_one_gives(
     expected, found = plain.image(f"{name}_plain"), other.image(name)
     torch.testing.assert_close(found["image"], expected["image"], atol=1e-3, rtol=0)
     torch.testing.assert_close(found["affine"], expected["affine"], atol=1e-3, rtol=0)
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    choice=st.sampled_from(CHOICES),
+    storage=st.sampled_from(STORAGES),
+    tilt=st.tuples(*[st.floats(-30, 30)] * 3),
+    edges=st.tuples(*[st.floats(0.5, 6)] * 3),
+)
+def test_maps_of_oblique_and_anisotropic_images_lie_where_the_body_is(
+    tmp_path: Path, choice: str, storage: Any, tilt: Any, edges: Any
+) -> None:
+    image = stored(world(edges, tilt), *storage)
+    check(tmp_path, preprocess_of(choice, edges), image, f"case_{len(list(tmp_path.iterdir()))}")
 
 
 FIELDS = ("qform_code", "sform_code", "xyzt_units", "srow_x", "quatern_b", "qoffset_x", "pixdim")

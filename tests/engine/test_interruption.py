@@ -1,4 +1,4 @@
-"""Signals, damage, full disks and changed settings: a run continues, and ends as if it had not been interrupted."""
+"""Signals, damage, full disks, changed settings: a run continues as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_what_has_not_been_annotated_yet_is_asked_for_again(
     assert results(cut.folder) == whole
 
 
-def test_a_second_stage_that_was_interrupted_begins_again(
+def test_a_fine_tuning_that_was_interrupted_begins_again(
     train: Train, at_call: Callable[..., list[int]]
 ) -> None:
     settings = (

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alseg.data.findings import warning
-from alseg.data.survey import Facts, intensity_oddities, oddities
+from alseg.data.survey import Facts, LabelFacts, intensity_oddities, oddities
 from alseg.system.isolation import Died, map_in_processes
 from tests import bad_input
 from tests.bad_input import CASE, ROWS
@@ -163,34 +163,41 @@ def facts(**changes: object) -> Facts:
         "grids": ((100, 100, 100), (100, 100, 100)),
         "quantiles": np.array([[-1000.0, 40.0, 100.0]]),
         "voxels": str(changes),
-        "label_voxels": str(changes),
         "constant": False,
-        "classes": (0, 1, 2),
-        "classes_in_file": (0, 1, 2),
-        "label_type": np.dtype(np.uint8),
+        "label": label_facts(voxels=str(changes)),
     }
     return Facts(**usual | changes)
+
+
+def label_facts(**changes: object) -> LabelFacts:
+    usual: dict = {
+        "classes": (0, 1, 2),
+        "classes_in_file": (0, 1, 2),
+        "voxels": str(changes),
+        "dtype": np.dtype(np.uint8),
+    }
+    return LabelFacts(**usual | changes)
 
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"classes": (0, 2), "classes_in_file": (0, 2)}, "class missing"),
-        ({"classes": (0,), "classes_in_file": (0,)}, "empty label"),
-        ({"classes": (0, 1)}, "class lost"),
+        ({"label": label_facts(classes=(0, 2), classes_in_file=(0, 2))}, "class missing"),
+        ({"label": label_facts(classes=(0,), classes_in_file=(0,))}, "empty label"),
+        ({"label": label_facts(classes=(0, 1))}, "class lost"),
         ({"header": (warning("unit", "metres"),)}, "unit"),
         ({"grids": ((512, 512, 90), (40, 50, 90))}, "grid"),
         ({"quantiles": np.array([[24.0, 1064.0, 1124.0]])}, "intensities"),
         ({"quantiles": np.array([[0.0, 0.9, 1.0]])}, "intensities"),
         ({"constant": True}, "constant"),
         ({"voxels": "v1"}, "twin"),
-        ({"label_voxels": str({"voxels": "v1"})}, "twin label"),
+        ({"label": label_facts(voxels=str({"voxels": "v1"}))}, "twin label"),
         ({"spacing_mm": np.array([1, 1, 3.1])}, "anisotropic"),
         ({"spacing_mm": np.array([1, 1, 2.1])}, "spacing"),
         ({"size_mm": np.array([100, 100, 49.0])}, "size"),
         ({"orientation": "LPS"}, "orientation"),
         ({"direction": np.array([[1, 0.1, 0], [0, 0.995, 0], [0, 0, 1]])}, "sheared"),
-        ({"label_type": np.dtype(np.float64)}, "label type"),
+        ({"label": label_facts(dtype=np.dtype(np.float64))}, "label type"),
     ],
 )
 def test_what_is_odd(changes: dict, kind: str) -> None:
@@ -198,6 +205,32 @@ def test_what_is_odd(changes: dict, kind: str) -> None:
     found = oddities(cases, ("background", "liver", "tumour"), ("CT",))
     assert kind in [finding.kind for finding in found.pop("odd")]
     assert not any(found.values())
+
+
+def test_a_case_without_a_label_is_judged_by_its_image() -> None:
+    cases = {f"c{i}": facts(voxels=f"v{i}") for i in range(5)}
+    cases |= {"bare": facts(label=None), "odd": facts(label=None, constant=True)}
+    found = oddities(cases, ("background", "liver", "tumour"), ("CT",))
+    assert [finding.kind for finding in found.pop("odd")] == ["constant"]
+    assert not any(found.values())
+
+
+def test_cases_without_a_label_are_counted(
+    phantoms: Path, tmp_path: Path, validate: Callable[..., tuple]
+) -> None:
+    root = shutil.copytree(phantoms, tmp_path / "data")
+    content = json.loads((root / "dataset.json").read_text())
+    bare = [entry["image"] for entry in content["training"][4:]]
+    content |= {"training": content["training"][:4], "test": bare}
+    (root / "dataset.json").write_text(json.dumps(content))
+    exit_code, out, _, report = validate(root)
+    assert exit_code == 0
+    assert "8 case(s) have no label and are left out of the simulation: phantom_004, " in out
+    assert len(report["cases"]) == 12
+    (root / "imagesTr" / Path(bare[0]).name).write_bytes(b"no NIfTI")
+    exit_code, out, _, report = validate(root)
+    assert exit_code == 2
+    assert report["summary"]["error"] == 1
 
 
 def test_the_real_hippocampus_is_fine(hippocampus: Path, tmp_path: Path) -> None:

@@ -99,7 +99,14 @@ def test_one_process_scores_and_selects_the_same(
         experiment.strategy, experiment.source, experiment.scoring_inferer, plan.seed, 1
     )
     chooser = Chooser(
-        experiment.strategy, plan.query_size, plan.seed, plan.rounds, 1, pool, pool.unlabelled
+        experiment.strategy,
+        plan.query_size,
+        plan.seed,
+        plan.rounds,
+        1,
+        pool,
+        pool.unlabelled,
+        pool.labelled,
     )
     noted: list[Chosen] = []
     acquisition = AcquisitionCallback(chooser, experiment.oracle, experiment.cost, noted.append)

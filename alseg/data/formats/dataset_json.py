@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
-from alseg.data.naming import short
+from alseg.data.naming import matching_case, short
 from alseg.data.task import Case
 
 CONVERT = "convert it with nnUNetv2_convert_old_nnUNet_dataset for data=nnunet"
+ANNOTATED_CLASSES = "annotated_classes"
 MAX_JSON_BYTES = 100_000_000  # hundreds of thousands of cases
 
 
@@ -102,10 +104,62 @@ def cases_by_id(cases: Iterable[Case], source: Path) -> dict[str, Case]:
         if case.id in by_id:
             raise DataError(f"{source} names the case {case.id} twice")
         by_id[case.id] = case
-        for file in (*case.images, case.label):
+        for file in case.files:
             if file in owners:
                 raise DataError(
                     f"{source} names {file} twice, for {owners[file]} and for {case.id}"
                 )
             owners[file] = case.id
     return dict(sorted(by_id.items()))
+
+
+def with_annotated_classes(
+    cases: Mapping[str, Case], content: Mapping[str, Any], classes: Sequence[str], path: Path
+) -> dict[str, Case]:
+    """The cases with the classes that were annotated in each of them.
+
+    They are in the key ``annotated_classes`` of dataset.json, which is alseg's own and other tools
+    pass over: ``{"case_01": ["liver", "spleen"]}``. In cases that it does not name all classes were
+    annotated.
+
+    Args:
+        cases: by id.
+        content: of dataset.json.
+        classes: the class names by label value.
+        path: of dataset.json.
+
+    Raises:
+        DataError: if it names a case or a class that there is not, or no class of a case.
+    """
+    lists = content.get(ANNOTATED_CLASSES, {})
+    if not isinstance(lists, dict):
+        raise DataError(
+            f"{path}: {ANNOTATED_CLASSES!r} must give a list of class names for each case that "
+            f"lacks classes, got {short(lists)}"
+        )
+    found = dict(cases)
+    for name, names in lists.items():
+        case_id = matching_case(name, set(cases))
+        if case_id not in cases:
+            raise DataError(
+                f"{path}: {ANNOTATED_CLASSES!r} names the case {short(name)}, which the data set "
+                "has not"
+            )
+        if cases[case_id].label is None:
+            raise DataError(
+                f"{path}: {ANNOTATED_CLASSES!r} names the case {short(name)}, which has no label"
+            )
+        if not isinstance(names, list) or not names:
+            raise DataError(
+                f"{path}: {ANNOTATED_CLASSES!r} must name at least one class of {case_id}, got "
+                f"{short(names)}"
+            )
+        if unknown := [each for each in names if each not in classes[1:]]:
+            raise DataError(
+                f"{path}: {ANNOTATED_CLASSES!r} gives {case_id} the class {short(unknown[0])}; "
+                f"there are {', '.join(classes[1:])}"
+            )
+        values = tuple(v for v in range(1, len(classes)) if classes[v] in names)
+        if len(values) < len(classes) - 1:
+            found[case_id] = replace(cases[case_id], annotated_classes=values)
+    return found

@@ -17,8 +17,9 @@ from alseg.data.formats.dataset_json import (
     name_of,
     names_by_index,
     read_dataset_json,
+    with_annotated_classes,
 )
-from alseg.data.naming import case_id_of, case_ids_of, inside, short
+from alseg.data.naming import case_id_of, case_ids_of, composed, inside, short
 from alseg.data.task import Case, Task
 
 
@@ -27,6 +28,8 @@ def read_msd(root: str | Path) -> Task:
 
     Args:
         root: the folder that holds dataset.json, imagesTr and labelsTr.
+
+    Images of the list 'test' are cases without a label, where they are there.
 
     Raises:
         DataError: if the folder or dataset.json is missing or broken, or a listed file is missing,
@@ -53,20 +56,23 @@ def read_msd(root: str | Path) -> Task:
         seen.add(image)
     ids = case_ids_of([image.relative_to(folder) for image in images], path)
     parts = zip(ids, images, labels, strict=True)
-    cases = cases_by_id((Case(case_id, (image,), label) for case_id, image, label in parts), path)
-    channels = names_by_index(content.get("modality"), "modality", path)
-    classes = names_by_index(content.get("labels"), "labels", path, at_least=2)
-    check_background(classes, path)
+    labelled = [Case(case_id, (image,), label) for case_id, image, label in parts]
     test = content.get("test")
     test = test if isinstance(test, list) else []
     test_files = {folder / os.path.normpath(name) for name in test if isinstance(name, str)}
-    used = {*images, *labels}
+    unlabelled = _unlabelled(test, folder, path, labelled)
+    cases = cases_by_id([*labelled, *unlabelled], path)
+    channels = names_by_index(content.get("modality"), "modality", path)
+    classes = names_by_index(content.get("labels"), "labels", path, at_least=2)
+    check_background(classes, path)
+    used = {file for case in cases.values() for file in case.files}
     findings = [
         *declared.number_of(
             content, "numTraining", len(entries), f"'training' lists {len(entries)} case(s)"
         ),
         *declared.number_of(content, "numTest", len(test), f"'test' lists {len(test)}"),
         *declared.tested_on_training(images, test_files),
+        *declared.missing_test_images(test_files - {*images}, used),
         *declared.differ_in_case(cases),
         *declared.image_size(content, len(channels)),
         *declared.channel_names(content, "modality", channels),
@@ -79,9 +85,36 @@ def read_msd(root: str | Path) -> Task:
         root=folder,
         channels=channels,
         classes=classes,
-        cases=cases,
+        cases=with_annotated_classes(cases, content, classes, path),
         findings=tuple(findings),
     )
+
+
+def _unlabelled(
+    test: Sequence[Any], folder: Path, source: Path, labelled: Sequence[Case]
+) -> list[Case]:
+    """The images of 'test' that are there and not in 'training', as cases without a label.
+
+    One that is called as a labelled case is named by its folder as well.
+    """
+    taken = {file for case in labelled for file in case.files}
+    images: list[Path] = []
+    for name in test:
+        try:
+            image = inside(folder, name, source)
+        except DataError:  # copies of a data set are often made without imagesTs
+            continue
+        if image not in taken:
+            images.append(image)
+            taken.add(image)
+    relative = [image.relative_to(folder) for image in images]
+    ids = case_ids_of(relative, source) if images else []
+    known = {case.id for case in labelled}
+    ids = [
+        "_".join([*map(composed, place.parent.parts), case_id]) if case_id in known else case_id
+        for case_id, place in zip(ids, relative, strict=True)
+    ]
+    return [Case(case_id, (image,), None) for case_id, image in zip(ids, images, strict=True)]
 
 
 def _found(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,28 @@ from alseg.data.formats.dataset_json import (
     check_background,
     names_by_index,
     read_dataset_json,
+    with_annotated_classes,
 )
 from alseg.data.naming import composed, inside, short
 from alseg.data.task import Case, Task
+
+IGNORE = "ignore"  # what nnU-Net calls the label of voxels that nobody annotated
 
 
 def read_nnunet(root: str | Path) -> Task:
     """Read an nnU-Net v2 raw data set (``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz``).
 
+    A label called ``ignore`` marks voxels that nobody annotated; its value must be the highest.
+
     As in nnU-Net v2, the key ``dataset`` of dataset.json names the images and the label of each
-    case, if it is there; imagesTr and labelsTr are then not searched.
+    case, if it is there; imagesTr and labelsTr are then not searched. Otherwise a case of imagesTr
+    without a file in labelsTr is a case without a label.
 
     Args:
         root: a folder such as ``nnUNet_raw/Dataset003_Liver``.
 
     Raises:
-        DataError: as ``read_msd``; also for region labels, an ignore label and file endings other
+        DataError: as ``read_msd``; also for region labels and file endings other
             than NIfTI, which alseg does not read.
     """
     folder, content = read_dataset_json(root)
@@ -55,25 +61,32 @@ def read_nnunet(root: str | Path) -> Task:
             f"{path}: 'labels' must map each class name to one integer, got {short(labels)}; "
             "regions, which overlap, are not read: name each value as a class of its own"
         )
-    if "ignore" in labels:
-        raise DataError(f"{path}: alseg does not read data sets with an ignore label yet")
     by_value = {str(value): name for name, value in labels.items()}
     if len(by_value) < len(labels):
         raise DataError(f"{path}: 'labels' gives two classes one value: {short(labels)}")
+    ignore_value = labels.get(IGNORE)
+    if ignore_value is not None and ignore_value != max(labels.values()):
+        raise DataError(
+            f"{path}: 'labels' gives {IGNORE} the value {ignore_value}; it must be the highest "
+            "value, behind those of all classes"
+        )
+    by_value.pop(str(ignore_value), None)
     classes = names_by_index(by_value, "labels", path, at_least=2)
     check_background(classes, path)
     named = "dataset" in content
     found = _named_cases if named else _found_cases
     cases = cases_by_id(found(folder, content, path, len(channels)), path)
-    used = {file for case in cases.values() for file in (*case.images, case.label)}
+    used = {file for case in cases.values() for file in case.files}
     unused = (
         declared.not_used(folder, used, (), "'dataset'")
         if named
         else declared.not_used_nnunet(folder, used, cases)
     )
-    n_cases = f"{len(cases)} case(s) have a label"
+    n_labelled = sum(case.label is not None for case in cases.values())
     findings = [
-        *declared.number_of(content, "numTraining", len(cases), n_cases),
+        *declared.number_of(
+            content, "numTraining", n_labelled, f"{n_labelled} case(s) have a label"
+        ),
         *declared.differ_in_case(cases),
         *declared.channel_names(content, "channel_names", channels),
         *declared.background(classes),
@@ -85,7 +98,8 @@ def read_nnunet(root: str | Path) -> Task:
         root=folder,
         channels=channels,
         classes=classes,
-        cases=cases,
+        cases=with_annotated_classes(cases, content, classes, path),
+        ignore_value=ignore_value,
         findings=tuple(findings),
     )
 
@@ -93,11 +107,16 @@ def read_nnunet(root: str | Path) -> Task:
 def _found_cases(
     folder: Path, content: Mapping[str, Any], path: Path, n_channels: int
 ) -> Iterator[Case]:
-    """The cases of an nnU-Net data set by the files of labelsTr."""
+    """The cases of an nnU-Net data set by the files of labelsTr, then those without a label."""
     ending = content["file_ending"]
     labels = sorted((folder / "labelsTr").glob(f"[!.]*{ending}"))  # ._X: macOS's own
-    if not labels:
-        raise DataError(f"{folder / 'labelsTr'} holds no label files ending in {ending}")
+    unlabelled = _unlabelled(folder, ending, path, n_channels, {label.name for label in labels})
+    if not labels and not unlabelled:
+        raise DataError(
+            f"{folder} holds no cases: imagesTr has no images and labelsTr no labels ending in "
+            f"{ending}"
+        )
+    yield from unlabelled
     for label in labels:
         name = label.name.removesuffix(ending)
         if not name:
@@ -111,6 +130,22 @@ def _found_cases(
         names = [f"imagesTr/{name}_{index:04d}{ending}" for index in range(n_channels)]
         images = tuple(inside(folder, image, path) for image in names)
         yield Case(composed(name), images, inside(folder, f"labelsTr/{label.name}", path))
+
+
+def _unlabelled(
+    folder: Path, ending: str, path: Path, n_channels: int, labels: Collection[str]
+) -> list[Case]:
+    """The cases of imagesTr that have all their channels and no label."""
+    first, cases = f"_0000{ending}", []
+    for image in sorted((folder / "imagesTr").glob(f"[!.]*{first}")):
+        name = image.name.removesuffix(first)
+        files = [f"{name}_{index:04d}{ending}" for index in range(n_channels)]
+        known = {composed(label) for label in labels}
+        is_whole = all((folder / "imagesTr" / file).is_file() for file in files)
+        if name and composed(f"{name}{ending}") not in known and is_whole:
+            images = tuple(inside(folder, f"imagesTr/{file}", path) for file in files)
+            cases.append(Case(composed(name), images, None))
+    return cases
 
 
 def _named_cases(

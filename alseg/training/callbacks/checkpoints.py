@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from alseg.system.distributed import gathered, rank
 from alseg.system.files import checksum_of, previous, read_tensors, write_tensors
@@ -65,6 +66,13 @@ class BestWeights(ModelCheckpoint):
     def is_ours(self) -> bool:
         """Whether the file is the one that this training has left."""
         return checksum_of(self.path) == self.checksum
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Whether these weights are the best so far; the latest where no Dice has been a number."""
+        score = self.best_model_score
+        if current is not None and score is not None and not torch.isfinite(score):
+            return True
+        return super().check_monitor_top_k(trainer, current)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)

@@ -1,0 +1,51 @@
+"""By which Dice a run is judged: the test part's, or without a test part the validation part's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A part of the data whose Dice judges a run.
+
+    Attributes:
+        part: how the columns of metrics.csv begin that hold its Dice.
+        name: how people call the part.
+        title: how they call its mean Dice.
+        short: the part where it stands in a narrow column.
+    """
+
+    part: str
+    name: str
+    title: str
+    short: str
+
+    @property
+    def label(self) -> str:
+        """How people call its Dice where something else has said that there is no test part."""
+        return f"{self.name} Dice"
+
+    @property
+    def column(self) -> str:
+        """The column of the mean Dice."""
+        return f"{self.part}_dice"
+
+    def of_class(self, name: str) -> str:
+        """The column of a class's Dice."""
+        return f"{self.column}_{name}"
+
+    def classes(self, columns: Iterable[str]) -> tuple[str, ...]:
+        """The foreground classes that columns of metrics.csv hold a Dice of."""
+        prefix = self.of_class("")
+        return tuple(c.removeprefix(prefix) for c in columns if c.startswith(prefix))
+
+
+TEST = Measure("test", "test", "test Dice", "test")
+VALIDATION = Measure("val", "validation", "validation Dice (no test part)", "val")
+
+
+def measure_of(columns: Iterable[str]) -> Measure:
+    """By which Dice a run is judged whose metrics.csv has these columns."""
+    return TEST if TEST.column in columns else VALIDATION
