@@ -278,7 +278,7 @@ def test_sync_says_what_it_has_done(
     train: Callable[..., Outcome],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     short = ("strategy=full", "steps_per_round=1", "pictures=0")
     untracked = train(*short)
@@ -287,13 +287,13 @@ def test_sync_says_what_it_has_done(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     sync_all([tmp_path])
-    assert capsys.readouterr().out.splitlines() == [
+    assert capfd.readouterr().out.splitlines() == [
         f"{untracked.folder}: not recorded in MLflow, so there is nothing to send",
         f"{relative.folder}: the tracking store is up to date",
     ]
     assert not list((tmp_path / "elsewhere").iterdir())
     sync_all([tmp_path / "elsewhere"])
-    assert "no run has been recorded there: nothing to send" in capsys.readouterr().out
+    assert "no run has been recorded there: nothing to send" in capfd.readouterr().out
     with pytest.raises(DataError, match="there is no folder"):
         sync_all([tmp_path / "nowhere"])
 
