@@ -27,10 +27,11 @@ from typing import Any
 import torch
 
 from alseg import train
-from alseg.run.folder import STAGES_FILE, STATE_FILE
+from alseg.run.folder import STAGES_FILE, STATE_FILE, TRAINING_CURVES_FILE
 from alseg.run.state import RunState
 from alseg.system.files import read_tensors
 from alseg.tracking.mlflow_runs import fetch_runs
+from alseg.tracking.record import curve_points
 
 SMOKE = (
     "experiment=smoke",
@@ -132,6 +133,9 @@ def results(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.suffix == ".ckpt":
             found[name] = torch.load(path, weights_only=True)["state_dict"]
+        elif path.name == TRAINING_CURVES_FILE:
+            points = curve_points(folder, int(path.parent.name[-2:]))  # except their times
+            found[name] = sorted((point.name, point.step, point.value) for point in points)
         elif path.suffix == ".csv":
             found[name] = path.read_text(encoding="utf-8")
     return found
