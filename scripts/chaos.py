@@ -134,8 +134,9 @@ def results(folder: Path) -> dict[str, Any]:
         if path.suffix == ".ckpt":
             found[name] = torch.load(path, weights_only=True)["state_dict"]
         elif path.name == TRAINING_CURVES_FILE:
-            points = curve_points(folder, int(path.parent.name[-2:]))  # except their times
-            found[name] = sorted((point.name, point.step, point.value) for point in points)
+            # except their times, and Lightning's epoch, which a trainer that only tests begins at 0
+            points = curve_points(folder, int(path.parent.name[-2:]))
+            found[name] = sorted((p.name, p.step, p.value) for p in points if p.name != "epoch")
         elif path.suffix == ".csv":
             found[name] = path.read_text(encoding="utf-8")
     return found

@@ -53,8 +53,10 @@ def results(folder: Path) -> dict[str, Any]:
             weights = torch.load(path, weights_only=True)["state_dict"]
             found[path.name] = {name: v.numpy().tobytes() for name, v in weights.items()}
         elif path.name == TRAINING_CURVES_FILE:
-            points = curve_points(folder, int(path.parent.name[-2:]))  # except their times
-            found[f"{path.parent.name}/curves"] = sorted((p.name, p.step, p.value) for p in points)
+            # except their times, and Lightning's epoch, which a trainer that only tests begins at 0
+            points = curve_points(folder, int(path.parent.name[-2:]))
+            curves = sorted((p.name, p.step, p.value) for p in points if p.name != "epoch")
+            found[f"{path.parent.name}/curves"] = curves
         elif path.suffix == ".csv":
             found[f"{path.parent.name}/{path.name}"] = path.read_text()
     return {name: repr(value) for name, value in found.items()}
