@@ -770,7 +770,7 @@ traceback (`ALSEG_TRACEBACK=1` shows it), no run folder, and an exit code:
 
 | exit code | |
 | --- | --- |
-| 0 | done |
+| 0 | done; or a person has to annotate first, and the last line says what |
 | 1 | jobs of a sweep have not finished; or a fault in alseg, with its traceback |
 | 2 | bad input: a file, a setting or the command line has to be mended |
 | 130 | interrupted |

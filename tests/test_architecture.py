@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "data": "core system strategies",
     "run": "core system strategies",
     "tracking": "core system run",
-    "oracles": "core data",
+    "oracles": "core system strategies data run",
     "scoring": "core networks strategies",
     "training": "core system networks strategies data scoring",
     "active": "core system networks strategies data run tracking oracles scoring training",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +31,28 @@ class Acquired:
         queries: one row an acquired unit, in the order of acquisition: round, case_id, score, rank,
             cost.
         labels: the label files that the oracle revealed, by case.
+        seconds: that the oracle took.
     """
 
     pool: Pool
     queries: tuple[dict[str, Any], ...]
     labels: Mapping[str, Path]
+    seconds: float = field(default=0.0, compare=False)
 
 
 class AcquisitionCallback(Collection):
-    """Collects the scores of a prediction run over the candidates and acquires at its end.
+    """Collects the scores of a prediction run over the candidates and acquires.
 
-    It acts three times: it chooses the query, has it annotated, and makes the new pool, which
-    nobody else does. For a strategy that needs no prediction ``acquire`` is called without a
-    prediction run, and for a query that an earlier process has chosen, ``annotate``.
+    It acts three times: at the end of the prediction run it chooses the query, which is saved; it
+    has the query annotated; and it makes the new pool, which nobody else does. For a strategy that
+    needs no prediction ``choose`` is called without a prediction run.
 
     Args:
         chooser: chooses the query.
         oracle: annotates it.
         cost: of annotating a case.
-        before_annotating: saves the query, called before the oracle is asked: an answer may take
-            longer than a process lives.
+        save: saves the query, before the oracle is asked: an answer may take longer than a process
+            lives.
         earlier: the scores that an interrupted prediction run has left.
         file: keeps those that come in.
     """
@@ -59,7 +62,7 @@ class AcquisitionCallback(Collection):
         chooser: Chooser,
         oracle: Oracle,
         cost: AnnotationCost,
-        before_annotating: Callable[[Chosen], None],
+        save: Callable[[Chosen], None],
         earlier: Sequence[CaseScore] = (),
         file: ScoreFile | None = None,
     ) -> None:
@@ -67,9 +70,9 @@ class AcquisitionCallback(Collection):
         self.chooser = chooser
         self.oracle = oracle
         self.cost = cost
-        self.before_annotating = before_annotating
+        self.save = save
         self.file = file
-        self.acquired: Acquired | None = None
+        self.chosen: Chosen | None = None
 
     def keep(self, outputs: list[CaseScore]) -> None:
         """Keep the scores of some cases, in the file as well."""
@@ -78,39 +81,36 @@ class AcquisitionCallback(Collection):
             self.file.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Acquire from all ranks' scores."""
-        self.acquire(gather(self.outputs))
+        """Choose by all ranks' scores."""
+        self.choose(gather(self.outputs))
 
-    def acquire(self, scores: Sequence[CaseScore] | None = None) -> None:
-        """Choose the query, have it annotated and make the new pool.
+    def choose(self, scores: Sequence[CaseScore] | None = None) -> None:
+        """Choose the query and save it; nobody is asked for a label.
 
         Args:
             scores: as for ``Chooser.choose``.
         """
-        chosen = self.chooser.choose(scores)
-        self.before_annotating(chosen)
-        self.annotate(chosen)
+        self.chosen = self.chooser.choose(scores)
+        self.save(self.chosen)
 
-    def annotate(self, chosen: Chosen) -> None:
+    def annotate(self, chosen: Chosen) -> Acquired:
         """Have a query annotated and make the new pool.
 
         Raises:
-            NotAnnotatedYetError: if there is no answer for a part of it.
+            NotAnnotatedYetError: if there is no answer for a part of it that is waited for.
         """
-        answer = annotated(self.oracle, chosen.query)
-        pool = self.chooser.pool
+        pool, started = self.chooser.pool, time.monotonic()
+        answer = annotated(self.oracle, chosen.query).with_unrequested(pool.unlabelled)
+        seconds = time.monotonic() - started
         costs = costs_of(answer, pool, self.cost)
-        self.acquired = Acquired(
+        return Acquired(
             pool=pool.after(answer),
-            queries=query_rows(self.chooser.round_number, chosen.query, chosen.scores, costs),
+            queries=query_rows(
+                self.chooser.round_number, tuple(answer.labels), chosen.scores, costs
+            ),
             labels=answer.by_case,
+            seconds=seconds,
         )
-
-    def result(self) -> Acquired:
-        """What the acquisition of this round led to."""
-        if self.acquired is None:
-            raise RuntimeError("nothing has been acquired in this round")
-        return self.acquired
 
 
 def costs_of(answer: Answer, pool: Pool, cost: AnnotationCost) -> dict[str, float]:

@@ -12,11 +12,8 @@ from alseg.data.cache import VolumeCache
 from alseg.strategies.selectors.candidates import Candidates
 from alseg.strategies.selectors.diverse import k_center
 
-STARTS = (
-    "random",
-    "diverse",
-    "proxy",
-)  # proxy: alseg.active.initial_pool_from_proxy, as it trains a network
+# proxy: alseg.active.initial_pool_from_proxy, as it trains a network; labelled: what has a label
+STARTS = ("random", "diverse", "proxy", "labelled")
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from alseg.active.acquisition_callback import query_rows
 from alseg.active.experiment import Experiment
 from alseg.active.initial_pool_from_images import initial_cases
 from alseg.active.initial_pool_from_proxy import proxy_start
-from alseg.core.errors import ConfigError
+from alseg.core.errors import ConfigError, NotAnnotatedYetError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import whole
 from alseg.data.headers import check_label_header
+from alseg.data.splits import Splits
+from alseg.data.task import Task
 from alseg.oracles.base import annotated
+from alseg.run.folder import INITIAL_REQUEST
+from alseg.run.requests import read_request
 from alseg.run.state import RunState
 
 
@@ -19,18 +25,22 @@ def initial_state(experiment: Experiment) -> RunState:
     """The state before the first round.
 
     Raises:
+        NotAnnotatedYetError: if somebody has to annotate the initial pool first.
         AlsegError: as ``initial_pool``, or if a label of the initial pool is broken.
     """
-    pool = initial_pool(experiment)
-    query = whole(pool.labelled)
-    answer = annotated(experiment.oracle, query)
+    oracle, training = experiment.oracle, experiment.data.splits.training
+    earlier = read_request(experiment.folder, INITIAL_REQUEST)  # by another process
+    query = whole(initial_pool(experiment).labelled) if earlier is None else earlier.query
+    oracle.request(INITIAL_REQUEST, query, {})
+    answer = annotated(oracle, query).with_unrequested(training)
+    check_parts(experiment.data.splits, list(answer.by_case))
     for case_id, label in answer.by_case.items():
         check_label_header(experiment.data.cache.task.cases[case_id], label)
     costs = {case_id: experiment.cost(path) for case_id, path in answer.by_case.items()}
     return RunState(
-        pool=pool,
+        pool=Pool.start(training, ()).after(answer),
         config_hash=experiment.config_hash,
-        queries=query_rows(0, query, {}, costs),
+        queries=query_rows(0, tuple(answer.labels), {}, costs),
     )
 
 
@@ -45,6 +55,8 @@ def initial_pool(experiment: Experiment) -> Pool:
     training = data.splits.training
     if experiment.strategy.full_data:
         return Pool.start(training, sorted(training))
+    if plan.start == "labelled":
+        return Pool.start(training, labelled_cases(data.cache.task, training))
     if plan.initial > len(training):
         raise ConfigError(
             f"pool.initial is {plan.initial}, but the training split has {len(training)} volumes"
@@ -64,3 +76,35 @@ def initial_pool(experiment: Experiment) -> Pool:
         initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
     initial = data.splits.with_all_parts(initial, seed_for(plan.seed, 0, "initial_pool/parts"))
     return Pool.start(training, initial)
+
+
+def check_parts(splits: Splits, annotated: Sequence[str]) -> None:
+    """Check that a first round has a case to train and one to validate with.
+
+    Raises:
+        NotAnnotatedYetError: if it has not.
+    """
+    parts = splits.parts(annotated)
+    if not parts.training or not parts.validation:
+        missing = "validate" if parts.training else "train"
+        raise NotAnnotatedYetError(
+            annotated,
+            f"{len(annotated)} volumes are annotated, and none of them is one to {missing} with: "
+            "annotate more of those that were asked for, or start with a larger pool.initial.",
+        )
+
+
+def labelled_cases(task: Task, training: Sequence[str]) -> tuple[str, ...]:
+    """The training cases that have a label in the data set, sorted.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    labelled = tuple(sorted(set(training) & set(task.labelled)))
+    if not labelled:
+        raise ConfigError(
+            f"pool.start=labelled begins with the cases that have a label, and of the "
+            f"{len(training)} volumes to train on in {task.root} none has one; random and diverse "
+            "need no label"
+        )
+    return labelled

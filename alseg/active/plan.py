@@ -27,7 +27,8 @@ class Plan:
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
             previous round's last). The optimiser starts again in each round.
         seed: the run's seed.
-        start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``.
+        start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``; or
+            ``labelled`` for those that have a label in the data set, however many ``initial`` says.
         budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
             last query may exceed it, as a cost is known after annotation. None for no limit.
         candidates: a round chooses its query from that many random unlabelled volumes; None for

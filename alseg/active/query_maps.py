@@ -13,13 +13,13 @@ from alseg.active.figures import draw_query
 from alseg.data.cache import VolumeCache
 from alseg.data.nifti import write_nifti
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
-from alseg.run.folder import MAPS_FOLDER, PICTURES_FOLDER
+from alseg.run.folder import MAPS_FOLDER, PICTURES_FOLDER, PROPOSALS_FOLDER, UNCERTAINTY_FOLDER
 from alseg.scoring.scorer import Scoring
 from alseg.training.metrics import hard_labels
 
 
 class QueryMaps(pl.LightningModule):
-    """Draws queries of a round, once their labels have been revealed.
+    """Draws queries of a round, with their labels if these have been revealed by then.
 
     The statistics of the few chosen volumes are computed again rather than kept for the whole pool;
     the masks depend on names, so they are the ones that were scored.
@@ -29,10 +29,11 @@ class QueryMaps(pl.LightningModule):
         scoring: what the query was chosen by.
         cache: gives the volumes.
         queries: rows of queries.csv.
-        labels: the label file of each of them.
+        labels: the label files of those that are annotated.
         n_pictures: how many of them to draw, from rank 1.
         save_maps: also write the prediction and the uncertainty of each as NIfTI.
         folder: the round's folder; pictures go to ``pictures/``, maps to ``maps/``.
+        request: a request folder, for which the predictions are proposals; None for none.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class QueryMaps(pl.LightningModule):
         n_pictures: int,
         save_maps: bool,
         folder: Path,
+        request: Path | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -55,6 +57,7 @@ class QueryMaps(pl.LightningModule):
         self.n_pictures = n_pictures
         self.save_maps = save_maps
         self.folder = folder
+        self.request = request
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[str]:
         """Look at one query again, and draw it; returns its case id."""
@@ -62,7 +65,7 @@ class QueryMaps(pl.LightningModule):
         is_drawn = self.rows[case_id]["rank"] <= self.n_pictures
         reads_labels = self.scoring.strategy.reads_labels
         label = seen = None
-        if is_drawn or reads_labels:  # not hidden any more: it was acquired
+        if case_id in self.labels and (is_drawn or reads_labels):  # not hidden any more
             label = self.cache.label(case_id, self.labels[case_id])[0]  # [D, H, W]
         if label is not None and reads_labels:
             seen = label.to(self.device)
@@ -71,7 +74,7 @@ class QueryMaps(pl.LightningModule):
         uncertainty = self.scoring.strategy.uncertainty_map(statistics).float().cpu()
         if is_drawn:
             self.draw(case_id, prediction, uncertainty, label)
-        if self.save_maps:
+        if self.save_maps or self.request is not None:
             self.write_maps(case_id, statistics.mean, uncertainty)
         return [case_id]
 
@@ -96,9 +99,12 @@ class QueryMaps(pl.LightningModule):
     def write_maps(self, case_id: str, probabilities: Tensor, uncertainty: Tensor) -> None:
         """Write what a query's classes [C, D, H, W] and uncertainty [D, H, W] are in its image."""
         entry, source = self.cache.image(case_id), self.cache.task.cases[case_id].images[0]
-        maps = {
-            "prediction": classes_on_source_grid(probabilities, entry),
-            "uncertainty": values_on_source_grid(uncertainty, entry),
-        }
-        for kind, volume in maps.items():
-            write_nifti(self.folder / MAPS_FOLDER / f"{case_id}_{kind}.nii.gz", volume, source)
+        classes = classes_on_source_grid(probabilities, entry)
+        values = values_on_source_grid(uncertainty, entry)
+        if self.save_maps:
+            folder = self.folder / MAPS_FOLDER
+            write_nifti(folder / f"{case_id}_prediction.nii.gz", classes, source)
+            write_nifti(folder / f"{case_id}_uncertainty.nii.gz", values, source)
+        if self.request is not None:
+            write_nifti(self.request / PROPOSALS_FOLDER / f"{case_id}.nii.gz", classes, source)
+            write_nifti(self.request / UNCERTAINTY_FOLDER / f"{case_id}.nii.gz", values, source)

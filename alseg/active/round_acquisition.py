@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
 from torch.utils.data import DataLoader
 
-from alseg.active.acquisition_callback import Acquired, AcquisitionCallback
+from alseg.active.acquisition_callback import Acquired, AcquisitionCallback, query_rows
 from alseg.active.query_maps import QueryMaps
 from alseg.active.query_selection import Chooser, Chosen
 from alseg.active.round import Round
 from alseg.active.round_training import Trained
-from alseg.core.units import Unit
-from alseg.run.folder import FEATURES_FILE, SCORES_FILE
+from alseg.core.units import Query, Unit
+from alseg.run.folder import FEATURES_FILE, SCORES_FILE, request_of_round
 from alseg.run.stages import QUERY
 from alseg.scoring.racing import Heats
 from alseg.scoring.scorer import Scoring
@@ -37,29 +38,36 @@ def acquire(this_round: Round, trained: Trained) -> Acquired:
 
     A query that an earlier process has chosen is not chosen again: it is asked again.
     """
-    experiment = this_round.experiment
+    experiment, network = this_round.experiment, trained.module.network
     is_chosen = QUERY in this_round.stages
     predicts = this_round.needs_prediction and not is_chosen
     earlier = earlier_scores(this_round) if predicts else []
     scoring = scoring_of(this_round, trained.members, earlier)
     acquisition = acquisition_callback(this_round, earlier)
-    if is_chosen:
-        acquisition.annotate(saved_query(this_round))
-    elif predicts:
+    if predicts:
         volumes = volumes_to_score(this_round, {score.case_id for score in earlier})
         title = f"{this_round.title} · {len(this_round.pool.labelled)} labelled"
         predict(
             experiment.make_trainer,
-            ScoringModule(trained.module.network, scoring),
+            ScoringModule(network, scoring),
             volumes,
             [acquisition, *progress_callbacks(title)],
         )
-    else:
-        acquisition.acquire()
-    acquired = acquisition.result()
+    elif not is_chosen:
+        acquisition.choose()
+    chosen = acquisition.chosen or saved_query(this_round)
+    requested = experiment.oracle.request(
+        request_of_round(this_round.number),
+        chosen.query,
+        chosen.scores,
+        partial(propose, this_round, network, scoring, chosen),
+    )
+    acquired = acquisition.annotate(chosen)
     experiment.data.reveal(acquired.labels)
     if this_round.needs_prediction:
-        draw(this_round, trained.module.network, scoring, acquired)
+        drawn = {unit.case_id for unit in requested}
+        rows = [row for row in acquired.queries if row["case_id"] not in drawn]
+        draw(this_round, network, scoring, rows, acquired.labels)
     return acquired
 
 
@@ -140,20 +148,73 @@ def saved_query(this_round: Round) -> Chosen:
     )
 
 
-def draw(this_round: Round, network: nn.Module, scoring: Scoring, acquired: Acquired) -> None:
-    """Draw the top queries, and write maps of all of them, as the experiment asks for."""
+def propose(
+    this_round: Round,
+    network: nn.Module,
+    scoring: Scoring,
+    chosen: Chosen,
+    units: Query,
+    folder: Path,
+) -> None:
+    """Propose segmentations for units of a query, with maps of their uncertainty; draw pictures.
+
+    Args:
+        this_round: the round.
+        network: its network.
+        scoring: what the query was chosen by; for a strategy that looks at no prediction, it is one
+            pass of the plain network that proposes.
+        chosen: the query.
+        units: those to propose for; nobody knows their labels yet.
+        folder: the request folder.
+    """
+    if not this_round.needs_prediction:
+        plain = replace(scoring.strategy, deterministic=True)
+        scoring = replace(scoring, strategy=plain)
+    no_costs = dict.fromkeys((unit.case_id for unit in chosen.query), 0.0)
+    rows = query_rows(this_round.number, chosen.query, chosen.scores, no_costs)
+    wanted = {unit.case_id for unit in units}
+    draw(
+        this_round,
+        network,
+        scoring,
+        [row for row in rows if row["case_id"] in wanted],
+        {},
+        folder,
+    )
+
+
+def draw(
+    this_round: Round,
+    network: nn.Module,
+    scoring: Scoring,
+    rows: Sequence[Mapping[str, Any]],
+    labels: Mapping[str, Path],
+    request: Path | None = None,
+) -> None:
+    """Draw the top queries, and write maps of all of them, as the experiment asks for.
+
+    Args:
+        this_round: the round.
+        network: its network.
+        scoring: what the query was chosen by.
+        rows: of queries.csv.
+        labels: the label files of those that are annotated.
+        request: the request folder that they are proposed in; None for none.
+    """
     experiment = this_round.experiment
-    n_drawn = len(acquired.queries) if experiment.save_maps else experiment.n_pictures
-    if rows := acquired.queries[:n_drawn]:
+    if not experiment.save_maps and request is None:
+        rows = [row for row in rows if row["rank"] <= experiment.n_pictures]
+    if rows:
         pictures = QueryMaps(
             network,
             scoring,
             experiment.data.cache,
             rows,
-            acquired.labels,
+            labels,
             experiment.n_pictures,
             experiment.save_maps,
             this_round.folder,
+            request,
         )
         volumes = experiment.data.volumes([row["case_id"] for row in rows])
         predict(experiment.make_trainer, pictures, volumes, [])

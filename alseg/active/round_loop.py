@@ -16,6 +16,7 @@ from alseg.active.round import Round, budget_is_spent, round_candidates
 from alseg.active.round_acquisition import acquire
 from alseg.active.round_evaluation import evaluate
 from alseg.active.round_training import TRAINED, train
+from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import whole
 from alseg.oracles.base import annotated
 from alseg.run.state import RunState
@@ -73,6 +74,9 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
+        raise
+    except NotAnnotatedYetError:
+        status = "SCHEDULED"  # it goes on once the labels are there
         raise
     except Exception as error:
         reason = str(error) or type(error).__name__
@@ -137,14 +141,17 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     dice = evaluate(this_round, trained.trainer, trained.module)
     started = time.monotonic()
     acquired = None if this_round.is_last else acquire(this_round, trained)
-    return save(this_round, state, dice, acquired, time.monotonic() - started)
+    seconds = time.monotonic() - started - (acquired.seconds if acquired else 0.0)
+    return save(this_round, state, dice, acquired, seconds)
 
 
 def prepare_round(this_round: Round) -> None:
     """Preprocess what the round reads, its candidates only if it looks at them."""
     scored = this_round.candidates if this_round.needs_prediction else ()
     data, validation = this_round.experiment.data, this_round.parts.validation
-    data.prepare((*this_round.pool.labelled, *scored))
+    labelled, oracle = this_round.pool.labelled, this_round.experiment.oracle
+    data.reveal(oracle.labels_for_round(this_round.number, labelled))
+    data.prepare((*labelled, *scored))
     if not data.holds_foreground(validation):
         log.warning(
             f"no label of the {len(validation)} validation cases of this round holds foreground: "

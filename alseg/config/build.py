@@ -76,7 +76,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
     cost = cost_named(config.cost, task.ignore_value)
-    oracle = build_oracle(config, task)
+    oracle = build_oracle(config, task, folder)
     check_hidden_labels(strategy, oracle)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
@@ -255,9 +255,9 @@ def build_training(
     return recipe, semi_supervised
 
 
-def build_oracle(config: DictConfig, task: Task) -> Oracle:
+def build_oracle(config: DictConfig, task: Task, folder: Path) -> Oracle:
     """Who annotates."""
-    oracle: Oracle = instantiate(config.oracle)(task)
+    oracle: Oracle = instantiate(config.oracle)(task, folder)
     check_part("oracle", oracle, Oracle)
     return oracle
 

@@ -29,7 +29,7 @@ from yaml import YAMLError
 from alseg.config.command_line import how_to_quote
 from alseg.config.composition import conf_folder
 from alseg.config.earlier_versions import moved_in
-from alseg.core.errors import NO_ROOM, AlsegError, nearest
+from alseg.core.errors import NO_ROOM, AlsegError, NotAnnotatedYetError, nearest
 from alseg.system.console import remove_bar
 from alseg.system.interruption import Interrupted
 from alseg.system.secrets import VARIABLE, without_secrets
@@ -177,6 +177,10 @@ def report_errors() -> Iterator[None]:
         how = f"; continue with: python -m alseg.train {stop.resume}" if stop.resume else ""
         print(f"alseg: {stop}{how}", file=sys.stderr)
         sys.exit(stop.exit_code)
+    except NotAnnotatedYetError as wait:
+        how = f" Then continue with: python -m alseg.train {wait.resume}" if wait.resume else ""
+        print(f"{sentence(wait)}{how}")
+        sys.exit(0)
     except KeyboardInterrupt:
         print("alseg: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -37,6 +37,12 @@ FREE = (
     "experiment_name",
     "checkpoint_every_n_steps",
     "on_nonfinite",
+    "oracle.annotator",
+    "oracle.accept",
+    "oracle.accept_unrequested",
+    "oracle.wait",
+    "oracle.poll_seconds",
+    "oracle.settle_seconds",
     "pictures",
     "save_maps",
 )

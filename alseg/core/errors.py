@@ -30,11 +30,18 @@ class ScoringError(AlsegError):
 
 
 class NotAnnotatedYetError(AlsegError):
-    """The oracle has not annotated all that it was asked for."""
+    """The oracle has not annotated all that it was asked for: no failure, the run is to be resumed.
 
-    def __init__(self, case_ids: Sequence[str]) -> None:
+    Attributes:
+        resume: the arguments that resume the run; empty where there is none.
+    """
+
+    def __init__(self, case_ids: Sequence[str], what_to_do: str = "", resume: str = "") -> None:
         names = f"{', '.join(case_ids[:5])}{', ...' * (len(case_ids) > 5)}"
-        super().__init__(f"not annotated yet: {names}; resume the run once the labels are there")
+        super().__init__(
+            what_to_do or f"not annotated yet: {names}; resume the run once the labels are there"
+        )
+        self.resume = resume
 
 
 class TrainingError(AlsegError):

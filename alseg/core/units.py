@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 # A box of the source image's own voxels: where it starts and stops along each axis.
@@ -37,15 +37,26 @@ def whole(case_ids: Iterable[str]) -> Query:
 class Answer:
     """What came of a query.
 
+    Units that are neither labelled nor pending are given up: they go back to the pool.
+
     Attributes:
         labels: the label file of each unit that has been annotated, in the order of the query.
-        pending: the units that have not been annotated yet.
+        pending: the units that have not been annotated yet, without which nothing goes on.
+        unrequested: the label files of units that have been annotated without being in the query.
+        what_to_do: how to have the pending units annotated, for a person to read.
     """
 
     labels: Mapping[Unit, Path]
     pending: Query = ()
+    unrequested: Mapping[Unit, Path] = field(default_factory=dict)
+    what_to_do: str = ""
 
     @property
     def by_case(self) -> dict[str, Path]:
         """The label files of the cases that have been annotated as a whole."""
         return {unit.case_id: path for unit, path in self.labels.items() if unit.region is None}
+
+    def with_unrequested(self, unlabelled: Collection[str]) -> Answer:
+        """The answer with the labels that were not asked for, of cases that had none before."""
+        new = {u: path for u, path in self.unrequested.items() if u.case_id in unlabelled}
+        return replace(self, labels={**self.labels, **new}, unrequested={})

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from alseg.core.errors import DataError
 from alseg.core.units import IGNORED, Region
-from alseg.data.annotation import inside_of, label_dtype, partial_dtype
+from alseg.data.annotation import label_dtype, partial_dtype
 from alseg.data.findings import Finding, by, in_mm, warning
 from alseg.data.headers import check_image_headers, check_label_header
+from alseg.data.labels import read_label
 from alseg.data.nifti import MAX_GIB, read_volume
 from alseg.data.task import Case, Task
 from alseg.strategies.statistics import class_dtype
@@ -264,7 +265,7 @@ class VolumeCache:
         self, case: Case, path: Path, regions: tuple[Region, ...] | None
     ) -> dict[str, Tensor]:
         check_label_header(case, path)
-        label, values = self._annotated(path, regions)
+        label, values = read_label(self.task, path, regions)
         hidden = [v for v in self.task.not_annotated(case.id) if v in values]
         if hidden:
             raise DataError(
@@ -279,31 +280,10 @@ class VolumeCache:
         on_grid = convert_to_tensor(resample(label - lowest, image), track_meta=False)
         on_grid = on_grid.round() + lowest
         dtype = label_dtype(on_grid, len(self.task.classes))
-        return {"label": on_grid.to(dtype).contiguous(), "classes_in_file": values}
-
-    def _annotated(
-        self, path: Path, regions: tuple[Region, ...] | None
-    ) -> tuple[MetaTensor, Tensor]:
-        """What a label file holds, ``IGNORED`` where it was not annotated; and its values, sorted.
-
-        What lies outside of the regions is not looked at.
-        """
-        label, n_classes = read_volume((path,)), len(self.task.classes)
-        annotated = None if regions is None else inside_of(regions, label.shape[1:])
-        values = np.unique(label.numpy() if annotated is None else label.numpy()[annotated])
-        ignored = self.task.ignore_value
-        wrong = [float(v) for v in values if v not in range(n_classes) and v != ignored]
-        if wrong:
-            raise DataError(
-                f"label {path} holds the value(s) {wrong[:5]}; allowed are 0 to {n_classes - 1} "
-                f"({', '.join(self.task.classes)})"
-                f"{f' and {ignored} (ignored)' if ignored is not None else ''}"
-            )
-        if ignored is not None:
-            label[label == ignored] = IGNORED
-        if annotated is not None:
-            label[~annotated] = IGNORED
-        return label, torch.from_numpy(np.unique(label.numpy()).astype(np.int64))
+        return {
+            "label": on_grid.to(dtype).contiguous(),
+            "classes_in_file": torch.from_numpy(values),
+        }
 
 
 def axis_findings(transforms: Sequence[Callable[[Any], Any]]) -> list[Finding]:

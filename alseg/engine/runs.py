@@ -42,6 +42,7 @@ from alseg.core.errors import (
     ConfigError,
     DataError,
     DiskFullError,
+    NotAnnotatedYetError,
     check_names,
     check_text,
     nearest,
@@ -176,6 +177,9 @@ def interruptible(folder: Path) -> Iterator[None]:
         except (Interrupted, KeyboardInterrupt) as stop:
             number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
             raise Interrupted(number, to_resume(folder)) from None
+        except NotAnnotatedYetError as wait:
+            wait.resume = to_resume(folder)
+            raise
 
 
 def to_resume(folder: Path) -> str:
@@ -208,15 +212,29 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
             save_start(folder, overrides)
             save_config(config, folder)
             experiment = build(config, folder)
+            check_single(experiment)
             state = initial_state(experiment)
             prepare(experiment, state)
         except Exception as error:
             # settings or data are bad: there is nothing to resume
-            if rank() == 0 and not isinstance(error, DiskFullError):
+            if rank() == 0 and not isinstance(error, (DiskFullError, NotAnnotatedYetError)):
                 for name in (CONFIG_FILE, START_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE):
                     (folder / name).unlink(missing_ok=True)
             raise
         return finish(experiment, state)
+
+
+def check_single(experiment: Experiment) -> None:
+    """Check that no job of a sweep asks a person for labels.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if is_job() and experiment.oracle.annotates_unlabelled:
+        raise ConfigError(
+            "oracle=person is for a single run, which is resumed when the labels are there; start "
+            "it without -m"
+        )
 
 
 def check_settings_are_read(config: DictConfig) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import Answer, Query
+
+# Writes a proposed segmentation and an uncertainty map of some units below a folder.
+Propose = Callable[[Query, Path], None]
 
 
 @runtime_checkable
@@ -21,11 +24,36 @@ class Oracle(Protocol):
 
     annotates_unlabelled: bool
 
+    def request(
+        self,
+        name: str,
+        query: Query,
+        scores: Mapping[str, float],
+        propose: Propose | None = None,
+    ) -> Query:
+        """Put a query before whoever annotates, ahead of ``annotate``; a second call does nothing.
+
+        Args:
+            name: of the query: ``initial``, ``round_01``, ...
+            query: the units, in the order of acquisition.
+            scores: by case, where there is one.
+            propose: proposes segmentations, for those who want them; None where no network can.
+
+        Returns:
+            The units that somebody has to annotate now: for a simulation none.
+        """
+
     def annotate(self, query: Query) -> Answer:
         """Have the units of a query annotated.
 
         A query may be asked again, by a process that continues a run: the answer then holds what
         has been annotated by now.
+        """
+
+    def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
+        """The label file of each labelled case that a round works with.
+
+        A round that is asked about again, by another process, gets the same ones.
         """
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
@@ -43,5 +71,5 @@ def annotated(oracle: Oracle, query: Query) -> Answer:
     """
     answer = oracle.annotate(query)
     if answer.pending:
-        raise NotAnnotatedYetError([unit.case_id for unit in answer.pending])
+        raise NotAnnotatedYetError([u.case_id for u in answer.pending], answer.what_to_do)
     return answer

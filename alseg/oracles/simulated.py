@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from alseg.core.units import Answer, Query
+from alseg.core.units import Answer, Query, whole
 from alseg.data.headers import label_of
 from alseg.data.task import Task
+from alseg.oracles.base import Propose, annotated
 
 
 class SimulatedOracle:
@@ -19,12 +20,26 @@ class SimulatedOracle:
 
     annotates_unlabelled = False
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, folder: Path | None = None) -> None:
         self._cases = task.cases
+
+    def request(
+        self,
+        name: str,
+        query: Query,
+        scores: Mapping[str, float],
+        propose: Propose | None = None,
+    ) -> Query:
+        """Nobody has to be asked."""
+        return ()
 
     def annotate(self, query: Query) -> Answer:
         """The label file of each unit's case."""
         return Answer({unit: label_of(self._cases[unit.case_id]) for unit in query})
+
+    def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
+        """The label file of each case."""
+        return annotated(self, whole(case_ids)).by_case
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Return the hidden label file of each case."""

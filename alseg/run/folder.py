@@ -24,9 +24,31 @@ CASES_FILE, CALIBRATION_FILE = "cases.csv", "calibration.csv"  # of an evaluatio
 SCORES_FILE, FEATURES_FILE = "scores.csv", "features.csv"  # of a query
 PICTURES_FOLDER, MAPS_FOLDER = "pictures", "maps"  # of its first volumes
 
+# what a person is asked for: a folder for the initial pool, one for each round's query
+REQUESTS_FOLDER, INITIAL_REQUEST = "requests", "initial"
+REQUEST_FILE, REQUEST_TABLE, WORKLIST_FILE = "request.json", "request.csv", "worklist.csv"
+PROPOSALS_FOLDER, ANSWERS_FOLDER = "labels/original", "labels/final"  # as MONAI Label has them
+UNCERTAINTY_FOLDER = "uncertainty"
+ANSWERS_FILE = "answers.csv"  # beside the answers: who made them, in how many minutes
+
+# what has been accepted of a person's answers
+ANNOTATIONS_FOLDER = "annotations"
+HISTORY_FILE, USED_FILE = "history.csv", "used.csv"  # all versions; those that a round works with
+ANNOTATIONS_LOCK = ".annotations.lock"
+
 ROUNDS_FOLDER = "rounds"
 
 
 def round_folder(run_folder: Path, round_number: int) -> Path:
     """Where a round leaves its files."""
     return run_folder / ROUNDS_FOLDER / f"round_{round_number:02d}"
+
+
+def request_folder(run_folder: Path, name: str) -> Path:
+    """Where a person finds what to annotate; names are ``initial``, ``round_01``, ..."""
+    return run_folder / REQUESTS_FOLDER / name
+
+
+def request_of_round(round_number: int) -> str:
+    """The name of the request for the query of a round."""
+    return f"round_{round_number:02d}"

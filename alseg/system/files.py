@@ -222,9 +222,14 @@ def read_tensors(path: Path) -> Any:
 def checksum_of(path: Path) -> str:
     """The checksum of a file's content; empty if it cannot be read."""
     try:
-        return f"{zlib.crc32(path.read_bytes()):08x}"
+        return checksum(path.read_bytes())
     except OSError:
         return ""
+
+
+def checksum(content: bytes) -> str:
+    """The checksum of some bytes, as ``checksum_of`` a file that holds them."""
+    return f"{zlib.crc32(content):08x}"
 
 
 def _crc(content: Any) -> bytes:

@@ -44,7 +44,7 @@ class Span:
 
     Attributes:
         started: in milliseconds since 1970.
-        status: RUNNING, FINISHED, FAILED or KILLED.
+        status: RUNNING, FINISHED, FAILED, KILLED or, while it waits for labels, SCHEDULED.
         ended: in milliseconds since 1970; None while it goes on.
     """
 

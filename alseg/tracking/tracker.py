@@ -44,7 +44,12 @@ class Tracker(Protocol):
         """Record the finished rounds, all since the first one, that are not recorded yet."""
 
     def close(self, status: str, reason: str = "") -> None:
-        """End the run, and a round that is not finished: FINISHED, FAILED (and why) or KILLED."""
+        """End the run, and a round that is not finished.
+
+        Args:
+            status: FINISHED, FAILED, KILLED or, if it waits for labels, SCHEDULED.
+            reason: why it failed.
+        """
 
     def views(self) -> dict[str, str]:
         """The commands that show what was recorded, by what they show."""

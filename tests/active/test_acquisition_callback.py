@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from alseg.active.acquisition_callback import AcquisitionCallback
+from alseg.active.acquisition_callback import Acquired, AcquisitionCallback
 from alseg.active.query_selection import Chooser, Chosen
 from alseg.core.errors import NotAnnotatedYetError, ScoringError
 from alseg.core.pool import Pool
@@ -39,14 +39,21 @@ def make(
     )
 
 
+def acquire(
+    acquisition: AcquisitionCallback, scores: Sequence[CaseScore] | None = None
+) -> Acquired:
+    acquisition.choose(scores)
+    assert acquisition.chosen is not None
+    return acquisition.annotate(acquisition.chosen)
+
+
 def scores(pool: Pool) -> list[CaseScore]:
     return [CaseScore(case_id, float(int(case_id[-3:]) % 4)) for case_id in pool.unlabelled]
 
 
 def test_the_highest_scores_are_acquired_and_ties_go_by_id(phantoms: Path, pool: Pool) -> None:
     acquisition = make(phantoms, pool, TOP_K)
-    acquisition.acquire(scores(pool)[::-1])
-    acquired = acquisition.result()
+    acquired = acquire(acquisition, scores(pool)[::-1])
     chosen = ["phantom_003", "phantom_007", "phantom_011"]
     assert [row["case_id"] for row in acquired.queries] == chosen
     first = {"round": 2, "case_id": chosen[0], "score": 3.0, "rank": 1, "cost": 1.0}
@@ -59,18 +66,18 @@ def test_scores_that_choose_nothing_are_told(
     phantoms: Path, pool: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     acquisition = make(phantoms, pool, TOP_K)
-    acquisition.acquire(scores(pool))
+    acquire(acquisition, scores(pool))
     assert not caplog.text
-    acquisition.acquire([CaseScore(case_id, 0.0) for case_id in pool.unlabelled])
+    acquire(acquisition, [CaseScore(case_id, 0.0) for case_id in pool.unlabelled])
     assert "all 11 candidates have the score 0, so it chooses none of them" in caplog.text
 
 
 def test_random_draws_differ_by_seed_and_need_no_scores(phantoms: Path, pool: Pool) -> None:
     def draw(seed: int) -> list[str]:
         acquisition = make(phantoms, pool, RANDOM, seed)
-        acquisition.acquire()
-        assert all(row["score"] is None for row in acquisition.result().queries)
-        return [row["case_id"] for row in acquisition.result().queries]
+        queries = acquire(acquisition).queries
+        assert all(row["score"] is None for row in queries)
+        return [row["case_id"] for row in queries]
 
     assert draw(1) == draw(1)
     assert len({tuple(draw(seed)) for seed in range(5)}) > 1
@@ -79,19 +86,18 @@ def test_random_draws_differ_by_seed_and_need_no_scores(phantoms: Path, pool: Po
 def test_the_scored_cases_must_be_the_pools(phantoms: Path, pool: Pool) -> None:
     acquisition = make(phantoms, pool, TOP_K)
     with pytest.raises(ScoringError, match="phantom_011"):
-        acquisition.acquire(scores(pool)[:-1])
+        acquire(acquisition, scores(pool)[:-1])
     with pytest.raises(ScoringError, match="phantom_000"):
-        acquisition.acquire([*scores(pool), CaseScore("phantom_000", 1.0)])
+        acquire(acquisition, [*scores(pool), CaseScore("phantom_000", 1.0)])
     with pytest.raises(ScoringError, match="repeated"):
-        acquisition.acquire([*scores(pool), scores(pool)[0]])
+        acquire(acquisition, [*scores(pool), scores(pool)[0]])
 
 
 def test_a_pool_smaller_than_the_query_is_taken_whole(phantoms: Path) -> None:
     ids = list(read_msd(phantoms).cases)
     pool = Pool.start(ids, ids[:-2])
     acquisition = make(phantoms, pool, TOP_K)
-    acquisition.acquire(scores(pool))
-    assert acquisition.result().pool.unlabelled == ()
+    assert acquire(acquisition, scores(pool)).pool.unlabelled == ()
 
 
 def test_a_selector_that_breaks_its_promise_is_refused() -> None:
@@ -104,8 +110,7 @@ def test_labelled_candidates_are_repeated_at_no_cost(phantoms: Path) -> None:
     ids = list(read_msd(phantoms).cases)
     pool = Pool.start(ids, ids[:4])  # 3 has the highest score of the labelled ones
     acquisition = make(phantoms, pool, TOP_K, candidates=ids)
-    acquisition.acquire([CaseScore(i, float(int(i[-3:]) % 4)) for i in ids])
-    acquired = acquisition.result()
+    acquired = acquire(acquisition, [CaseScore(i, float(int(i[-3:]) % 4)) for i in ids])
     chosen = [(row["case_id"], row["cost"]) for row in acquired.queries]
     assert chosen == [("phantom_003", 0.0), ("phantom_007", 1.0), ("phantom_011", 1.0)]
     assert acquired.pool == pool.acquire(["phantom_007", "phantom_011"]).repeat(["phantom_003"])
@@ -116,9 +121,9 @@ def test_a_labelled_candidate_serves_as_a_reference_too(phantoms: Path) -> None:
     pool = Pool.start(ids, ids[:1])
     core_set = Strategy("core_set", diverse.k_center, features="mean", deterministic=True)
     acquisition = make(phantoms, pool, core_set, candidates=ids)
-    acquisition.acquire([CaseScore(i, features=(float(int(i[-3:])),)) for i in ids])
+    acquired = acquire(acquisition, [CaseScore(i, features=(float(int(i[-3:])),)) for i in ids])
     # 0 is labelled: 11 is the farthest from it, then 5 (6 is as far, ties by id), then 8
-    assert [r["case_id"][-3:] for r in acquisition.result().queries] == ["011", "005", "008"]
+    assert [r["case_id"][-3:] for r in acquired.queries] == ["011", "005", "008"]
 
 
 class Slow(SimulatedOracle):
@@ -144,13 +149,12 @@ def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
     assert chosen.scores == dict.fromkeys(["phantom_003", "phantom_007", "phantom_011"], 3.0)
     assert len(chosen.case_scores) == 11
     acquisition = AcquisitionCallback(chooser, Told(read_msd(phantoms)), volume, said.append)
-    acquisition.acquire(scores(pool))
+    acquired = acquire(acquisition, scores(pool))
     assert [type(each) for each in said] == [Chosen, tuple]
     assert said[1] == chosen.query
     # a query that was kept leads to the same pool without any score
     again = AcquisitionCallback(chooser, SimulatedOracle(read_msd(phantoms)), volume, said.append)
-    again.annotate(Chosen(chosen.query, chosen.scores))
-    assert again.result() == acquisition.result()
+    assert again.annotate(Chosen(chosen.query, chosen.scores)) == acquired
 
 
 def test_what_is_not_annotated_yet_is_told_and_makes_no_pool(phantoms: Path, pool: Pool) -> None:
@@ -161,8 +165,7 @@ def test_what_is_not_annotated_yet_is_told_and_makes_no_pool(phantoms: Path, poo
     with pytest.raises(
         NotAnnotatedYetError, match="not annotated yet: phantom_007, phantom_011; resume"
     ):
-        acquisition.acquire(scores(pool))
-    assert acquisition.acquired is None
+        acquire(acquisition, scores(pool))
 
 
 def test_a_query_that_takes_all_that_is_left_is_told(

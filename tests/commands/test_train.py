@@ -302,6 +302,7 @@ def test_every_yaml_composes() -> None:
         "data": (["msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
         "experiment": (
             [
+                "campaign",
                 "demo",
                 "hippocampus_cpu",
                 "hippocampus_study",
@@ -323,7 +324,7 @@ def test_every_yaml_composes() -> None:
         ),
         "trainer": (["auto", "cpu", "ddp", "debug", "gpu"], []),
         "tracking": (["csv", "mlflow", "none", "tensorboard", "wandb"], []),
-        "oracle": (["simulated"], []),
+        "oracle": (["person", "simulated"], []),
         "pool": (["small", "tutorial"], []),
         "proxy": (["diverse", "highest"], []),
         "semi_supervised": (["none", "pseudo_label"], []),
@@ -340,7 +341,7 @@ def test_every_yaml_composes() -> None:
             ],
             [],
         ),
-        "data/splits": (["file", "fraction"], []),
+        "data/splits": (["file", "fraction", "growing"], []),
     }
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         for group, (expected, extra) in known.items():

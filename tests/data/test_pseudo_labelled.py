@@ -9,6 +9,7 @@ import torch
 
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.units import whole
+from alseg.data.annotation import Annotation
 from alseg.data.cache import VolumeCache
 from alseg.data.formats.msd import read_msd
 from alseg.data.pseudo_labelled import IntensityLabel, MixedDraws, ProxyDraws, PseudoLabel
@@ -64,7 +65,8 @@ def test_proxy_draws_read_no_label_file(cache: VolumeCache) -> None:
 
 def test_mixed_draws_hold_their_share_and_weights(cache: VolumeCache, tmp_path: Path) -> None:
     annotated = list(cache.task.cases)[:2]
-    labels = SimulatedOracle(cache.task).annotate(whole(annotated)).by_case
+    revealed = SimulatedOracle(cache.task).annotate(whole(annotated)).by_case
+    labels = {case_id: Annotation(path) for case_id, path in revealed.items()}
     pseudo = {}
     for weight, case_id in zip((0.5, 0.25, 0.75), list(cache.task.cases)[2:5], strict=True):
         path = tmp_path / f"{case_id}.pt"

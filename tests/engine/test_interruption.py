@@ -193,8 +193,9 @@ def test_what_has_not_been_annotated_yet_is_asked_for_again(
 
     monkeypatch.setattr(SimulatedOracle, "annotate", annotate)
     cut = train(*STEPS)
-    assert cut.exit_code == 2
-    assert f"not annotated yet: {asked[-1][0].case_id}; resume the run once" in cut.err
+    assert cut.exit_code == 0
+    assert f"not annotated yet: {asked[-1][0].case_id}; resume the run once" in cut.out
+    assert f"python -m alseg.train resume={cut.folder}" in cut.out
     resumed = train(resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
     assert asked[4] == asked[2]

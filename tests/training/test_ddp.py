@@ -116,7 +116,7 @@ def test_one_process_scores_and_selects_the_same(
     two = pd.read_csv(round_folder / "scores.csv").set_index("case_id")["score"].to_dict()
     scores = {s.case_id: s.score for s in noted[0].case_scores}
     assert scores == pytest.approx(two, rel=1e-6)
-    one = [row["case_id"] for row in acquisition.result().queries]
+    one = [row["case_id"] for row in acquisition.annotate(noted[0]).queries]
     assert one == [row["case_id"] for row in RunState.load(folder).queries if row["round"] == 1]
 
     trainer = experiment.make_trainer(logger=False)

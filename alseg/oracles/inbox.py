@@ -1,0 +1,164 @@
+"""Labels that people have put into the request folders of a run, once they are complete there."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alseg.data.nifti import ENDINGS
+from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUESTS_FOLDER
+
+CONFIRMED = ".confirmed"  # behind the case, the name of the empty file that confirms a label
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A label file that somebody has handed in.
+
+    Attributes:
+        case_id: the name of the file, without its ending.
+        path: the file.
+        request: the name of the request folder that it lies in.
+        state: the file's size and time of change.
+        confirmed: whether somebody has confirmed what looks like a mistake.
+        annotator: who made it, as ``answers.csv`` says; empty if that says nothing.
+        minutes: that it took, from there; None if that says nothing.
+    """
+
+    case_id: str
+    path: Path
+    request: str
+    state: tuple[int, int]
+    confirmed: bool
+    annotator: str
+    minutes: float | None
+
+
+@dataclass
+class Look:
+    """What one look into the request folders has found.
+
+    Attributes:
+        deliveries: the files that are complete, by request and name.
+        arriving: the files that are still changing.
+        remarks: what is there and is not used, a sentence each.
+    """
+
+    deliveries: list[Delivery] = field(default_factory=list)
+    arriving: list[Path] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+class Inbox:
+    """Looks into ``labels/final`` of all request folders of a run.
+
+    A file counts as complete when its size and its time of change have stayed the same for
+    ``settle_seconds``, which takes two looks: a file that is being copied is left to be.
+
+    Args:
+        run_folder: the run's.
+        settle_seconds: how long a file must have stayed the same.
+    """
+
+    def __init__(self, run_folder: Path, settle_seconds: float) -> None:
+        self.run_folder = run_folder
+        self.settle_seconds = settle_seconds
+        self._seen: dict[Path, tuple[tuple[int, int], float]] = {}  # state, and since when
+
+    def look(self) -> Look:
+        """Look once."""
+        found = Look()
+        for folder in sorted((self.run_folder / REQUESTS_FOLDER).glob(f"*/{ANSWERS_FOLDER}")):
+            self._look_into(folder, folder.parent.parent.name, found)
+        return found
+
+    def wait_and_look(self) -> Look:
+        """Look, and a second time if a file has come that may still be changing."""
+        found = self.look()
+        if found.arriving:
+            time.sleep(self.settle_seconds)
+            found = self.look()
+        return found
+
+    def _look_into(self, folder: Path, request: str, found: Look) -> None:
+        by_case: dict[str, list[Path]] = {}
+        for path in sorted(folder.iterdir()):
+            if path.name == ANSWERS_FILE or path.name.startswith("."):
+                continue
+            ending = next((e for e in ENDINGS[::-1] if path.name.endswith(e)), "")
+            if ending:
+                by_case.setdefault(path.name.removesuffix(ending), []).append(path)
+            elif CONFIRMED not in path.name:
+                found.remarks.append(
+                    f"{path} is not read: save labels as NIfTI, under the name CASE.nii.gz"
+                )
+        said = said_of_answers(folder / ANSWERS_FILE, found.remarks)
+        for case_id, paths in by_case.items():
+            if len(paths) > 1:
+                found.remarks.append(f"{paths[0]} and {paths[1].name} are of one case: delete one")
+            elif paths[0].is_symlink() or not paths[0].is_file():
+                found.remarks.append(f"{paths[0]} is not read: it must be a file, and no link")
+            elif (state := self._settled(paths[0])) is None:
+                found.arriving.append(paths[0])
+            else:
+                confirmed = any(folder.glob(f"{glob.escape(case_id)}{CONFIRMED}*"))
+                who, minutes = said.get(case_id, ("", None))
+                delivery = Delivery(case_id, paths[0], request, state, confirmed, who, minutes)
+                found.deliveries.append(delivery)
+
+    def _settled(self, path: Path) -> tuple[int, int] | None:
+        """The state of a file that has stayed the same long enough; None for another one."""
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # renamed since it was listed
+            return None
+        state, now = (stat.st_size, stat.st_mtime_ns), time.monotonic()
+        before, since = self._seen.get(path, (None, now))
+        if before != state:
+            since = now
+            self._seen[path] = (state, since)
+        return state if now - since >= self.settle_seconds else None
+
+
+def said_of_answers(path: Path, remarks: list[str]) -> dict[str, tuple[str, float | None]]:
+    """Annotator and minutes of each case, from ``answers.csv``: case, annotator, minutes.
+
+    Args:
+        path: the table; it may be missing, and any spreadsheet program may have written it.
+        remarks: what cannot be used of it is added to them.
+    """
+    said: dict[str, tuple[str, float | None]] = {}
+    if not path.is_file():
+        return said
+    try:
+        for row in _table(path):
+            said[row.get("case", "")] = (row.get("annotator", ""), _minutes(row))
+    except (OSError, ValueError, csv.Error) as error:
+        remarks.append(f"{path} is not used from here on: {error}")
+    return said
+
+
+def _table(path: Path) -> Iterator[dict[str, str]]:
+    text = path.read_text(encoding="utf-8-sig")
+    lines = text.splitlines()
+    if not lines or "case" not in (names := lines[0].lower()):
+        raise ValueError("its first line must be case,annotator,minutes")
+    separator = max(",;\t", key=names.count)
+    lines[0] = names
+    for row in csv.DictReader(lines, delimiter=separator):
+        yield {str(k).strip(): str(v or "").strip() for k, v in row.items()}
+
+
+def _minutes(row: dict[str, str]) -> float | None:
+    text = row.get("minutes", "").replace(",", ".")
+    if not text:
+        return None
+    minutes = float(text)
+    if not 0 <= minutes < math.inf:
+        raise ValueError(f"the minutes of {row.get('case')} are {text}")
+    return minutes

@@ -1,0 +1,182 @@
+"""The oracle of a campaign: a person, who answers with files in request folders."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from alseg.core.errors import ConfigError, check_choice, check_flag
+from alseg.core.units import Answer, Query, Unit
+from alseg.data.task import Task
+from alseg.oracles.base import Propose
+from alseg.oracles.reception import Reception
+from alseg.oracles.request_layout import lay_out, place_for, request_for
+from alseg.run.folder import ANSWERS_FOLDER, PROPOSALS_FOLDER, REQUEST_TABLE, request_folder
+from alseg.run.requests import Request, read_requests
+from alseg.system.distributed import rank, wait_for_all
+
+log = logging.getLogger(__name__)
+
+ACCEPT = ("all", "any")
+
+
+class PersonOracle:
+    """Lays out what a query asks for as files, and takes in the labels that come back.
+
+    A case that has a label in the data set is answered with it at once. Of all others, each label
+    that is put into ``labels/final`` of a request folder is checked and, if it is sound, copied to
+    ``annotations/`` of the run folder; the newest copy is the answer. The file itself is left as it
+    is, whether or not it can be used.
+
+    Args:
+        task: the data set.
+        folder: the run folder.
+        annotator: who makes the labels, where ``answers.csv`` beside them does not say it.
+        accept: ``all``: a query is answered once each of its units is annotated; ``any``: once one
+            of those that had to be annotated is; the others go back to the pool.
+        accept_unrequested: whether labels of cases that were not asked for are taken in as well.
+        wait: stay, and look for labels every ``poll_seconds``, instead of ending the run.
+        poll_seconds: between two looks.
+        settle_seconds: how long a file must not have changed before it is read.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+
+    annotates_unlabelled = True
+
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        *,
+        annotator: str = "",
+        accept: str = "all",
+        accept_unrequested: bool = False,
+        wait: bool = False,
+        poll_seconds: float = 10.0,
+        settle_seconds: float = 2.0,
+    ) -> None:
+        check_choice("oracle.accept", accept, ACCEPT)
+        check_flag("oracle.accept_unrequested", accept_unrequested)
+        check_flag("oracle.wait", wait)
+        if not isinstance(annotator, str):
+            raise ConfigError(f"oracle.annotator is {annotator!r}; it must be text")
+        for name, value in (("poll_seconds", poll_seconds), ("settle_seconds", settle_seconds)):
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise ConfigError(f"oracle.{name} is {value!r}; it must be a number of at least 0")
+        self.task = task
+        self.folder = folder
+        self.accept = accept
+        self.wait = wait
+        self.poll_seconds = poll_seconds
+        self.reception = Reception(task, folder, annotator, accept_unrequested, settle_seconds)
+
+    def request(
+        self,
+        name: str,
+        query: Query,
+        scores: Mapping[str, float],
+        propose: Propose | None = None,
+    ) -> Query:
+        """Lay out the units of a query whose case has no label; see ``Oracle.request``."""
+        name, request = place_for(self.folder, name, query)
+        if request is None:
+            request = request_for(name, query, self._labels(), scores)
+            if request.items:
+                lay_out(self.task, self.folder, request, propose)
+        return tuple(item.unit for item in request.items)
+
+    def annotate(self, query: Query) -> Answer:
+        """What has been annotated by now; with ``wait``, once that is enough."""
+        request = next((r for r in read_requests(self.folder) if r.query == query), None)
+        told_of = -1
+        while True:
+            self._take_in(returns=self.wait)
+            answer, done = self._answer(query), 0
+            if request is not None:
+                done = len({item.unit for item in request.items} - set(answer.pending))
+            if not answer.pending or (done and self.accept == "any"):
+                if request is not None and rank() == 0:
+                    self.reception.report(request)
+                return Answer(answer.labels, unrequested=self._further(query))
+            how = what_to_do(self.folder, request, answer.pending)
+            if not self.wait or request is None:
+                return Answer(answer.labels, answer.pending, what_to_do=how)
+            if told_of < 0:
+                log.info(how)
+            if told_of != done:
+                log.info(f"{done} of {len(request.items)} annotated")
+            told_of = done
+            time.sleep(self.poll_seconds)
+
+    def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
+        """The labels that a round works with: the newest versions when it is first asked about."""
+        ids, annotations = list(case_ids), self.reception.annotations
+        self._take_in(returns=False)
+        if rank() == 0:
+            annotations.for_round(round_number, ids)  # noted for the others
+        wait_for_all()
+        return annotations.for_round(round_number, ids) | self._labels_of_data_set(ids)
+
+    def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
+        """Refuse: nobody knows labels that have not been made yet.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("a strategy that reads hidden labels works in a simulation only")
+
+    def _take_in(self, *, returns: bool) -> None:
+        if rank() == 0:
+            self.reception.take_in(returns=returns)
+        wait_for_all()
+
+    def _answer(self, query: Query) -> Answer:
+        labels = self._labels()
+        return Answer(
+            {unit: labels[unit.case_id] for unit in query if unit.case_id in labels},
+            tuple(unit for unit in query if unit.case_id not in labels),
+        )
+
+    def _further(self, query: Query) -> dict[Unit, Path]:
+        """What people have annotated besides a query."""
+        asked = {unit.case_id for unit in query}
+        return {Unit(i): path for i, path in self._annotated().items() if i not in asked}
+
+    def _labels(self) -> dict[str, Path]:
+        """The label of each case that has one."""
+        return self._annotated() | self._labels_of_data_set(self.task.cases)
+
+    def _annotated(self) -> dict[str, Path]:
+        """The newest label that somebody has made for each case."""
+        annotations = self.reception.annotations
+        return {case_id: annotations.path(each) for case_id, each in annotations.newest().items()}
+
+    def _labels_of_data_set(self, case_ids: Iterable[str]) -> dict[str, Path]:
+        labels = {case_id: self.task.cases[case_id].label for case_id in case_ids}
+        return {case_id: path for case_id, path in labels.items() if path is not None}
+
+
+def what_to_do(run_folder: Path, request: Request | None, pending: Query) -> str:
+    """What whoever annotates is to do, in one paragraph.
+
+    Args:
+        run_folder: the run's.
+        request: what was asked for; None where labels are missing that had been there.
+        pending: what has not been annotated.
+    """
+    names = ", ".join(unit.case_id for unit in pending[:5]) + ", ..." * (len(pending) > 5)
+    if request is None:
+        return f"the labels of {names} are missing from the history in {run_folder}."
+    proposal = ""
+    if any(item.proposal for item in request.items):
+        proposal = f", correct the proposal {PROPOSALS_FOLDER}/CASE.nii.gz"
+    return (
+        f"{len(pending)} of {len(request.items)} volumes wait for annotation: {names}. In the "
+        f"folder {request_folder(run_folder, request.name)}, in the order of {REQUEST_TABLE}: open "
+        f"CASE.nii.gz{proposal}, and save the label as {ANSWERS_FOLDER}/CASE.nii.gz."
+    )

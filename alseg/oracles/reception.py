@@ -1,0 +1,175 @@
+"""Receives labels: what has been put into the request folders is checked and accepted, or told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from alseg.core.errors import DataError
+from alseg.data.task import Task
+from alseg.oracles.acceptance import accept
+from alseg.oracles.annotations import Annotation, Annotations
+from alseg.oracles.checking import ConfirmationNeededError
+from alseg.oracles.inbox import CONFIRMED, Delivery, Inbox
+from alseg.run.folder import ANSWERS_FOLDER
+from alseg.run.requests import (
+    ANNOTATED,
+    REFUSED,
+    Request,
+    proposal_file,
+    read_requests,
+    write_states,
+)
+from alseg.system.files import checksum_of
+
+log = logging.getLogger(__name__)
+
+
+class Reception:
+    """Takes in labels from the request folders of a run; says each thing once.
+
+    Args:
+        task: the data set.
+        run_folder: the run's.
+        annotator: who makes the labels, where nothing beside them says it.
+        accept_unrequested: whether labels of cases that nobody asked for are taken in.
+        settle_seconds: how long a file must not have changed before it is read.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        run_folder: Path,
+        annotator: str,
+        accept_unrequested: bool,
+        settle_seconds: float,
+    ) -> None:
+        self.task = task
+        self.run_folder = run_folder
+        self.annotator = annotator
+        self.accept_unrequested = accept_unrequested
+        self.annotations = Annotations(run_folder)
+        self.inbox = Inbox(run_folder, settle_seconds)
+        self._refused: dict[tuple[object, ...], str] = {}  # what was found wrong with a file
+        self._told: set[str] = set()
+
+    def take_in(self, *, returns: bool) -> None:
+        """Accept what has come and is sound; tell of what is not.
+
+        Args:
+            returns: whether this is called again before long: then a file that may still be
+                changing is left for that time, and not waited for.
+        """
+        requests = {each.name: each for each in read_requests(self.run_folder)}
+        look = self.inbox.look() if returns else self.inbox.wait_and_look()
+        for remark in look.remarks:
+            self._say(remark)
+        if not returns:
+            for path in look.arriving:
+                self._say(f"{path} is still being written: resume the run once it is complete")
+        asked = {case_id for each in requests.values() for case_id in each.case_ids}
+        refused: dict[str, list[str]] = {}
+        for delivery in look.deliveries:
+            if reason := self._consider(delivery, requests.get(delivery.request), asked):
+                refused.setdefault(delivery.request, []).append(delivery.case_id)
+                self._say(reason)
+        annotated = dict.fromkeys(self.annotations.newest(), ANNOTATED)
+        for name, request in requests.items():
+            states = dict.fromkeys(refused.get(name, ()), REFUSED)
+            write_states(self.run_folder, request, states | annotated)
+            self._say_what_was_saved_over(request, annotated)
+
+    def report(self, request: Request) -> None:
+        """Sum up what has come of a request."""
+        newest = self.annotations.newest().values()
+        made = [each for each in newest if each.request == request.name]
+        parts = [f"{request.name}: {len(made)} of {len(request.items)} annotated"]
+        dice = [each.proposal_dice for each in made if each.proposal_dice is not None]
+        if dice:
+            parts.append(f"Dice of the proposals with the labels {sum(dice) / len(dice):.3f}")
+        minutes = [each.minutes for each in made if each.minutes is not None]
+        if minutes:
+            parts.append(f"{sum(minutes) / len(minutes):.3g} minutes a volume")
+        self._say(" · ".join(parts), logging.INFO)
+
+    def _consider(self, delivery: Delivery, request: Request | None, asked: set[str]) -> str:
+        """Accept a label that has been handed in; returns why it is not used, if it is not."""
+        case_id, path = delivery.case_id, delivery.path
+        if case_id not in self.task.cases:
+            return f"{path} is of no case: the data set has none that is called {case_id}"
+        if self.task.cases[case_id].label is not None:
+            return f"{path} is not used: the data set has a label for {case_id}"
+        versions = [each for each in self.annotations.history if each.case == case_id]
+        received = checksum_of(path)
+        for each in versions:
+            if (each.received, each.request) == (received, delivery.request):
+                self.annotations.amend(each, delivery.annotator, delivery.minutes)
+                return ""
+        if not versions and case_id not in asked and not self.accept_unrequested:
+            return (
+                f"{path} was not asked for, and is not used; oracle.accept_unrequested=true takes "
+                "it in"
+            )
+        key = (path, *delivery.state, delivery.confirmed)
+        if key not in self._refused:
+            self._refused[key] = self._accept(delivery, request)
+        return self._refused[key]
+
+    def _accept(self, delivery: Delivery, request: Request | None) -> str:
+        """Accept a label; returns why it cannot be, if it cannot."""
+        try:
+            added, note = accept(
+                self.task,
+                self.annotations,
+                delivery.case_id,
+                delivery.path,
+                proposal=self._proposal(delivery.case_id, request),
+                confirmed=delivery.confirmed,
+                annotator=delivery.annotator or self.annotator,
+                minutes=delivery.minutes,
+                request=delivery.request,
+            )
+        except ConfirmationNeededError as error:
+            return f"not accepted: {error} with an empty file {delivery.case_id}{CONFIRMED} there"
+        except DataError as error:
+            return f"not accepted, and left where it is: {error}"
+        if note:
+            self._say(note)
+        log.info(f"accepted: {delivery.case_id}{_details(added)}")
+        return ""
+
+    def _proposal(self, case_id: str, request: Request | None) -> Path | None:
+        """What was proposed for a case, if there is a proposal and nobody has changed it."""
+        for item in request.items if request is not None else ():
+            if item.unit.case_id == case_id and item.proposal:
+                assert request is not None
+                path = proposal_file(self.run_folder, request.name, case_id)
+                return path if checksum_of(path) == item.proposal else None
+        return None
+
+    def _say_what_was_saved_over(self, request: Request, annotated: Mapping[str, str]) -> None:
+        """Tell of labels that were saved over the proposal, which is easily done."""
+        for item in request.items:
+            path = proposal_file(self.run_folder, request.name, item.unit.case_id)
+            is_open = bool(item.proposal) and item.unit.case_id not in annotated
+            if is_open and checksum_of(path) != item.proposal:
+                self._say(f"{path} has changed, and is not read: answers go to {ANSWERS_FOLDER}")
+
+    def _say(self, message: str, level: int = logging.WARNING) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            log.log(level, message)
+
+
+def _details(annotation: Annotation) -> str:
+    parts = []
+    if annotation.version > 1:
+        parts.append(f"version {annotation.version}, used from the next round on")
+    if annotation.annotator:
+        parts.append(f"by {annotation.annotator}")
+    if annotation.minutes is not None:
+        parts.append(f"{annotation.minutes:g} minutes")
+    if annotation.proposal_dice is not None:
+        parts.append(f"Dice of the proposal {annotation.proposal_dice:.3f}")
+    return f" ({', '.join(parts)})" if parts else ""

@@ -1,0 +1,105 @@
+"""Laying out what a person is asked for: files in a folder that any program can open."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from alseg.core.units import Query
+from alseg.data.nifti import ENDINGS
+from alseg.data.task import Task
+from alseg.oracles.base import Propose
+from alseg.run.folder import (
+    ANSWERS_FOLDER,
+    PROPOSALS_FOLDER,
+    UNCERTAINTY_FOLDER,
+    request_folder,
+)
+from alseg.run.requests import Item, Request, proposal_file, read_request, write_request
+from alseg.system.distributed import rank, wait_for_all
+from alseg.system.files import checksum_of, clean_temporaries, name_file_in_errors
+
+
+def lay_out(
+    task: Task,
+    run_folder: Path,
+    request: Request,
+    propose: Propose | None = None,
+) -> None:
+    """Write the folder of a request: images, proposals, uncertainty maps, and its tables at last.
+
+    What a process that was killed has left of it is written again; answers are left as they are.
+
+    Args:
+        task: the data set.
+        run_folder: the run's.
+        request: what is asked for; proposals and names of images are filled in.
+        propose: makes the proposals and the maps; None for none.
+    """
+    folder = request_folder(run_folder, request.name)
+    if rank() == 0:
+        for part in ("", PROPOSALS_FOLDER, ANSWERS_FOLDER, UNCERTAINTY_FOLDER):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            clean_temporaries(folder / part)
+    wait_for_all()
+    if propose is not None:
+        propose(tuple(item.unit for item in request.items), folder)
+    wait_for_all()
+    if rank() == 0:
+        items = []
+        for item in request.items:
+            case_id = item.unit.case_id
+            images = lay_out_images(task, case_id, folder)
+            proposal = checksum_of(proposal_file(run_folder, request.name, case_id))
+            items.append(Item(item.unit, item.score, images, proposal))
+        write_request(run_folder, Request(request.name, request.query, tuple(items)))
+    wait_for_all()
+
+
+def lay_out_images(task: Task, case_id: str, folder: Path) -> tuple[str, ...]:
+    """Link the images of a case into a folder, or copy them where there are no links.
+
+    Returns:
+        Their names there: the case's, for several files with a number for each channel.
+    """
+    images, names = task.cases[case_id].images, []
+    for channel, image in enumerate(images):
+        ending = next((e for e in ENDINGS[::-1] if image.name.endswith(e)), image.suffix)
+        number = f"_{channel:04d}" if len(images) > 1 else ""
+        path = folder / f"{case_id}{number}{ending}"
+        names.append(path.name)
+        if path.exists():
+            continue
+        with name_file_in_errors(path):
+            path.unlink(missing_ok=True)  # a link to what has moved away
+            try:
+                path.symlink_to(image.resolve())
+            except OSError:
+                shutil.copyfile(image, path)
+    return tuple(names)
+
+
+def place_for(run_folder: Path, name: str, query: Query) -> tuple[str, Request | None]:
+    """The name for a request, and the request if it has been laid out already.
+
+    A round that starts again with other settings may have another query: it gets a folder of its
+    own beside the first one's.
+    """
+    free, number = name, 1
+    while (earlier := read_request(run_folder, free)) is not None:
+        if earlier.query == query:
+            return free, earlier
+        number += 1
+        free = f"{name}_{number}"
+    return free, None
+
+
+def request_for(
+    name: str, query: Query, known: Mapping[str, object], scores: Mapping[str, float]
+) -> Request:
+    """What has to be asked for: the units of a query whose case has no label yet."""
+    items = [
+        Item(unit, scores.get(unit.case_id), ()) for unit in query if unit.case_id not in known
+    ]
+    return Request(name, query, tuple(items))

@@ -1,0 +1,152 @@
+"""What a person has been asked to annotate: the request folders of a run.
+
+A folder is laid out as a store of MONAI Label: images at its top, proposals in ``labels/original``,
+answers in ``labels/final``. ``request.json`` is written last: a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from alseg.core.errors import DataError
+from alseg.core.units import Query, Region, Unit
+from alseg.run.folder import (
+    PROPOSALS_FOLDER,
+    REQUEST_FILE,
+    REQUEST_TABLE,
+    REQUESTS_FOLDER,
+    WORKLIST_FILE,
+    request_folder,
+)
+from alseg.system.files import read_json, write_atomically, write_json
+
+OPEN, ANNOTATED, REFUSED = "open", "annotated", "refused"  # the states of a unit
+
+
+@dataclass(frozen=True)
+class Item:
+    """One unit that is to be annotated.
+
+    Attributes:
+        unit: the unit.
+        score: that it was chosen by; None where there is none.
+        images: the names of its images in the request folder, one a channel or one for all.
+        proposal: the checksum of its proposal; empty without one.
+    """
+
+    unit: Unit
+    score: float | None
+    images: tuple[str, ...]
+    proposal: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for at one time.
+
+    Attributes:
+        name: of its folder: ``initial``, ``round_01``, ...
+        query: the whole query, in the order of acquisition.
+        items: the units of it that have no label yet, in the same order.
+    """
+
+    name: str
+    query: Query
+    items: tuple[Item, ...]
+
+    @property
+    def case_ids(self) -> list[str]:
+        """The cases that are to be annotated."""
+        return [item.unit.case_id for item in self.items]
+
+
+def proposal_file(run_folder: Path, name: str, case_id: str) -> Path:
+    """Where the proposed segmentation of a case lies in a request."""
+    return request_folder(run_folder, name) / PROPOSALS_FOLDER / f"{case_id}.nii.gz"
+
+
+def write_request(run_folder: Path, request: Request) -> None:
+    """Write the tables of a request, and at last ``request.json``.
+
+    Raises:
+        StorageError: if they cannot be written.
+    """
+    folder = request_folder(run_folder, request.name)
+    write_states(run_folder, request, {})
+    write_atomically(folder / WORKLIST_FILE, _worklist(request).to_csv(index=False))
+    items = [
+        {"order": order, **asdict(item.unit), "score": item.score, "images": list(item.images)}
+        | {"proposal": item.proposal}
+        for order, item in enumerate(request.items, start=1)
+    ]
+    query = [asdict(unit) for unit in request.query]
+    write_json(folder / REQUEST_FILE, {"name": request.name, "query": query, "units": items})
+
+
+def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) -> None:
+    """Write ``request.csv``: order, case, score and state of each unit.
+
+    Args:
+        run_folder: the run's.
+        request: what is asked for.
+        states: ``open``, ``annotated`` or ``refused``, by case; open where it is not named.
+    """
+    rows = [
+        (order, item.unit.case_id, item.score, states.get(item.unit.case_id, OPEN))
+        for order, item in enumerate(request.items, start=1)
+    ]
+    path = request_folder(run_folder, request.name) / REQUEST_TABLE
+    buffer = io.StringIO()
+    pd.DataFrame(rows, columns=["order", "case", "score", "state"]).to_csv(buffer, index=False)
+    if not path.is_file() or path.read_text(encoding="utf-8") != buffer.getvalue():
+        write_atomically(path, buffer.getvalue())
+
+
+def read_request(run_folder: Path, name: str) -> Request | None:
+    """The request of that name; None if none has been completed.
+
+    Raises:
+        DataError: if its ``request.json`` is damaged.
+    """
+    path = request_folder(run_folder, name) / REQUEST_FILE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        items = tuple(
+            Item(_unit(each), each["score"], tuple(each["images"]), each["proposal"])
+            for each in content["units"]
+        )
+        return Request(name, tuple(map(_unit, content["query"])), items)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not a valid request: {error!r}") from error
+
+
+def read_requests(run_folder: Path) -> list[Request]:
+    """All requests that have been completed, the first one first."""
+    folders = sorted((run_folder / REQUESTS_FOLDER).glob(f"*/{REQUEST_FILE}"))
+    found = [read_request(run_folder, path.parent.name) for path in folders]
+    return [request for request in found if request is not None]
+
+
+def _unit(content: Mapping[str, Any]) -> Unit:
+    region: Region | None = None
+    if content["region"] is not None:
+        (a, b), (c, d), (e, f) = content["region"]
+        region = ((a, b), (c, d), (e, f))
+    return Unit(content["case_id"], region)
+
+
+def _worklist(request: Request) -> pd.DataFrame:
+    """The table that 3D Slicer's SlicerCaseIterator reads; paths are relative to the folder."""
+    rows = [
+        (item.images[0], f"{PROPOSALS_FOLDER}/{item.unit.case_id}.nii.gz" if item.proposal else "")
+        for item in request.items
+    ]
+    return pd.DataFrame(rows, columns=["image", "mask"])

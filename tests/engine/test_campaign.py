@@ -1,0 +1,265 @@
+"""A campaign through the front door: a program annotates, and the run ends as a simulation does."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alseg.active.query_maps import QueryMaps
+from alseg.data.formats.msd import read_msd
+from alseg.data.splits import split_by_fraction
+from alseg.run.state import RunState
+from tests.conftest import Outcome
+from tests.oracles.unlabelled import move_labels_away
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "program_annotator.py"
+ANNOTATOR = runpy.run_path(str(SCRIPT))
+Train = Callable[..., Outcome]
+POOL = ("pool.initial=3", "pool.query_size=2", "pool.rounds=2")
+PERSON = ("oracle=person", "oracle.settle_seconds=0")
+
+
+def training_part(phantoms: Path) -> tuple[str, ...]:
+    """The cases that the smoke experiment trains on."""
+    ids = read_msd(phantoms).cases
+    return split_by_fraction(ids, validation=0.16, test=0.24, seed=0).training
+
+
+@pytest.fixture(scope="module")
+def trained_apart(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The phantoms without the labels of their training part; and the folder of all labels."""
+    folder = tmp_path_factory.mktemp("trained_apart")
+    return move_labels_away(phantoms, folder, training_part(phantoms))
+
+
+def visit(run_folder: Path, labels: Path, **settings: bool) -> list[str]:
+    request = ANNOTATOR["newest_request"](run_folder)
+    done: list[str] = ANNOTATOR["annotate"](request, labels, **settings)
+    return done
+
+
+def results(folder: Path) -> tuple[str, str]:
+    """queries.csv, and metrics.csv but for what a clock says."""
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str)
+    measured = [c for c in metrics if c.endswith("_seconds") or c == "preprocessed_volumes"]
+    return (folder / "queries.csv").read_text(), metrics.drop(columns=measured).to_csv()
+
+
+def run_campaign(
+    train: Train, labels: Path, *overrides: str, smoke: bool = True
+) -> tuple[Path, list[str]]:
+    """Start, and resume after each visit of the annotator; returns the run and what was said."""
+    said = []
+    outcome = train(*PERSON, *overrides, smoke=smoke)
+    folder = outcome.folder
+    for _ in range(12):
+        assert outcome.exit_code == 0, outcome.err
+        said.append(outcome.out)
+        if "wait for annotation" not in outcome.out:
+            return folder, said
+        assert f"Then continue with: python -m alseg.train resume={folder}" in outcome.out
+        assert visit(folder, labels)
+        outcome = train(resume=folder, smoke=False)
+    raise AssertionError(f"the campaign does not end: {said[-1]}")
+
+
+@pytest.mark.parametrize("splits", ["fraction", "growing"])
+def test_a_campaign_ends_with_the_bits_of_the_simulation(
+    train: Train, phantoms: Path, tmp_path: Path, splits: str
+) -> None:
+    # growing splits need no label; but an MSD data set lists one at least
+    hidden = sorted(read_msd(phantoms).cases)[1:]
+    if splits == "fraction":
+        hidden = list(training_part(phantoms))
+    data, labels = move_labels_away(phantoms, tmp_path / "campaign", hidden)
+    settings = (*POOL, f"data/splits={splits}", "pool.initial=4")
+    simulated = train(*settings)
+    assert simulated.exit_code == 0, simulated.err
+    folder, said = run_campaign(train, labels, *settings, f"data.task.root={data}")
+    assert len(said) > 4  # late and in parts
+    assert results(folder) == results(simulated.folder)
+    told = (folder / "run.log").read_text()
+    for reason in (
+        "but its image",
+        "holds the value(s) [200.0]; allowed are 0 to 2",
+        "holds background only",
+    ):
+        assert reason in told
+    history = pd.read_csv(folder / "annotations" / "history.csv")
+    assert set(history["case"]) <= set(hidden)
+    assert not history.duplicated(["case"]).any()
+    assert (history["minutes"] == ANNOTATOR["MINUTES"]).all()
+    in_rounds = history[history["request"] == "round_01"]
+    assert in_rounds["proposal_dice"].between(0, 1).all()
+
+
+def test_pictures_and_proposals_are_made_before_anybody_annotates(
+    train: Train, trained_apart: tuple[Path, Path]
+) -> None:
+    data, labels = trained_apart
+    settings = (*POOL, f"data.task.root={data}", "pictures=1", "save_maps=true")
+    waiting = train(*PERSON, *settings)
+    visit(waiting.folder, labels, with_mistakes=False)
+    waiting = train(resume=waiting.folder, smoke=False)
+    assert "2 of 2 volumes wait for annotation" in waiting.out
+    request = waiting.folder / "requests" / "round_01"
+    cases = list(pd.read_csv(request / "request.csv")["case"])
+    drawn = waiting.folder / "rounds" / "round_01" / "pictures" / f"01_{cases[0]}.png"
+    assert drawn.is_file()
+    for case_id in cases:
+        proposal = request / "labels" / "original" / f"{case_id}.nii.gz"
+        maps = waiting.folder / "rounds" / "round_01" / "maps"
+        assert proposal.read_bytes() == (maps / f"{case_id}_prediction.nii.gz").read_bytes()
+        assert (request / "uncertainty" / proposal.name).is_file()
+    before = drawn.stat().st_mtime_ns
+    visit(waiting.folder, labels, with_mistakes=False)
+    finished = train(resume=waiting.folder, smoke=False)
+    assert "wait for annotation" not in finished.out
+    assert drawn.stat().st_mtime_ns == before
+
+
+def test_random_queries_have_proposals_too(train: Train, trained_apart: tuple[Path, Path]) -> None:
+    data, labels = trained_apart
+    run_campaign(train, labels, *POOL, f"data.task.root={data}", "strategy=random")
+
+
+def test_a_run_that_waits_continues_by_itself_and_ends_at_ctrl_c(
+    train: Train, trained_apart: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, labels = trained_apart
+    settings = (*POOL, f"data.task.root={data}", "oracle.wait=true", "oracle.poll_seconds=3")
+    whole, _ = run_campaign(train, labels, *POOL, f"data.task.root={data}")
+    folders: list[Path] = []
+    looks: Iterator[int] = iter(range(100))
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 3
+        if next(looks) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        visit(folders[-1], labels)
+
+    monkeypatch.setattr("alseg.oracles.person.time.sleep", sleep)
+    folders.append(whole.with_name("waits"))
+    cut = train(*PERSON, *settings, folder=folders[0])
+    assert cut.exit_code == 130
+    assert f"continue with: python -m alseg.train resume={cut.folder}" in cut.err
+    assert " of 3 annotated" in cut.out
+    resumed = train(resume=cut.folder, smoke=False)
+    assert resumed.exit_code == 0, resumed.err
+    assert "1 of 2 annotated" in resumed.out or "0 of 2 annotated" in resumed.out
+    assert results(cut.folder) == results(whole)
+
+
+def test_any_starts_a_round_with_what_has_come(
+    train: Train, trained_apart: tuple[Path, Path]
+) -> None:
+    data, labels = trained_apart
+    waiting = train(*PERSON, *POOL, f"data.task.root={data}", "oracle.accept=any")
+    (request,) = waiting.folder.glob("requests/*")
+    asked = list(pd.read_csv(request / "request.csv")["case"])
+    final = request / "labels" / "final" / f"{asked[1]}.nii.gz"
+    final.write_bytes((labels / final.name).read_bytes())
+    started = train(resume=waiting.folder, smoke=False)
+    assert "2 of 2 volumes wait for annotation" in started.out
+    state = RunState.load(waiting.folder)
+    assert state.pool.labelled == (asked[1],)
+    assert {asked[0], asked[2]} <= set(state.pool.unlabelled)
+    assert [row["case_id"] for row in state.queries] == [asked[1]]
+    # a label that comes later than its round is not lost
+    late = final.with_name(f"{asked[0]}.nii.gz")
+    late.write_bytes((labels / late.name).read_bytes())
+    visit(waiting.folder, labels, with_mistakes=False)
+    finished = train(resume=waiting.folder, smoke=False)
+    assert finished.exit_code == 0, finished.err
+    assert asked[0] in RunState.load(waiting.folder).pool.labelled
+
+
+def test_what_has_a_label_is_not_asked_for(train: Train, phantoms: Path, tmp_path: Path) -> None:
+    training = training_part(phantoms)
+    data, _ = move_labels_away(phantoms, tmp_path / "campaign", training[2:])
+    waiting = train(*PERSON, *POOL, f"data.task.root={data}", "pool.start=labelled")
+    assert waiting.exit_code == 0, waiting.err
+    assert RunState.load(waiting.folder).pool.labelled == training[:2]
+    assert [path.name for path in waiting.folder.glob("requests/*")] == ["round_01"]
+    none = move_labels_away(phantoms, tmp_path / "bare", training)[0]
+    refused = train(*PERSON, *POOL, f"data.task.root={none}", "pool.start=labelled")
+    assert refused.exit_code == 2
+    assert "pool.start=labelled begins with the cases that have a label" in refused.err
+
+
+def test_a_kill_while_proposals_are_made_asks_for_the_same_units(
+    train: Train, trained_apart: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, labels = trained_apart
+    waiting = train(*PERSON, *POOL, f"data.task.root={data}")
+    visit(waiting.folder, labels, with_mistakes=False)
+    looked: list[int] = []
+    predict_step = QueryMaps.predict_step
+
+    def killed(self: QueryMaps, batch: dict, batch_idx: int) -> list[str]:
+        looked.append(batch_idx)
+        if len(looked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(QueryMaps, "predict_step", killed)
+    cut = train(resume=waiting.folder, smoke=False)
+    assert cut.exit_code == 143
+    request = waiting.folder / "requests" / "round_01"
+    assert not (request / "request.json").exists()
+    resumed = train(resume=waiting.folder, smoke=False)
+    assert "2 of 2 volumes wait for annotation" in resumed.out
+    scores = pd.read_csv(waiting.folder / "rounds" / "round_01" / "scores.csv")
+    chosen = scores.sort_values("score", ascending=False)["case_id"][:2]
+    assert list(pd.read_csv(request / "request.csv")["case"]) == list(chosen)
+    assert len(list((request / "labels" / "original").iterdir())) == 2
+
+
+def test_a_sweep_asks_no_person(
+    train: Train, trained_apart: tuple[Path, Path], tmp_path: Path
+) -> None:
+    outcome = train(
+        "--multirun", *PERSON, *POOL, f"data.task.root={trained_apart[0]}", "seed=1",
+        f"hydra.sweep.dir='{tmp_path / 'sweep'}'",
+    )  # fmt: skip
+    assert outcome.exit_code == 1
+    assert "oracle=person is for a single run" in outcome.out + outcome.err
+
+
+def test_real_volumes_end_with_the_bits_of_the_simulation(
+    train: Train, hippocampus: Path, tmp_path: Path
+) -> None:
+    everything = read_msd(hippocampus).cases
+    ids = sorted(everything)[:60]
+    whole, _ = move_labels_away(hippocampus, tmp_path / "whole", (), only=ids)
+    training = split_by_fraction(ids, validation=0.1, test=0.2, seed=0).training
+    data, labels = move_labels_away(hippocampus, tmp_path / "campaign", training, only=ids)
+    settings = (
+        "data=msd_hippocampus", "model=unet_tiny", "uncertainty=mc_dropout_2", "steps_per_round=4",
+        "val_interval=4", "pool.initial=5", "pool.query_size=4", "pool.rounds=3",
+        "data.num_workers=0", "pictures=0", f"output_dir={tmp_path / 'out'}",
+    )  # fmt: skip
+    simulated = train(*settings, f"data.root={whole}", smoke=False)
+    assert simulated.exit_code == 0, simulated.err
+    folder, said = run_campaign(train, labels, *settings, f"data.root={data}", smoke=False)
+    assert len(said) > 6
+    assert results(folder) == results(simulated.folder)
+    history = pd.read_csv(folder / "annotations" / "history.csv")
+    assert len(history) == 13
+    assert np.isfinite(history["proposal_dice"]).sum() == 8
+
+
+def test_the_program_is_told_of_a_run_without_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["program_annotator", str(tmp_path), "--labels", "x"])
+    with pytest.raises(SystemExit, match="no request in"):
+        ANNOTATOR["main"]()
