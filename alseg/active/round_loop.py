@@ -18,14 +18,12 @@ from alseg.active.round_acquisition import acquire
 from alseg.active.round_evaluation import evaluate
 from alseg.active.round_training import TRAINED, train
 from alseg.active.when_to_stop import advise
-from alseg.core.budget import area_under_budget_curve
 from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import whole
 from alseg.oracles.base import annotated
 from alseg.run.state import RunState
 from alseg.system.console import duration
 from alseg.system.interruption import Interrupted, interruption
-from alseg.tracking.tracker import metric_name
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +66,8 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     state = replace(state, hardware=experiment.hardware)
     status, reason = "FAILED", ""
     try:
-        with interruption.delayed():  # a run that a store knows of is recorded here
-            run_id = tracker.open(
-                experiment.folder, state.tracking_run_id, experiment.settings, experiment.tags
-            )
-            state = replace(state, tracking_run_id=run_id)
+        with interruption.delayed():
+            tracker.open(experiment.folder, experiment.settings, experiment.tags)
             state.save(experiment.folder)
         if state.history:
             publish(experiment, state)  # an earlier process may have been killed before it did
@@ -132,16 +127,9 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
 
 
 def publish(experiment: Experiment, state: RunState) -> None:
-    """Write the reports of the finished rounds and record those that the tracking store misses."""
+    """Write the reports of the finished rounds, and record them from there."""
     write_reports(experiment, state)
-    labelled, dice = state.learning_curve(state.measure.column)
-    rounds = zip(state.history, state.timings, strict=True)
-    for n_rounds, (row, seconds) in enumerate(rounds, start=1):
-        area = area_under_budget_curve(labelled[:n_rounds], dice[:n_rounds])
-        columns = row | seconds | {"area": area}
-        del columns["round"]
-        metrics = {metric_name(column): value for column, value in columns.items()}
-        experiment.tracker.log_round(metrics, row["labelled"])
+    experiment.tracker.log_rounds()
 
 
 def run_round(experiment: Experiment, state: RunState) -> RunState:

@@ -76,6 +76,8 @@ def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
             # a second stage leaves a last one of its own
             files = (name,) if name == SUPERVISED else (name, LAST)
             this_round.stages.finish("training", checkpoints(*files), **result)
+    else:  # the evaluation is logged at the step at which the training has ended
+        training.trainer.fit_loop.epoch_loop._batches_that_stepped = n_steps
     training.checkpoint.delete()
     return module, training.trainer
 
