@@ -12,7 +12,7 @@ from alseg.active.round import Round
 from alseg.active.round_networks import new_network, round_training, start_network
 from alseg.system.distributed import rank
 from alseg.system.interruption import interruption
-from alseg.training.fit import BEST, LAST, SUPERVISED, checkpoints, load_weights
+from alseg.training.fit import BEST, LAST, SUPERVISED, checkpoints, load_weights, member_name
 from alseg.training.module import SegmentationModule
 
 FINE_TUNING = "training_fine_tuning"  # the stage of a round's semi-supervised fine-tuning
@@ -93,7 +93,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
     """
     experiment, stages, number = this_round.experiment, this_round.stages, this_round.number
     data, n_steps = experiment.data, experiment.steps_per_round
-    name, stage = f"{BEST}_member_{member}", f"member_{member}"
+    name, stage = member_name(member), f"member_{member}"
     module = experiment.make_module(new_network(experiment, member), experiment.round_recipe)
     if stage not in stages:
         draw_seed = this_round.seed(f"member/{member}")

@@ -18,7 +18,13 @@ from typing import Any
 import pandas as pd
 
 from alseg.core.errors import DataError
-from alseg.run.folder import ANNOTATIONS_FOLDER, ANNOTATIONS_LOCK, HISTORY_FILE, USED_FILE
+from alseg.run.folder import (
+    ANNOTATIONS_FOLDER,
+    ANNOTATIONS_LOCK,
+    HISTORY_FILE,
+    SUMMARY_FILE,
+    USED_FILE,
+)
 from alseg.system.files import checksum_of, clean_temporaries, is_within, locked, write_atomically
 
 
@@ -134,6 +140,27 @@ class Annotations:
         with locked(self.folder / ANNOTATIONS_LOCK):
             history = [amended if each == annotation else each for each in self.history]
             _write(self.folder / HISTORY_FILE, [asdict(each) for each in history])
+
+    def summary(self) -> pd.DataFrame:
+        """What has come of each request: a row each, in the order of time; also a file.
+
+        Returns:
+            ``request``; ``annotated``, the number of cases; ``minutes``, their mean where they are
+            known; ``proposal_dice``, the mean Dice of the proposals with the newest labels.
+        """
+        newest = pd.DataFrame([asdict(each) for each in self.newest().values()], columns=COLUMNS)
+        table = (
+            newest.astype({"minutes": float, "proposal_dice": float})
+            .groupby("request", sort=False)
+            .agg(
+                annotated=("case", "size"),
+                minutes=("minutes", "mean"),
+                proposal_dice=("proposal_dice", "mean"),
+            )
+            .reset_index()
+        )
+        write_atomically(self.folder / SUMMARY_FILE, table.to_csv(index=False))
+        return table
 
     def path(self, annotation: Annotation) -> Path:
         """The label file of a version.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alseg.core.errors import ConfigError, NotAnnotatedYetError, check_choice, check_flag
 from alseg.core.units import Answer, Query, Unit
+from alseg.data.findings import listed
 from alseg.data.task import Task
 from alseg.oracles.base import Propose
 from alseg.oracles.reception import Reception
@@ -195,14 +196,15 @@ def what_to_do(run_folder: Path, request: Request | None, pending: Query) -> str
         request: what was asked for; None where labels are missing that had been there.
         pending: what has not been annotated.
     """
-    names = ", ".join(unit.case_id for unit in pending[:5]) + ", ..." * (len(pending) > 5)
+    names = listed([unit.case_id for unit in pending])
     if request is None:
         return f"the labels of {names} are missing from the history in {run_folder}."
     proposal = ""
     if any(item.proposal for item in request.items):
         proposal = f", correct the proposal {PROPOSALS_FOLDER}/CASE.nii.gz"
+    folder = request_folder(run_folder, request.name)
     return (
-        f"{len(pending)} of {len(request.items)} volumes wait for annotation: {names}. In the "
-        f"folder {request_folder(run_folder, request.name)}, in the order of {REQUEST_TABLE}: open "
-        f"CASE.nii.gz{proposal}, and save the label as {ANSWERS_FOLDER}/CASE.nii.gz."
+        f"{len(pending)} of {len(request.items)} volumes wait for annotation ({names}). In the "
+        f"folder {folder}, in the order of {REQUEST_TABLE}: open CASE.nii.gz{proposal}, and save "
+        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz."
     )

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from alseg.core.errors import ConfigError
-from alseg.core.units import Answer, Query, whole
+from alseg.core.units import Answer, Query
 from alseg.data.headers import label_of
 from alseg.data.task import Task
-from alseg.oracles.base import Propose, annotated
+from alseg.oracles.base import Propose
 
 
 class SimulatedOracle:
@@ -41,7 +41,7 @@ class SimulatedOracle:
 
     def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The label file of each case."""
-        return annotated(self, whole(case_ids)).by_case
+        return {case_id: label_of(self._cases[case_id]) for case_id in case_ids}
 
     def minutes(self, label: Path) -> float:
         """Refuse: a simulation takes nobody's time.
