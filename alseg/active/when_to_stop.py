@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]  # of metrics.csv
 N_RESAMPLES = 2000
-FEWEST_CASES = 3  # for an interval over cases
+FEWEST_CASES = 5  # for an interval over cases: a bootstrap of fewer is far too narrow
 HARDLY_CORRECTED = 0.95  # Dice of a proposal with what a person has made of it, from there on
 
 

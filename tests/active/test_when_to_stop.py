@@ -53,9 +53,9 @@ def test_the_interval_of_many_cases_is_that_of_the_normal_distribution() -> None
 
 
 def test_a_class_that_no_case_has_and_too_few_cases_have_no_interval() -> None:
-    only_one = np.array([[0.9, NAN], [0.8, NAN], [0.7, NAN]])
+    only_one = np.array([[0.9, NAN], [0.8, NAN], [0.7, NAN], [0.6, NAN], [0.9, NAN]])
     assert interval_over_cases(only_one, 1) == interval_over_cases(only_one[:, :1], 1)
-    assert interval_over_cases(only_one[:2], 1) is None
+    assert interval_over_cases(only_one[:4], 1) is None
 
 
 def test_minutes_are_of_all_versions_of_a_case() -> None:
