@@ -47,11 +47,12 @@ from alseg.core.errors import (
     check_text,
     nearest,
 )
-from alseg.core.pool import Pool
+from alseg.engine.images import check_images, note_images
 from alseg.engine.jobs import is_job
 from alseg.engine.trained import note_task
 from alseg.run.folder import (
     CONFIG_FILE,
+    IMAGES_FILE,
     LOCK_FILE,
     LOG_FILE,
     OWNER_FILE,
@@ -213,13 +214,15 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
             save_start(folder, overrides)
             save_config(config, folder)
             experiment = build(config, folder)
+            note_images(experiment)
             check_single(experiment)
             state = initial_state(experiment)
             prepare(experiment, state)
         except Exception as error:
             # settings or data are bad: there is nothing to resume
+            files = (CONFIG_FILE, START_FILE, IMAGES_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE)
             if rank() == 0 and not isinstance(error, (DiskFullError, NotAnnotatedYetError)):
-                for name in (CONFIG_FILE, START_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE):
+                for name in files:
                     (folder / name).unlink(missing_ok=True)
             raise
         return finish(experiment, state)
@@ -296,9 +299,10 @@ def resume_run(
             "resume_force=true starts its current round again with them"
         )
     experiment = build(config, folder)
+    check_single(experiment)
     if state is None:
         state = initial_state(experiment)
-    check_cases(state.pool, experiment.data.splits.training)
+    state = check_images(experiment, state, force=force)
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:
         log.warning(f"resumed with other settings: {'; '.join(changes)}")
@@ -340,20 +344,6 @@ def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) ->
     if not any(o.startswith("tracking") for o in added):
         config.tracking = saved.tracking  # where the run is, whatever the environment says by now
     return config
-
-
-def check_cases(pool: Pool, training: Sequence[str]) -> None:
-    """Check that a run's cases are those of its data set.
-
-    Raises:
-        DataError: naming cases that are not.
-    """
-    differing = sorted({*pool.labelled, *pool.unlabelled} ^ set(training))
-    if differing:
-        raise DataError(
-            f"the run was started with other training cases than the data set has now; they differ "
-            f"in {', '.join(differing[:5])}"
-        )
 
 
 def check_classes(state: RunState, foreground: Sequence[str]) -> None:
