@@ -91,7 +91,7 @@ def campaign(folder: Path, settings: Sequence[str] = ()) -> Path:
         visit(run_folder, labels)
         subprocess.run(show(resume), check=True)
     visit(run_folder, labels)
-    waiting = show([*resume, "oracle.wait=true", "oracle.poll_seconds=2"])
+    waiting = show([*resume, "oracle=person", "oracle.wait=true", "oracle.poll_seconds=2"])
     with subprocess.Popen(waiting) as process:
         while process.poll() is None:
             time.sleep(4)

@@ -10,7 +10,6 @@ import pandas as pd
 from alseg.comparison import statistics
 from alseg.comparison.asked import asked_table
 from alseg.comparison.budget import along
-from alseg.comparison.forecast import Forecast, back_test, forecast
 from alseg.comparison.runs import (
     RunSet,
     calibration_table,
@@ -20,6 +19,7 @@ from alseg.comparison.runs import (
 )
 from alseg.comparison.statistics import Gain, Ranking
 from alseg.core.errors import ConfigError
+from alseg.curves.forecast import Forecast, back_test, forecast
 from alseg.run.measure import Measure
 
 DEFAULT_TARGET_SHARES = (0.95, 0.99)  # of the full-data Dice

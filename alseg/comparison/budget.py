@@ -10,18 +10,18 @@ import pandas as pd
 
 from alseg.core.errors import ConfigError
 from alseg.core.units import PLURALS
+from alseg.run.measure import cost_axis
 
 # What a comparison can run along, and how it is called; ``cost`` is that of the runs' cost model.
 BUDGETS: Mapping[str, str] = {
     "labelled": "labelled {units}",
-    "cost": "annotated {cost}",
+    "cost": "{cost}",
     "voxels": "annotated voxels",
     "foreground_voxels": "annotated foreground voxels",
     "slices": "annotated slices",
     "effort": "minutes of effort",
 }
 OF_REGIONS = ("voxels", "foreground_voxels", "slices", "effort")  # columns of their queries
-_COSTS = {"volume": "volumes", "effort": "minutes of effort"}
 
 
 def budget_label(budget: str, units: Collection[str], costs: Collection[str]) -> str:
@@ -33,7 +33,7 @@ def budget_label(budget: str, units: Collection[str], costs: Collection[str]) ->
         costs: what their cost models count, each once.
     """
     (unit, *other_units), (cost, *other_costs) = units, costs
-    called = "cost" if other_costs else _COSTS.get(cost, cost.replace("_", " "))
+    called = "annotation cost" if other_costs else cost_axis(cost)
     return BUDGETS[budget].format(
         units="units" if other_units else PLURALS.get(unit, "units"), cost=called
     )

@@ -144,8 +144,18 @@ def _unknown_setting(error: OmegaConfBaseException) -> str:
     group, _, key = name.rpartition(".")
     own = [sibling for sibling in siblings if not sibling.startswith("_")]
     beside = f", and {group} has {', '.join(own)} only" if group and 0 < len(own) < 5 else ""
+    if choice := _choice_with(group, key):
+        return f"there is no setting {name} here: it is one of {group}={choice}; add that as well"
     hint = nearest(key, siblings)
     return f"there is no setting {name}{beside}; {hint}a new one is added with +{name}=..."
+
+
+def _choice_with(group: str, key: str) -> str:
+    """The choice of a group that has a setting; empty if none has."""
+    for path in sorted(Path(conf_folder(), group).glob("*.yaml")) if group else ():
+        if re.search(rf"^{re.escape(key)}:", path.read_text(encoding="utf-8"), re.MULTILINE):
+            return path.stem
+    return ""
 
 
 def _broken_reference(message: str, found_at: str | None) -> str:

@@ -76,5 +76,8 @@ def _write_copy(content: bytes, is_compressed: bool, path: Path) -> None:
 
 
 def _write_on_grid(task: Task, case_id: str, checked: Checked, path: Path) -> None:
-    classes = torch.from_numpy(checked.classes).to(class_dtype(len(task.classes)))
-    write_nifti(path, classes, like=task.cases[case_id].images[0])
+    classes, ignored = torch.from_numpy(checked.classes), task.ignore_value
+    if ignored is not None:  # as the data set's own labels have it
+        classes = classes.masked_fill(classes < 0, ignored)
+    n_values = max(len(task.classes), (ignored or 0) + 1)
+    write_nifti(path, classes.to(class_dtype(n_values)), like=task.cases[case_id].images[0])

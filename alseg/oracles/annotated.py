@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
 from alseg.core.units import Region, Unit
-from alseg.data.nifti import read_header, reading
+from alseg.data.nifti import read_volume
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,7 @@ class Annotated:
     Attributes:
         classes: the label values, [d, h, w] along the file's axes.
         affine: of the file, [4, 4].
+        path: the label file.
         n_voxels_of_case: voxels of the whole file.
         ignore_value: what voxels that nobody annotated have; None for none.
         opens_case: whether the case was opened for it: the first of its case in a query.
@@ -28,6 +28,7 @@ class Annotated:
 
     classes: np.ndarray
     affine: np.ndarray
+    path: Path
     n_voxels_of_case: int
     ignore_value: int | None = None
     opens_case: bool = True
@@ -39,12 +40,9 @@ class Annotated:
         Raises:
             DataError: if it cannot be read.
         """
-        read_header(label)
-        with reading(label):
-            image = nibabel.load(label)  # type: ignore[attr-defined]
-            classes = image.get_fdata(dtype=np.float32, caching="unchanged")
-        classes = classes.reshape(classes.shape[:3])  # some files end in an axis of one
-        return cls(classes, np.asarray(image.affine), classes.size, ignore_value)
+        volume = read_volume((label,))
+        classes = volume[0].numpy()
+        return cls(classes, volume.affine.numpy(), label, classes.size, ignore_value)
 
     def within(self, region: Region | None) -> Annotated:
         """The part of it in a region; all of it for None."""

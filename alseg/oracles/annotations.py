@@ -8,6 +8,7 @@ version of that case takes its place.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -17,7 +18,13 @@ from typing import Any
 import pandas as pd
 
 from alseg.core.errors import DataError
-from alseg.run.folder import ANNOTATIONS_FOLDER, ANNOTATIONS_LOCK, HISTORY_FILE, USED_FILE
+from alseg.run.folder import (
+    ANNOTATIONS_FOLDER,
+    ANNOTATIONS_LOCK,
+    HISTORY_FILE,
+    SUMMARY_FILE,
+    USED_FILE,
+)
 from alseg.system.files import checksum_of, clean_temporaries, is_within, locked, write_atomically
 
 
@@ -134,6 +141,27 @@ class Annotations:
             history = [amended if each == annotation else each for each in self.history]
             _write(self.folder / HISTORY_FILE, [asdict(each) for each in history])
 
+    def summary(self) -> pd.DataFrame:
+        """What has come of each request: a row each, in the order of time; also a file.
+
+        Returns:
+            ``request``; ``annotated``, the number of cases; ``minutes``, their mean where they are
+            known; ``proposal_dice``, the mean Dice of the proposals with the newest labels.
+        """
+        newest = pd.DataFrame([asdict(each) for each in self.newest().values()], columns=COLUMNS)
+        table = (
+            newest.astype({"minutes": float, "proposal_dice": float})
+            .groupby("request", sort=False)
+            .agg(
+                annotated=("case", "size"),
+                minutes=("minutes", "mean"),
+                proposal_dice=("proposal_dice", "mean"),
+            )
+            .reset_index()
+        )
+        write_atomically(self.folder / SUMMARY_FILE, table.to_csv(index=False))
+        return table
+
     def path(self, annotation: Annotation) -> Path:
         """The label file of a version.
 
@@ -147,6 +175,20 @@ class Annotations:
                 f"{annotation.case} as version {annotation.version}; put that file back"
             )
         return path
+
+    def minutes(self, label: Path) -> float | None:
+        """The minutes of all versions of a label up to this one; None if any is not known.
+
+        Args:
+            label: a file that ``path`` has given; any other one has taken 0 minutes.
+        """
+        history = self.history
+        this = next((each for each in history if self.folder / each.file == label), None)
+        if this is None:
+            return 0.0
+        spent = [e.minutes for e in history if e.case == this.case and e.version <= this.version]
+        known = [minutes for minutes in spent if minutes is not None]
+        return math.fsum(known) if len(known) == len(spent) else None
 
     def for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The versions that a round works with: the newest ones when it is first asked about.

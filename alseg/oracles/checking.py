@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from alseg.core.errors import DataError
+from alseg.core.units import IGNORED
 from alseg.data.findings import in_mm
 from alseg.data.headers import check_label_header
 from alseg.data.labels import read_label
@@ -26,7 +27,7 @@ class Checked:
     """A label that can be used.
 
     Attributes:
-        classes: class indices, shape [D, H, W].
+        classes: class indices, shape [D, H, W], ``IGNORED`` where the file has the ignore label.
         is_exact: whether it lies on its image's grid to the last digit that counts.
         note: what was tolerated; empty if nothing was.
         proposal_dice: mean Dice with the proposal over the foreground classes that either of them
@@ -109,6 +110,8 @@ def largest_shift(label: Header, image: Header) -> float:
 def mean_dice(label: np.ndarray, proposal: np.ndarray, n_classes: int) -> float | None:
     """Mean Dice 2|A∩B| / (|A|+|B|) over the foreground classes that either holds; None if none is.
 
+    Voxels that the label ignores do not count.
+
     Args:
         label: class indices, shape [D, H, W].
         proposal: the same.
@@ -116,7 +119,7 @@ def mean_dice(label: np.ndarray, proposal: np.ndarray, n_classes: int) -> float 
     """
     scores = []
     for index in range(1, n_classes):
-        a, b = label == index, proposal == index
+        a, b = label == index, (proposal == index) & (label != IGNORED)
         if n_voxels := int(a.sum() + b.sum()):
             scores.append(2 * int((a & b).sum()) / n_voxels)
     return float(np.mean(scores)) if scores else None

@@ -1,8 +1,8 @@
-"""Annotation costs: what it takes to annotate a unit, read from its revealed label.
+"""Annotation costs: what it takes to annotate a unit, read from its revealed label, or measured.
 
 A cost takes what was annotated in one go, a volume or a region of it, on the scan's own grid, and
 returns a number. It is never asked for a unit that has not been acquired. A new one is one function
-here and one entry in ``COSTS``; ``cost=`` chooses.
+here and one entry in ``COSTS``; ``cost=`` chooses. ``cost=minutes`` asks the oracle.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from alseg.core.errors import ConfigError, check_choice
 from alseg.data.regions import slice_axis
 from alseg.oracles.annotated import Annotated
+from alseg.oracles.base import Oracle
 
 AnnotationCost = Callable[[Annotated], float]
 
@@ -107,8 +108,12 @@ COSTS: dict[str, Callable[..., float]] = {
 }
 
 
+MINUTES = "minutes"  # the cost that an oracle measures
+NAMES = (*COSTS, MINUTES)
+
+
 def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
-    """The cost of that name.
+    """The cost of that name, read from a label.
 
     Args:
         name: of the cost.
@@ -119,6 +124,22 @@ def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
     """
     check_choice("cost", name, COSTS)
     return partial(effort, minutes=minutes or Effort()) if name == "effort" else COSTS[name]
+
+
+def cost_by(oracle: Oracle, name: str, minutes: Effort | None = None) -> AnnotationCost:
+    """The cost of that name, be it read from a label or measured by the oracle.
+
+    Raises:
+        ConfigError: if there is none, or it is minutes and the oracle measures none.
+    """
+    if name != MINUTES:
+        return cost_named(name, minutes)
+    if not oracle.measures_minutes:
+        raise ConfigError(
+            "cost=minutes counts the minutes that people say an annotation took, and this oracle "
+            f"measures none; choose oracle=person, or one of {', '.join(COSTS)}"
+        )
+    return lambda annotated: oracle.minutes(annotated.path)
 
 
 def contents(annotated: Annotated, minutes: Effort | None = None) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alseg.data.nifti import ENDINGS
 from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUESTS_FOLDER
 
+ENDINGS = (".nii.gz", ".nii")  # of the files that are read
 CONFIRMED = ".confirmed"  # behind the case, the name of the empty file that confirms a label
 
 
@@ -90,7 +90,7 @@ class Inbox:
         for path in sorted(folder.iterdir()):
             if path.name == ANSWERS_FILE or path.name.startswith("."):
                 continue
-            ending = next((e for e in ENDINGS[::-1] if path.name.endswith(e)), "")
+            ending = next((e for e in ENDINGS if path.name.endswith(e)), "")
             if ending:
                 by_case.setdefault(path.name.removesuffix(ending), []).append(path)
             elif CONFIRMED not in path.name:

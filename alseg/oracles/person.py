@@ -8,13 +8,20 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from alseg.core.errors import ConfigError, check_choice, check_flag
+from alseg.core.errors import ConfigError, NotAnnotatedYetError, check_choice, check_flag
 from alseg.core.units import Answer, Query, Unit
+from alseg.data.findings import listed
 from alseg.data.task import Task
 from alseg.oracles.base import Propose
 from alseg.oracles.reception import Reception
 from alseg.oracles.request_layout import lay_out, place_for, request_for
-from alseg.run.folder import ANSWERS_FOLDER, PROPOSALS_FOLDER, REQUEST_TABLE, request_folder
+from alseg.run.folder import (
+    ANSWERS_FILE,
+    ANSWERS_FOLDER,
+    PROPOSALS_FOLDER,
+    REQUEST_TABLE,
+    request_folder,
+)
 from alseg.run.requests import Request, read_requests
 from alseg.system.distributed import rank, wait_for_all
 
@@ -47,6 +54,7 @@ class PersonOracle:
     """
 
     annotates_unlabelled = True
+    measures_minutes = True
 
     def __init__(
         self,
@@ -122,6 +130,25 @@ class PersonOracle:
         wait_for_all()
         return annotations.for_round(round_number, ids) | self._labels_of_data_set(ids)
 
+    def minutes(self, label: Path) -> float:
+        """The minutes of all versions of a label up to this one; 0 for one of the data set.
+
+        Raises:
+            NotAnnotatedYetError: naming the cases of whose labels nobody has said how long they
+                took, if this is one of them.
+        """
+        annotations = self.reception.annotations
+        minutes = annotations.minutes(label)
+        if minutes is not None:
+            return minutes
+        unknown = [i for i, each in annotations.newest().items() if each.minutes is None]
+        raise NotAnnotatedYetError(
+            unknown,
+            f"cost=minutes counts the minutes of each annotation, and nobody has said them for "
+            f"{', '.join(unknown[:5])}{', ...' * (len(unknown) > 5)}: add the lines "
+            f"case,annotator,minutes to {ANSWERS_FILE} beside the labels.",
+        )
+
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Refuse: nobody knows labels that have not been made yet.
 
@@ -169,14 +196,15 @@ def what_to_do(run_folder: Path, request: Request | None, pending: Query) -> str
         request: what was asked for; None where labels are missing that had been there.
         pending: what has not been annotated.
     """
-    names = ", ".join(unit.case_id for unit in pending[:5]) + ", ..." * (len(pending) > 5)
+    names = listed([unit.case_id for unit in pending])
     if request is None:
         return f"the labels of {names} are missing from the history in {run_folder}."
     proposal = ""
     if any(item.proposal for item in request.items):
         proposal = f", correct the proposal {PROPOSALS_FOLDER}/CASE.nii.gz"
+    folder = request_folder(run_folder, request.name)
     return (
-        f"{len(pending)} of {len(request.items)} volumes wait for annotation: {names}. In the "
-        f"folder {request_folder(run_folder, request.name)}, in the order of {REQUEST_TABLE}: open "
-        f"CASE.nii.gz{proposal}, and save the label as {ANSWERS_FOLDER}/CASE.nii.gz."
+        f"{len(pending)} of {len(request.items)} volumes wait for annotation ({names}). In the "
+        f"folder {folder}, in the order of {REQUEST_TABLE}: open CASE.nii.gz{proposal}, and save "
+        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz."
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from alseg.core.errors import DataError
+from alseg.data.findings import listed
 from alseg.data.task import Task
 from alseg.oracles.acceptance import accept
 from alseg.oracles.annotations import Annotation, Annotations
@@ -24,6 +26,8 @@ from alseg.run.requests import (
 from alseg.system.files import checksum_of
 
 log = logging.getLogger(__name__)
+
+UNREQUESTED = "not asked for"
 
 
 class Reception:
@@ -70,10 +74,19 @@ class Reception:
                 self._say(f"{path} is still being written: resume the run once it is complete")
         asked = {case_id for each in requests.values() for case_id in each.case_ids}
         refused: dict[str, list[str]] = {}
+        unrequested: list[str] = []
         for delivery in look.deliveries:
-            if reason := self._consider(delivery, requests.get(delivery.request), asked):
+            reason = self._consider(delivery, requests.get(delivery.request), asked)
+            if reason == UNREQUESTED:
+                unrequested.append(delivery.case_id)
+            elif reason:
                 refused.setdefault(delivery.request, []).append(delivery.case_id)
                 self._say(reason)
+        if unrequested:
+            self._say(
+                f"not asked for, and not used: {len(unrequested)} label(s), {listed(unrequested)}; "
+                "oracle.accept_unrequested=true takes them in"
+            )
         annotated = dict.fromkeys(self.annotations.newest(), ANNOTATED)
         for name, request in requests.items():
             states = dict.fromkeys(refused.get(name, ()), REFUSED)
@@ -82,16 +95,16 @@ class Reception:
 
     def report(self, request: Request) -> None:
         """Sum up what has come of a request."""
-        newest = self.annotations.newest().values()
-        made = [each for each in newest if each.request == request.name]
-        parts = [f"{request.name}: {len(made)} of {len(request.items)} annotated"]
-        dice = [each.proposal_dice for each in made if each.proposal_dice is not None]
-        if dice:
-            parts.append(f"Dice of the proposals with the labels {sum(dice) / len(dice):.3f}")
-        minutes = [each.minutes for each in made if each.minutes is not None]
-        if minutes:
-            parts.append(f"{sum(minutes) / len(minutes):.3g} minutes a volume")
-        self._say(" · ".join(parts), logging.INFO)
+        for row in self.annotations.summary().to_dict("records"):
+            if row["request"] == request.name:
+                parts = [f"{request.name}: {row['annotated']} of {len(request.items)} annotated"]
+                if not math.isnan(row["proposal_dice"]):
+                    parts.append(
+                        f"Dice of the proposals with the labels {row['proposal_dice']:.3f}"
+                    )
+                if not math.isnan(row["minutes"]):
+                    parts.append(f"{row['minutes']:.3g} minutes a volume")
+                self._say(" · ".join(parts), logging.INFO)
 
     def _consider(self, delivery: Delivery, request: Request | None, asked: set[str]) -> str:
         """Accept a label that has been handed in; returns why it is not used, if it is not."""
@@ -107,10 +120,7 @@ class Reception:
                 self.annotations.amend(each, delivery.annotator, delivery.minutes)
                 return ""
         if not versions and case_id not in asked and not self.accept_unrequested:
-            return (
-                f"{path} was not asked for, and is not used; oracle.accept_unrequested=true takes "
-                "it in"
-            )
+            return UNREQUESTED
         key = (path, *delivery.state, delivery.confirmed)
         if key not in self._refused:
             self._refused[key] = self._accept(delivery, request)

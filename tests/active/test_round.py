@@ -31,7 +31,8 @@ def round_after(folder: Path, plan: Plan, pool: Pool, finished: int = 0, cost: f
     experiment: Any = SimpleNamespace(
         plan=plan,
         round_folder=lambda number: folder,
-        strategy=SimpleNamespace(needs_prediction=True),
+        needs_prediction=True,
+        regions=None,
         semi_supervised="a second stage",
     )
     history = tuple({"round": number + 1} for number in range(finished))

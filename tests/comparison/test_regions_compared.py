@@ -129,8 +129,8 @@ def test_budgets_have_names() -> None:
     assert budget_label("labelled", ["volume"], ["volume"]) == "labelled volumes"
     assert budget_label("labelled", ["patch", "slice"], ["volume"]) == "labelled units"
     assert budget_label("cost", ["patch", "volume"], ["voxels"]) == "annotated voxels"
-    assert budget_label("cost", ["patch"], ["volume"]) == "annotated volumes"
-    assert budget_label("cost", ["patch"], ["volume", "slices"]) == "annotated cost"
+    assert budget_label("cost", ["patch"], ["volume"]) == "labelled volumes"
+    assert budget_label("cost", ["patch"], ["volume", "slices"]) == "annotation cost"
 
 
 def test_reading_off_is_linear_and_goes_no_further_than_the_run() -> None:

@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from alseg.active.query_maps import QueryMaps
 from alseg.data.formats.msd import read_msd
-from alseg.data.splits import split_by_fraction
+from alseg.data.splits import growing_split, split_by_fraction
 from alseg.run.state import RunState
 from tests.conftest import Outcome
 from tests.oracles.unlabelled import move_labels_away
@@ -106,22 +107,22 @@ def test_pictures_and_proposals_are_made_before_anybody_annotates(
 ) -> None:
     data, labels = trained_apart
     settings = (*POOL, f"data.task.root={data}", "pictures=1", "save_maps=true")
-    waiting = train(*PERSON, *settings)
-    visit(waiting.folder, labels, with_mistakes=False)
-    waiting = train(resume=waiting.folder, smoke=False)
+    folder = train(*PERSON, *settings).folder
+    visit(folder, labels, with_mistakes=False)
+    waiting = train(resume=folder, smoke=False)
     assert "2 of 2 volumes wait for annotation" in waiting.out
-    request = waiting.folder / "requests" / "round_01"
+    request = folder / "requests" / "round_01"
     cases = list(pd.read_csv(request / "request.csv")["case"])
-    drawn = waiting.folder / "rounds" / "round_01" / "pictures" / f"01_{cases[0]}.png"
+    drawn = folder / "rounds" / "round_01" / "pictures" / f"01_{cases[0]}.png"
     assert drawn.is_file()
     for case_id in cases:
         proposal = request / "labels" / "original" / f"{case_id}.nii.gz"
-        maps = waiting.folder / "rounds" / "round_01" / "maps"
+        maps = folder / "rounds" / "round_01" / "maps"
         assert proposal.read_bytes() == (maps / f"{case_id}_prediction.nii.gz").read_bytes()
         assert (request / "uncertainty" / proposal.name).is_file()
     before = drawn.stat().st_mtime_ns
-    visit(waiting.folder, labels, with_mistakes=False)
-    finished = train(resume=waiting.folder, smoke=False)
+    visit(folder, labels, with_mistakes=False)
+    finished = train(resume=folder, smoke=False)
     assert "wait for annotation" not in finished.out
     assert drawn.stat().st_mtime_ns == before
 
@@ -139,9 +140,12 @@ def test_a_run_that_waits_continues_by_itself_and_ends_at_ctrl_c(
     whole, _ = run_campaign(train, labels, *POOL, f"data.task.root={data}")
     folders: list[Path] = []
     looks: Iterator[int] = iter(range(100))
+    really_sleep = time.sleep
 
     def sleep(seconds: float) -> None:
-        assert seconds == 3
+        if seconds != 3:
+            really_sleep(seconds)
+            return
         if next(looks) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         visit(folders[-1], labels)
@@ -180,6 +184,28 @@ def test_any_starts_a_round_with_what_has_come(
     finished = train(resume=waiting.folder, smoke=False)
     assert finished.exit_code == 0, finished.err
     assert asked[0] in RunState.load(waiting.folder).pool.labelled
+
+
+def test_a_first_round_waits_for_a_case_to_validate_with(
+    train: Train, phantoms: Path, tmp_path: Path
+) -> None:
+    hidden = sorted(read_msd(phantoms).cases)[1:]
+    data, labels = move_labels_away(phantoms, tmp_path / "campaign", hidden)
+    settings = (*POOL, f"data.task.root={data}", "data/splits=growing", "oracle.accept=any")
+    waiting = train(*PERSON, *settings)
+    (request,) = waiting.folder.glob("requests/*")
+    validates = growing_split(hidden, validation_share=0.25, seed=0).validates
+    asked = list(pd.read_csv(request / "request.csv")["case"])
+    for case_id in sorted(asked, key=validates):  # those to train on first
+        final = request / "labels" / "final" / f"{case_id}.nii.gz"
+        final.write_bytes((labels / final.name).read_bytes())
+        resumed = train(resume=waiting.folder, smoke=False)
+        assert resumed.exit_code == 0, resumed.err
+        is_ready = validates(case_id)
+        assert ("none of them is one to validate with" in resumed.out) is not is_ready
+        if is_ready:
+            return
+    raise AssertionError("no case validates")
 
 
 def test_what_has_a_label_is_not_asked_for(train: Train, phantoms: Path, tmp_path: Path) -> None:
@@ -221,6 +247,31 @@ def test_a_kill_while_proposals_are_made_asks_for_the_same_units(
     chosen = scores.sort_values("score", ascending=False)["case_id"][:2]
     assert list(pd.read_csv(request / "request.csv")["case"]) == list(chosen)
     assert len(list((request / "labels" / "original").iterdir())) == 2
+
+
+def test_a_run_that_waits_is_scheduled_in_mlflow(
+    train: Train, trained_apart: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    data, labels = trained_apart
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    settings = (*POOL, f"data.task.root={data}", f"tracking.mlflow.uri={store}")
+    folder = train(*PERSON, *settings, tracking="mlflow").folder
+    visit(folder, labels, with_mistakes=False)
+
+    def status() -> list[str]:
+        client = MlflowClient(store)
+        (experiment,) = [e for e in client.search_experiments() if e.name == "smoke"]
+        return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
+
+    waiting = train(resume=folder, smoke=False)
+    assert "2 of 2 volumes wait for annotation" in waiting.out
+    assert "is a link out of the run folder" not in waiting.out
+    assert "SCHEDULED" in status()
+    visit(folder, labels, with_mistakes=False)
+    assert train(resume=folder, smoke=False).exit_code == 0
+    assert set(status()) == {"FINISHED"}
 
 
 def test_a_sweep_asks_no_person(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 
 from alseg.core.errors import ConfigError, DataError
-from alseg.core.units import Answer, Query, Unit, whole
+from alseg.core.units import IGNORED, Answer, Query, Unit, whole
 from alseg.data.formats.msd import read_msd
 from alseg.data.task import Task
 from alseg.oracles.checking import ConfirmationNeededError, check_annotation, mean_dice
@@ -141,7 +142,7 @@ def test_labels_come_late_and_in_parts(campaign: tuple[Task, Path], oracle: Pers
     answer = oracle.annotate(query)
     assert [unit.case_id for unit in answer.labels] == CASES[:1]
     assert answer.pending == whole(CASES[1:3])
-    assert "2 of 2 volumes wait for annotation: case_01, case_02." in answer.what_to_do
+    assert "2 of 2 volumes wait for annotation (case_01, case_02)." in answer.what_to_do
     assert str(oracle.folder / "requests" / "round_01") in answer.what_to_do
     hand_in(campaign, oracle, CASES[2])
     assert oracle.annotate(query).pending == whole([CASES[1]])
@@ -215,6 +216,19 @@ def test_rounding_in_a_header_is_tolerated_told_and_put_right(
     assert np.array_equal(np.asarray(nibabel.load(kept).dataobj), label_of(1))
 
 
+def test_the_ignore_label_of_a_data_set_is_kept_when_a_header_is_put_right(
+    campaign: tuple[Task, Path], tmp_path: Path
+) -> None:
+    oracle = PersonOracle(replace(campaign[0], ignore_value=2), tmp_path / "run", settle_seconds=0)
+    query = whole(HIDDEN[:1])
+    oracle.request("round_01", query, {})
+    label, affine = label_of(1), np.diag([1.0, 1.5, 2.0, 1.0])
+    label[5], affine[0, 3] = 2, 0.02
+    save(final(oracle, HIDDEN[0]), label, affine)
+    (kept,) = oracle.annotate(query).labels.values()
+    assert np.array_equal(np.asarray(nibabel.load(kept).dataobj), label)
+
+
 def test_an_empty_label_and_an_unchanged_proposal_want_a_confirmation(
     campaign: tuple[Task, Path], oracle: PersonOracle, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,7 +284,7 @@ def test_what_does_not_belong_there_is_told(
         "case_01.seg.nrrd is not read: save labels as NIfTI",
         "case_99.nii.gz is of no case",
         "case_00.nii.gz is not used: the data set has a label for case_00",
-        "case_04.nii.gz was not asked for, and is not used; oracle.accept_unrequested=true",
+        "not asked for, and not used: 1 label(s), case_04; oracle.accept_unrequested=true",
         "case_01.nii.gz is not read: it must be a file, and no link",
         "are of one case: delete one",
     ):
@@ -349,6 +363,11 @@ def test_who_and_how_long_comes_from_a_spreadsheet(
     dice = [r["proposal_dice"] for r in history(oracle)]
     assert dice[0] == pytest.approx(2 * 18 / (2 * 18 + 1))  # one voxel was wrong
     assert "round_01: 3 of 3 annotated · Dice of the proposals with the labels 0.9" in caplog.text
+    summary = pd.read_csv(oracle.folder / "annotations" / "summary.csv").to_dict("records")
+    assert [(row["request"], row["annotated"], row["minutes"]) for row in summary] == [
+        ("round_01", 3, 7.75)
+    ]
+    assert summary[0]["proposal_dice"] == pytest.approx(np.mean(dice))
     table.write_text("case,annotator,minutes\ncase_01,Ada,-3\n")
     oracle.annotate(query)
     assert "answers.csv is not used from here on: the minutes of case_01 are -3" in caplog.text
@@ -476,9 +495,8 @@ def test_a_kill_at_any_write_of_an_import_loses_and_doubles_nothing(
     with pytest.MonkeyPatch.context() as patch:
         renamed = kill_at(patch, 99)
         take_in(oracle)
-    assert renamed == [
-        "01.nii.gz", "history.csv", "01.nii.gz", "history.csv", "request.csv", "used.csv",
-    ]  # fmt: skip
+    a_label = ["01.nii.gz", "history.csv"]
+    assert renamed == [*a_label, *a_label, "request.csv", "summary.csv", "used.csv"]
     expected = _without_time(history(oracle))
     for number in range(len(renamed)):
         folder = tmp_path / f"run_{number}"
@@ -567,3 +585,4 @@ def test_mean_dice_by_hand() -> None:
     assert mean_dice(label, np.array([0, 1, 0, 3]), 4) == pytest.approx((2 / 3 + 0 + 0) / 3)
     assert mean_dice(label, label, 4) == 1
     assert mean_dice(label * 0, label * 0, 4) is None
+    assert mean_dice(np.array([0, 1, 1, IGNORED]), np.array([0, 1, 1, 1]), 4) == 1
