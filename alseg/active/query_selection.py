@@ -120,6 +120,13 @@ class Chooser:
             n_rounds=self.n_rounds,
         )
 
+    def _expected(self, scores: Sequence[CaseScore]) -> tuple[str, ...]:
+        """The names of what must be scored: each candidate, or regions of it, be there any."""
+        if not self.is_for_regions:
+            return tuple(sorted(self.candidates))
+        cases = set(self.candidates)
+        return tuple(sorted({s.name for s in scores if not s.labelled and s.case_id in cases}))
+
     def _scored(self, scores: Sequence[CaseScore]) -> Candidates:
         candidates = candidates_from(
             scores,
@@ -127,14 +134,7 @@ class Chooser:
             n_rounds=self.n_rounds,
             labelled=self.reference,
         )
-        expected = tuple(sorted(self.candidates))
-        if self.is_for_regions:  # a case without room has none
-            expected = tuple(
-                sorted(
-                    {s.name for s in scores if s.case_id in set(expected)}
-                    - {s.name for s in scores if s.labelled}
-                )
-            )
+        expected = self._expected(scores)
         if candidates.ids != expected:
             difference = sorted(set(candidates.ids) ^ set(expected))
             raise ScoringError(

@@ -220,23 +220,21 @@ def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> l
             )
         )
     if not comparison.asked.empty:
-        columns = {BUDGETS[name]: f"annotated_{name}" for name in OF_REGIONS}
-        drawings.append(
-            Drawing(
-                "effort_curves",
-                f"Mean {measure.title} against what annotating the regions took.{band}",
-                f"{capitalised(measure.label)} of {names} against each cost; the table of effort "
-                "has the numbers.",
-                figures.annotation_curves(
-                    curves.dropna(subset=list(columns.values())),
-                    palette,
-                    width,
-                    columns,
-                    measure.label,
-                ),
-            )
-        )
+        drawings.append(_effort_drawing(comparison, palette, width, band))
     return drawings
+
+
+def _effort_drawing(comparison: Comparison, palette: Palette, width: float, band: str) -> Drawing:
+    """Dice against each thing that annotating regions took."""
+    columns = {BUDGETS[name]: f"annotated_{name}" for name in OF_REGIONS}
+    curves = comparison.curves.dropna(subset=list(columns.values()))
+    measure = comparison.measure
+    return Drawing(
+        "effort_curves",
+        f"Mean {measure.title} against what annotating the regions took.{band}",
+        f"{capitalised(measure.label)} against each cost; the table of effort has the numbers.",
+        figures.annotation_curves(curves, palette, width, columns, measure.label),
+    )
 
 
 def _strategy_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
@@ -307,16 +305,7 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
             )
         )
     if not comparison.asked.empty:
-        drawings.append(
-            Drawing(
-                "asked",
-                "Where in the volumes each strategy asks: shares of the voxels of its queries, "
-                "means over rounds and seeds.",
-                "Bars of the shares inside foreground, on boundaries and in the background; the "
-                "table has the numbers.",
-                figures.asked_figure(comparison.asked, comparison.labels, width),
-            )
-        )
+        drawings.append(_asked_drawing(comparison, width))
     if not comparison.calibration.empty:
         drawings.append(
             Drawing(
@@ -327,6 +316,18 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
             )
         )
     return drawings
+
+
+def _asked_drawing(comparison: Comparison, width: float) -> Drawing:
+    """Where in the volumes each strategy asks."""
+    return Drawing(
+        "asked",
+        "Where in the volumes each strategy asks: shares of the voxels of its queries, means over "
+        "rounds and seeds.",
+        "Bars of the shares inside foreground, on boundaries and in the background; the table has "
+        "the numbers.",
+        figures.asked_figure(comparison.asked, comparison.labels, width),
+    )
 
 
 def environment() -> Environment:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812  (torch's own idiom)
 from torch import Tensor
 
 from alseg.core.units import Region
@@ -113,19 +114,12 @@ class Places:
         Axis by axis the difference of two running sums in float64: its cost does not depend on the
         size of the boxes, and rounding errors are those of a row and not of the volume.
         """
-        for number in (2, 1, 0):  # rows first: each step works on as little as is left
+        for number in (2, 1, 0):  # the last axis first: its rows lie together in memory
             axis = self.axes[number]
             sums = volume.cumsum(dim=number, dtype=torch.float64)
-            high, low = torch.as_tensor(axis.high) - 1, torch.as_tensor(axis.low) - 1
-            volume = sums.index_select(number, high.to(sums.device))
-            n_first = int((low < 0).sum())  # boxes at the edge have nothing before them
-            inner = [slice(None)] * 3
-            # low ascends or descends with the places
-            inner[number] = (
-                slice(n_first, None) if low[0] <= low[-1] else slice(0, len(low) - n_first)
-            )
-            before = low[inner[number]].to(sums.device)
-            volume[tuple(inner)] -= sums.index_select(number, before)
+            sums = F.pad(sums, [0, 0] * (2 - number) + [1, 0])  # nothing lies before the first
+            volume = sums.index_select(number, torch.as_tensor(axis.high).to(sums.device))
+            volume -= sums.index_select(number, torch.as_tensor(axis.low).to(sums.device))
         return volume
 
     def means(self, volume: Tensor) -> Tensor:

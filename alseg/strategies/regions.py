@@ -82,8 +82,8 @@ def score_regions(
 ) -> list[CaseScore]:
     """The best regions of one case that overlap neither each other nor what is annotated.
 
-    A strategy by class proposes regions by its score and by that of each class, equally many; one
-    with features and no score proposes random ones.
+    A strategy by class proposes regions by its score and by that of each class, equally many, as
+    far as there are any; one with features and no score proposes random ones.
 
     Args:
         strategy: passes ``check_for_regions``.
@@ -148,20 +148,25 @@ def _best(
     voxels: Tensor,
     maps: ClassMaps,
 ) -> list[Place]:
-    """The best places by score, then by each class that is anywhere; one map at a time."""
+    """The best places by score, by each class that is anywhere, and for the rest by score again.
+
+    One map is in memory at a time.
+    """
     n_each = n_regions if maps is _no_maps else math.ceil(n_regions / len(statistics.mean))
     is_mean = function_of(strategy.aggregation) is aggregations.mean
     chosen: list[Place] = []
 
-    def add(volume: Tensor, above: float) -> None:
+    def add(volume: Tensor, n_wanted: int, above: float = -math.inf) -> None:
         scores = places.means(volume) if is_mean else places.totals(volume)
         taken = [places.region(place) for place in chosen]
-        best = places.best(scores, min(n_each, n_regions - len(chosen)), taken)
+        best = places.best(scores, min(n_wanted, n_regions - len(chosen)), taken)
         chosen.extend(place for place, score in best if score > above)
 
-    add(voxels, -math.inf)
+    add(voxels, n_each)
     for volume in maps(statistics):
-        add(volume, 0.0)
+        add(volume, n_each, above=0.0)
+    if n_each < n_regions:
+        add(voxels, n_regions)
     return chosen
 
 

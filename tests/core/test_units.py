@@ -11,11 +11,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alseg.core.pool import Pool
-from alseg.core.units import Answer, Region, Unit, as_region, overlap, region_from_text
+from alseg.core.units import (
+    Answer,
+    Region,
+    Unit,
+    as_region,
+    overlap,
+    region_from_text,
+    whole,
+)
 
 sides = st.tuples(st.integers(0, 50), st.integers(1, 20)).map(lambda s: (s[0], s[0] + s[1]))
 boxes = st.tuples(sides, sides, sides)
 LABEL = Path("label.nii.gz")
+
+
+def test_units_are_whole_volumes_or_regions_of_them() -> None:
+    assert whole(["b", "a"]) == (Unit("b"), Unit("a"))
+    region = ((0, 4), (2, 3), (0, 9))
+    assert Unit("a", region) != Unit("a")
+    assert len({Unit("a", region), Unit("a", region), Unit("a")}) == 2
+
+
+def test_a_case_is_annotated_once_it_is_so_as_a_whole() -> None:
+    part = Unit("b", ((0, 4), (2, 3), (0, 9)))
+    answer = Answer({Unit("c"): Path("c"), part: Path("b"), Unit("a"): Path("a")})
+    assert list(answer.by_case.items()) == [("c", Path("c")), ("a", Path("a"))]
+    assert answer.pending == ()
 
 
 @given(boxes)
