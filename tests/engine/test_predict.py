@@ -419,7 +419,7 @@ def test_a_table_of_something_else_is_left_alone(predict: Predict, tmp_path: Pat
         ),
         (lambda run: swap(run, "channels:", "chanels:"), "model.network"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "damaged",
 )
 def test_damaged_and_foreign_run_folders_are_reported(
     predict: Predict, run: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
