@@ -246,6 +246,10 @@ SETTINGS = [
         "there is no setting uncertainty.passes, and uncertainty has axes only; ",
     ),
     setting(
+        "oracle.wait=true",
+        "there is no setting oracle.wait here: it is one of oracle=person; add that as well",
+    ),
+    setting(
         "uncertainty=ensemble uncertainty.gate=0.01",
         "there is no setting uncertainty.gate, and uncertainty has n_members only; a new one",
     ),
