@@ -107,7 +107,7 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
         page = write_comparison(comparison, output, Origin.now(shown_command(given), sources))
         write_json(output / RECORD_FILE, record)
     if options.log_to_mlflow:
-        from alseg.tracking.mlflow import log_comparison
+        from alseg.tracking.mlflow_runs import log_comparison
 
         log_comparison(
             options.log_to_mlflow,
@@ -131,7 +131,7 @@ def read_runs(options: argparse.Namespace, stack: ExitStack) -> RunSet:
 
     left_out: list[LeftOut] = []
     if options.tracking_uri:
-        from alseg.tracking.mlflow import fetch_runs
+        from alseg.tracking.mlflow_runs import fetch_runs
 
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         fetched = fetch_runs(options.tracking_uri, options.experiment, scratch)

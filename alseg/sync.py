@@ -12,38 +12,51 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from alseg.config.entry_points import run_entry_point
-from alseg.core.errors import ConfigError, DataError
+from alseg.core.errors import AlsegError, ConfigError, DataError
 
 
 def sync_all(folders: Sequence[Path]) -> None:
-    """Send what waits in run folders, and in all run folders below them.
+    """Send what the tracking stores miss of run folders, and of all run folders below them.
 
     Raises:
         DataError: if a folder is not there.
-        ConfigError: if something could not be sent, or a run is still at work.
+        ConfigError: if something could not be sent, or a run is still at work; after the others.
     """
-    from alseg.config.settings import load_config
-    from alseg.run.folder import JOURNAL_FILE
-    from alseg.run.lock import locked_run
-    from alseg.tracking.mlflow import sync
+    from alseg.run.folder import TRACKING_FILE
 
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}")
-    journals = [path for folder in folders for path in sorted(folder.rglob(JOURNAL_FILE))]
-    for journal in journals:
-        with locked_run(journal.parent):
-            store = OmegaConf.select(load_config(journal.parent), "tracking.mlflow.uri")
-            if store is None:
-                raise ConfigError(f"{journal.parent} is no longer recorded in MLflow")
-            outbox = sync(store, journal.parent)
-        if outbox.n_waiting:
-            raise ConfigError(
-                f"{outbox.n_waiting} operations still wait in {journal}: {outbox.error}"
-            )
-        print(f"{journal.parent}: the tracking store is up to date")
-    if not journals:
-        print("nothing waits to be sent")
+    found = {path.parent.resolve() for folder in folders for path in folder.rglob(TRACKING_FILE)}
+    errors = []
+    for run in sorted(found):
+        try:
+            print(f"{run}: {sync(run)}")
+        except AlsegError as error:
+            errors.append(str(error))
+    if errors:
+        raise ConfigError("; ".join(errors))
+    if not found:
+        print("no run has been recorded there: nothing to send")
+
+
+def sync(run: Path) -> str:
+    """Send what the tracking store misses of one run folder; returns what there is to say.
+
+    Raises:
+        ConfigError: if the store does not answer, or another process works on the run.
+    """
+    from alseg.config.settings import load_config
+    from alseg.engine.runs import started_in
+    from alseg.run.lock import locked_run
+    from alseg.tracking.mlflow import send_missing
+
+    with locked_run(run), started_in(run):
+        chosen = OmegaConf.select(load_config(run), "tracking.mlflow")
+        if chosen is None:
+            return "not recorded in MLflow, so there is nothing to send"
+        send_missing(run, {str(name): value for name, value in chosen.items()})
+    return "the tracking store is up to date"
 
 
 def main() -> None:

@@ -280,6 +280,8 @@ SETTINGS = [
     setting("on_nonfinite=ignore", "on_nonfinite is 'ignore'; allowed are stop, skip"),
     setting("pool.candidates=1", "pool.candidates is 1; it must be a whole number of at least 2"),
     setting("cost=gold", "cost is 'gold'; allowed are volume, voxels,"),
+    setting("cost=minutes", "this oracle measures none; choose oracle=person, or one of volume"),
+    setting("target_dice=2", "target_dice is 2; it must be null, or above 0, at most 1"),
     setting("pictures=-1", "pictures is -1; it must be a whole number of at least 0"),
     setting("save_maps=maybe", "save_maps is 'maybe'; it must be true or false"),
     setting("cache_dir=null", "cache_dir is None; it must be text"),
@@ -299,6 +301,11 @@ SETTINGS = [
     setting("data.splits.test=0.99", "data.splits leaves a part empty: 10 cases"),
     setting("data.splits.validation=half", "data.splits.validation is 'half'"),
     setting("data.splits.seed=x", "data.splits.seed is 'x'"),
+    setting(
+        "data/splits=growing data.splits.validation_share=1",
+        "data.splits.validation_share is 1; it must lie between 0 and 1",
+    ),
+    setting("data/splits=growing pool.initial=1", "pool.initial is 1; this split takes at least 2"),
     setting("data.preprocess=null", "data.preprocess builds None"),
     setting("data.augment=[3]", "data.augment builds [3]"),
     setting("data.patch_size=[33,32,32]", "it makes [34, 32, 32] of them"),
@@ -796,18 +803,17 @@ DataLad needs; what leads out of the folder is reported. Only regular files are 
 or JSON, and nothing in them is run. Case ids come from the data set's own names, never targets.
 
 A run folder may come from somebody else as well. Nothing in it is unpickled: checkpoints are read
-with weights only. Its `config.yaml` names by `_target_` what `resume=` and the notebook build, so
-before any of it is imported each name is looked at: alseg's parts, MONAI's transforms, losses,
-networks and inferers, `torch.nn`, `torch.optim`, and Lightning's callbacks, profilers and
-precision are built; no method, nothing that one of these modules has imported, and no reader
-that takes a class by its name (`monai.transforms.LoadImage`); the list is in
-`alseg/config/trust.py`. All else is refused in one sentence. A run with functions of your own goes
-on with `trusted_packages=[my_measures]`, on the command line; what the folder says of it is
-ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a first run or a
-sweep, is yours and not looked at. The folder still says which paths are read and written and which
-tracking store is sent to: look at `config.yaml` and `start.json` first, or give `output_dir=` and
-`tracking=none` yourself. The comparison builds nothing.
-"""
+with weights only. Its `config.yaml` names by `_target_` what `resume=`, `alseg.predict`,
+`alseg.export` and the notebook build, so before any of it is imported each name is looked at:
+alseg's parts, MONAI's transforms, losses, networks and inferers, `torch.nn`, `torch.optim`, and
+Lightning's callbacks, profilers and precision are built; no method, nothing that one of these
+modules has imported, and no reader that takes a class by its name (`monai.transforms.LoadImage`);
+the list is in `alseg/config/trust.py`. All else is refused in one sentence. A run with functions
+of your own goes on with `trusted_packages=[my_measures]`, on the command line; what the folder
+says of it is ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a
+first run or a sweep, is yours and not looked at. The folder still says which paths are read and
+written and which tracking store is sent to: look at `config.yaml` and `start.json` first, or give
+`output_dir=` and `tracking=none` yourself. The comparison builds nothing. """
 
 
 def page() -> str:

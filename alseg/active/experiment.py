@@ -14,7 +14,7 @@ from monai.inferers import Inferer
 from alseg.active.plan import Plan
 from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
-from alseg.core.errors import check_choice, check_whole_number
+from alseg.core.errors import ConfigError, check_choice, check_whole_number
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.similarity import LabelledSimilarity
 from alseg.networks.committee import Committee
@@ -60,6 +60,8 @@ class Experiment:
         n_pictures: queries to draw a round.
         save_maps: whether to write NIfTI maps of the queries.
         proxy: the proxy task that chooses the initial volumes; None where none does.
+        target_dice: a Dice that the advice on when to stop speaks of; None for none.
+        cost_unit: what ``cost`` counts.
         proxy_key: names all that its choice depends on.
     """
 
@@ -88,12 +90,17 @@ class Experiment:
     semi_supervised: SemiSupervised | None = None
     proxy: Proxy | None = None
     proxy_key: str = ""
+    target_dice: float | None = None
+    cost_unit: str = "volume"
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps is not None:
             check_whole_number(
                 "checkpoint_every_n_steps", self.checkpoint_every_n_steps, at_least=1
             )
+        target = self.target_dice
+        if target is not None and not (type(target) in (int, float) and 0 < target <= 1):
+            raise ConfigError(f"target_dice is {target!r}; it must be null, or above 0, at most 1")
         check_choice("on_nonfinite", self.on_nonfinite, ON_NON_FINITE)
 
     @property

@@ -19,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
-from alseg.run.measure import TEST, VALIDATION, measure_of
+from alseg.run.measure import TEST, VALIDATION, cost_axis, measure_of
 from alseg.system.files import replacing
 from alseg.system.plotting import (
     FONT_SIZE,
@@ -49,17 +49,25 @@ def class_colours(n_classes: int) -> list[str]:
 
 
 def draw_learning_curve(
-    path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[str], title: str
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    title: str,
+    cost_unit: str = "volume",
 ) -> None:
-    """Plot Dice against the number of labelled volumes: means of the parts and of each class.
+    """Plot Dice against what was annotated: means of the parts and of each class.
+
+    That is the number of labelled volumes; measured time, where it is the cost.
 
     Args:
         path: where the PNG goes.
         rows: the rows of metrics.csv; may be empty.
         classes: the foreground class names.
         title: the plot's title.
+        cost_unit: what the column ``cost`` counts.
     """
-    labelled = [row["labelled"] for row in rows]
+    in_minutes = cost_unit == "minutes"
+    annotated = [row["cost" if in_minutes else "labelled"] for row in rows]
     measure = measure_of(rows[0]) if rows else TEST
     mean = {"color": INK, "marker": "o"}
     curves: list[tuple[str, str, dict[str, Any]]] = []
@@ -73,11 +81,13 @@ def draw_learning_curve(
     with canvas(7.5, 4.0) as figure:
         axes = figure.add_subplot()
         lines = [
-            axes.plot(labelled, [row[column] for row in rows], **style)[0]
+            axes.plot(annotated, [row[column] for row in rows], **style)[0]
             for _, column, style in curves
         ]
-        axes.set(xlabel="labelled volumes", ylabel="Dice", title=wrapped(title, 6.5))
-        mark_counts(axes, labelled)
+        label = cost_axis(cost_unit if in_minutes else "volume")
+        axes.set(xlabel=label, ylabel="Dice", title=wrapped(title, 6.5))
+        if not in_minutes:
+            mark_counts(axes, annotated)
         axes.grid()
         legend_below(figure, lines, [label for label, _, _ in curves])
         _save(figure, path)

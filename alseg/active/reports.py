@@ -120,4 +120,5 @@ def write_reports(experiment: Experiment, state: RunState) -> None:
         state.history,
         experiment.data.cache.task.foreground,
         f"{experiment.data.cache.task.name}: {name}, seed {experiment.plan.seed}",
+        experiment.cost_unit,
     )

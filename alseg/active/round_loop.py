@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from alseg.active.acquisition_callback import Acquired
 from alseg.active.experiment import Experiment
@@ -16,14 +17,13 @@ from alseg.active.round import Round, budget_is_spent, round_candidates
 from alseg.active.round_acquisition import acquire
 from alseg.active.round_evaluation import evaluate
 from alseg.active.round_training import TRAINED, train
-from alseg.core.budget import area_under_budget_curve
+from alseg.active.when_to_stop import advise
 from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import whole
 from alseg.oracles.base import annotated
 from alseg.run.state import RunState
 from alseg.system.console import duration
 from alseg.system.interruption import Interrupted, interruption
-from alseg.tracking.tracker import metric_name
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,8 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
     state = replace(state, hardware=experiment.hardware)
     status, reason = "FAILED", ""
     try:
-        with interruption.delayed():  # a run that a store knows of is recorded here
-            run_id = tracker.open(
-                experiment.folder, state.tracking_run_id, experiment.settings, experiment.tags
-            )
-            state = replace(state, tracking_run_id=run_id)
+        with interruption.delayed():
+            tracker.open(experiment.folder, experiment.settings, experiment.tags)
             state.save(experiment.folder)
         if state.history:
             publish(experiment, state)  # an earlier process may have been killed before it did
@@ -130,20 +127,13 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
 
 
 def publish(experiment: Experiment, state: RunState) -> None:
-    """Write the reports of the finished rounds and record those that the tracking store misses."""
+    """Write the reports of the finished rounds, and record them from there."""
     write_reports(experiment, state)
-    labelled, dice = state.learning_curve(state.measure.column)
-    rounds = zip(state.history, state.timings, strict=True)
-    for n_rounds, (row, seconds) in enumerate(rounds, start=1):
-        area = area_under_budget_curve(labelled[:n_rounds], dice[:n_rounds])
-        columns = row | seconds | {"area": area}
-        del columns["round"]
-        metrics = {metric_name(column): value for column, value in columns.items()}
-        experiment.tracker.log_round(metrics, row["labelled"])
+    experiment.tracker.log_rounds()
 
 
 def run_round(experiment: Experiment, state: RunState) -> RunState:
-    """Run one round: train, evaluate the best weights, query; save the state.
+    """Run one round: train, evaluate the best weights, advise, query; save the state.
 
     Stages that an earlier process has finished are not run again.
     """
@@ -151,6 +141,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     prepare_round(this_round)
     trained = train(this_round)
     dice = evaluate(this_round, trained.trainer, trained.module)
+    advise(this_round, [*state.history, {**labelled_so_far(this_round), **dice}])
     started = time.monotonic()
     acquired = None if this_round.is_last else acquire(this_round, trained)
     seconds = time.monotonic() - started - (acquired.seconds if acquired else 0.0)
@@ -169,6 +160,15 @@ def prepare_round(this_round: Round) -> None:
             f"no label of the {len(validation)} validation cases of this round holds foreground: "
             "its Dice is undefined, and the round keeps its last weights"
         )
+
+
+def labelled_so_far(this_round: Round) -> dict[str, Any]:
+    """The first columns of a row of metrics.csv: which round, and what has been labelled."""
+    return {
+        "round": this_round.number,
+        "labelled": len(this_round.pool.labelled),
+        "cost": this_round.cost,
+    }
 
 
 def save(
@@ -190,9 +190,7 @@ def save(
     experiment, pool, stages = this_round.experiment, this_round.pool, this_round.stages
     trained = [stages[name] for name in stages if name.startswith(TRAINED)]
     metrics = {
-        "round": this_round.number,
-        "labelled": len(pool.labelled),
-        "cost": this_round.cost,
+        **labelled_so_far(this_round),
         "foreground_voxels": experiment.data.foreground_voxels(pool.labelled),
         "skipped_steps": sum(stage["skipped_steps"] for stage in trained),
         **dice,

@@ -12,7 +12,7 @@ from alseg.active.round import Round
 from alseg.active.round_networks import new_network, round_training, start_network
 from alseg.system.distributed import rank
 from alseg.system.interruption import interruption
-from alseg.training.fit import BEST, LAST, SUPERVISED, checkpoints, load_weights
+from alseg.training.fit import BEST, LAST, SUPERVISED, checkpoints, load_weights, member_name
 from alseg.training.module import SegmentationModule
 
 FINE_TUNING = "training_fine_tuning"  # the stage of a round's semi-supervised fine-tuning
@@ -76,6 +76,8 @@ def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
             # a second stage leaves a last one of its own
             files = (name,) if name == SUPERVISED else (name, LAST)
             this_round.stages.finish("training", checkpoints(*files), **result)
+    else:  # the evaluation is logged at the step at which the training has ended
+        training.trainer.fit_loop.epoch_loop._batches_that_stepped = n_steps
     training.checkpoint.delete()
     return module, training.trainer
 
@@ -93,7 +95,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
     """
     experiment, stages, number = this_round.experiment, this_round.stages, this_round.number
     data, n_steps = experiment.data, experiment.steps_per_round
-    name, stage = f"{BEST}_member_{member}", f"member_{member}"
+    name, stage = member_name(member), f"member_{member}"
     module = experiment.make_module(new_network(experiment, member), experiment.round_recipe)
     if stage not in stages:
         draw_seed = this_round.seed(f"member/{member}")

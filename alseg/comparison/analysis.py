@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from alseg.comparison import statistics
-from alseg.comparison.forecast import Forecast, back_test, forecast
 from alseg.comparison.runs import (
     RunSet,
     calibration_table,
@@ -18,6 +17,7 @@ from alseg.comparison.runs import (
 )
 from alseg.comparison.statistics import Gain, Ranking
 from alseg.core.errors import ConfigError
+from alseg.curves.forecast import Forecast, back_test, forecast
 from alseg.run.measure import Measure
 
 DEFAULT_TARGET_SHARES = (0.95, 0.99)  # of the full-data Dice

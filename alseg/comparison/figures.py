@@ -23,8 +23,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from alseg.comparison.forecast import MAX_EXTRAPOLATION, Forecast
 from alseg.comparison.statistics import Ranking, mean_curves, reliability
+from alseg.curves.forecast import MAX_EXTRAPOLATION, Forecast
 from alseg.system.plotting import (
     CHARACTER,
     INK,

@@ -20,10 +20,11 @@ from alseg.comparison import figures
 from alseg.comparison.analysis import Comparison
 from alseg.comparison.conclusions import sentences
 from alseg.comparison.figures import NARROW, WIDE, Palette
-from alseg.comparison.forecast import MOST_MISS
 from alseg.comparison.runs import Run
 from alseg.comparison.tables import Table, all_tables, write_tables
+from alseg.curves.models import MOST_MISS
 from alseg.run.folder import PICTURES_FOLDER
+from alseg.run.measure import cost_axis
 from alseg.run.provenance import git_commit
 from alseg.system.files import write_atomically
 from alseg.system.text import capitalised, printable
@@ -196,11 +197,11 @@ def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> l
             )
         )
     if comparison.cost_unit is not None:
-        unit = comparison.cost_unit.replace("_", " ")
+        axis = cost_axis(comparison.cost_unit)
         drawings.append(
             Drawing(
                 "cost_curves",
-                f"Mean {measure.title} against the annotation cost in {unit}.{band}",
+                f"Mean {measure.title} against the annotation cost: {axis}.{band}",
                 f"{capitalised(measure.label)} of {names} against annotation cost; its "
                 "table has the numbers.",
                 figures.learning_curves(
@@ -209,7 +210,7 @@ def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> l
                     palette,
                     width,
                     budget="cost",
-                    label=f"annotated {unit}",
+                    label=axis,
                     dice_label=measure.label,
                 ),
             )

@@ -32,7 +32,7 @@ from alseg.run.state import RunState
 SKIPPED_FOLDERS = frozenset({"mlartifacts", "mlruns", "cache", ROUNDS_FOLDER})
 # Settings that may differ between the runs of one comparison without making it unfair.
 FREE_SETTINGS = ("strategy", "seed", "tracking", "trainer", "output_dir", "cache_dir", "resume",
-                 "experiment_name", "pictures", "save_maps", "sweep", "hydra",
+                 "experiment_name", "pictures", "save_maps", "target_dice", "sweep", "hydra",
                  "trusted_packages")  # fmt: skip
 CALIBRATION = ("bin_low", "bin_high", "n_voxels", "confidence", "accuracy")  # of calibration.csv
 

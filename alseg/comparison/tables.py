@@ -21,6 +21,7 @@ from alseg.comparison.statistics import (
     mean_curves,
     seconds_table,
 )
+from alseg.run.measure import cost_axis
 from alseg.system.text import capitalised, printable
 
 
@@ -182,14 +183,14 @@ def dice_table(comparison: Comparison, value: str, name: str, caption: str) -> T
 
 def cost_table(comparison: Comparison) -> Table:
     """Dice against the annotation cost, round by round."""
-    unit = str(comparison.cost_unit).replace("_", " ")
+    axis = cost_axis(str(comparison.cost_unit))
     keys = ["strategy", "round"]
     data = comparison.curves.groupby(keys)[["labelled", "cost", "dice"]].mean().reset_index()
     rows = [
         {
             "strategy": comparison.labels[row["strategy"]],
             "round": str(row["round"]),
-            f"annotated {unit}": f"{row['cost']:,.0f}",
+            axis: f"{row['cost']:,.0f}",
             comparison.measure.label: number(row["dice"]),
         }
         for row in data.to_dict("records")

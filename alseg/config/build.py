@@ -49,7 +49,7 @@ from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import COSTS, cost_named
+from alseg.oracles.costs import NAMES, cost_by
 from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
@@ -75,8 +75,8 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
-    cost = cost_named(config.cost, task.ignore_value)
     oracle = build_oracle(config, task, folder)
+    cost = cost_by(oracle, config.cost, task.ignore_value)
     check_hidden_labels(strategy, oracle)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
@@ -105,6 +105,8 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         hardware=hardware,
         n_pictures=config.pictures,
         save_maps=config.save_maps,
+        target_dice=config.target_dice,
+        cost_unit=config.cost,
         semi_supervised=semi_supervised,
         similarity=build_similarity(strategy, data.cache),
         proxy=proxy,
@@ -121,7 +123,7 @@ def check_plain_settings(config: DictConfig) -> None:
     """
     for name in ("output_dir", "cache_dir", "experiment_name"):
         check_text(name, config[name])
-    check_choice("cost", config.cost, COSTS)
+    check_choice("cost", config.cost, NAMES)
     check_flag("save_maps", config.save_maps)
     check_whole_number("data.batch_size", config.data.batch_size, at_least=1)
     check_whole_number("pictures", config.pictures, at_least=0)

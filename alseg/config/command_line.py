@@ -29,6 +29,15 @@ def _quoted(text: str) -> str:
     return QuotedString(literal(text), Quote.single).with_quotes()
 
 
+def with_run(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command whose first one may be a run folder: ``run=`` is put before it."""
+    first = next((a for a in arguments if not a.startswith("-")), None)
+    if first is None or ("=" in first and not Path(first).is_dir()):
+        return list(arguments)
+    place = list(arguments).index(first)
+    return [*arguments[:place], override("run", first), *arguments[place + 1 :]]
+
+
 def override_to_paste(name: str, value: str | Path) -> str:
     """``name=value`` to be typed into a shell, with quotes where they are needed."""
     # a slash: neither a number nor a word of Hydra's own, such as null

@@ -45,6 +45,7 @@ FREE = (
     "oracle.settle_seconds",
     "pictures",
     "save_maps",
+    "target_dice",
 )
 
 

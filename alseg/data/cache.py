@@ -25,6 +25,7 @@ from alseg.core.units import IGNORED, Region
 from alseg.data.annotation import label_dtype, partial_dtype
 from alseg.data.findings import Finding, by, in_mm, warning
 from alseg.data.headers import check_image_headers, check_label_header
+from alseg.data.itk import data_file
 from alseg.data.labels import read_label
 from alseg.data.nifti import MAX_GIB, read_volume
 from alseg.data.task import Case, Task
@@ -100,7 +101,7 @@ class VolumeCache:
         n_channels = len(self.task.channels)
 
         def compute() -> dict[str, Tensor]:
-            entry = self._preprocess_image(case)
+            entry = self.preprocess(case)
             self.preprocessed.append(case.id)
             return entry
 
@@ -225,14 +226,16 @@ class VolumeCache:
         n_channels = len(self.task.channels)
         parts: list[object] = [CACHE_FORMAT, monai.__version__, self.fingerprint, n_channels]
         parts += further
-        for source in sources:
+        beside = [file for file in map(data_file, sources) if file is not None]
+        for source in (*sources, *beside):
             stat = source.stat()
             times = stat.st_mtime_ns, stat.st_ctime_ns
             sample = _sample_of(source, stat.st_size, *times, stat.st_ino)
             parts.append((str(source), stat.st_size, stat.st_mtime_ns, sample))
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def _preprocess_image(self, case: Case) -> dict[str, Tensor]:
+    def preprocess(self, case: Case) -> dict[str, Tensor]:
+        """Preprocess the image of a case, and keep it nowhere; as ``image`` otherwise."""
         check_image_headers(self.task, case)
         source = read_volume(case.images)
         if not torch.isfinite(source).all():
@@ -334,6 +337,17 @@ def _quantiles(channel: Tensor) -> list[float]:
     """Intensities at ``QUANTILES``, of evenly spaced voxels."""
     voxels = channel.flatten()[:: -(-channel.numel() // _N_SAMPLED)]
     return np.quantile(voxels.numpy(), QUANTILES).tolist()
+
+
+def content_of(path: Path) -> str:
+    """What changes with the content of an image file, and with that of a data file beside it."""
+    beside = data_file(path)
+    parts = []
+    for file in [path] if beside is None else [path, beside]:
+        stat = file.stat()
+        state = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+        parts.append(f"{stat.st_size} {_sample_of(file, stat.st_size, *state)}")
+    return " ".join(parts)
 
 
 @lru_cache(maxsize=2**16)

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
+from alseg.data.annotated_crops import collated, for_partial_labels
 from alseg.data.annotation import Annotation, annotated_classes
 from alseg.data.cache import VolumeCache, reason_of
-from alseg.data.partial import collated, for_partial_labels
 from alseg.data.splits import Parts, Splits
 from alseg.data.watched import CaseSet, WatchedDataset, dead_worker_error
 from alseg.system.console import track

@@ -10,7 +10,7 @@ from typing import Any
 
 from alseg.data.findings import Finding, listed, warning
 from alseg.data.naming import composed, short
-from alseg.data.nifti import ENDINGS
+from alseg.data.nifti import NIFTI_ENDINGS
 
 _BACKGROUND = ("bg", "bkg", "none", "other", "unlabeled", "unlabelled", "clear label")
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?$")
@@ -185,7 +185,7 @@ def _unused(
             names = sorted(
                 name
                 for name in os.listdir(parent)
-                if name.endswith(ENDINGS)
+                if name.endswith(NIFTI_ENDINGS)
                 and not name.startswith(".")  # ._X: macOS's own
                 and parent / name not in used
                 and parent / name not in otherwise

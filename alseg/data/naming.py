@@ -81,8 +81,8 @@ def _spelt_as_on_disk(folder: Path, relative: str) -> Path:
 
 
 def case_id_of(path: PurePath) -> str:
-    """The case id of an image path: its file name without ``.nii`` or ``.nii.gz``."""
-    return composed(path.name.removesuffix(".gz").removesuffix(".nii"))
+    """The case id of an image path: its file name without ``.nii.gz`` or another ending."""
+    return composed(re.sub(r"(\.nii(\.gz)?|\.gz|\.nrrd|\.mha|\.mhd)$", "", path.name))
 
 
 def case_ids_of(images: Sequence[PurePath], source: Path) -> list[str]:

@@ -1,4 +1,7 @@
-"""NIfTI files, which may be broken or hostile: headers first, voxels in bounded memory."""
+"""Volumes in files, which may be broken or hostile: headers first, voxels in bounded memory.
+
+NIfTI files are read here, and what ITK reads in ``alseg.data.itk``.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,16 @@ import nibabel
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import LoadImage
 from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from alseg.core.errors import DataError
 from alseg.data.findings import Finding, in_mm, warning
+from alseg.data.itk import ITK_ENDINGS, read_itk_header, read_itk_voxels
 from alseg.system.files import replacing
 
-ENDINGS = (".nii", ".nii.gz")
+NIFTI_ENDINGS = (".nii", ".nii.gz")
+ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)
 MAX_GIB = 8  # of a file's voxels as float32: a scan of 1024 x 1024 x 2048
 _MAX_DATA_OFFSET = 2**24  # bytes of header extensions; nibabel reads them all
 _MAX_GZIP_RATIO = 1032  # deflate can do no more
@@ -40,7 +44,7 @@ _MAX_DISAGREEMENT = 0.1  # of a voxel edge, between two statements of a header
 
 @dataclass(frozen=True)
 class Header:
-    """What a NIfTI header says of its volume.
+    """What a file's header says of its volume.
 
     Attributes:
         shape: voxels along each axis; an axis behind the third holds channels.
@@ -71,14 +75,16 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a NIfTI header; of the voxels not one byte is read.
+    """Read and check a header; of the voxels not one byte is read.
 
     Raises:
-        DataError: if the file is no NIfTI file, or its header declares what cannot be: no voxels,
-            more than ``MAX_GIB``, more than the file holds, voxels without a volume.
+        DataError: if the file is none that alseg reads, or its header declares what cannot be: no
+            voxels, more than ``MAX_GIB``, more than the file holds, voxels without a volume.
     """
     if not path.name.endswith(ENDINGS):
         raise DataError(f"{path} does not end in {' or '.join(ENDINGS)}, which alseg reads")
+    if path.suffix in ITK_ENDINGS:
+        return _read_header_with_itk(path)
     size, header = _raw_header(path)
     with reading(path):
         shape = tuple(int(n) for n in header.get_data_shape())
@@ -88,18 +94,11 @@ def read_header(path: Path) -> Header:
         affine[:3] *= mm
         offset = float(header["vox_offset"])
         findings = tuple(_findings(header, affine, unit, mm))
-    if not shape or min(shape) < 1:
-        raise DataError(f"{path} has shape {shape}, which holds no voxels")
+    n_voxels = _n_voxels(path, shape)
     if dtype.kind not in "iuf":
         raise DataError(f"{path} holds voxels of type {dtype}; alseg reads integers and floats")
     if not size <= offset <= _MAX_DATA_OFFSET:
         raise DataError(f"{path} says its voxels start at byte {offset:g}, which cannot be")
-    n_voxels = int(np.prod([*shape], dtype=object))
-    if 4 * n_voxels > MAX_GIB * 2**30:
-        raise DataError(
-            f"{path} has shape {shape}, {4 * n_voxels / 2**30:.3g} GiB as float32; alseg reads up "
-            f"to {MAX_GIB} GiB a file"
-        )
     n_bytes = int(offset) + n_voxels * dtype.itemsize
     can_hold = path.stat().st_size * (_MAX_GZIP_RATIO if path.suffix == ".gz" else 1)
     if can_hold < n_bytes:
@@ -110,46 +109,110 @@ def read_header(path: Path) -> Header:
     return Header(shape, affine, dtype, n_bytes, findings)
 
 
+def _read_header_with_itk(path: Path) -> Header:
+    read = read_itk_header(path)
+    n_bytes = _n_voxels(path, read.shape) * read.dtype.itemsize
+    _check_affine(path, read.affine)
+    findings = () if read.has_orientation else (_unknown_orientation(read.affine),)
+    return Header(read.shape, read.affine, read.dtype, n_bytes, findings)
+
+
+def _n_voxels(path: Path, shape: Sequence[int]) -> int:
+    """How many voxels a file declares, if it can be so many."""
+    if not shape or min(shape) < 1:
+        raise DataError(f"{path} has shape {shape}, which holds no voxels")
+    n_voxels = int(np.prod([*shape], dtype=object))
+    if 4 * n_voxels > MAX_GIB * 2**30:
+        raise DataError(
+            f"{path} has shape {shape}, {4 * n_voxels / 2**30:.3g} GiB as float32; alseg reads up "
+            f"to {MAX_GIB} GiB a file"
+        )
+    return n_voxels
+
+
 def read_volume(paths: Sequence[Path]) -> MetaTensor:
     """Read one file, or several as channels.
 
     Returns:
         The voxels, float32 [channels, D, H, W], with their affine [4, 4] in mm, as ``read_header``
-        gives it. (MONAI's reader takes another one where the header contradicts itself.)
+        gives it. (MONAI's reader takes another one where the header contradicts itself, and tries
+        all its other readers on a file that is broken.)
 
     Raises:
         DataError: if a file is broken, or holds more or less than its header declares.
     """
-    headers = [read_header(path) for path in paths]
-    for path, header in zip(paths, headers, strict=True):
-        if path.suffix == ".gz":
-            _check_stream(path, header.n_bytes)
-    loader = LoadImage(
-        reader="NibabelReader", image_only=True, ensure_channel_first=True, dtype=np.float32
-    )
-    with reading(paths[0]):
-        volume = loader([str(path) for path in paths] if len(paths) > 1 else str(paths[0]))
-        if volume.ndim == 5:  # [C, D, H, W, 1] or [1, D, H, W, C]
-            volume = volume.movedim(-1, 1).flatten(0, 1)  # [C, D, H, W]
-    assert isinstance(volume, MetaTensor)
-    volume.affine = torch.from_numpy(headers[0].affine)
-    return volume
+    channels = [_read_voxels(path, read_header(path)) for path in paths]
+    affine = torch.from_numpy(read_header(paths[0]).affine)
+    return MetaTensor(torch.from_numpy(np.concatenate(channels)), affine=affine)
+
+
+def _read_voxels(path: Path, header: Header) -> np.ndarray:
+    """float32 [channels, D, H, W]."""
+    if not header.n_channels:
+        raise DataError(f"{path} has shape {header.shape}; a 3D volume is needed")
+    if path.suffix in ITK_ENDINGS:
+        return read_itk_voxels(path)
+    if path.suffix == ".gz":
+        _check_stream(path, header.n_bytes)
+    with reading(path):
+        stored = nibabel.load(path)  # type: ignore[attr-defined]
+        voxels = np.asarray(stored.dataobj).astype(np.float32)
+    # channels stand behind the axes of space, or behind an axis of one
+    return np.ascontiguousarray(np.moveaxis(voxels.reshape(*header.shape[:3], -1), -1, 0))
 
 
 def write_nifti(path: Path, volume: Tensor, like: Path) -> None:
-    """Write a volume [D, H, W] on the grid of a NIfTI file, with all that its header says of space.
+    """Write a volume [D, H, W] on the grid of a file, with all that its header says of space.
 
     Orientation codes and unit are copied, not only the matrix that follows from them: programs
     differ in what they make of a file without codes, and must make the same of both files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = volume.cpu().numpy()
+    if like.suffix in ITK_ENDINGS:
+        save_nifti(path, voxels, read_header(like).affine)
+        return
     size, source = _raw_header(like)
     header = _HEADERS[size]()
-    header.set_data_dtype(volume.cpu().numpy().dtype)
+    header.set_data_dtype(voxels.dtype)
     for field in _GEOMETRY:
         header[field] = source[field]
     header["pixdim"][:4] = source["pixdim"][:4]  # handedness and edges
-    image = _IMAGES[size](volume.cpu().numpy(), None, header)
+    _write(path, _IMAGES[size](voxels, None, header))
+
+
+def exact_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A file's voxels [D, H, W] or [D, H, W, channels] for ``save_nifti``, and their matrix [4, 4].
+
+    float32, or int16 where that is exact.
+    """
+    volume = read_volume((path,))
+    voxels = np.moveaxis(volume.numpy(), 0, -1)
+    voxels = voxels[..., 0] if voxels.shape[-1] == 1 else voxels
+    return as_int16_if_exact(voxels), volume.affine.numpy()
+
+
+def as_int16_if_exact(voxels: np.ndarray) -> np.ndarray:
+    """The same values in half the bytes, where all are whole numbers within 16 bits."""
+    if np.abs(voxels).max() < 2**15 and np.array_equal(np.rint(voxels), voxels):
+        return voxels.astype(np.int16)
+    return voxels
+
+
+def save_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    """Write voxels [D, H, W] or [D, H, W, channels] as a new NIfTI file.
+
+    The header holds the voxel-to-world matrix [4, 4], in mm, and nothing else: no
+    description, no name, no date.
+    """
+    image = nibabel.Nifti1Image(voxels, affine)  # type: ignore[attr-defined]
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    _write(path, image)
+
+
+def _write(path: Path, image: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as stream:
         stream.write(image.to_bytes())
 
@@ -207,11 +270,7 @@ def _findings(header: Any, affine: np.ndarray, unit: str, mm: float) -> Iterator
         )
     codes = int(header["sform_code"]), int(header["qform_code"])
     if max(codes) <= 0:
-        axes = "".join(nibabel.aff2axcodes(affine))  # type: ignore[attr-defined]
-        yield warning(
-            "orientation unknown",
-            f"its header has neither an sform nor a qform code; its axes are taken as {axes}",
-        )
+        yield _unknown_orientation(affine, "its header has neither an sform nor a qform code")
     if codes[0] <= 0:
         return
     zooms = mm * np.asarray(header.get_zooms()[:3], np.float64)
@@ -227,6 +286,13 @@ def _findings(header: Any, affine: np.ndarray, unit: str, mm: float) -> Iterator
             f"its sform and its qform place a corner {distance:.3g} voxels apart; the sform is "
             "read",
         )
+
+
+def _unknown_orientation(
+    affine: np.ndarray, why: str = "its header does not say how its axes lie"
+) -> Finding:
+    axes = "".join(nibabel.aff2axcodes(affine))  # type: ignore[attr-defined]
+    return warning("orientation unknown", f"{why}; its axes are taken as {axes}")
 
 
 def _between_forms(header: Any, edges: np.ndarray) -> float:
@@ -248,7 +314,7 @@ def _sizes(block: bytes) -> tuple[int, int]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Report whatever reading a file may raise: errors of gzip, zlib, struct, nibabel and MONAI."""
+    """Report whatever reading a file may raise: errors of gzip, zlib, struct and nibabel."""
     try:
         yield
     except MemoryError as error:

@@ -47,10 +47,12 @@ from alseg.core.errors import (
     check_text,
     nearest,
 )
-from alseg.core.pool import Pool
+from alseg.engine.images import check_images, note_images
 from alseg.engine.jobs import is_job
+from alseg.engine.trained import note_task
 from alseg.run.folder import (
     CONFIG_FILE,
+    IMAGES_FILE,
     LOCK_FILE,
     LOG_FILE,
     OWNER_FILE,
@@ -212,13 +214,15 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
             save_start(folder, overrides)
             save_config(config, folder)
             experiment = build(config, folder)
+            note_images(experiment)
             check_single(experiment)
             state = initial_state(experiment)
             prepare(experiment, state)
         except Exception as error:
             # settings or data are bad: there is nothing to resume
+            files = (CONFIG_FILE, START_FILE, IMAGES_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE)
             if rank() == 0 and not isinstance(error, (DiskFullError, NotAnnotatedYetError)):
-                for name in (CONFIG_FILE, START_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE):
+                for name in files:
                     (folder / name).unlink(missing_ok=True)
             raise
         return finish(experiment, state)
@@ -298,7 +302,7 @@ def resume_run(
     check_single(experiment)
     if state is None:
         state = initial_state(experiment)
-    check_cases(state.pool, experiment.data.splits.training)
+    state = check_images(experiment, state, force=force)
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:
         log.warning(f"resumed with other settings: {'; '.join(changes)}")
@@ -342,20 +346,6 @@ def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) ->
     return config
 
 
-def check_cases(pool: Pool, training: Sequence[str]) -> None:
-    """Check that a run's cases are those of its data set.
-
-    Raises:
-        DataError: naming cases that are not.
-    """
-    differing = sorted({*pool.labelled, *pool.unlabelled} ^ set(training))
-    if differing:
-        raise DataError(
-            f"the run was started with other training cases than the data set has now; they differ "
-            f"in {', '.join(differing[:5])}"
-        )
-
-
 def check_classes(state: RunState, foreground: Sequence[str]) -> None:
     """Check that a run's classes are those of its data set.
 
@@ -373,6 +363,7 @@ def check_classes(state: RunState, foreground: Sequence[str]) -> None:
 
 def finish(experiment: Experiment, state: RunState) -> float:
     """Run the rounds that are left; returns the area under the validation Dice's curve."""
+    note_task(experiment.folder, experiment.data.cache.task)
     if end_of_rounds(experiment.plan, state) is not None:
         log.info(f"the run had finished its {state.finished_rounds} rounds before")
     state = run_rounds(experiment, state)

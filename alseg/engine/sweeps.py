@@ -205,14 +205,9 @@ def _run_child(folder: Path, name: str, work: Callable[[Path], None]) -> str:
 def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
     """Mark the job's run in the tracking store as failed; makes one if it had not come to that."""
     try:
-        state = RunState.load(folder) if RunState.is_in(folder) else None
         tracker = Trackers(instantiate(config.tracking))
-        tracker.open(
-            folder,
-            state.tracking_run_id if state else None,
-            flat(kept_settings(config)),
-            {"strategy": str(config.strategy.name), "seed": str(config.seed)},
-        )
+        tags = {"strategy": str(config.strategy.name), "seed": str(config.seed)}
+        tracker.open(folder, flat(kept_settings(config)), tags)
         tracker.close("FAILED", reason)
     except Exception as error:  # the failure itself has been recorded: only say it
         log.error(f"the failure could not be tracked: {sentence(error)}")

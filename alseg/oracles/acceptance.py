@@ -6,11 +6,9 @@ import gzip
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from alseg.core.errors import DataError
-from alseg.core.units import IGNORED
 from alseg.data.nifti import write_nifti
 from alseg.data.task import Task
 from alseg.oracles.annotations import Annotation, Annotations
@@ -78,8 +76,8 @@ def _write_copy(content: bytes, is_compressed: bool, path: Path) -> None:
 
 
 def _write_on_grid(task: Task, case_id: str, checked: Checked, path: Path) -> None:
-    values = checked.classes
-    if task.ignore_value is not None:
-        values = np.where(values == IGNORED, task.ignore_value, values)
-    classes = torch.from_numpy(values).to(class_dtype(int(values.max()) + 1))
-    write_nifti(path, classes, like=task.cases[case_id].images[0])
+    classes, ignored = torch.from_numpy(checked.classes), task.ignore_value
+    if ignored is not None:  # as the data set's own labels have it
+        classes = classes.masked_fill(classes < 0, ignored)
+    n_values = max(len(task.classes), (ignored or 0) + 1)
+    write_nifti(path, classes.to(class_dtype(n_values)), like=task.cases[case_id].images[0])

@@ -8,6 +8,7 @@ version of that case takes its place.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -174,6 +175,20 @@ class Annotations:
                 f"{annotation.case} as version {annotation.version}; put that file back"
             )
         return path
+
+    def minutes(self, label: Path) -> float | None:
+        """The minutes of all versions of a label up to this one; None if any is not known.
+
+        Args:
+            label: a file that ``path`` has given; any other one has taken 0 minutes.
+        """
+        history = self.history
+        this = next((each for each in history if self.folder / each.file == label), None)
+        if this is None:
+            return 0.0
+        spent = [e.minutes for e in history if e.case == this.case and e.version <= this.version]
+        known = [minutes for minutes in spent if minutes is not None]
+        return math.fsum(known) if len(known) == len(spent) else None
 
     def for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The versions that a round works with: the newest ones when it is first asked about.

@@ -20,9 +20,11 @@ class Oracle(Protocol):
     Attributes:
         annotates_unlabelled: whether it can make labels that the data set does not hold. If it
             cannot, cases without a label are left out of the pool.
+        measures_minutes: whether it knows how long annotations take.
     """
 
     annotates_unlabelled: bool
+    measures_minutes: bool
 
     def request(
         self,
@@ -54,6 +56,14 @@ class Oracle(Protocol):
         """The label file of each labelled case that a round works with.
 
         A round that is asked about again, by another process, gets the same ones.
+        """
+
+    def minutes(self, label: Path) -> float:
+        """The minutes that it took to make a label file which the oracle has handed out.
+
+        Raises:
+            NotAnnotatedYetError: if nobody has said it yet.
+            ConfigError: if the oracle measures none.
         """
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:

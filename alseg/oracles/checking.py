@@ -27,7 +27,7 @@ class Checked:
     """A label that can be used.
 
     Attributes:
-        classes: class indices, shape [D, H, W].
+        classes: class indices, shape [D, H, W], ``IGNORED`` where the file has the ignore label.
         is_exact: whether it lies on its image's grid to the last digit that counts.
         note: what was tolerated; empty if nothing was.
         proposal_dice: mean Dice with the proposal over the foreground classes that either of them

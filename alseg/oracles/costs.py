@@ -1,8 +1,8 @@
-"""Annotation costs: what it takes to annotate a case, read from its revealed label.
+"""Annotation costs: what it takes to annotate a case, read from its revealed label, or measured.
 
 A cost takes the label file that the oracle handed out for an acquired case, on the scan's own grid,
 and returns a number. It is never asked for a case that has not been acquired. A new one is one
-function here and one entry in ``COSTS``; ``cost=`` chooses.
+function here and one entry in ``COSTS``; ``cost=`` chooses. ``cost=minutes`` asks the oracle.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 
-from alseg.core.errors import check_choice
-from alseg.data.nifti import read_header, reading
+from alseg.core.errors import ConfigError, check_choice
+from alseg.data.nifti import read_volume
+from alseg.oracles.base import Oracle
 
 AnnotationCost = Callable[[Path], float]
 
@@ -28,13 +27,12 @@ def volume(label: Path, ignore_value: int | None = None) -> float:
 
 def voxels(label: Path, ignore_value: int | None = None) -> float:
     """The number of voxels of the scan: all of it has to be looked at."""
-    classes = _classes(_load(label))
-    return float((classes != ignore_value).sum())
+    return float((_load(label)[0] != ignore_value).sum())
 
 
 def foreground_voxels(label: Path, ignore_value: int | None = None) -> float:
     """The number of foreground voxels: all of them have to be painted."""
-    return float(_foreground(_classes(_load(label)), ignore_value).sum())
+    return float(_foreground(_load(label)[0], ignore_value).sum())
 
 
 def slices(label: Path, ignore_value: int | None = None) -> float:
@@ -44,13 +42,13 @@ def slices(label: Path, ignore_value: int | None = None) -> float:
     sampled and in whose planes people draw; where spacings agree within 1%, across the axis nearest
     to foot-head.
     """
-    image = _load(label)
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
-    upwards = np.abs(image.affine[2, :3]) / spacing
+    classes, affine = _load(label)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    upwards = np.abs(affine[2, :3]) / spacing
     coarsest = spacing >= 0.99 * spacing.max()
     axis = int(np.argmax(np.where(coarsest, upwards, -1)))
     others = tuple(i for i in range(3) if i != axis)
-    return float(_foreground(_classes(image), ignore_value).any(axis=others).sum())
+    return float(_foreground(classes, ignore_value).any(axis=others).sum())
 
 
 COSTS: dict[str, Callable[..., float]] = {
@@ -61,8 +59,12 @@ COSTS: dict[str, Callable[..., float]] = {
 }
 
 
+MINUTES = "minutes"  # the cost that an oracle measures
+NAMES = (*COSTS, MINUTES)
+
+
 def cost_named(name: str, ignore_value: int | None = None) -> AnnotationCost:
-    """The cost of that name.
+    """The cost of that name, read from a label.
 
     Args:
         name: of the cost.
@@ -76,18 +78,27 @@ def cost_named(name: str, ignore_value: int | None = None) -> AnnotationCost:
     return partial(COSTS[name], ignore_value=ignore_value)
 
 
-def _load(label: Path) -> Any:
-    read_header(label)
-    with reading(label):
-        image = nibabel.load(label)  # type: ignore[attr-defined]
-        image.get_fdata(dtype=np.float32)  # kept by the image; broken files show here
-    return image
+def cost_by(oracle: Oracle, name: str, ignore_value: int | None = None) -> AnnotationCost:
+    """The cost of that name, be it read from a label or measured by the oracle.
+
+    Raises:
+        ConfigError: if there is none, or it is minutes and the oracle measures none.
+    """
+    if name != MINUTES:
+        return cost_named(name, ignore_value)
+    if not oracle.measures_minutes:
+        raise ConfigError(
+            "cost=minutes counts the minutes that people say an annotation took, and this oracle "
+            f"measures none; choose oracle=person, or one of {', '.join(COSTS)}"
+        )
+    return oracle.minutes
 
 
-def _classes(image: Any) -> np.ndarray:
-    classes = image.get_fdata(dtype=np.float32)
-    return classes.reshape(classes.shape[:3])  # some files end in an axis of one
+def _load(label: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The classes [D, H, W] and the voxel-to-world matrix [4, 4]."""
+    volume = read_volume((label,))
+    return volume[0].numpy(), volume.affine.numpy()
 
 
 def _foreground(classes: np.ndarray, ignore_value: int | None) -> np.ndarray:
-    return (classes > 0) & (classes != ignore_value)
+    return np.asarray((classes > 0) & (classes != ignore_value))

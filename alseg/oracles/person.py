@@ -8,14 +8,20 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from alseg.core.errors import ConfigError, check_choice, check_flag
+from alseg.core.errors import ConfigError, NotAnnotatedYetError, check_choice, check_flag
 from alseg.core.units import Answer, Query, Unit
 from alseg.data.findings import listed
 from alseg.data.task import Task
 from alseg.oracles.base import Propose
 from alseg.oracles.reception import Reception
 from alseg.oracles.request_layout import lay_out, place_for, request_for
-from alseg.run.folder import ANSWERS_FOLDER, PROPOSALS_FOLDER, REQUEST_TABLE, request_folder
+from alseg.run.folder import (
+    ANSWERS_FILE,
+    ANSWERS_FOLDER,
+    PROPOSALS_FOLDER,
+    REQUEST_TABLE,
+    request_folder,
+)
 from alseg.run.requests import Request, read_requests
 from alseg.system.distributed import rank, wait_for_all
 
@@ -48,6 +54,7 @@ class PersonOracle:
     """
 
     annotates_unlabelled = True
+    measures_minutes = True
 
     def __init__(
         self,
@@ -122,6 +129,25 @@ class PersonOracle:
             annotations.for_round(round_number, ids)  # noted for the others
         wait_for_all()
         return annotations.for_round(round_number, ids) | self._labels_of_data_set(ids)
+
+    def minutes(self, label: Path) -> float:
+        """The minutes of all versions of a label up to this one; 0 for one of the data set.
+
+        Raises:
+            NotAnnotatedYetError: naming the cases of whose labels nobody has said how long they
+                took, if this is one of them.
+        """
+        annotations = self.reception.annotations
+        minutes = annotations.minutes(label)
+        if minutes is not None:
+            return minutes
+        unknown = [i for i, each in annotations.newest().items() if each.minutes is None]
+        raise NotAnnotatedYetError(
+            unknown,
+            f"cost=minutes counts the minutes of each annotation, and nobody has said them for "
+            f"{', '.join(unknown[:5])}{', ...' * (len(unknown) > 5)}: add the lines "
+            f"case,annotator,minutes to {ANSWERS_FILE} beside the labels.",
+        )
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Refuse: nobody knows labels that have not been made yet.

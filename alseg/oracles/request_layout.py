@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alseg.core.units import Query
-from alseg.data.nifti import ENDINGS
+from alseg.data.itk import ITK_ENDINGS
+from alseg.data.nifti import exact_voxels, save_nifti
 from alseg.data.task import Task
 from alseg.oracles.base import Propose
 from alseg.run.folder import (
@@ -60,16 +61,22 @@ def lay_out(
 def lay_out_images(task: Task, case_id: str, folder: Path) -> tuple[str, ...]:
     """Link the images of a case into a folder, or copy them where there are no links.
 
+    Those that are no NIfTI files are converted, so that all programs and the labels that come back
+    have to do with NIfTI only.
+
     Returns:
         Their names there: the case's, for several files with a number for each channel.
     """
     images, names = task.cases[case_id].images, []
     for channel, image in enumerate(images):
-        ending = next((e for e in ENDINGS[::-1] if image.name.endswith(e)), image.suffix)
+        ending = ".nii" if image.suffix == ".nii" else ".nii.gz"
         number = f"_{channel:04d}" if len(images) > 1 else ""
         path = folder / f"{case_id}{number}{ending}"
         names.append(path.name)
         if path.exists():
+            continue
+        if image.suffix in ITK_ENDINGS:
+            save_nifti(path, *exact_voxels(image))
             continue
         with name_file_in_errors(path):
             path.unlink(missing_ok=True)  # a link to what has moved away

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from alseg.core.errors import ConfigError
 from alseg.core.units import Answer, Query
 from alseg.data.headers import label_of
 from alseg.data.task import Task
@@ -19,6 +20,7 @@ class SimulatedOracle:
     """
 
     annotates_unlabelled = False
+    measures_minutes = False
 
     def __init__(self, task: Task, folder: Path | None = None) -> None:
         self._cases = task.cases
@@ -40,6 +42,14 @@ class SimulatedOracle:
     def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The label file of each case."""
         return {case_id: label_of(self._cases[case_id]) for case_id in case_ids}
+
+    def minutes(self, label: Path) -> float:
+        """Refuse: a simulation takes nobody's time.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("a simulated annotation takes no minutes")
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Return the hidden label file of each case."""

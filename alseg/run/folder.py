@@ -9,15 +9,20 @@ from pathlib import Path
 
 CONFIG_FILE = "config.yaml"  # the resolved configuration
 START_FILE = "start.json"  # where and with which overrides the run was started
+IMAGES_FILE = "images.json"  # by what the images are known again
 STATE_FILE = "state.json"  # pool, queries and metrics: what a resumed run reads
 LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"  # held by the process that works on the run
 LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
 METRICS_FILE, QUERIES_FILE = "metrics.csv", "queries.csv"
 CURVE_FILE = "learning_curve.png"
-JOURNAL_FILE = "tracking_journal.jsonl"  # what a tracking store has not taken yet
+TRACKING_FILE = "tracking.json"  # what no other file says of what tracking stores are told
+SENT_FILE = ".sent.json"  # which files the tracking store has; without it they are sent again
+STOPPING_FILE = "when_to_stop.txt"  # what the last round says about going on
+TASK_FILE = "task.json"  # channels and classes: what using the network needs of the data set
 
 # in the folder of a round
 STAGES_FILE = "stages.json"  # what has been finished, with the checksums of its files
+TRAINING_CURVES_FILE = "training_curves.csv"
 CASES_FILE, CALIBRATION_FILE = "cases.csv", "calibration.csv"  # of an evaluation
 SCORES_FILE, FEATURES_FILE = "scores.csv", "features.csv"  # of a query
 PICTURES_FOLDER, MAPS_FOLDER = "pictures", "maps"  # of its first volumes

@@ -1,4 +1,7 @@
-"""By which Dice a run is judged: the test part's, or without a test part the validation part's."""
+"""By which Dice a run is judged, and how that and annotation costs are called.
+
+The Dice is the test part's, or without a test part the validation part's.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,18 @@ class Measure:
         """The foreground classes that columns of metrics.csv hold a Dice of."""
         prefix = self.of_class("")
         return tuple(c.removeprefix(prefix) for c in columns if c.startswith(prefix))
+
+
+def cost_axis(unit: str) -> str:
+    """How the axis of an annotation cost is called.
+
+    Args:
+        unit: what ``cost`` counts, such as ``foreground_voxels``.
+    """
+    if unit == "volume":
+        return "labelled volumes"
+    words = unit.replace("_", " ")
+    return f"{words} of annotation" if unit == "minutes" else f"annotated {words}"
 
 
 TEST = Measure("test", "test", "test Dice", "test")

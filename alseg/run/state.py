@@ -40,7 +40,6 @@ class RunState:
         queries: one row an acquired case: round (0 for the initial pool), case id, score, rank.
         timings: one row a finished round: seconds of training, scoring, preprocessing.
         config_hash: hash of the resolved configuration, so that another one is noticed.
-        tracking_run_id: the run's id in the tracking store, if it is tracked.
         hardware: what the last process computed on; on another, results differ in their last bits.
     """
 
@@ -50,7 +49,6 @@ class RunState:
     history: tuple[dict[str, Any], ...] = field(default=())
     queries: tuple[dict[str, Any], ...] = field(default=())
     timings: tuple[dict[str, Any], ...] = field(default=())
-    tracking_run_id: str | None = None
     hardware: str = ""
 
     def __post_init__(self) -> None:
@@ -59,9 +57,9 @@ class RunState:
                 f"finished_rounds is {self.finished_rounds!r}, with {len(self.history)} rows of "
                 "history"
             )
-        for name in ("config_hash", "hardware", "tracking_run_id"):
+        for name in ("config_hash", "hardware"):
             value = getattr(self, name)
-            if not isinstance(value, str) and (value, name) != (None, "tracking_run_id"):
+            if not isinstance(value, str):
                 raise TypeError(f"{name} is {value!r}, which is no text")
         if not all(isinstance(i, str) for i in self.pool.labelled + self.pool.unlabelled):
             raise ValueError("a case id in the pool is no text")

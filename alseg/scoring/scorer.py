@@ -143,7 +143,7 @@ class Scoring:
                 plain = plain_pass(network, image, self.inferer)
             return Passes(iter((single_pass(plain),)))
         networks = (network, *self.members)
-        mask_seed = self._mask_seed(case_id)
+        mask_seed = mask_seed_of(self.base_seed, self.round_number, case_id)
         return self.source.stream(networks, image, self.inferer, mask_seed, features)
 
     def _labelled(
@@ -155,9 +155,12 @@ class Scoring:
                 statistics.attach_hidden_label(hidden_label)
             yield statistics
 
-    def _mask_seed(self, case_id: str) -> MaskSeed:
-        def mask_seed(pass_index: int, window: int, layer: int) -> int:
-            purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
-            return seed_for(self.base_seed, self.round_number, purpose, case_id)
 
-        return mask_seed
+def mask_seed_of(base_seed: int, round_number: int, case_id: str) -> MaskSeed:
+    """The seeds of the random masks over a volume, by pass, window and layer."""
+
+    def mask_seed(pass_index: int, window: int, layer: int) -> int:
+        purpose = f"mc_dropout/{pass_index}/{window}/{layer}"
+        return seed_for(base_seed, round_number, purpose, case_id)
+
+    return mask_seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from alseg.core.errors import ConfigError
 from alseg.system.files import read_json, write_json
+from alseg.tracking.curves import FLUSH_SECONDS, without_repeats
+from alseg.tracking.record import FinishedRound
 
-FLUSH_SECONDS = 10.0
 RECORD_FILE = "recorded.json"
 
 
@@ -29,23 +30,6 @@ def check_installed(module: str, extra: str) -> None:
         raise ConfigError(
             f"tracking={extra} needs the package {module}: pip install 'alseg[{extra}]'"
         )
-
-
-def without_repeats(
-    metrics: Mapping[str, float], step: int, last_steps: dict[str, int]
-) -> dict[str, float]:
-    """The metrics that have not been logged at this step or a later one.
-
-    A training that was killed repeats the steps since its last checkpoint.
-
-    Args:
-        metrics: by name.
-        step: of these metrics.
-        last_steps: of each metric that was logged; brought up to date.
-    """
-    new = {name: value for name, value in metrics.items() if step > last_steps.get(name, -1)}
-    last_steps |= dict.fromkeys(new, step)
-    return new
 
 
 class LoggerTracker(ABC):
@@ -75,14 +59,8 @@ class LoggerTracker(ABC):
     def views(self) -> dict[str, str]:
         """The commands that show what was recorded, by what they show."""
 
-    def open(
-        self,
-        folder: Path,
-        run_id: str | None,
-        settings: Mapping[str, Any],
-        tags: Mapping[str, str],
-    ) -> None:
-        """Start to record the run, or go on."""
+    def open(self, folder: Path, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Start to record the run, or continue."""
         self.folder = folder / self.name
         is_new = not (self.folder / RECORD_FILE).is_file()
         self._run = RepeatsLeftOut(self.new_logger(self.folder, None), self.folder)
@@ -96,10 +74,14 @@ class LoggerTracker(ABC):
         self._round = RepeatsLeftOut(self.new_logger(own, round_number), own)
         return self._round
 
-    def log_round(self, metrics: Mapping[str, float], n_labelled: int) -> None:
-        """Record the metrics of a round at step ``n_labelled``, unless they are recorded."""
+    def curves_saved(self) -> None:  # noqa: B027 - what most trackers do then: nothing
+        """The round's logger gets the training curves itself."""
+
+    def log_rounds(self, rounds: Sequence[FinishedRound]) -> None:
+        """Record the metrics of the rounds by labelled count, unless they are recorded."""
         self._end_round("success")
-        self._run.log_metrics(metrics, n_labelled)
+        for number, labelled, metrics in rounds:
+            self._run.log_at(number, metrics, labelled)
         self._run.save()
 
     def close(self, status: str, reason: str = "") -> None:
@@ -115,11 +97,11 @@ class LoggerTracker(ABC):
 
 
 class RepeatsLeftOut(Logger):
-    """Hands metrics on to a logger, but for what an earlier process has handed on.
+    """Hands metrics on to a logger, except what an earlier process has handed on.
 
     Args:
         logger: adds to what it finds in the folder.
-        folder: where the last recorded step of each metric is noted.
+        folder: where the last recorded step, or round, of each metric is noted.
     """
 
     def __init__(self, logger: Logger, folder: Path) -> None:
@@ -150,11 +132,20 @@ class RepeatsLeftOut(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Hand on what is new; see that it reaches the disk now and then."""
-        step = step or 0
-        if new := without_repeats(metrics, step, self._last_steps):
-            self.logger.log_metrics(new, step)
+        self.log_at(step or 0, metrics, step or 0)
         if time.monotonic() - self._saved_at > FLUSH_SECONDS:
             self.save()
+
+    def log_at(self, position: int, metrics: Mapping[str, float], step: int) -> None:
+        """Hand on what is new.
+
+        Args:
+            position: by which repeats are known, a step or a round; it rises from call to call.
+            metrics: by name.
+            step: that the logger is given. Rounds that label nothing new share one.
+        """
+        if new := without_repeats(metrics, position, self._last_steps):
+            self.logger.log_metrics(new, step)
 
     @rank_zero_only
     def save(self) -> None:

@@ -103,6 +103,11 @@ class Training:
         return path
 
 
+def member_name(member: int) -> str:
+    """The name of the best weights of an ensemble's member, from 2 on."""
+    return f"{BEST}_member_{member}"
+
+
 def checkpoints(*names: str) -> tuple[str, ...]:
     """The files of a round's checkpoints."""
     return tuple(f"{name}.ckpt" for name in names)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
 
 from alseg.active import round_loop
 from alseg.active.experiment import Experiment
@@ -19,6 +18,7 @@ from alseg.run.state import RunState
 from alseg.system.files import read_tensors
 from tests.conftest import Outcome, write_msd
 from tests.smoke_runs import run_smoke
+from tests.tracking.builders import history, stored_runs
 
 GROWING = (
     "data/splits=growing",
@@ -70,7 +70,7 @@ def test_a_round_trains_on_one_part_of_what_is_annotated_and_validates_on_the_ot
 
 
 def test_resuming_ends_as_the_uninterrupted_run_and_records_each_round_once(
-    train: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (*GROWING, "pool.rounds=3", "pool.query_size=2")
     whole = train(*settings)
@@ -84,7 +84,8 @@ def test_resuming_ends_as_the_uninterrupted_run_and_records_each_round_once(
         return run_round(experiment, state)
 
     monkeypatch.setattr(round_loop, "run_round", stop_before_round_3)
-    cut = train(*settings, tracking="mlflow")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    cut = train(*settings, f"tracking.mlflow.uri={store}", tracking="mlflow")
     assert cut.exit_code == 130
     monkeypatch.setattr(round_loop, "run_round", run_round)
     resumed = train(resume=cut.folder, smoke=False)
@@ -93,10 +94,9 @@ def test_resuming_ends_as_the_uninterrupted_run_and_records_each_round_once(
     assert after.history == before.history
     assert after.queries == before.queries
     assert after.pool == before.pool
-    client = MlflowClient("sqlite:///runs/mlflow.db")
-    recorded = client.get_metric_history(str(after.tracking_run_id), "dice/val")
-    assert [point.step for point in recorded] == [4, 6, 8]
-    assert "dice/test" not in client.get_run(str(after.tracking_run_id)).data.metrics
+    parent, _ = stored_runs(store, "smoke")
+    assert [step for step, _ in history(store, parent, "dice/val")] == [4, 6, 8]
+    assert "dice/test" not in parent.data.metrics
 
 
 def test_what_validates_is_no_reference_of_a_query(shared: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from alseg.run.state import RunState
 from alseg.system.files import read_tensors
 from tests import bad_input
 from tests.conftest import Outcome, write_msd
+from tests.tracking.builders import history, stored_runs
 
 Train = Callable[..., Outcome]
 
@@ -27,7 +28,7 @@ Train = Callable[..., Outcome]
 def state_of(folder: Path) -> dict:
     """state.json without what may differ between equal runs."""
     content = json.loads((folder / "state.json").read_text())
-    for key in ("timings", "tracking_run_id", "sha256"):
+    for key in ("timings", "sha256"):
         del content[key]
     return content
 
@@ -201,7 +202,7 @@ def test_a_round_continues_from_the_best_weights(train: Train) -> None:
 
 
 def test_resuming_ends_as_the_uninterrupted_run(
-    train: Train, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train("pool.rounds=3", "pool.query_size=1")
     import alseg.active.round_loop
@@ -214,7 +215,9 @@ def test_resuming_ends_as_the_uninterrupted_run(
         return run_round(experiment, state)
 
     monkeypatch.setattr(alseg.active.round_loop, "run_round", stop_before_round_3)
-    cut = train("pool.rounds=3", "pool.query_size=1", tracking="mlflow")
+    store = f"sqlite:///{tmp_path}/mlflow.db"  # MLflow keeps stores open by name: no relative one
+    where = f"tracking.mlflow.uri={store}"
+    cut = train("pool.rounds=3", "pool.query_size=1", where, tracking="mlflow")
     assert cut.exit_code == 130
     assert f"continue with: python -m alseg.train resume={cut.folder}" in cut.err
     assert RunState.load(cut.folder).finished_rounds == 2
@@ -228,12 +231,9 @@ def test_resuming_ends_as_the_uninterrupted_run(
 
     assert without_hash(cut.folder) == without_hash(whole.folder)
 
-    from mlflow import MlflowClient
-
-    client = MlflowClient("sqlite:///runs/mlflow.db")
-    run_id = json.loads((cut.folder / "state.json").read_text())["tracking_run_id"]
-    assert client.get_run(run_id).info.status == "FINISHED"
-    assert [m.step for m in client.get_metric_history(run_id, "dice/test")] == [2, 3, 4]
+    parent, nested = stored_runs(store, "smoke")
+    assert {r.info.status for r in (parent, *nested.values())} == {"FINISHED"}
+    assert [step for step, _ in history(store, parent, "dice/test")] == [2, 3, 4]
 
 
 def test_a_run_folder_is_never_overwritten(train: Train, tmp_path: Path) -> None:

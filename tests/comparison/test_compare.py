@@ -15,6 +15,7 @@ from alseg.comparison.runs import read_run
 from alseg.core.errors import ConfigError
 from alseg.system.files import write_json
 from alseg.tracking.mlflow import MLflowTracker
+from alseg.tracking.tracker import Trackers
 from tests.terminal import run_in_terminal
 
 
@@ -82,11 +83,12 @@ def test_an_mlflow_experiment_gives_the_same_numbers_and_takes_the_page(tmp_path
         run = read_run(folder)
         (folder / "rounds" / "round_01" / "best.ckpt").write_bytes(b"not fetched")
         tracker = MLflowTracker(uri, "sweep", f"{run.strategy} seed {run.seed}")
-        tracker.open(folder, None, {}, {"strategy": run.strategy, "seed": str(run.seed)})
-        tracker.close("FINISHED")
+        trackers = Trackers({"mlflow": tracker})
+        trackers.open(folder, {}, {"strategy": run.strategy, "seed": str(run.seed)})
+        trackers.close("FINISHED")
     (tmp_path / "lost").mkdir()
-    lost = MLflowTracker(uri, "sweep", "power seed 4")
-    lost.open(tmp_path / "lost", None, {}, {"strategy": "power", "seed": "4"})
+    lost = Trackers({"mlflow": MLflowTracker(uri, "sweep", "power seed 4")})
+    lost.open(tmp_path / "lost", {}, {"strategy": "power", "seed": "4"})
     lost.close("FAILED")
 
     from_files = compare([str(root), "--output", str(tmp_path / "files")])

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from alseg.config.command_line import how_to_quote, override_to_paste, readable
+from alseg.config.command_line import how_to_quote, override_to_paste, readable, with_run
 from alseg.config.composition import instantiate
 from tests.system.test_environment import run_command
 
@@ -121,3 +121,16 @@ NAMES = st.text(HOSTILE, max_size=8).filter(lambda value: value != MISSING)
 def test_parts_get_the_names_that_they_are_given(names: list[str], name: str) -> None:
     made = instantiate(OmegaConf.create({"_target_": "builtins.dict"}), names=names, name=name)
     assert made == {"names": names, "name": name}
+
+
+def test_a_run_folder_needs_no_name_in_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=3").mkdir()
+    assert with_run(["runs/a", "images=b"]) == ["run='runs/a'", "images=b"]
+    assert with_run(["--cfg", "images=b", "runs/a"]) == ["--cfg", "images=b", "runs/a"]
+    assert with_run(["lr=3", "images=b"]) == ["run='lr=3'", "images=b"]
+    assert with_run(["images=b", "run=a"]) == ["images=b", "run=a"]
+    assert with_run(["--help"]) == ["--help"]
+    assert with_run([]) == []

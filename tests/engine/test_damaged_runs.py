@@ -25,7 +25,6 @@ from alseg.run.state import RunState
 from alseg.strategies.strategy import CaseScore
 from alseg.system.files import read_json, read_tensors, write_json, write_tensors
 from alseg.system.interruption import Interrupted
-from alseg.tracking.outbox import Outbox
 from alseg.training.module import SegmentationModule
 from tests.engine.test_interruption import results
 from tests.smoke_runs import smoke_config, smoke_overrides
@@ -264,11 +263,3 @@ def test_lines_of_a_score_file_that_are_no_scores_are_scored_again(tmp_path: Pat
         file.path.write_text(line + file._line(group))
         assert file.read()[-1] == group
         assert len(file.read()) <= 2
-
-
-@pytest.mark.parametrize("line", ["[]", "{}", "7", "null", '{"do": 7}', '{"do": "created"}'])
-def test_a_journal_that_holds_no_operations_is_told_by_line(tmp_path: Path, line: str) -> None:
-    journal = tmp_path / "tracking_journal.jsonl"
-    journal.write_text(f"{line}\n{line}\n")
-    with pytest.raises(AlsegError, match=rf"{journal}, line 1, is no operation"):
-        Outbox(lambda operation: None, journal)

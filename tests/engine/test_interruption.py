@@ -22,10 +22,12 @@ import torch
 from alseg.active import round_loop
 from alseg.core.units import Answer, Query
 from alseg.oracles.simulated import SimulatedOracle
+from alseg.run.folder import TRAINING_CURVES_FILE
 from alseg.run.lock import locked_run
 from alseg.run.state import RunState
 from alseg.scoring import racing
 from alseg.system.interruption import Interrupted, interruption
+from alseg.tracking.record import curve_points
 from alseg.training.callbacks.checkpoints import random_state, restore_random_state
 from alseg.training.module import SegmentationModule
 from alseg.training.scoring_module import ScoringModule
@@ -50,6 +52,11 @@ def results(folder: Path) -> dict[str, Any]:
         if path.suffix == ".ckpt":
             weights = torch.load(path, weights_only=True)["state_dict"]
             found[path.name] = {name: v.numpy().tobytes() for name, v in weights.items()}
+        elif path.name == TRAINING_CURVES_FILE:
+            # except their times, and Lightning's epoch, which a trainer that only tests begins at 0
+            points = curve_points(folder, int(path.parent.name[-2:]))
+            curves = sorted((p.name, p.step, p.value) for p in points if p.name != "epoch")
+            found[f"{path.parent.name}/curves"] = curves
         elif path.suffix == ".csv":
             found[f"{path.parent.name}/{path.name}"] = path.read_text()
     return {name: repr(value) for name, value in found.items()}

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,19 @@ def test_rounding_in_a_header_is_tolerated_told_and_put_right(
     assert "lies up to 0.02 voxels beside its image" in caplog.text
     assert np.array_equal(nibabel.load(kept).affine, np.diag([1.0, 1.5, 2.0, 1.0]))
     assert np.array_equal(np.asarray(nibabel.load(kept).dataobj), label_of(1))
+
+
+def test_the_ignore_label_of_a_data_set_is_kept_when_a_header_is_put_right(
+    campaign: tuple[Task, Path], tmp_path: Path
+) -> None:
+    oracle = PersonOracle(replace(campaign[0], ignore_value=2), tmp_path / "run", settle_seconds=0)
+    query = whole(HIDDEN[:1])
+    oracle.request("round_01", query, {})
+    label, affine = label_of(1), np.diag([1.0, 1.5, 2.0, 1.0])
+    label[5], affine[0, 3] = 2, 0.02
+    save(final(oracle, HIDDEN[0]), label, affine)
+    (kept,) = oracle.annotate(query).labels.values()
+    assert np.array_equal(np.asarray(nibabel.load(kept).dataobj), label)
 
 
 def test_an_empty_label_and_an_unchanged_proposal_want_a_confirmation(

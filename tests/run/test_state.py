@@ -12,7 +12,7 @@ from alseg.run.state import RunState
 
 @pytest.fixture
 def state() -> RunState:
-    start = RunState(pool=Pool.start("abcd", "b"), config_hash="h", tracking_run_id="r")
+    start = RunState(pool=Pool.start("abcd", "b"), config_hash="h")
     return start.after_round(
         start.pool.acquire(["d"]),
         metrics={"round": 1, "labelled": 1, "val_dice": 0.5, "test_dice": float("nan")},
@@ -68,7 +68,6 @@ def test_a_broken_state_is_told_by_name(tmp_path: Path, content: str | None, mes
 def test_no_field_is_lost(state: RunState, tmp_path: Path) -> None:
     state.save(tmp_path)
     content = json.loads((tmp_path / "state.json").read_text())
-    assert content["tracking_run_id"] == "r"
     assert content["history"][0]["labelled"] == 1
     assert content["timings"][0]["training_seconds"] == 2.0
 

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from alseg.config.composition import composed, instantiate
 from alseg.config.settings import load_config
@@ -25,6 +24,7 @@ from alseg.tracking.tracker import Trackers
 from alseg.training.module import SegmentationModule
 from alseg.training.scoring_module import ScoringModule
 from tests.conftest import Outcome
+from tests.tracking.builders import stored_runs
 
 Train = Callable[..., Outcome]
 
@@ -56,17 +56,6 @@ def fails_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One for all tests: to make it takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-
-
-def stored_runs(store: str, experiment: str) -> tuple[Run, dict[str, Run]]:
-    """The only run of an experiment, and its nested ones by round."""
-    client = MlflowClient(store)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    runs = client.search_runs([found.experiment_id])
-    nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    (parent,) = [run for run in runs if run not in nested]
-    return parent, {run.data.tags["round"]: run for run in nested}
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -106,7 +95,7 @@ def test_a_killed_run_goes_on_in_all_its_logs_and_no_row_is_there_twice(
             index_col="step",
             float_precision="round_trip",
         )
-        differing = [n for n in expected if n.startswith("time/") or "preprocessed" in n]
+        differing = [n for n in expected if n.startswith("time") or "preprocessed" in n]
         expected = expected.drop(columns=differing)
         table = pd.read_csv(
             run.folder / folder / "csv/metrics.csv", index_col="step", float_precision="round_trip"
@@ -154,10 +143,9 @@ def test_a_run_that_is_stopped_while_it_is_announced_does_not_stay_running(
 ) -> None:
     announce = MLflowTracker.open
 
-    def stopped(self: MLflowTracker, *arguments: Any) -> str | None:
-        run_id = announce(self, *arguments)
+    def stopped(self: MLflowTracker, *arguments: Any) -> None:
+        announce(self, *arguments)
         os.kill(os.getpid(), signal.SIGINT)
-        return run_id
 
     monkeypatch.setattr(MLflowTracker, "open", stopped)
     where = (f"tracking.mlflow.uri={store}", "experiment_name=announced")
@@ -217,12 +205,14 @@ def test_wandb_keeps_a_run_in_files_and_connects_to_nobody(
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for n_steps in (2, 3):  # the second process repeats what the first one has done
         tracker = composed_tracker("wandb", "strategy=random", "experiment_name=offline")
-        tracker.open(tmp_path, None, {"seed": 1}, {"strategy": "random"})
-        (logger,) = tracker.round_loggers(1, 5, tmp_path / "rounds" / "round_01")
-        for step in range(n_steps):
-            logger.log_metrics({"loss/train": 1 / (step + 1)}, step)
-        logger.finalize("success")
-        tracker.log_round({"dice/test": 0.5}, 5)
+        tracker.open(tmp_path, {"seed": 1}, {"strategy": "random"})
+        loggers = tracker.round_loggers(1, 5, tmp_path / "rounds" / "round_01")
+        for logger in loggers:
+            for step in range(n_steps):
+                logger.log_metrics({"loss/train": 1 / (step + 1)}, step)
+            logger.finalize("success")
+        (tmp_path / "metrics.csv").write_text("round,labelled,test_dice\n1,5,0.5\n")
+        tracker.log_rounds()
         tracker.close("FAILED", "it was so")
     assert not refused
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
@@ -237,7 +227,7 @@ def test_wandb_keeps_a_run_in_files_and_connects_to_nobody(
     assert rows == [
         {"round_01/loss/train": 1.0, "trainer/global_step": 0},
         {"round_01/loss/train": 0.5, "trainer/global_step": 1},
-        {"dice/test": 0.5, "trainer/global_step": 5},
+        {"area": 0.5, "dice/test": 0.5, "pool/labelled": 5.0, "trainer/global_step": 5},
         {"round_01/loss/train": 1 / 3, "trainer/global_step": 2},
     ]
     assert {record.exit.exit_code for record in records if record.HasField("exit")} == {1}
@@ -277,19 +267,24 @@ def test_a_tracker_that_cannot_be_closed_leaves_no_other_open(tmp_path: Path) ->
     whole.name = "whole"
     for order in ([Broken(), whole], [whole, Broken()]):
         trackers = Trackers({str(index): tracker for index, tracker in enumerate(order)})
-        trackers.open(tmp_path, "earlier", {}, {})
-        (_, logger) = trackers.round_loggers(1, 5, tmp_path / "rounds")
-        logger.log_metrics({"loss/train": 1.0}, 3)
+        trackers.open(tmp_path, {}, {})
+        for logger in trackers.round_loggers(1, 5, tmp_path / "rounds"):
+            logger.log_metrics({"loss/train": 1.0}, 3)
         with pytest.raises(OSError, match="broken"):
             trackers.close("FINISHED")
-    assert (tmp_path / "rounds/whole/metrics.csv").read_text() == "step,loss/train\n3,1.0\n"
+    row = pd.read_csv(tmp_path / "rounds/whole/metrics.csv").iloc[0]
+    assert (row["step"], row["loss/train"]) == (3, 1.0)
 
 
-def test_no_place_at_all_and_a_place_that_gives_no_id_leave_the_id_as_it_is(
-    tmp_path: Path,
-) -> None:
-    assert Trackers({}).open(tmp_path, "earlier", {}, {}) == "earlier"
-    assert Trackers({"csv": CSVTracker()}).open(tmp_path, "earlier", {}, {}) == "earlier"
+def test_a_run_that_is_tracked_nowhere_leaves_its_curves_in_its_folder(tmp_path: Path) -> None:
+    trackers = Trackers({})
+    trackers.open(tmp_path, {"a": 1}, {})
+    (logger,) = trackers.round_loggers(1, 5, tmp_path / "rounds/round_01")
+    logger.log_metrics({"loss/train": 0.5}, 3)
+    logger.log_metrics({"dice/val": 0.25}, 3)
+    trackers.close("FINISHED")
+    row = pd.read_csv(tmp_path / "rounds/round_01/training_curves.csv").iloc[0]
+    assert (row["step"], row["loss/train"], row["dice/val"]) == (3, 0.5, 0.25)
     for choice in ("none", "[]"):
         assert composed([f"tracking={choice}"]).tracking == {}
     assert list(composed(["tracking=[mlflow,wandb,csv]"]).tracking) == ["mlflow", "wandb", "csv"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import multiprocessing
 import os
 import re
@@ -22,147 +21,15 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 
-from alseg.core.errors import ConfigError, DataError, DiskFullError
-from alseg.run.folder import JOURNAL_FILE
-from alseg.tracking import mlflow as tracking
-from alseg.tracking.mlflow import MLflowTracker, accepted_name
-from alseg.tracking.outbox import Operation, Outbox, RefusedError
-
-
-class FakeStore:
-    """Performs operations while it is up."""
-
-    def __init__(self) -> None:
-        self.is_up = True
-        self.calls = 0
-        self.done: list[tuple[str, str, Any]] = []
-
-    def perform(self, operation: Operation) -> str | None:
-        self.calls += 1
-        if not self.is_up:
-            raise ConnectionError("the store is away")
-        run_id = f"id-{operation['name']}" if operation["do"] == "create" else operation["run"]
-        self.done.append((operation["do"], run_id, operation.get("value")))
-        return run_id if operation["do"] == "create" else None
-
-
-@pytest.fixture
-def store() -> FakeStore:
-    return FakeStore()
-
-
-def test_operations_are_sent_at_once_and_leave_no_journal(store: FakeStore, tmp_path: Path) -> None:
-    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE)
-    key = outbox.create_run(name="a")
-    outbox.send(do="log", run=key, value=1)
-    outbox.send(do="log", run="known", value=2)
-    assert store.done == [("create", "id-a", None), ("log", "id-a", 1), ("log", "known", 2)]
-    assert outbox.flush()
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_is_missed_is_sent_later_in_order(store: FakeStore, tmp_path: Path) -> None:
-    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE, retry_seconds=0)
-    known = outbox.create_run(name="before")
-    store.is_up = False
-    outbox.send(do="log", run=known, value=1)
-    missed = outbox.create_run(name="missed")
-    outbox.send(do="log", run=missed, value=2)
-    assert outbox.n_waiting == 3
-    store.is_up = True
-    outbox.send(do="log", run=known, value=3)
-    assert store.done[1:] == [
-        ("log", "id-before", 1),
-        ("create", "id-missed", None),
-        ("log", "id-missed", 2),
-        ("log", "id-before", 3),
-    ]
-    assert outbox.n_waiting == 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_dead_store_is_asked_now_and_then_only(store: FakeStore, tmp_path: Path) -> None:
-    outbox = Outbox(store.perform, tmp_path / JOURNAL_FILE, retry_seconds=60)
-    store.is_up = False
-    for value in range(50):
-        outbox.send(do="log", run="r", value=value)
-    assert store.calls == 1
-    assert not outbox.flush()
-    assert isinstance(outbox.error, ConnectionError)
-
-
-def test_another_process_sends_what_waits(store: FakeStore, tmp_path: Path) -> None:
-    journal = tmp_path / JOURNAL_FILE
-    outbox = Outbox(store.perform, journal)
-    known = outbox.create_run(name="before")
-    store.is_up = False
-    outbox.send(do="log", run=known, value=1)
-    missed = outbox.create_run(name="missed")
-    outbox.send(do="log", run=missed, value=2)
-    with journal.open("a") as file:
-        file.write('{"do": "log", "ru')  # the process was killed while it wrote
-    store.is_up, store.done = True, []
-    assert Outbox(store.perform, journal).flush()
-    assert store.done == [
-        ("log", "id-before", 1),
-        ("create", "id-missed", None),
-        ("log", "id-missed", 2),
-    ]
-    assert not journal.exists()
-
-
-def test_a_run_is_not_created_twice(store: FakeStore, tmp_path: Path) -> None:
-    journal = tmp_path / JOURNAL_FILE
-    outbox = Outbox(store.perform, journal)
-    store.is_up = False
-    key = outbox.create_run(name="a")
-    outbox.send(do="log", run=key, value=1)
-
-    def dies_after_creating(operation: Operation) -> str | None:
-        if operation["do"] != "create":
-            raise SystemExit
-        return store.perform(operation)
-
-    store.is_up = True
-    with pytest.raises(SystemExit):
-        Outbox(dies_after_creating, journal).flush()
-    assert Outbox(store.perform, journal).flush()
-    assert store.done == [("create", "id-a", None), ("log", "id-a", 1)]
-
-
-def test_a_damaged_journal_is_an_error(store: FakeStore, tmp_path: Path) -> None:
-    (tmp_path / JOURNAL_FILE).write_text('broken\n{"do": "log", "run": "r"}\n')
-    with pytest.raises(DataError, match="line 1, is not JSON"):
-        Outbox(store.perform, tmp_path / JOURNAL_FILE)
-
-
-def test_a_journal_that_is_no_text_is_an_error(store: FakeStore, tmp_path: Path) -> None:
-    (tmp_path / JOURNAL_FILE).write_bytes(b"\xff\xfe\n")
-    with pytest.raises(DataError, match=f"{JOURNAL_FILE} is damaged"):
-        Outbox(store.perform, tmp_path / JOURNAL_FILE)
-
-
-OUTSIDE = (
-    "../secret.txt", "rounds/../../secret.txt", "/etc/passwd", "..", "link", "linked/secret.txt",
-    "a\0b",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("path", OUTSIDE)
-def test_a_journal_of_other_hands_sends_no_file_from_outside_its_folder(
-    path: str, store: FakeStore, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (tmp_path / "secret.txt").write_text("secret")
-    (folder / "link").symlink_to(tmp_path / "secret.txt")
-    (folder / "linked").symlink_to(tmp_path)
-    line = json.dumps({"do": "upload", "run": "r", "path": path})
-    (folder / JOURNAL_FILE).write_text(f"{line}\n")
-    with pytest.raises(DataError, match=r"line 1, would send .* not in the run folder"):
-        Outbox(store.perform, folder / JOURNAL_FILE)
+from alseg.core.errors import ConfigError, DiskFullError
+from alseg.tracking import mlflow_access as access
+from alseg.tracking.mlflow import MLflowTracker, send_missing
+from alseg.tracking.mlflow_store import accepted_name
+from alseg.tracking.record import Point
+from tests.tracking.builders import TrackedRun, history, stored_runs
 
 
 def test_a_link_out_of_the_run_folder_is_told_and_not_sent(
@@ -174,33 +41,14 @@ def test_a_link_out_of_the_run_folder_is_told_and_not_sent(
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "own.txt").write_text("own")
     (folder / "own_link.txt").symlink_to(folder / "own.txt")
-    tracker = MLflowTracker(uri, "links", "run")
-    run_id = tracker.open(folder, None, {}, {})
-    tracker.close("FINISHED")
-    sent = [file.path for file in MlflowClient(uri).list_artifacts(run_id)]
+    run = TrackedRun(folder, uri)
+    run.open()
+    run.trackers.log_rounds()
+    run.trackers.close("FINISHED")
+    parent, _ = stored_runs(uri)
+    sent = [file.path for file in MlflowClient(uri).list_artifacts(parent.info.run_id)]
     assert sent == ["own.txt", "own_link.txt"]
-    assert f"{folder / 'link.txt'} is a link out of the run folder" in caplog.text
-
-
-def test_what_the_store_refuses_holds_up_nothing_behind_it(
-    store: FakeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refusing(operation: Operation) -> str | None:
-        if store.is_up and operation.get("value") == "odd":
-            raise RefusedError("no such value")
-        return store.perform(operation)
-
-    outbox = Outbox(refusing, tmp_path / JOURNAL_FILE)
-    store.is_up = False
-    outbox.send(do="tag", run="r", value="odd")
-    outbox.send(do="tag", run="r", value="good")
-    store.is_up = True
-    assert outbox.flush()
-    outbox.send(do="tag", run="r", value="odd")  # not in the journal: the same
-    assert store.done == [("tag", "r", "good")]
-    assert outbox.n_waiting == 0
-    assert caplog.text.count("no such value") == 2
-    assert '"value": "odd"' in caplog.text
+    assert caplog.text.count(f"{folder / 'link.txt'} is a link out of the run folder") == 1
 
 
 HOSTILE_NAMES = (
@@ -214,26 +62,25 @@ def test_any_class_name_becomes_a_metric_of_its_own(
 ) -> None:
     assert accepted_name("test_dice_left lung") == "test_dice_left lung"
     assert accepted_name("val/dice_liver") == "val/dice_liver"
-    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "names", "run")
-    run_id = tracker.open(tmp_path, None, {}, {})
-    assert run_id is not None
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = TrackedRun(tmp_path / "run", uri)
+    run.open()
     values = {name: float(index) for index, name in enumerate(HOSTILE_NAMES)}
-    for step in (1, 2):
-        tracker.log_round(values | {"test_dice": 0.5}, step)
-    recorded = tracker.client.get_run(run_id).data.metrics
-    assert recorded == {accepted_name(n): v for n, v in values.items()} | {"test_dice": 0.5}
+    run.train(1, 5, {step: values | {"dice/val": 0.5} for step in (1, 2)})
+    run.trackers.close("FINISHED")
+    parent, nested = stored_runs(uri)
+    recorded = nested["1"].data.metrics
+    assert recorded == {accepted_name(n): v for n, v in values.items()} | {"dice/val": 0.5}
     assert len(recorded) == len(HOSTILE_NAMES) + 1
-    assert caplog.text.count("core+cyst #2") == 1  # told once
+    assert caplog.text.count("core+cyst #2") == 1  # reported once
     # one value of a batch is refused, the others are not
-    rows = [("good", 1.0, 1, 3), ("../bad", 1.0, 1, 3)]
-    tracker.outbox.send(do="log", run=run_id, metrics=rows, params={"p": "1", "#": "2"})
-    data = tracker.client.get_run(run_id).data
+    store, run_id = run.mlflow.store, parent.info.run_id
+    points = [Point("good", 1.0, 1, 3), Point("../bad", 1.0, 1, 3)]
+    store.log(run_id, metrics=points, params=[Param("p", "1"), Param("#", "2")])
+    data = store.client.get_run(run_id).data
     assert data.metrics["good"] == 1.0
-    assert data.params == {"p": "1"}
+    assert data.params["p"] == "1"
     assert "../bad" in caplog.text
-    tracker.outbox.send(do="tag", run=run_id, name="x" * 5000, value="refused by MLflow")
-    tracker.outbox.send(do="tag", run=run_id, name="behind", value="it")
-    assert tracker.client.get_run(run_id).data.tags["behind"] == "it"
 
 
 def build_store(folder: Path) -> None:
@@ -259,7 +106,7 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path: Path, size_kib: in
 
 
 def test_a_locked_store_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 5.0)
+    monkeypatch.setattr(access, "LOCKED_SECONDS", 5.0)
     calls: list[str] = []
 
     def locked_at_first() -> str:
@@ -270,11 +117,11 @@ def test_a_locked_store_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
             )
         return "done"
 
-    assert tracking._patiently(locked_at_first) == "done"
-    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 0.0)
+    assert access.patiently(locked_at_first) == "done"
+    monkeypatch.setattr(access, "LOCKED_SECONDS", 0.0)
     calls.clear()
     with pytest.raises(MlflowException, match="is locked"):
-        tracking._patiently(locked_at_first)
+        access.patiently(locked_at_first)
 
 
 FULL = (
@@ -291,7 +138,7 @@ def test_a_store_on_a_full_disk_is_told_like_any_other_file(
     told = rf"cannot write {tmp_path}/mlflow.db: No space left on device \(\d+ MiB are free"
     with (
         pytest.raises(DiskFullError, match=told),
-        tracking._needed(f"sqlite:///{tmp_path}/mlflow.db"),
+        access.errors_named(f"sqlite:///{tmp_path}/mlflow.db"),
     ):
         raise error
 
@@ -300,12 +147,12 @@ def test_a_store_on_a_full_disk_is_told_like_any_other_file(
 def test_a_deleted_experiment_is_told_with_the_way_back(tmp_path: Path, name: str) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tracker = MLflowTracker(uri, name, "run")
-    tracker.client.delete_experiment(tracker.experiment_id)
+    tracker.store.client.delete_experiment(tracker.store.experiment_id)
     with pytest.raises(ConfigError, match="was deleted; take another experiment_name") as told:
         MLflowTracker(uri, name, "run")
     command = shlex.split(str(told.value).rpartition("restore it: ")[2])
     assert command[0] == f"MLFLOW_TRACKING_URI={uri}"
-    assert command[-1] == tracker.experiment_id
+    assert command[-1] == tracker.store.experiment_id
 
 
 def test_an_experiment_that_another_job_makes_meanwhile_is_taken(tmp_path: Path) -> None:
@@ -320,7 +167,7 @@ def test_an_experiment_that_another_job_makes_meanwhile_is_taken(tmp_path: Path)
             self.asked = True
             return found
 
-    assert tracking._experiment_id(Late(uri), "shared", None) == first.experiment_id
+    assert access.experiment_id(Late(uri), "shared", None) == first.store.experiment_id
 
 
 def test_the_printed_command_that_sends_the_rest_can_be_pasted(
@@ -328,11 +175,11 @@ def test_the_printed_command_that_sends_the_rest_can_be_pasted(
 ) -> None:
     folder = tmp_path / "my runs $HOME 'a'"
     folder.mkdir()
-    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "paste", "run")
-    tracker.open(folder, None, {}, {})
-    monkeypatch.setattr(tracker.client, "set_terminated", lambda *a, **k: 1 / 0)  # away
-    tracker.close("FINISHED")
-    (command,) = re.findall("send them with: (.*)", caplog.text)
+    run = TrackedRun(folder, f"sqlite:///{tmp_path}/mlflow.db")
+    run.open()
+    monkeypatch.setattr(run.mlflow.store.client, "set_terminated", lambda *a, **k: 1 / 0)  # away
+    run.trackers.close("FINISHED")
+    (command,) = re.findall("send the rest with: (.*)", caplog.text)
     assert shlex.split(command) == ["python", "-m", "alseg.sync", str(folder)]
 
 
@@ -344,17 +191,14 @@ def open_and_write(folder: Path, number: int, start: Barrier) -> None:
     mine = folder / str(number)
     mine.mkdir()
     start.wait()
-    tracker = MLflowTracker(f"sqlite:///{folder}/mlflow.db", "shared", f"job {number}")
+    run = TrackedRun(mine, f"sqlite:///{folder}/mlflow.db", "shared")
     start.wait()
-    tracker.open(mine, None, {f"setting.{i}": i for i in range(150)}, {"seed": str(number)})
+    run.open({f"setting.{i}": i for i in range(150)}, {"seed": str(number)})
     for round_number in range(1, 4):
-        logger = tracker.round_logger(round_number, 5 * round_number, mine)
-        for step in range(20):
-            logger.log_metrics({"loss": 1 / (step + 1)}, step)
-            logger.save()
-        logger.finalize("success")
-        tracker.log_round({"val_dice": 0.1 * round_number}, 5 * round_number)
-    tracker.close("FINISHED")
+        curve = {step: {"loss/train": 1 / (step + 1)} for step in range(20)}
+        run.train(round_number, 5 * round_number, curve)
+        run.finish(round_number, 5 * round_number, 0.1 * round_number)
+    run.trackers.close("FINISHED")
 
 
 def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
@@ -385,14 +229,15 @@ def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
         ]
         assert sorted(run.data.tags["labelled"] for run in nested) == ["10", "15", "5"]
         # the chart of the parents is the learning curve: Dice by the number of labelled volumes
-        curve = client.get_metric_history(parent.info.run_id, "val_dice")
+        curve = client.get_metric_history(parent.info.run_id, "dice/test")
         assert sorted((point.step, round(point.value, 1)) for point in curve) == [
             (5, 0.1),
             (10, 0.2),
             (15, 0.3),
         ]
-        assert all(len(client.get_metric_history(r.info.run_id, "loss")) == 20 for r in nested)
-    assert not list(tmp_path.rglob(JOURNAL_FILE))
+        assert all(
+            len(client.get_metric_history(r.info.run_id, "loss/train")) == 20 for r in nested
+        )
 
 
 def free_port() -> int:
@@ -433,7 +278,7 @@ def server(folder: Path, port: int) -> Iterator[None]:
 
 
 def test_a_server_that_goes_away_does_not_end_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     port, folder = free_port(), tmp_path / "run"
@@ -445,33 +290,59 @@ def test_a_server_that_goes_away_does_not_end_the_run(
         MLflowTracker(uri, "outage", "run")  # a store that is away at the start is refused
 
     with server(tmp_path, port):
-        tracker = MLflowTracker(uri, "outage", "run")
-        run_id = tracker.open(folder, None, {"a": 1}, {"seed": "1"})
-        assert run_id is not None
-        tracker.log_round({"val_dice": 0.1}, 5)
-    tracker.outbox.retry_seconds = 0
-    logger = tracker.round_logger(2, 10, folder)
-    logger.log_metrics({"loss": 0.5}, 3)
-    logger.finalize("success")
-    tracker.log_round({"val_dice": 0.2}, 10)
-    (folder / "metrics.csv").write_text("round\n")
-    tracker.close("FAILED", "it was so")
-    lines = [json.loads(line) for line in (folder / JOURNAL_FILE).read_text().splitlines()]
-    assert [line["do"] for line in lines] == ["create", "log", "end", "log", "tag", "end", "upload"]
+        run = TrackedRun(folder, uri)
+        run.open({"a": 1}, {"seed": "1"})
+        run.finish(1, 5, 0.1)
+    caplog.clear()
+    run.train(2, 10, {3: {"loss/train": 0.5}})
+    run.finish(2, 10, 0.2)
+    run.train(3, 15, {4: {"loss/train": 0.25}})
+    run.trackers.close("FAILED", "it was so")
+    assert caplog.text.count("the tracking store does not answer") == 2  # in the run, at its end
+    assert f"python -m alseg.sync {folder}" in caplog.text
 
     with server(tmp_path, port):
-        assert tracking.sync(uri, folder).n_waiting == 0
-        client = MlflowClient(uri)
-        run = client.get_run(run_id)
-        assert run.info.status == "FAILED"
-        assert run.data.tags["failure"] == "it was so"
-        curve = client.get_metric_history(run_id, "val_dice")
-        assert [(point.step, point.value) for point in curve] == [(5, 0.1), (10, 0.2)]
-        assert [file.path for file in client.list_artifacts(run_id)] == ["metrics.csv"]
-        (nested,) = client.search_runs(
-            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"
-        )
-        assert (nested.info.status, nested.data.metrics) == ("FINISHED", {"loss": 0.5})
+        settings = {"uri": uri, "experiment": "mirror", "run_name": "run"}
+        send_missing(folder, settings | {"_target_": "alseg.tracking.mlflow.MLflowTracker"})
+        parent, nested = stored_runs(uri)
+        assert parent.info.status == "FAILED"
+        assert parent.data.tags["failure"] == "it was so"
+        assert history(uri, parent, "dice/test") == [(5, 0.1), (10, 0.2)]
+        files = {file.path for file in MlflowClient(uri).list_artifacts(parent.info.run_id)}
+        assert files == {"metrics.csv", "rounds"}
+        assert {number: r.info.status for number, r in nested.items()} == {
+            "1": "FINISHED", "2": "FINISHED", "3": "FAILED",
+        }  # fmt: skip
+        assert history(uri, nested["2"], "loss/train") == [(3, 0.5)]
         # when it happened, not when it was sent
-        assert nested.info.end_time <= run.info.end_time
-    assert not (folder / JOURNAL_FILE).exists()
+        assert nested["2"].info.end_time < nested["3"].info.start_time <= parent.info.end_time
+
+
+def test_a_store_that_is_away_is_asked_now_and_then_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = TrackedRun(tmp_path / "run", uri)
+    run.open()
+    calls: list[str] = []
+    is_away = True
+
+    def log_batch(*arguments: Any, **more: Any) -> Any:
+        calls.append("call")
+        if is_away:
+            raise ConnectionError("away: http://me:secret@host")
+        return MlflowClient(uri).log_batch(*arguments, **more)
+
+    monkeypatch.setattr(run.mlflow.store.client, "log_batch", log_batch)
+    run.train(1, 5, {step: {"loss/train": 1.0} for step in range(3)})
+    for number in range(1, 10):
+        run.finish(number, 5, 0.5)
+    assert len(calls) == 1
+    assert "secret" not in caplog.text
+    is_away, run.mlflow.retry_seconds = False, 0.0
+    run.finish(10, 5, 0.5)
+    assert "the tracking store is back" in caplog.text
+    parent, nested = stored_runs(uri)
+    assert history(uri, parent, "dice/test") == [(5, 0.5)] * 10
+    assert len(history(uri, nested["1"], "loss/train")) == 3

@@ -19,16 +19,24 @@ MAX_JSON_BYTES = 100_000_000  # hundreds of thousands of cases
 
 def read_dataset_json(root: str | Path) -> tuple[Path, dict[str, Any]]:
     """The folder of a data set, and what its dataset.json holds."""
-    if not isinstance(root, (str, Path)) or not str(root):
-        raise DataError(f"data.root is {root!r}; it must be the path of a folder")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"data.root is {folder}, which is not a folder")
+    folder = data_folder(root)
     if not (folder / "dataset.json").is_file():
         raise DataError(f"{folder} holds no dataset.json; data.root must be the data set's folder")
-    # its own name, not that of a folder which it may link to
-    folder = folder.resolve() if ".." in folder.parts else folder.absolute()
     return folder, read_json_object(folder / "dataset.json")
+
+
+def data_folder(root: str | Path, setting: str = "data.root") -> Path:
+    """The folder that a setting names, by its own name, not that of a folder it may link to.
+
+    Raises:
+        DataError: if it is none.
+    """
+    if not isinstance(root, (str, Path)) or not str(root):
+        raise DataError(f"{setting} is {root!r}; it must be the path of a folder")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{setting} is {folder}, which is not a folder")
+    return folder.resolve() if ".." in folder.parts else folder.absolute()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -8,15 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alseg.comparison.forecast import (
-    MODELS,
-    MOST_MISS,
-    back_test,
-    choose_fit,
-    fit_model,
-    forecast,
-    miss,
-)
+from alseg.curves.forecast import back_test, expected_gain, forecast
+from alseg.curves.models import MODELS, MOST_MISS, choose_fit, fit_model, miss
 
 POWER, EXPONENTIAL, LOGARITHMIC = MODELS
 PARAMETERS = {
@@ -149,3 +142,30 @@ def test_noise_much_below_the_gain_misses_nothing() -> None:
     noisy = dice + np.array([1, -1, 1, -1, 1, -1]) * 0.01
     assert forecast(curves(noisy), 0.85).fit is not None
     assert miss(choose_fit(COUNTS, dice), pd.Series([0.5] * 6, index=COUNTS)) == 0.0
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
+def test_the_expected_gain_of_an_exact_curve_is_its_rise(model) -> None:
+    dice = model.function(COUNTS, *PARAMETERS[model.name])
+    gain = expected_gain(COUNTS, dice, 5)
+    assert gain is not None
+    end = np.array([COUNTS[-1], COUNTS[-1] + 5])
+    before, after = model.function(end, *PARAMETERS[model.name])
+    assert gain.dice == pytest.approx(after - before, abs=1e-4)
+    assert gain.low == pytest.approx(gain.high, abs=1e-3)
+
+
+def test_the_expected_gain_of_a_noisy_curve_has_an_interval_around_it() -> None:
+    noise = np.random.default_rng(5).normal(0, 0.01, len(COUNTS))
+    gain = expected_gain(COUNTS, POWER.function(COUNTS, *PARAMETERS["power law"]) + noise, 5)
+    assert gain is not None
+    assert gain.low < gain.dice < gain.high
+    assert 0.002 < gain.high - gain.low < 0.1
+
+
+def test_the_expected_gain_is_not_said_of_few_rounds_or_of_scatter() -> None:
+    dice = POWER.function(COUNTS, *PARAMETERS["power law"])
+    assert expected_gain(COUNTS[:3], dice[:3], 5) is None
+    # four rounds, of which one has labelled nothing new
+    assert expected_gain(COUNTS[[0, 1, 2, 2]], dice[[0, 1, 2, 2]], 5) is None
+    assert expected_gain(COUNTS, np.array([0.6, 0.3, 0.6, 0.3, 0.6, 0.3]), 5) is None

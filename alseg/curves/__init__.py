@@ -1,0 +1,1 @@
+"""Learning curves: models fitted to them, and what these forecast."""

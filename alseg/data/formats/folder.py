@@ -1,0 +1,199 @@
+"""Any folder of images, with or without labels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from alseg.core.errors import ConfigError, DataError
+from alseg.data import declared
+from alseg.data.findings import Finding, listed, warning
+from alseg.data.formats.dataset_json import data_folder
+from alseg.data.naming import case_id_of, composed, inside, short
+from alseg.data.nifti import ENDINGS
+from alseg.data.task import Case, Task
+
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+
+
+def read_folder(
+    root: str | Path,
+    classes: Sequence[str] | None,
+    channels: Sequence[str] = ("image",),
+    labels: str | Path | None = None,
+) -> Task:
+    """Read a folder of NIfTI, NRRD or MetaImage files, each of them a case.
+
+    Folders in it are searched as well, those behind links are not. The id of a case is its path in
+    the folder, without the ending and with ``_`` between the parts: ``p01/ct.nii.gz`` is p01_ct. So
+    an id does not change when other files come or go.
+
+    With several channels, a case is one file that holds them all, or a file a channel, numbered as
+    nnU-Net does: ``p01_0000.nii.gz``, ``p01_0001.nii.gz``.
+
+    Args:
+        root: the folder.
+        classes: names of the foreground classes, of the label values 1, 2, ...; the background may
+            stand before them.
+        channels: names of the image channels.
+        labels: a folder of label files that are called as the cases.
+
+    Raises:
+        DataError: if the folder holds no images, two files give one id, channels are missing, or no
+            label goes with an image.
+        ConfigError: if classes or channels are not given.
+    """
+    folder = data_folder(root)
+    names = _class_names(classes)
+    channel_names = _names("data.channels", channels)
+    label_folder = None if labels is None else data_folder(labels, "data.labels")
+    found, linked = _files(folder, without=label_folder)
+    if not found:
+        raise DataError(
+            f"{folder} holds no images; alseg reads files ending in {', '.join(ENDINGS)}"
+        )
+    images = _images(found, folder, len(channel_names))
+    by_label, unused = _labels(label_folder, images)
+    cases = {
+        case_id: Case(case_id, files, by_label.get(case_id))
+        for case_id, files in sorted(images.items())
+    }
+    findings = [
+        *declared.differ_in_case(cases),
+        *unused,
+        *_not_searched(linked),
+        *declared.links_out(folder, {file for files in images.values() for file in files}),
+    ]
+    return Task(folder.name, folder, channel_names, names, cases, findings=tuple(findings))
+
+
+def _names(setting: str, value: Sequence[str] | None) -> tuple[str, ...]:
+    names = [] if value is None or isinstance(value, str) else list(value)
+    if not names or not all(isinstance(n, str) and n.strip() and n.isprintable() for n in names):
+        raise ConfigError(f"{setting} is {short(value)}; it must be a list of names")
+    return tuple(names)
+
+
+def _class_names(value: Sequence[str] | None) -> tuple[str, ...]:
+    if value is None or (isinstance(value, Sequence) and not value):
+        raise ConfigError(
+            "data.classes is not given; name the classes that the labels of this folder have or "
+            "will have, such as data.classes=[liver,tumour] for the values 1 and 2"
+        )
+    names = _names("data.classes", value)
+    values = [i for i, name in enumerate(names) if name.casefold() == "background"]
+    if values not in ([], [0]) or len(set(names)) < len(names) or (names[1:] == () and values):
+        raise ConfigError(
+            f"data.classes is {list(names)}; each class is named once, and the background, which "
+            "need not be named, comes first"
+        )
+    return names if values else ("background", *names)
+
+
+def _files(folder: Path, without: Path | None = None) -> tuple[list[Path], list[Path]]:
+    """The images in a folder and its folders, relative to it; and links to folders.
+
+    Args:
+        folder: the folder.
+        without: a folder in it that is not searched.
+    """
+    files: list[Path] = []
+    linked: list[Path] = []
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        home = Path(place)
+        linked += [home / name for name in folders if (home / name).is_symlink()]
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and home / name != without
+        )
+        files += [
+            (home / name).relative_to(folder)
+            for name in names
+            if name.endswith(ENDINGS) and not name.startswith(".")  # ._X: macOS's own
+        ]
+    return sorted(files), sorted(path.relative_to(folder) for path in linked)
+
+
+def _id_of(path: Path) -> str:
+    return "_".join([*map(composed, path.parent.parts), case_id_of(path)])
+
+
+def _images(files: Sequence[Path], folder: Path, n_channels: int) -> dict[str, tuple[Path, ...]]:
+    """The image files of each case, by its id."""
+    by_name: dict[str, Path] = {}
+    for path in files:
+        name = _id_of(path)
+        if name in by_name:
+            raise DataError(
+                f"{folder}: {by_name[name]} and {path} both give the id {name}; rename one of them"
+            )
+        by_name[name] = inside(folder, path.as_posix(), folder)
+    groups: dict[str, dict[int, str]] = {}
+    for name in by_name:
+        if match := _CHANNEL.match(name):
+            groups.setdefault(match["case"], {})[int(match["channel"])] = name
+    if n_channels == 1:
+        _check_one_channel(groups, folder)
+        return {name: (path,) for name, path in by_name.items()}
+    grouped = {name for group in groups.values() for name in group.values()}
+    images: dict[str, tuple[Path, ...]] = {
+        name: (path,) for name, path in by_name.items() if name not in grouped
+    }
+    for case_id, group in groups.items():
+        if sorted(group) != list(range(n_channels)) or case_id in images:
+            there = sorted([*group.values(), *[case_id] * (case_id in images)])
+            raise DataError(
+                f"{folder}: the case {case_id} has {', '.join(there)}; with {n_channels} channels "
+                f"(data.channels) it needs {case_id}_0000 to {case_id}_{n_channels - 1:04d}, or "
+                "one file that holds them all"
+            )
+        images[case_id] = tuple(by_name[group[index]] for index in range(n_channels))
+    return images
+
+
+def _check_one_channel(groups: dict[str, dict[int, str]], folder: Path) -> None:
+    """Refuse files that look like channels of one case where one channel is named."""
+    several = {case: group for case, group in groups.items() if len(group) > 1 and 0 in group}
+    for group in several.values():
+        first = [group[index] for index in sorted(group)]
+        raise DataError(
+            f"{folder}: {listed(first)} look like channels of one case, but data.channels names "
+            f"one; name them all, such as data.channels=[T1,T2], or rename the files"
+        )
+
+
+def _labels(
+    folder: Path | None, images: dict[str, tuple[Path, ...]]
+) -> tuple[dict[str, Path], list[Finding]]:
+    """The label file of each case that has one, and what is not used."""
+    if folder is None:
+        return {}, []
+    labels: dict[str, Path] = {}
+    for path in _files(folder)[0]:
+        name = _id_of(path)
+        if name in labels:
+            raise DataError(f"{folder} holds two labels of the case {name}; remove one of them")
+        labels[name] = inside(folder, path.as_posix(), folder)
+    if not labels:
+        raise DataError(f"data.labels is {folder}, which holds no label files")
+    apart = sorted(set(labels) - set(images))
+    if len(apart) == len(labels):
+        raise DataError(
+            f"no label of data.labels={folder} is called as an image: there are the labels "
+            f"{listed(apart)} and the images {listed(sorted(images))}"
+        )
+    message = f"{len(apart)} label(s) go with no image and are not used: {listed(apart)}"
+    return labels, [warning("label without image", message)] if apart else []
+
+
+def _not_searched(linked: Sequence[Path]) -> Iterator[Finding]:
+    if linked:
+        yield warning(
+            "links",
+            f"{len(linked)} link(s) to folders are not followed: {listed(list(map(str, linked)))}",
+        )

@@ -1,0 +1,426 @@
+"""Segments new scans with the best network of a run.
+
+One case after another: of a case, nothing is kept except its row of the table. Memory, with C
+classes, V voxels of the preprocessed grid and S of the source: the image and the probabilities,
+about (4 channels + 20 C) V bytes, then S bytes of classes and a slab (``alseg.data.source_grid``).
+With ``uncertainty_map=true``, passes keep about 18 C V bytes more, and the map takes 4 S bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from alseg.config.build import build_inferers
+from alseg.config.checks import check_transforms
+from alseg.config.composition import instantiate
+from alseg.core.errors import (
+    AlsegError,
+    ConfigError,
+    DataError,
+    StorageError,
+    check_choice,
+    check_flag,
+    check_text,
+)
+from alseg.data.cache import VolumeCache
+from alseg.data.findings import listed
+from alseg.data.headers import check_image_headers
+from alseg.data.naming import case_id_of
+from alseg.data.nifti import ENDINGS, write_nifti
+from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
+from alseg.data.task import Case, Task
+from alseg.data.watched import WatchedDataset, dead_worker_error
+from alseg.engine.prediction_table import DONE, REFUSED, WRITING, PredictionTable
+from alseg.engine.trained import TrainedRun, load_trained
+from alseg.run.folder import CASES_FILE
+from alseg.run.lock import locked_run
+from alseg.scoring.scorer import mask_seed_of
+from alseg.scoring.sources import plain_pass
+from alseg.strategies import measures
+from alseg.strategies.aggregations import foreground_mean
+from alseg.strategies.statistics import VoxelStatistics, single_pass
+from alseg.system.console import Meter, say
+from alseg.system.distributed import world_size
+from alseg.system.files import checksum_of, is_within
+from alseg.system.interruption import Interrupted, interruption
+from alseg.training.trainers import check_accelerator, workers_for
+
+log = logging.getLogger(__name__)
+
+# of several passes; the others are those of a single pass as well
+DISAGREEMENTS = ("variance", "mutual_information", "variation_ratio")
+MEASURES = ("entropy", "expected_entropy", "margin", "least_confidence", *DISAGREEMENTS)
+UNCERTAINTY_FOLDER = "uncertainty"
+MOST_WORKERS = 2  # loader processes: each holds two volumes
+
+
+def predict(config: DictConfig) -> PredictionTable:
+    """Segment the scans of a folder; print what was done.
+
+    Args:
+        config: of conf/predict.yaml.
+
+    Returns:
+        The table of the cases.
+
+    Raises:
+        AlsegError: with one clear sentence, if nothing can be done; or at the end, if scans could
+            not be segmented.
+    """
+    check_flag("uncertainty_map", config.uncertainty_map)
+    check_choice("measure", config.measure, MEASURES)
+    if config.measure in DISAGREEMENTS and not config.uncertainty_map:
+        raise ConfigError(
+            f"measure is {config.measure}, which compares several passes; add uncertainty_map=true"
+        )
+    trainer, num_workers = trainer_of(config), workers_for(config.data.num_workers)
+    images, output = folders_of(config)
+    run = load_trained(config.run, config.round, config.trusted_packages)
+    task = scans_of(images, run.task)
+    output.mkdir(parents=True, exist_ok=True)
+    with locked_run(output):
+        table = PredictionTable(output / CASES_FILE, task.foreground)
+        job = Job(run, task, output, config.measure, config.uncertainty_map)
+        waiting = [case_id for case_id in task.cases if not job.is_done(case_id, table)]
+        if waiting:
+            run_trainer(trainer, job, table, waiting, num_workers)
+    report(table, task, run, n_before=len(task.cases) - len(waiting))
+    return table
+
+
+def run_trainer(
+    trainer: pl.Trainer, job: Job, table: PredictionTable, waiting: list[str], num_workers: int
+) -> None:
+    """Segment the cases that wait; at a signal, say what is left."""
+    predictor = Predictor(job, table, n_before=len(job.task.cases) - len(waiting))
+    num_workers = min(num_workers, MOST_WORKERS, len(waiting))
+    scans = job.scans(waiting, num_workers)
+    loader = DataLoader(scans, batch_size=None, num_workers=num_workers)
+    try:
+        with interruption.handled(), predictor.meter as meter:
+            trainer.predict(predictor, loader, return_predictions=False)
+    except Interrupted:
+        n_left = meter.total - meter.done
+        say(f"the same command continues with the {n_left} scan(s) that are left")
+        raise
+    except Exception as error:
+        if dead := dead_worker_error(error, [scans]):
+            raise dead from error
+        raise
+
+
+def trainer_of(config: DictConfig) -> pl.Trainer:
+    """The Lightning trainer, of one device."""
+    if config.trainer.devices != 1 or world_size() != 1:
+        raise ConfigError(
+            f"trainer.devices is {config.trainer.devices}, in {world_size()} process(es); a "
+            "prediction takes one device: start one for each, with parts of the images and outputs "
+            "of their own"
+        )
+    check_accelerator(config.trainer.accelerator)
+    trainer: pl.Trainer = instantiate(config.trainer)(logger=False, enable_checkpointing=False)
+    return trainer
+
+
+def folders_of(config: DictConfig) -> tuple[Path, Path]:
+    """The folders of the scans and of what is made of them."""
+    for name in ("images", "output"):
+        check_text(name, config[name])
+    images, output = (Path(config[name]).expanduser() for name in ("images", "output"))
+    if not images.is_dir():
+        raise DataError(f"images is {images}, which is not a folder")
+    if is_within(output, images):
+        raise ConfigError(
+            f"output is {output}, in the folder of the images, where segmentations would be taken "
+            "for scans; give another one"
+        )
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output is {output}, which is not a folder")
+    return images, output
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made of which scans.
+
+    Attributes:
+        run: gives the network.
+        task: the scans, with the channels and classes of the run.
+        output: the folder of the segmentations.
+        measure: the name of the measure of uncertainty.
+        passes: whether the run's source of uncertainty makes its passes, for a map; else the
+            measure is taken of the one plain pass that segments, for the table only.
+    """
+
+    run: TrainedRun
+    task: Task
+    output: Path
+    measure: str
+    passes: bool
+
+    @cached_property
+    def cache(self) -> VolumeCache:
+        """Preprocesses the scans as the run did; nothing is kept."""
+        preprocess = self.run.config.data.preprocess
+        transforms = instantiate(preprocess)
+        check_transforms("data.preprocess", transforms)
+        text = OmegaConf.to_yaml(preprocess, resolve=True)
+        return VolumeCache(self.task, transforms, text, self.output)
+
+    @cached_property
+    def network_hash(self) -> str:
+        """Changes whenever the network or what is asked of it does."""
+        members = self.run.member_checkpoints() if self.passes else ()
+        checksums = [checksum_of(path) for path in (self.run.checkpoint, *members)]
+        names = ("inferer", "scoring_inferer", "preprocess")
+        settings = [OmegaConf.to_container(self.run.config.data[name]) for name in names]
+        source = OmegaConf.to_container(self.run.config.uncertainty)
+        content = [checksums, settings, source, self.measure, self.passes, self.task.classes]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def made_of(self, case_id: str) -> str:
+        """Changes whenever the network, what is asked of it, or the scan does."""
+        image = self.cache.key(self.task.cases[case_id].images)
+        return hashlib.sha256(f"{self.network_hash} {image}".encode()).hexdigest()[:16]
+
+    def file(self, case_id: str) -> Path:
+        """Where the segmentation of a case goes."""
+        return self.output / f"{case_id}.nii.gz"
+
+    def map_file(self, case_id: str) -> Path:
+        """Where the map of its uncertainty goes."""
+        return self.output / UNCERTAINTY_FOLDER / f"{case_id}.nii.gz"
+
+    def is_done(self, case_id: str, table: PredictionTable) -> bool:
+        """Whether an earlier process has left there what this one would."""
+        row = table.rows.get(case_id, {})
+        return (
+            row.get("status") == DONE
+            and all(image.is_file() for image in self.task.cases[case_id].images)
+            and row["made_of"] == self.made_of(case_id)
+            and checksum_of(self.file(case_id)) == row["checksum"]
+            and (not self.passes or self.map_file(case_id).is_file())
+        )
+
+    def check_place(self, case_id: str, table: PredictionTable) -> None:
+        """Check that a file that is overwritten is an unchanged one of ours.
+
+        Raises:
+            DataError: if it is not: somebody may have corrected it.
+        """
+        row, file = table.rows.get(case_id, {}), self.file(case_id)
+        ours = row.get("status") == WRITING or row.get("checksum") == checksum_of(file)
+        if file.exists() and not ours:
+            raise DataError(
+                f"{file} is not what alseg.predict has left there, and is not overwritten; move it "
+                "away, or give another output"
+            )
+
+    def scans(self, case_ids: list[str], num_workers: int) -> WatchedDataset:
+        """The preprocessed scans, one at a time, for some loader processes."""
+        return WatchedDataset(Scans(self.cache, case_ids), num_workers)
+
+
+class Scans(Dataset):
+    """Preprocessed scans; one that cannot be used gives the reason in its place."""
+
+    def __init__(self, cache: VolumeCache, case_ids: list[str]) -> None:
+        self.cache = cache
+        self.case_ids = case_ids
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        started, case_id = time.monotonic(), self.case_ids[index]
+        case = self.cache.task.cases[case_id]
+        try:
+            check_channels(self.cache.task, case)
+            findings = check_image_headers(self.cache.task, case).findings
+            entry = self.cache.preprocess(case)
+        except (DataError, OSError) as error:
+            return {"case_id": case_id, "refused": str(error)}
+        return {
+            "case_id": case_id,
+            "entry": entry,
+            "findings": "; ".join(finding.message for finding in findings),
+            "seconds": time.monotonic() - started,
+        }
+
+
+def check_channels(task: Task, case: Case) -> None:
+    """Check that a scan has one file, or one for each channel of the task.
+
+    Raises:
+        DataError: if it has not.
+    """
+    if len(case.images) not in (1, len(task.channels)):
+        raise DataError(
+            f"{case.id} has {len(case.images)} files ({listed([p.name for p in case.images])}), "
+            f"but the network takes the {len(task.channels)} channel(s) {', '.join(task.channels)}"
+        )
+
+
+class Predictor(pl.LightningModule):
+    """Segments one scan after another, and notes each in the table.
+
+    Args:
+        job: what is to be made.
+        table: of the cases.
+        n_before: the cases that an earlier process has done.
+    """
+
+    def __init__(self, job: Job, table: PredictionTable, n_before: int) -> None:
+        super().__init__()
+        self.job = job
+        self.table = table
+        self.network = job.run.network
+        self.members = job.run.members() if job.passes else ()
+        if job.passes:
+            job.run.source.check(self.network)
+        self.inferer, self.scoring_inferer = build_inferers(job.run.config)
+        n_cases = len(job.task.cases)
+        self.meter = Meter("segmenting", "scan", n_cases, done=n_before)
+
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Move the image; affines stay where they are, in the precision that they have."""
+        if "entry" in batch:
+            entry = batch["entry"]
+            batch["entry"] = entry | {"image": entry["image"].to(device)}
+        return batch
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:
+        """Segment one scan and write what was made of it, or note why not; returns its case id."""
+        case_id: str = batch["case_id"]
+        try:
+            if "refused" in batch:
+                raise DataError(batch["refused"])
+            self.segment(case_id, batch)
+        except StorageError:
+            raise
+        except (AlsegError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise  # torch has no class of its own for a CPU that lacks memory
+            self.refuse(case_id, error)
+        self.meter.update(self.meter.done + 1, lambda: case_id)
+        return case_id
+
+    def segment(self, case_id: str, batch: Mapping[str, Any]) -> None:
+        """Segment one scan, write the files, and note the case."""
+        job, started = self.job, time.monotonic() - batch["seconds"]
+        job.check_place(case_id, self.table)
+        entry, source = batch["entry"], job.task.cases[case_id].images[0]
+        image = entry["image"].unsqueeze(0)  # [1, channels, D, H, W]
+        probabilities = plain_pass(self.network, image, self.inferer)
+        classes = classes_on_source_grid(probabilities, entry)
+        statistics = single_pass(probabilities)
+        if job.passes:
+            statistics = self.statistics(image, case_id)
+        measure: Callable[[VoxelStatistics], Tensor] = getattr(measures, job.measure)
+        uncertainty = measure(statistics)
+        self.table.note(case_id, status=WRITING)
+        write_nifti(job.file(case_id), classes, source)
+        if job.passes:
+            write_nifti(job.map_file(case_id), values_on_source_grid(uncertainty, entry), source)
+        voxel_ml = float(entry["source_affine"][:3, :3].det().abs()) / 1000
+        self.table.note(
+            case_id,
+            status=DONE,
+            uncertainty=foreground_mean(uncertainty, statistics),
+            file=str(job.file(case_id).name),
+            message=batch["findings"],
+            checksum=checksum_of(job.file(case_id)),
+            made_of=job.made_of(case_id),
+            seconds=round(time.monotonic() - started, 3),
+            **sizes(classes, job.task.foreground, voxel_ml),
+        )
+
+    def statistics(self, image: Tensor, case_id: str) -> VoxelStatistics:
+        """Statistics of the passes of the run's source of uncertainty."""
+        run = self.job.run
+        mask_seed = mask_seed_of(run.config.seed, run.round_number, case_id)
+        networks = (self.network, *self.members)
+        return run.source.statistics(networks, image, self.scoring_inferer, mask_seed)
+
+    def refuse(self, case_id: str, error: BaseException) -> None:
+        """Note and tell why a scan could not be segmented."""
+        message = str(error)
+        if not isinstance(error, AlsegError):
+            message = f"{self.job.task.cases[case_id].images[0]} does not fit into memory: {error}"
+        checksum = self.table.rows.get(case_id, {}).get("checksum", "")  # of what is left there
+        self.table.note(
+            case_id, status=REFUSED, message=" ".join(message.split()), checksum=checksum
+        )
+        log.warning(f"{case_id} is left out: {message}")
+
+
+def sizes(classes: Tensor, names: tuple[str, ...], voxel_ml: float) -> dict[str, float]:
+    """Voxels and millilitres of each foreground class, as columns of the table."""
+    counts = classes.flatten().bincount(minlength=len(names) + 1)[1:].tolist()
+    columns: dict[str, float] = {}
+    for name, count in zip(names, counts, strict=True):
+        columns |= {f"voxels_{name}": count, f"ml_{name}": round(count * voxel_ml, 4)}
+    return columns
+
+
+def scans_of(folder: Path, task: Task) -> Task:
+    """The scans of a folder as cases of a task: CASE.nii.gz, or CASE_0000.nii.gz a channel.
+
+    Raises:
+        DataError: if there are none, or two would have one name.
+    """
+    files = sorted(p for p in folder.iterdir() if p.name.endswith(ENDINGS) and p.name[0] != ".")
+    if not files:
+        raise DataError(f"images is {folder}, which holds no file ending in {' or '.join(ENDINGS)}")
+    names = [case_id_of(file) for file in files]
+    by_channel = len(task.channels) > 1 or all(name.endswith("_0000") for name in names)
+    images: dict[str, list[Path]] = {}
+    for file, name in zip(files, names, strict=True):
+        case_id = re.sub(r"(?<=.)_\d{4}$", "", name) if by_channel else name
+        images.setdefault(case_id, []).append(file)
+        if len({case_id_of(image) for image in images[case_id]}) < len(images[case_id]):
+            raise DataError(f"{file} and {images[case_id][-2].name} would give two cases one name")
+    cases = {i: Case(i, tuple(paths), None) for i, paths in images.items()}
+    return replace(task, root=folder, cases=cases)
+
+
+def report(table: PredictionTable, task: Task, run: TrainedRun, n_before: int) -> None:
+    """Say what was done.
+
+    Raises:
+        DataError: naming the scans that could not be segmented.
+    """
+    rows = table.table().set_index("case").loc[list(task.cases)]
+    refused = list(rows.index[rows["status"] != DONE])
+    n_new = len(rows) - len(refused) - n_before
+    before = f"; {n_before} were there before" if n_before else ""
+    say(
+        f"segmented {n_new} scan(s) with the network of round {run.round_number} of {run.folder}"
+        f"{before}: {table.path.parent}"
+    )
+    looks = rows[(rows["look"] != "") & (rows["status"] == DONE)].sort_values("rank")
+    if len(looks):
+        named = [f"{case_id} ({why})" for case_id, why in looks["look"].items()]
+        say(f"{len(looks)} worth a look: {listed(named)}; all are in {table.path}")
+    if refused:
+        raise DataError(
+            f"{len(refused)} of {len(rows)} scan(s) could not be segmented: {listed(refused)}; "
+            f"{table.path} says why"
+        )

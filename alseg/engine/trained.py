@@ -1,0 +1,185 @@
+"""A trained network of a run, from the run folder only: no data set is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from alseg.config.build import build_network
+from alseg.config.composition import instantiate
+from alseg.config.earlier_versions import check_moved
+from alseg.config.settings import flat, load_config
+from alseg.config.trust import check_targets
+from alseg.core.errors import (
+    ConfigError,
+    DataError,
+    check_names,
+    check_part,
+    check_text,
+    check_whole_number,
+)
+from alseg.data.task import Task
+from alseg.run.folder import CONFIG_FILE, TASK_FILE, round_folder
+from alseg.run.stages import check_unchanged
+from alseg.run.state import RunState
+from alseg.scoring.sources import UncertaintySource
+from alseg.system.files import read_json, write_json
+from alseg.training.fit import BEST, load_weights, member_name
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished round of a run, with its best network.
+
+    Attributes:
+        folder: the run folder.
+        config: the run's settings.
+        task: channels and classes of the run's data set; it holds no cases.
+        round_number: the round, from 1.
+        source: the run's source of uncertainty.
+        network: in eval mode, with the weights of the round's best validation Dice.
+    """
+
+    folder: Path
+    config: DictConfig
+    task: Task
+    round_number: int
+    source: UncertaintySource
+    network: torch.nn.Module
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the network's weights."""
+        return round_folder(self.folder, self.round_number) / f"{BEST}.ckpt"
+
+    def member_checkpoints(self) -> tuple[Path, ...]:
+        """The weights of an ensemble's further members; none for other sources.
+
+        Raises:
+            ConfigError: if the round has trained none.
+        """
+        numbers = range(2, self.source.n_members + 1)
+        folder = round_folder(self.folder, self.round_number)
+        paths = tuple(folder / f"{member_name(number)}.ckpt" for number in numbers)
+        if missing := [path for path in paths if not path.is_file()]:
+            raise ConfigError(
+                f"there is no {missing[0]}: the members of an ensemble are trained in rounds that "
+                "score the pool with them; choose such a round with round=N, or leave out "
+                "uncertainty_map=true"
+            )
+        return paths
+
+    def members(self) -> tuple[torch.nn.Module, ...]:
+        """The further members of an ensemble, in eval mode."""
+        make_network = build_network(self.config, self.task)
+        return tuple(_with_weights(make_network(), path) for path in self.member_checkpoints())
+
+
+def load_trained(
+    folder: object, round_number: object = None, trusted_packages: Any = ()
+) -> TrainedRun:
+    """Load the best network of a run.
+
+    Args:
+        folder: the run folder.
+        round_number: a finished round; None for the one with the best validation Dice.
+        trusted_packages: of the user's own, which the run's settings may name.
+
+    Raises:
+        ConfigError: if there is no such round, or the settings name what is not to be trusted.
+        DataError: if the folder is no run folder, no round is finished, or a file is damaged.
+    """
+    check_text("run", folder)
+    check_names("trusted_packages", trusted_packages)
+    path = Path(str(folder)).expanduser()
+    if not RunState.is_in(path):
+        raise DataError(f"{path} is no run folder, or its run has finished no round yet")
+    number = chosen_round(path, RunState.load(path), round_number)
+    config = trusted_config(path, trusted_packages)
+    task = read_task(path)
+    source: UncertaintySource = instantiate(config.uncertainty)
+    check_part("uncertainty", source, UncertaintySource)
+    make_network = build_network(config, task)
+    network = source.untrained(lambda member: make_network())
+    checkpoint = round_folder(path, number) / f"{BEST}.ckpt"
+    return TrainedRun(path, config, task, number, source, _with_weights(network, checkpoint))
+
+
+def chosen_round(folder: Path, state: RunState, wanted: object) -> int:
+    """The round that is asked for, or the one with the best validation Dice; the later of equals.
+
+    Raises:
+        ConfigError: if the run has not finished the round that is asked for.
+        DataError: if it has finished none.
+    """
+    if not state.history:
+        raise DataError(
+            f"the run in {folder} has finished no round yet, so that there is no network to use; "
+            "continue it with python -m alseg.train resume=..."
+        )
+    dice = {row["round"]: row["val_dice"] for row in state.history}
+    if wanted is None:
+        return max(dice, key=lambda n: (-math.inf if math.isnan(dice[n]) else dice[n], n))
+    check_whole_number("round", wanted, at_least=1)
+    assert isinstance(wanted, int)
+    if wanted not in dice:
+        raise ConfigError(
+            f"round is {wanted}, and the run in {folder} has finished the rounds "
+            f"{min(dice)} to {max(dice)}"
+        )
+    return wanted
+
+
+def trusted_config(folder: Path, trusted_packages: Collection[str]) -> DictConfig:
+    """The settings of a run, whose network, preprocessing and windows may be built.
+
+    Raises:
+        ConfigError: if they name a function or class that is not trusted.
+    """
+    config = load_config(folder)
+    source = folder / CONFIG_FILE
+    check_moved(flat(OmegaConf.to_container(config)), source)
+    data = {name: config.data[name] for name in ("preprocess", "inferer", "scoring_inferer")}
+    built = OmegaConf.create(
+        {"model": config.model, "uncertainty": config.uncertainty, "data": data}
+    )
+    check_targets(OmegaConf.to_container(built), source, trusted_packages)
+    return config
+
+
+def note_task(folder: Path, task: Task) -> None:
+    """Write the channels and classes of a run's data set into the run folder."""
+    names = {"channels": list(task.channels), "classes": list(task.classes)}
+    write_json(folder / TASK_FILE, {"name": task.name, **names})
+
+
+def read_task(folder: Path) -> Task:
+    """The channels and classes that ``note_task`` has written; the task holds no cases.
+
+    Raises:
+        DataError: if they are missing or damaged.
+    """
+    path = folder / TASK_FILE
+    content = read_json(path)
+    name, lists = content.get("name"), [content.get(key) for key in ("channels", "classes")]
+    if not isinstance(name, str) or not all(
+        isinstance(names, list) and names and all(isinstance(each, str) for each in names)
+        for names in lists
+    ):
+        raise DataError(f"{path} does not say which channels and classes the run has")
+    channels, classes = (tuple(names) for names in lists if names is not None)
+    return Task(name, folder, channels, classes, {})
+
+
+def _with_weights(network: torch.nn.Module, checkpoint: Path) -> torch.nn.Module:
+    if not checkpoint.is_file():
+        raise DataError(f"there is no {checkpoint}: the round's weights have been removed")
+    check_unchanged(checkpoint)
+    load_weights(network, checkpoint)
+    return network.eval()
