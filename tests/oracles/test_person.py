@@ -130,8 +130,13 @@ def test_where_there_are_no_links_images_are_copied(
         raise OSError("no links here")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    oracle.request("initial", whole(HIDDEN[:1]), {})
     copy = oracle.folder / "requests" / "initial" / f"{HIDDEN[0]}.nii.gz"
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 0)  # no half of a copy is left to pass for a whole one
+        with pytest.raises(Killed):
+            oracle.request("initial", whole(HIDDEN[:1]), {})
+    assert not copy.exists()
+    oracle.request("initial", whole(HIDDEN[:1]), {})
     assert not copy.is_symlink()
     assert copy.read_bytes() == campaign[0].cases[HIDDEN[0]].images[0].read_bytes()
 
