@@ -345,6 +345,26 @@ def test_a_changed_label_is_a_new_version_for_the_next_round(
     ]
 
 
+def test_the_same_label_twice_is_one_version_and_a_label_can_be_taken_back(
+    campaign: tuple[Task, Path], oracle: PersonOracle
+) -> None:
+    first, second = whole(HIDDEN[:1]), whole(HIDDEN[1:2])
+    oracle.request("initial", first, {})
+    oracle.request("round_01", second, {})
+    for request in ("initial", "round_01"):
+        hand_in(campaign, oracle, HIDDEN[0], request=request)
+        oracle.annotate(first)
+    assert len(history(oracle)) == 1
+    save(final(oracle, HIDDEN[0], "initial"), label_of(2))
+    for _ in range(2):  # the file in the other folder is as it was, and does not come back
+        oracle.annotate(first)
+        assert [row["version"] for row in history(oracle)] == [1, 2]
+    hand_in(campaign, oracle, HIDDEN[0], request="initial")
+    (kept,) = oracle.annotate(first).labels.values()
+    assert kept.name == "03.nii.gz"
+    assert kept.read_bytes() == (campaign[1] / f"{HIDDEN[0]}.nii.gz").read_bytes()
+
+
 def test_who_and_how_long_comes_from_a_spreadsheet(
     campaign: tuple[Task, Path], oracle: PersonOracle, caplog: pytest.LogCaptureFixture
 ) -> None:
