@@ -246,6 +246,10 @@ SETTINGS = [
         "there is no setting uncertainty.passes, and uncertainty has axes only; ",
     ),
     setting(
+        "oracle.wait=true",
+        "there is no setting oracle.wait; oracle=person has it",
+    ),
+    setting(
         "uncertainty=ensemble uncertainty.gate=0.01",
         "uncertainty has n_members only; uncertainty=mc_dropout has it",
     ),
