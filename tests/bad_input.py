@@ -246,8 +246,12 @@ SETTINGS = [
         "there is no setting uncertainty.passes, and uncertainty has axes only; ",
     ),
     setting(
+        "oracle.wait=true",
+        "there is no setting oracle.wait; oracle=person has it",
+    ),
+    setting(
         "uncertainty=ensemble uncertainty.gate=0.01",
-        "there is no setting uncertainty.gate, and uncertainty has n_members only; a new one",
+        "uncertainty has n_members only; uncertainty=mc_dropout has it",
     ),
     setting("scoring.gate=0.01", "scoring.gate is now uncertainty.gate"),
     setting("+scoring.n_passes=4", "scoring.n_passes is now uncertainty.n_passes"),
@@ -627,11 +631,11 @@ FILES = [
     ),
     Row(
         "an image in another format",
-        ["does not end in .nii or .nii.gz, which alseg reads"],
+        ["does not end in", "which alseg reads"],
         (),
         lambda root: (
-            image(root).rename(root / "scan.mha"),
-            write_json(dataset(root).read_text().replace(f"imagesTr/{CASE}.nii.gz", "scan.mha"))(
+            image(root).rename(root / "scan.mnc"),
+            write_json(dataset(root).read_text().replace(f"imagesTr/{CASE}.nii.gz", "scan.mnc"))(
                 root
             ),
         ),

@@ -96,10 +96,11 @@ def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
     """Run rounds until the plan is fulfilled, the budget is spent or the pool has run dry."""
     plan = experiment.plan
     while end_of_rounds(plan, state) is None:
-        started = time.monotonic()
         state = run_round(experiment, state)
-        left = (plan.rounds - state.finished_rounds) * (time.monotonic() - started)
-        row = state.history[-1]
+        row, timings = state.history[-1], state.timings[-1]
+        # of computing: how long people take to annotate is not in it
+        seconds = math.fsum(timings[name] for name in timings if name.endswith("_seconds"))
+        left = (plan.rounds - state.finished_rounds) * seconds
         log.info(
             f"round {state.finished_rounds}/{plan.rounds} done · {row['labelled']} labelled · "
             f"{state.measure.title} {row[state.measure.column]:.3f}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -39,11 +38,11 @@ from alseg.core.errors import (
 )
 from alseg.data.cache import VolumeCache
 from alseg.data.findings import listed
+from alseg.data.formats.folder import read_folder
 from alseg.data.headers import check_image_headers
-from alseg.data.naming import case_id_of
-from alseg.data.nifti import ENDINGS, write_nifti
+from alseg.data.nifti import write_nifti
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
-from alseg.data.task import Case, Task
+from alseg.data.task import Task
 from alseg.data.watched import WatchedDataset, dead_worker_error
 from alseg.engine.prediction_table import DONE, REFUSED, WRITING, PredictionTable
 from alseg.engine.trained import TrainedRun, load_trained
@@ -250,7 +249,6 @@ class Scans(Dataset):
         started, case_id = time.monotonic(), self.case_ids[index]
         case = self.cache.task.cases[case_id]
         try:
-            check_channels(self.cache.task, case)
             findings = check_image_headers(self.cache.task, case).findings
             entry = self.cache.preprocess(case)
         except (DataError, OSError) as error:
@@ -261,19 +259,6 @@ class Scans(Dataset):
             "findings": "; ".join(finding.message for finding in findings),
             "seconds": time.monotonic() - started,
         }
-
-
-def check_channels(task: Task, case: Case) -> None:
-    """Check that a scan has one file, or one for each channel of the task.
-
-    Raises:
-        DataError: if it has not.
-    """
-    if len(case.images) not in (1, len(task.channels)):
-        raise DataError(
-            f"{case.id} has {len(case.images)} files ({listed([p.name for p in case.images])}), "
-            f"but the network takes the {len(task.channels)} channel(s) {', '.join(task.channels)}"
-        )
 
 
 class Predictor(pl.LightningModule):
@@ -381,24 +366,16 @@ def sizes(classes: Tensor, names: tuple[str, ...], voxel_ml: float) -> dict[str,
 
 
 def scans_of(folder: Path, task: Task) -> Task:
-    """The scans of a folder as cases of a task: CASE.nii.gz, or CASE_0000.nii.gz a channel.
+    """The scans of a folder as cases of a task, as ``data=folder`` reads them.
 
-    Raises:
-        DataError: if there are none, or two would have one name.
+    Where each file is called as nnU-Net's first channel, ``_0000`` is no part of the case's id.
     """
-    files = sorted(p for p in folder.iterdir() if p.name.endswith(ENDINGS) and p.name[0] != ".")
-    if not files:
-        raise DataError(f"images is {folder}, which holds no file ending in {' or '.join(ENDINGS)}")
-    names = [case_id_of(file) for file in files]
-    by_channel = len(task.channels) > 1 or all(name.endswith("_0000") for name in names)
-    images: dict[str, list[Path]] = {}
-    for file, name in zip(files, names, strict=True):
-        case_id = re.sub(r"(?<=.)_\d{4}$", "", name) if by_channel else name
-        images.setdefault(case_id, []).append(file)
-        if len({case_id_of(image) for image in images[case_id]}) < len(images[case_id]):
-            raise DataError(f"{file} and {images[case_id][-2].name} would give two cases one name")
-    cases = {i: Case(i, tuple(paths), None) for i, paths in images.items()}
-    return replace(task, root=folder, cases=cases)
+    found = read_folder(folder, task.foreground, task.channels).cases
+    first = "_0000"
+    if len(task.channels) == 1 and all(case_id.endswith(first) for case_id in found):
+        ids = {case_id: case_id.removesuffix(first) for case_id in found}
+        found = {ids[old]: replace(case, id=ids[old]) for old, case in found.items()}
+    return replace(task, root=folder, cases=found)
 
 
 def report(table: PredictionTable, task: Task, run: TrainedRun, n_before: int) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from alseg.active import round_loop
 from alseg.active.experiment import Experiment
 from alseg.core.errors import ConfigError
 from alseg.data.datamodule import TrainingDraws
 from alseg.data.splits import growing_split
+from alseg.run.folder import STOPPING_FILE
 from alseg.run.state import RunState
 from alseg.system.files import read_tensors
 from tests.conftest import Outcome, write_msd
@@ -97,6 +99,8 @@ def test_resuming_ends_as_the_uninterrupted_run_and_records_each_round_once(
     parent, _ = stored_runs(store, "smoke")
     assert [step for step, _ in history(store, parent, "dice/val")] == [4, 6, 8]
     assert "dice/test" not in parent.data.metrics
+    files = MlflowClient(store).list_artifacts(parent.info.run_id)
+    assert STOPPING_FILE in [file.path for file in files]
 
 
 def test_what_validates_is_no_reference_of_a_query(shared: Path, tmp_path: Path) -> None:
