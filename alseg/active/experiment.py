@@ -16,6 +16,7 @@ from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.core.errors import ConfigError, check_choice, check_whole_number
 from alseg.data.datamodule import PoolDataModule
+from alseg.data.folds import CrossValidation
 from alseg.data.similarity import LabelledSimilarity
 from alseg.networks.committee import Committee
 from alseg.oracles.base import Oracle
@@ -62,6 +63,7 @@ class Experiment:
         proxy: the proxy task that chooses the initial volumes; None where none does.
         target_dice: a Dice that the advice on when to stop speaks of; None for none.
         cost_unit: what ``cost`` counts.
+        cross_validation: lets the annotated cases validate each other; None where others validate.
         proxy_key: names all that its choice depends on.
     """
 
@@ -92,6 +94,7 @@ class Experiment:
     proxy_key: str = ""
     target_dice: float | None = None
     cost_unit: str = "volume"
+    cross_validation: CrossValidation | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps is not None:
