@@ -159,7 +159,7 @@ def check(config: DictConfig) -> None:
                 "proxy",
                 "oracle",
                 "validation",
-            )  # fmt: skip
+            )
         ),
         resolved.trainer,
     ):
