@@ -302,6 +302,31 @@ SETTINGS = [
         "data.splits.validation_share is 1; it must lie between 0 and 1",
     ),
     setting("data/splits=growing pool.initial=1", "pool.initial is 1; this split takes at least 2"),
+    setting(
+        "data/splits=annotated",
+        "data.splits leaves no case to validate with; add validation=cross",
+    ),
+    setting(
+        "validation=cross",
+        "validation=cross validates with all annotated cases",
+        "choose data/splits=annotated",
+    ),
+    setting(
+        "validation=cross data/splits=annotated pool.initial=1",
+        "pool.initial is 1; this split takes at least 2",
+    ),
+    setting(
+        "validation=cross data/splits=annotated validation.folds=1",
+        "validation.folds is 1; it must be a whole number of at least 2",
+    ),
+    setting(
+        "validation=cross data/splits=annotated round_start=continue",
+        "validation=cross takes round_start=scratch, not continue",
+    ),
+    setting(
+        "validation=cross data/splits=annotated semi_supervised=pseudo_label",
+        "semi_supervised keeps the better of two stages by validation Dice",
+    ),
     setting("data.preprocess=null", "data.preprocess builds None"),
     setting("data.augment=[3]", "data.augment builds [3]"),
     setting("data.patch_size=[33,32,32]", "it makes [34, 32, 32] of them"),
