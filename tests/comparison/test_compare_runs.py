@@ -255,7 +255,7 @@ def test_cross_validated_runs_are_compared_by_a_dice_of_that_name_and_not_mixed(
     run_set = gathered(tmp_path / "same")
     assert run_set.measure is CROSS
     first, second, *_ = sentences(analyse(run_set, 0.8))
-    assert "mean cross-validated Dice over the budget" in first
+    assert "its mean cross-validated Dice was" in first
     assert "no fair comparison" in second
     assert "choose the weights" not in second
     write_cross(tmp_path / "folds", "random")
