@@ -31,23 +31,16 @@ def train_fold(this_round: Round, number: int) -> None:
         this_round: the round.
         number: of the fold, from 1.
     """
-    experiment, data, n_folds = (
-        this_round.experiment,
-        this_round.experiment.data,
-        len(this_round.folds),
-    )
-    name, title = stage_of(number), f"fold {number} of {n_folds}"
-    training = round_training(this_round, name, title, experiment.steps_per_round)
+    experiment, n_steps = this_round.experiment, this_round.experiment.steps_per_round
+    name, title = stage_of(number), f"fold {number} of {len(this_round.folds)}"
+    training = round_training(this_round, name, title, n_steps)
     if name not in this_round.stages:
         module = experiment.make_module(fresh_network(experiment), experiment.round_recipe)
-        data.start_round(
-            this_round.folds[number - 1],
-            this_round.number,
-            experiment.steps_per_round,
-            this_round.seed(f"fold/{number}"),
-        )
+        parts, draw_seed = this_round.folds[number - 1], this_round.seed(f"fold/{number}")
+        experiment.data.start_round(parts, this_round.number, n_steps, draw_seed)
+        seed = this_round.seed(f"training/fold/{number}/{rank()}")
         with interruption.delayed():
-            result = training.fit(module, data, this_round.seed(f"training/fold/{number}/{rank()}"))
+            result = training.fit(module, experiment.data, seed)
             judge(this_round, module, title)
             this_round.stages.finish(name, dice=module.dice.rows, **result)
     training.delete()

@@ -34,7 +34,7 @@ class Splits:
     """Case ids for training (the active-learning pool), validation and test.
 
     Validation and test are the same in all rounds, seeds and strategies. Without a validation part
-    the annotated cases validate each other, see ``folds``.
+    the annotated cases validate each other in folds.
     """
 
     training: tuple[str, ...]
