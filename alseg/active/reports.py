@@ -41,7 +41,7 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
         console().print(table)
     else:
         console().print(rounds_table(state, f"{title}, seed {experiment.plan.seed}"))
-        console().print(classes_table(state, classes))
+        console().print(classes_table(state, classes, experiment.plan.units))
     folder = experiment.folder
     measure = state.measure
     area = area_under_budget_curve(*state.learning_curve(measure.column))
@@ -87,10 +87,10 @@ def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Ta
     return table
 
 
-def classes_table(state: RunState, classes: Sequence[str]) -> Table:
+def classes_table(state: RunState, classes: Sequence[str], units: str = "volumes") -> Table:
     """A row a class: its Dice by labelled count, of as many of the last rounds as fit."""
     measure = state.measure
-    table = Table(title=Text(f"{measure.title} by class and labelled volumes"))
+    table = Table(title=Text(f"{measure.title} by class and labelled {units}"))
     table.add_column("class", overflow="fold", max_width=CLASS_WIDTH)
     n_columns = max(1, (console().width - CLASS_WIDTH - 4) // ROUND_WIDTH)
     rows = state.history[-n_columns:]
@@ -126,4 +126,5 @@ def write_reports(experiment: Experiment, state: RunState) -> None:
         experiment.data.cache.task.foreground,
         f"{experiment.data.cache.task.name}: {name}, seed {experiment.plan.seed}",
         experiment.cost_unit,
+        experiment.plan.units,
     )

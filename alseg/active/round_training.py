@@ -58,7 +58,7 @@ def train(this_round: Round) -> Trained:
 
 def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
     """Train the round's network, all of its steps or those of the first stage."""
-    experiment, n_labelled = this_round.experiment, len(this_round.pool.labelled)
+    experiment, n_labelled = this_round.experiment, len(this_round.pool.units)
     name, n_steps = BEST, experiment.steps_per_round
     if this_round.semi_supervised is not None:
         name, n_steps = SUPERVISED, n_steps - this_round.semi_supervised.steps(n_steps)

@@ -29,6 +29,7 @@ from alseg.config.checks import (
     check_transforms,
 )
 from alseg.config.composition import instantiate
+from alseg.config.region_checks import check_regions
 from alseg.config.settings import config_hash, flat
 from alseg.core.errors import (
     ConfigError,
@@ -50,7 +51,7 @@ from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import NAMES, cost_by
+from alseg.oracles.costs import NAMES, Effort, cost_by
 from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
@@ -76,14 +77,16 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
+    effort = build_effort(config)
     oracle = build_oracle(config, task, folder)
-    cost = cost_by(oracle, config.cost, task.ignore_value)
+    cost = cost_by(oracle, config.cost, effort)
     check_hidden_labels(strategy, oracle)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
     cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
-    check_losses(recipe.loss, source.loss, task)
+    check_regions(plan, strategy, source, semi_supervised, oracle, data.splits)
+    check_losses(recipe.loss, source.loss, task, partly=plan.unit_shape.is_region)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
@@ -114,6 +117,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         similarity=build_similarity(strategy, data.cache),
         proxy=proxy,
         proxy_key=key,
+        effort=effort,
         **build_tracking(config, task, strategy),
     )
 
@@ -137,13 +141,19 @@ def build_plan(config: DictConfig) -> Plan:
     settings = [field.name for field in fields(Plan)]
     check_keys("pool", config.pool, [name for name in settings if name not in config])
     return Plan(
-        **config.pool,
+        **OmegaConf.to_container(config.pool),  # type: ignore[arg-type]
         steps_per_round=config.steps_per_round,
         val_interval=config.val_interval,
         val_interval_unit=config.val_interval_unit,
         round_start=config.round_start,
         seed=config.seed,
     )
+
+
+def build_effort(config: DictConfig) -> Effort:
+    """What a person's minutes are reckoned with."""
+    check_keys("effort", config.effort, [field.name for field in fields(Effort)])
+    return Effort(**config.effort)
 
 
 def build_strategy(config: DictConfig) -> Strategy:

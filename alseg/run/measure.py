@@ -54,6 +54,8 @@ def cost_axis(unit: str) -> str:
     """
     if unit == "volume":
         return "labelled volumes"
+    if unit == "effort":
+        return "minutes of effort"
     words = unit.replace("_", " ")
     return f"{words} of annotation" if unit == "minutes" else f"annotated {words}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
+from alseg.core.units import as_region
 from alseg.run.folder import STAGES_FILE
 from alseg.system.files import checksum_of, read_json, write_json
 
@@ -118,11 +119,19 @@ def _is_dice(dice: Any) -> bool:
 
 
 def _is_query(units: Any) -> bool:
-    """Whether it is a list of units with their scores, of whole volumes so far."""
+    """Whether it is a list of units with their scores."""
     return isinstance(units, list) and all(
         isinstance(unit, Mapping)
         and isinstance(unit.get("case_id"), str)
         and isinstance(unit.get("score"), int | float | None)
-        and unit.get("region", "") is None
+        and _is_region(unit.get("region", ""))
         for unit in units
     )
+
+
+def _is_region(edges: Any) -> bool:
+    """Whether it is a box, or None for a whole volume."""
+    try:
+        return edges is None or bool(as_region(edges))
+    except (ValueError, TypeError):
+        return False

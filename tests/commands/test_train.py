@@ -299,7 +299,7 @@ def test_every_yaml_composes() -> None:
     """The groups and choices of conf/ are known, and each composes with its defaults."""
     root = "++data.root=/somewhere"  # phantoms have none
     known = {
-        "data": (["msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
+        "data": (["folder", "msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
         "experiment": (
             [
                 "campaign",
