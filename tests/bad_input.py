@@ -306,6 +306,31 @@ SETTINGS = [
         "data.splits.validation_share is 1; it must lie between 0 and 1",
     ),
     setting("data/splits=growing pool.initial=1", "pool.initial is 1; this split takes at least 2"),
+    setting(
+        "data/splits=annotated",
+        "data.splits leaves no case to validate with; add validation=cross",
+    ),
+    setting(
+        "validation=cross",
+        "validation=cross validates with all annotated cases",
+        "choose data/splits=annotated",
+    ),
+    setting(
+        "validation=cross data/splits=annotated pool.initial=1",
+        "pool.initial is 1; this split takes at least 2",
+    ),
+    setting(
+        "validation=cross data/splits=annotated validation.folds=1",
+        "validation.folds is 1; it must be a whole number of at least 2",
+    ),
+    setting(
+        "validation=cross data/splits=annotated round_start=continue",
+        "validation=cross takes round_start=scratch, not continue",
+    ),
+    setting(
+        "validation=cross data/splits=annotated semi_supervised=pseudo_label",
+        "semi_supervised keeps the better of two stages by validation Dice",
+    ),
     setting("pool.unit=voxel", "pool.unit is 'voxel'; allowed are volume, patch, slice"),
     setting("pool.unit=patch", "pool.unit=patch needs pool.patch_voxels or pool.patch_mm"),
     setting(

@@ -18,6 +18,7 @@ from alseg.active.pseudo_labels import SemiSupervised
 from alseg.active.region_units import RegionUnits
 from alseg.core.errors import ConfigError, check_choice, check_whole_number
 from alseg.data.datamodule import PoolDataModule
+from alseg.data.folds import CrossValidation
 from alseg.data.similarity import LabelledSimilarity
 from alseg.networks.committee import Committee
 from alseg.oracles.base import Oracle
@@ -65,6 +66,7 @@ class Experiment:
         proxy: the proxy task that chooses the initial volumes; None where none does.
         target_dice: a Dice that the advice on when to stop speaks of; None for none.
         cost_unit: what ``cost`` counts.
+        cross_validation: lets the annotated cases validate each other; None where others validate.
         proxy_key: names all that its choice depends on.
         effort: what a region's cost in a person's minutes is reckoned with.
     """
@@ -96,6 +98,7 @@ class Experiment:
     proxy_key: str = ""
     target_dice: float | None = None
     cost_unit: str = "volume"
+    cross_validation: CrossValidation | None = None
     effort: Effort = field(default_factory=Effort)
 
     def __post_init__(self) -> None:

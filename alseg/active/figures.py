@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
-from alseg.run.measure import TEST, VALIDATION, cost_axis, measure_of
+from alseg.run.measure import TEST, cost_axis, measure_of, validation_of
 from alseg.strategies.places import Box
 from alseg.system.files import replacing
 from alseg.system.plotting import (
@@ -78,7 +78,8 @@ def draw_learning_curve(
     if measure is TEST:
         curves.append(("test, mean", TEST.column, mean | {"lw": 2.2}))
     validation = {"ls": "--", "lw": 1.2, "alpha": 0.6}
-    curves.append(("validation, mean", VALIDATION.column, mean | validation))
+    validating = validation_of(rows[0] if rows else ())
+    curves.append((f"{validating.name}, mean", validating.column, mean | validation))
     for name, colour in zip(classes, class_colours(len(classes)), strict=True):
         style = {"color": colour, "marker": ".", "lw": 1.4}
         curves.append((f"{measure.name}, {name}", measure.of_class(name), style))

@@ -89,9 +89,7 @@ def check_parts(splits: Splits, annotated: Sequence[str]) -> None:
     Raises:
         NotAnnotatedYetError: if it has not.
     """
-    parts = splits.parts(annotated)
-    if not parts.training or not parts.validation:
-        missing = "validate" if parts.training else "train"
+    if missing := splits.lacks(annotated):
         raise NotAnnotatedYetError(
             annotated,
             f"{len(annotated)} volumes are annotated, and none of them is one to {missing} with: "

@@ -75,6 +75,26 @@ class Round:
         return self.experiment.data.splits.parts(self.pool.labelled)
 
     @property
+    def parts_with_repeats(self) -> Parts:
+        """The same, with those that were acquired again as often as they were."""
+        return self.experiment.data.splits.parts(self.pool.labelled_with_repeats)
+
+    @property
+    def folds(self) -> tuple[Parts, ...]:
+        """What the network of each fold trains with and judges; none without cross-validation."""
+        cross_validation = self.experiment.cross_validation
+        if cross_validation is None:
+            return ()
+        return cross_validation.parts(self.pool.labelled_with_repeats)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Its labelled cases that validation measures: those of the part, or of all folds."""
+        if self.experiment.cross_validation is None:
+            return self.parts.validation
+        return self.pool.labelled
+
+    @property
     def title(self) -> str:
         """What progress bars call it."""
         return f"round {self.number}/{self.experiment.plan.rounds}"

@@ -161,14 +161,14 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 def prepare_round(this_round: Round) -> None:
     """Preprocess what the round reads, its candidates only if it looks at them."""
     scored = this_round.candidates if this_round.needs_prediction else ()
-    data, validation = this_round.experiment.data, this_round.parts.validation
+    data, judged = this_round.experiment.data, this_round.judged
     labelled, oracle = this_round.pool.labelled, this_round.experiment.oracle
     labels = oracle.labels_for_round(this_round.number, labelled)
     data.reveal(as_annotations(labels, this_round.pool))
     data.prepare((*labelled, *scored))
-    if not data.holds_foreground(validation):
+    if not data.holds_foreground(judged):
         log.warning(
-            f"no label of the {len(validation)} validation cases of this round holds foreground: "
+            f"no label of the {len(judged)} validation cases of this round holds foreground: "
             "its Dice is undefined, and the round keeps its last weights"
         )
 

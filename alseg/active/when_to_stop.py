@@ -15,7 +15,7 @@ from alseg.curves.forecast import expected_gain, forecast
 from alseg.curves.models import MIN_ROUNDS
 from alseg.oracles.annotations import Annotation, Annotations
 from alseg.run.folder import CASES_FILE, STOPPING_FILE
-from alseg.run.measure import VALIDATION, measure_of
+from alseg.run.measure import CROSS, VALIDATION, measure_of
 from alseg.system.distributed import rank
 from alseg.system.files import write_atomically
 
@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 Row = Mapping[str, Any]  # of metrics.csv
 N_RESAMPLES = 2000
 FEWEST_CASES = 5  # for an interval over cases: a bootstrap of fewer is far too narrow
+BIASES = {
+    VALIDATION: "; these cases also choose the weights, so it is somewhat too high",
+    CROSS: "; the network that judged a case was trained on the other folds only, so it is "
+    "somewhat too low for the round's own network",
+}
 HARDLY_CORRECTED = 0.95  # Dice of a proposal with what a person has made of it, from there on
 
 
@@ -85,10 +90,7 @@ def dice_so_far(this_round: Round, row: Row) -> str:
         if span is None
         else f"95% interval {span[0]:.3f} to {span[1]:.3f} over {len(values)} cases"
     )
-    said = f"{start} the {measure.title} is {dice:.3f} ({sure})"
-    if measure is VALIDATION:
-        said += "; these cases also choose the weights, so it is somewhat too high"
-    return f"{said}."
+    return f"{start} the {measure.title} is {dice:.3f} ({sure}){BIASES.get(measure, '')}."
 
 
 def interval_over_cases(dice: np.ndarray, seed: int) -> tuple[float, float] | None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from alseg.comparison.analysis import Comparison
 from alseg.comparison.statistics import ALPHA, MIN_PAIRS, common_budgets, interval_of_mean
-from alseg.run.measure import TEST
+from alseg.run.measure import CROSS, TEST
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -29,6 +29,12 @@ def _without_test_part(comparison: Comparison) -> list[str]:
     """Why a comparison without a test part is none to publish."""
     if comparison.measure is TEST:
         return []
+    if comparison.measure is CROSS:
+        return [
+            "There is no test part (validation=cross): each Dice is of all annotated cases, which "
+            "are others for each strategy and round. It guides your own campaign and is no fair "
+            "comparison of strategies."
+        ]
     return [
         "There is no test part (data/splits=growing): each Dice is of the annotated cases that "
         "validate, which are others for each strategy and round, and choose the weights too. It "

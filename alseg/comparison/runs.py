@@ -26,7 +26,7 @@ from alseg.run.folder import (
     STATE_FILE,
     round_folder,
 )
-from alseg.run.measure import VALIDATION, Measure
+from alseg.run.measure import CROSS, FOLDS, TEST, Measure
 from alseg.run.stages import check_unchanged
 from alseg.run.state import RunState
 
@@ -126,15 +126,20 @@ class Run:
         """The case ids of each part, as far as the run folder says them."""
         training = sorted((*self.state.pool.labelled, *self.state.pool.unlabelled))
         parts = {"training": tuple(training)}
-        if self.state.history and self.state.measure is VALIDATION:
+        columns = self.state.history[0] if self.state.history else {}
+        if columns and self.state.measure is not TEST:
             # which cases have validated so far follows from the rule and what was annotated
             rule = self.config["data"].get("splits") or {}
+            if self.state.measure is CROSS:
+                rule = {**rule, **(self.config.get("validation") or {})}
             return parts | {"validation": tuple(f"{k}={v}" for k, v in sorted(rule.items()))}
         cases = self.round_folder(1) / CASES_FILE
         if cases.is_file():
             table = read_table(cases, {"case_id": str, "part": str})
             parts |= {
-                str(name): tuple(sorted(part["case_id"])) for name, part in table.groupby("part")
+                str(name): tuple(sorted(part["case_id"]))
+                for name, part in table.groupby("part")
+                if name == TEST.part or FOLDS not in columns  # folds are of what was annotated
             }
         return parts
 
@@ -352,6 +357,12 @@ def check_same_data(runs: Sequence[Run]) -> None:
             )
         if run.state.measure is not first.state.measure:
             ours, theirs = (r.state.measure.name for r in (first, run))
+            if TEST not in (first.state.measure, run.state.measure):
+                raise ConfigError(
+                    f"runs of held-out cases and of cross-validation cannot be compared: "
+                    f"{first.folder} is judged by {ours}, {run.folder} by {theirs}; give one kind "
+                    "of them"
+                )
             raise ConfigError(
                 f"runs with and without a test part cannot be compared: {first.folder} is judged "
                 f"by its {ours} cases, {run.folder} by its {theirs} cases; give one kind of them"

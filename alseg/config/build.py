@@ -43,6 +43,7 @@ from alseg.core.errors import (
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.findings import listed
+from alseg.data.folds import CrossValidation
 from alseg.data.headers import check_headers
 from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
@@ -83,6 +84,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
+    cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
     check_regions(plan, strategy, source, semi_supervised, oracle, data.splits)
     check_losses(recipe.loss, source.loss, task, partly=plan.unit_shape.is_region)
     if strategy.needs_passes or semi_supervised is not None:
@@ -110,6 +112,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         save_maps=config.save_maps,
         target_dice=config.target_dice,
         cost_unit=config.cost,
+        cross_validation=cross_validation,
         semi_supervised=semi_supervised,
         similarity=build_similarity(strategy, data.cache),
         proxy=proxy,
@@ -265,6 +268,43 @@ def build_training(
             "and a training.optimizer with lr"
         )
     return recipe, semi_supervised
+
+
+def build_cross_validation(
+    config: DictConfig, plan: Plan, splits: Splits, semi_supervised: SemiSupervised | None
+) -> CrossValidation | None:
+    """What lets the annotated cases validate each other; None where held-out cases validate.
+
+    Raises:
+        ConfigError: if the split, or how a round trains, does not go with it.
+    """
+    cross_validation = instantiate(config.validation)
+    held_out = splits.parts(splits.training).validation
+    if cross_validation is None:
+        if not held_out:
+            raise ConfigError(
+                "data.splits leaves no case to validate with; add validation=cross, or choose "
+                "another data/splits"
+            )
+        return None
+    check_part("validation", cross_validation, CrossValidation)
+    if held_out:
+        raise ConfigError(
+            f"validation=cross validates with all annotated cases, and data.splits keeps "
+            f"{len(held_out)} of them for validation; choose data/splits=annotated, or "
+            "data.validation_share=0 beside a test part"
+        )
+    if plan.round_start != "scratch":
+        raise ConfigError(
+            f"validation=cross takes round_start=scratch, not {plan.round_start}: weights of the "
+            "round before have been trained on the cases that a fold keeps for validation"
+        )
+    if semi_supervised is not None:
+        raise ConfigError(
+            "semi_supervised keeps the better of two stages by validation Dice, and with "
+            "validation=cross no case only validates; choose semi_supervised=none"
+        )
+    return cross_validation
 
 
 def build_oracle(config: DictConfig, task: Task, folder: Path) -> Oracle:

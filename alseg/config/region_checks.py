@@ -5,7 +5,7 @@ from __future__ import annotations
 from alseg.active.plan import Plan
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.core.errors import ConfigError
-from alseg.data.splits import GrowingSplits, Splits
+from alseg.data.splits import Splits
 from alseg.oracles.base import Oracle
 from alseg.scoring.sources import UncertaintySource
 from alseg.strategies.regions import check_for_regions
@@ -44,7 +44,7 @@ def check_regions(
             f"the oracle {type(oracle).__name__} hands out whole volumes; {with_unit} use "
             "oracle=simulated"
         )
-    if isinstance(splits, GrowingSplits):
+    if not splits.validation:
         raise ConfigError(
             "data.splits validates with annotated cases, which must be labelled as a whole; "
             f"{with_unit} use a split with a validation part of its own"

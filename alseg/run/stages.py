@@ -105,7 +105,17 @@ def _is_result(name: str, result: Any) -> bool:
         return _is_query(result.get("units"))
     if not isinstance(result.get("skipped_steps"), int):
         return False
+    if name.startswith("fold_"):
+        return _is_dice(result.get("dice"))
     return name != "training" or isinstance(result.get("best_dice"), int | float | None)
+
+
+def _is_dice(dice: Any) -> bool:
+    """Whether it is the Dice of each class by case."""
+    return isinstance(dice, Mapping) and all(
+        isinstance(row, list) and all(isinstance(value, int | float) for value in row)
+        for row in dice.values()
+    )
 
 
 def _is_query(units: Any) -> bool:

@@ -219,6 +219,7 @@ def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
         (("pool.repeat_uncertain=true",), "no region is asked for twice"),
         (("oracle=person",), "hands out whole volumes"),
         (("data/splits=growing",), "validates with annotated cases"),
+        (("data/splits=annotated", "validation=cross"), "validates with annotated cases"),
         (("pool.initial=5000",), "only .* regions fit into the 7 training volumes"),
         (("+effort.minutes_per_hour=1",), "effort has no setting 'minutes_per_hour'"),
         (("effort.minutes_per_case=-1",), "effort.minutes_per_case is -1"),

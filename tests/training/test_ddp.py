@@ -106,7 +106,7 @@ def test_one_process_scores_and_selects_the_same(
     data.reveal(
         experiment.oracle.annotate(whole((*data.splits.validation, *data.splits.test))).by_case
     )
-    data.start_round(pool, 1, plan.steps_per_round)
+    data.start_round(data.splits.parts(pool.labelled), 1, plan.steps_per_round)
     module = experiment.make_module(experiment.make_network(), experiment.round_recipe)
     load_weights(module.network, round_folder / f"{BEST}.ckpt")
     scoring = Scoring(
