@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from monai.inferers import Inferer
 
-from alseg.active.appraisal import Appraisal
+from alseg.active.answer_costs import AnswerCosts
 from alseg.active.plan import Plan
 from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
@@ -120,11 +120,11 @@ class Experiment:
         return RegionUnits(self.data.cache, shape, self.plan.max_regions_per_case)
 
     @property
-    def appraisal(self) -> Appraisal:
+    def answer_costs(self) -> AnswerCosts:
         """What says what an answer has cost."""
         ignored = self.data.cache.task.ignore_value
         is_region = self.plan.unit_shape.is_region
-        return Appraisal(self.cost, ignored, self.effort if is_region else None)
+        return AnswerCosts(self.cost, ignored, self.effort if is_region else None)
 
     @property
     def needs_prediction(self) -> bool:

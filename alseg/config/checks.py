@@ -14,8 +14,8 @@ from alseg.core.errors import ConfigError, check_part, check_whole_number, neare
 from alseg.data.task import Task
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import Strategy
-from alseg.training.annotated import pools_samples
-from alseg.training.marginal import check_marginal
+from alseg.training.annotated_loss import pools_samples
+from alseg.training.marginal_loss import check_marginal
 from alseg.training.recipe import Loss, Recipe
 
 

@@ -19,7 +19,7 @@ from alseg.data.formats.dataset_json import (
     read_dataset_json,
     with_annotated_classes,
 )
-from alseg.data.naming import case_id_of, case_ids_of, composed, inside, short
+from alseg.data.naming import case_id_of, case_ids_of, inside, nfc, short
 from alseg.data.task import Case, Task
 
 
@@ -111,7 +111,7 @@ def _unlabelled(
     ids = case_ids_of(relative, source) if images else []
     known = {case.id for case in labelled}
     ids = [
-        "_".join([*map(composed, place.parent.parts), case_id]) if case_id in known else case_id
+        "_".join([*map(nfc, place.parent.parts), case_id]) if case_id in known else case_id
         for case_id, place in zip(ids, relative, strict=True)
     ]
     return [Case(case_id, (image,), None) for case_id, image in zip(ids, images, strict=True)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from alseg.core.errors import DataError
 from alseg.data import declared
+from alseg.data.file_types import NIFTI_ENDINGS
 from alseg.data.formats.dataset_json import (
     CONVERT,
     cases_by_id,
@@ -17,7 +18,7 @@ from alseg.data.formats.dataset_json import (
     read_dataset_json,
     with_annotated_classes,
 )
-from alseg.data.naming import composed, inside, short
+from alseg.data.naming import inside, nfc, short
 from alseg.data.task import Case, Task
 
 IGNORE = "ignore"  # what nnU-Net calls the label of voxels that nobody annotated
@@ -49,10 +50,10 @@ def read_nnunet(root: str | Path) -> Task:
             raise DataError(f"{path} is of the Medical Segmentation Decathlon; use data=msd")
         raise DataError(f"{path} is of nnU-Net v1; {CONVERT}")
     ending = content.get("file_ending")
-    if ending not in (".nii.gz", ".nii"):
+    if ending not in NIFTI_ENDINGS:
         raise DataError(
-            f"{path}: file_ending is {ending!r}; alseg reads .nii.gz and .nii, into which "
-            "SimpleITK converts most formats"
+            f"{path}: file_ending is {ending!r}; alseg reads {' and '.join(NIFTI_ENDINGS)}, into "
+            "which SimpleITK converts most formats"
         )
     channels = names_by_index(content.get("channel_names"), "channel_names", path)
     labels = content.get("labels")
@@ -129,7 +130,7 @@ def _found_cases(
             )
         names = [f"imagesTr/{name}_{index:04d}{ending}" for index in range(n_channels)]
         images = tuple(inside(folder, image, path) for image in names)
-        yield Case(composed(name), images, inside(folder, f"labelsTr/{label.name}", path))
+        yield Case(nfc(name), images, inside(folder, f"labelsTr/{label.name}", path))
 
 
 def _unlabelled(
@@ -140,11 +141,11 @@ def _unlabelled(
     for image in sorted((folder / "imagesTr").glob(f"[!.]*{first}")):
         name = image.name.removesuffix(first)
         files = [f"{name}_{index:04d}{ending}" for index in range(n_channels)]
-        known = {composed(label) for label in labels}
+        known = {nfc(label) for label in labels}
         is_whole = all((folder / "imagesTr" / file).is_file() for file in files)
-        if name and composed(f"{name}{ending}") not in known and is_whole:
+        if name and nfc(f"{name}{ending}") not in known and is_whole:
             images = tuple(inside(folder, f"imagesTr/{file}", path) for file in files)
-            cases.append(Case(composed(name), images, None))
+            cases.append(Case(nfc(name), images, None))
     return cases
 
 
@@ -165,7 +166,7 @@ def _named_cases(
                 f"file(s), one a channel, and 'label', got {short(entry)}"
             )
         yield Case(
-            composed(name),
+            nfc(name),
             tuple(inside(folder, image, path) for image in images),
             inside(folder, entry["label"], path),
         )
