@@ -7,7 +7,6 @@ here and one entry in ``COSTS``; ``cost=`` chooses. ``cost=minutes`` asks the or
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alseg.core.errors import ConfigError, check_choice
+from alseg.core.errors import ConfigError, check_choice, check_number
 from alseg.data.regions import slice_axis
 from alseg.oracles.annotated_voxels import AnnotatedVoxels
 from alseg.oracles.base import Oracle
@@ -42,11 +41,7 @@ class Effort:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) not in (int, float) or not 0 <= value < math.inf:
-                raise ConfigError(
-                    f"effort.{field.name} is {value!r}; it must be a number of at least 0"
-                )
+            check_number(f"effort.{field.name}", getattr(self, field.name), at_least=0)
 
 
 def volume(annotated: AnnotatedVoxels) -> float:

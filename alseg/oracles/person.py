@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from alseg.core.errors import ConfigError, NotAnnotatedYetError, check_choice, check_flag
+from alseg.core.errors import (
+    ConfigError,
+    NotAnnotatedYetError,
+    check_choice,
+    check_flag,
+    check_number,
+)
 from alseg.core.units import Answer, Query, Unit
 from alseg.data.findings import listed
 from alseg.data.task import Task
@@ -74,8 +79,7 @@ class PersonOracle:
         if not isinstance(annotator, str):
             raise ConfigError(f"oracle.annotator is {annotator!r}; it must be text")
         for name, value in (("poll_seconds", poll_seconds), ("settle_seconds", settle_seconds)):
-            if type(value) not in (int, float) or not 0 <= value < math.inf:
-                raise ConfigError(f"oracle.{name} is {value!r}; it must be a number of at least 0")
+            check_number(f"oracle.{name}", value, at_least=0)
         self.task = task
         self.folder = folder
         self.accept = accept

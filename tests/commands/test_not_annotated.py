@@ -23,6 +23,7 @@ from alseg.strategies.aggregations import hidden_dice_error
 from alseg.strategies.measures import hidden_class_voxels, prediction_error
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.training.metrics import Calibration, CaseDice
+from tests.conftest import are_equal
 from tests.data.nnunet_with_ignore import IGNORE, SHAPE, write
 
 Train = Callable[..., Any]
@@ -57,10 +58,6 @@ def weights(outcome: Any) -> dict[str, torch.Tensor]:
     path = outcome.folder / "rounds/round_02/last.ckpt"
     found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return found
-
-
-def are_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def labels_of(root: Path) -> dict[str, np.ndarray]:
