@@ -285,6 +285,31 @@ def test_text_in_the_locales_encoding_is_found(line: str) -> None:
     assert without_encoding(line)
 
 
+def long_functions(source: str) -> list[str]:
+    """The functions whose body has over 50 lines, without a reason ``# long:`` beside the def."""
+    lines, found = source.splitlines(), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            n_lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            head = lines[node.lineno - 1 : node.body[0].lineno - 1]
+            if n_lines > 50 and not any("# long:" in line for line in head):
+                found.append(f"{node.name}: {n_lines} lines")
+    return found
+
+
+@pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=name_of)
+def test_functions_are_short(path: Path) -> None:
+    assert not long_functions(path.read_text(encoding="utf-8"))
+
+
+def test_long_functions_are_found() -> None:
+    body = '    """Text\n\n    of three lines.\n    """\n' + 50 * "    f()\n"
+    assert not long_functions("def f():\n" + body)
+    assert long_functions("def f():\n" + body + "    f()\n") == ["f: 51 lines"]
+    assert not long_functions("def f():  # long: a table\n" + body + "    f()\n")
+
+
 class Hostile:
     def __reduce__(self) -> tuple:
         return (os.mkdir, (os.environ["HOSTILE"],))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alseg.core.errors import ConfigError, DataError, check_whole_number
+from alseg.core.errors import ConfigError, DataError, check_number, check_whole_number
 from alseg.core.pool import random_start
 from alseg.data.formats.dataset_json import read_json_object
 from alseg.data.naming import matching_case, short
@@ -165,8 +165,7 @@ def check_share(name: str, share: object) -> None:
     Raises:
         ConfigError: if it does not lie between 0 and 1.
     """
-    if type(share) is not float or not 0 < share < 1:
-        raise ConfigError(f"data.splits.{name} is {share!r}; it must lie between 0 and 1")
+    check_number(f"data.splits.{name}", share, above=0, below=1)
 
 
 def split_by_fraction(

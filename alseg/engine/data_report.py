@@ -18,8 +18,9 @@ from alseg.config.composition import instantiate
 from alseg.core.errors import DataError, check_part, check_text, check_whole_number
 from alseg.data.cache import VolumeCache
 from alseg.data.findings import Finding
+from alseg.data.oddities import oddities
 from alseg.data.splits import Splits
-from alseg.data.survey import Facts, look_at, oddities, set_findings
+from alseg.data.survey import Facts, look_at, set_findings
 from alseg.data.task import Task
 from alseg.system.console import console, say, track
 from alseg.system.files import write_atomically

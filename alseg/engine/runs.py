@@ -37,7 +37,7 @@ from alseg.config.settings import (
     save_start,
 )
 from alseg.config.trust import check_targets, untrusted
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.core.errors import (
     ConfigError,
     DataError,
@@ -47,9 +47,9 @@ from alseg.core.errors import (
     check_text,
     nearest,
 )
-from alseg.engine.images import check_images, note_images
+from alseg.engine.image_changes import check_images, note_images
 from alseg.engine.jobs import is_job
-from alseg.engine.trained import note_task
+from alseg.engine.trained_run import note_task
 from alseg.run.folder import (
     CONFIG_FILE,
     IMAGES_FILE,

@@ -35,7 +35,7 @@ from alseg.config.settings import (
     save_start,
 )
 from alseg.config.trust import untrusted
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.core.errors import ConfigError, DataError
 from alseg.engine.jobs import run_in_fork
 from alseg.run.folder import CONFIG_FILE, START_FILE

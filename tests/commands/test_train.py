@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from alseg.config.composition import conf_folder
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.data.formats.msd import read_msd
 from alseg.run.state import RunState
 from alseg.system.files import read_tensors
