@@ -198,9 +198,7 @@ class Clock(pl.Callback):
         )
 
 
-def seconds_to_segment(
-    module: SegmentationModule, image: Tensor, device: torch.device
-) -> float:
+def seconds_to_segment(module: SegmentationModule, image: Tensor, device: torch.device) -> float:
     """The time that it takes to segment an image [channels, D, H, W]."""
     module = module.to(device).eval()
     started = time.perf_counter()

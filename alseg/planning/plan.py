@@ -88,11 +88,10 @@ class _Planner:
     def spacing(self) -> tuple[list[float], int | None]:
         numbers, facts = self.numbers, self.facts
         spacing, coarse = rules.median_spacing(facts, numbers)
-        reason = f"the median of the images, mm ({by(rules.median_shape(facts, spacing))} voxels)"
+        shape = rules.median_shape(facts, spacing).astype(int)
+        reason = f"the median of the images, mm ({by(shape)} voxels)"
         if coarse is not None:
-            reason += (
-                f"; {AXES[coarse]} is coarse: the 10th percentile there, as nnU-Net takes it"
-            )
+            reason += f"; {AXES[coarse]} is coarse: the 10th percentile there, as nnU-Net takes it"
         max_voxels = numbers.step_voxels / numbers.min_batch / numbers.coverage
         larger = rules.coarser_spacing(facts, spacing, max_voxels)
         if larger != spacing:
@@ -204,4 +203,6 @@ class _Planner:
             "alseg.plan measures what they take on this device",
         )
         interval = max(1, int(steps) // self.numbers.validations)
-        self.take("val_interval", interval, f"steps: {self.numbers.validations} validations a round")
+        self.take(
+            "val_interval", interval, f"steps: {self.numbers.validations} validations a round"
+        )

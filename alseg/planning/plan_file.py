@@ -97,7 +97,9 @@ def read_plan(path: Path) -> Plan:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path} is no plan, as it cannot be read as YAML: {error}") from error
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise DataError(f"{path} is no plan: it must have a setting a line, such as val_interval: 5")
+        raise DataError(
+            f"{path} is no plan: it must have a setting a line, such as val_interval: 5"
+        )
     for name, value in content.items():
         if name not in KINDS:
             raise ConfigError(

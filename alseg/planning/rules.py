@@ -101,7 +101,10 @@ def levels(
         wide |= edges < 2 * edges.min()
         kernels.append(_kernel(wide, size))
         strides.append(tuple(int(n) for n in np.where(halved, 2, 1)))
-        edges, sizes = np.where(halved, 2 * edges, edges), np.where(halved, np.ceil(sizes / 2), sizes)
+        edges, sizes = (
+            np.where(halved, 2 * edges, edges),
+            np.where(halved, np.ceil(sizes / 2), sizes),
+        )
     return strides, [*kernels, _kernel(np.ones(3, dtype=bool), size)]
 
 
