@@ -96,8 +96,8 @@ def print_costs(config: DictConfig, costs: Costs) -> None:
     n_steps = config.steps_per_round
     say(f"# Measured on {costs.hardware}:")
     say(
-        f"# {costs.seconds_a_step:.3f} s a step, {duration(costs.seconds_a_step * n_steps)} for the "
-        f"{n_steps} steps of a round; {costs.seconds_a_volume:.2f} s to segment a volume"
+        f"# {costs.seconds_a_step:.3f} s a step, {duration(costs.seconds_a_step * n_steps)} for "
+        f"the {n_steps} steps of a round; {costs.seconds_a_volume:.2f} s to segment a volume"
     )
     say(f"# {costs.peak_bytes / 2**30:.2f} GiB {where}")
 

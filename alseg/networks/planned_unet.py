@@ -28,13 +28,13 @@ def planned_unet(
         dropout: rate, behind each convolution.
 
     Raises:
-        ConfigError: if the levels do not have the same number, or are fewer than two.
+        ConfigError: if the levels do not have the same number, or are fewer than three.
     """
     n_levels = {len(strides), len(kernel_size), len(filters)}
-    if len(n_levels) > 1 or min(n_levels) < 2:
+    if len(n_levels) > 1 or min(n_levels) < 3:
         raise ConfigError(
             f"model.strides, model.kernel_size and model.filters are of {len(strides)}, "
-            f"{len(kernel_size)} and {len(filters)} levels; they must be of as many, at least two"
+            f"{len(kernel_size)} and {len(filters)} levels; they must be of as many, at least three"
         )
     return DynUNet(
         spatial_dims=3,

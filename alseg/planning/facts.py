@@ -77,8 +77,8 @@ class Facts:
 def facts_of(task: Task, case_ids: Sequence[str]) -> Facts:
     """Read what a plan needs of the images of some cases; the same files give the same facts.
 
-    Headers of at most ``MAX_HEADERS`` images are read, and voxels of at most ``MAX_SAMPLED``, evenly
-    spaced in the order of ids.
+    Headers of at most ``MAX_HEADERS`` images are read, and voxels of at most ``MAX_SAMPLED``,
+    evenly spaced in the order of ids.
 
     Args:
         task: the data set.

@@ -1,6 +1,6 @@
 """The numbers that the rules of a plan work with, all in one place.
 
-``data.rules`` exchanges some of them: ``data.rules={steps: 2000}``.
+``data.rules`` exchanges some of them: ``data.rules.steps=2000``.
 """
 
 from __future__ import annotations
@@ -54,10 +54,14 @@ class Numbers:
     def with_changes(self, changes: Mapping[str, Any]) -> Numbers:
         """The same numbers with some exchanged.
 
+        Args:
+            changes: by name; None leaves a number as it is.
+
         Raises:
             ConfigError: if there is no such number, or a value is not a number above 0.
         """
         names = [field.name for field in fields(self)]
+        changes = {name: value for name, value in changes.items() if value is not None}
         for name, value in changes.items():
             if name not in names:
                 raise ConfigError(

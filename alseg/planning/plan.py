@@ -120,8 +120,8 @@ class _Planner:
             self.take(
                 "data.patch_size",
                 patch,
-                f"voxels: {part:.0%} of the median image of {by(shape.astype(int))}; a step sees at "
-                f"most {numbers.step_voxels} voxels in {n_patches} patches",
+                f"voxels: {part:.0%} of the median image of {by(shape.astype(int))}; a step sees "
+                f"at most {numbers.step_voxels} voxels in {n_patches} patches",
             )
         )
 

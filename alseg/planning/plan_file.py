@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from alseg.core.errors import ConfigError, DataError, nearest
 from alseg.planning.plan import Plan
+from alseg.planning.rules import MIN_LEVELS
 from alseg.system.files import write_atomically
 from alseg.system.text import printable
 
@@ -19,7 +20,7 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Edge = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Counts = Annotated[list[Count], Field(min_length=3, max_length=3)]
-Level = Annotated[list[Counts], Field(min_length=2)]
+Level = Annotated[list[Counts], Field(min_length=MIN_LEVELS)]
 # what a plan gives a value, and of which kind
 KINDS: dict[str, Any] = {
     "data.spacing_mm": Annotated[list[Edge], Field(min_length=3, max_length=3)],
@@ -27,7 +28,7 @@ KINDS: dict[str, Any] = {
     "data.patch_size": Counts,
     "model.strides": Level,
     "model.kernel_size": Level,
-    "model.filters": Annotated[list[Count], Field(min_length=2)],
+    "model.filters": Annotated[list[Count], Field(min_length=MIN_LEVELS)],
     "data.batch_size": Count,
     "data.scoring_window": Counts,
     "data.crop_ratios": Annotated[list[Amount], Field(min_length=2)],
@@ -103,8 +104,8 @@ def read_plan(path: Path) -> Plan:
     for name, value in content.items():
         if name not in KINDS:
             raise ConfigError(
-                f"{path} has the setting {name!r}, which no plan has; {nearest(name, KINDS)}allowed "
-                f"are {', '.join(KINDS)}"
+                f"{path} has the setting {name!r}, which no plan has; {nearest(name, KINDS)}"
+                f"allowed are {', '.join(KINDS)}"
             )
         check_value(name, value, str(path))
     return Plan(dict(content))

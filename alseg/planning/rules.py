@@ -17,6 +17,7 @@ from alseg.planning.facts import Channel, Facts
 from alseg.planning.numbers import Numbers
 
 MASKED = 0.25  # share of voxels that are exactly 0 from which on they are taken for a mask
+MIN_LEVELS = 3  # of MONAI's DynUNet
 Sizes = tuple[int, ...]
 
 
@@ -52,7 +53,7 @@ def rounded(values: Sequence[float] | np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
-def median_shape(facts: Facts, spacing_mm: Sequence[float]) -> np.ndarray:
+def median_shape(facts: Facts, spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
     """[3] the median shape of the images at another spacing, at least one voxel an axis."""
     sizes = np.array(facts.shapes) * np.array(facts.spacings_mm) / np.array(spacing_mm)
     return np.maximum(np.median(sizes, axis=0).round(), 1)
@@ -77,7 +78,8 @@ def levels(
     """Strides and kernels of each resolution of a network (nnU-Net's rule).
 
     From level to level, those axes are halved that have at least ``2 min_edge`` voxels and an edge
-    less than twice the finest one of them; so the edges become alike. A kernel is 1 along an axis
+    less than twice the finest one of them; so the edges become alike. Small images are halved
+    further until there are ``MIN_LEVELS``. A kernel is 1 along an axis
     whose edge is still twice the finest one or more, and 3 along the others and in the last level;
     along an axis of one voxel there is nothing to convolve.
 
@@ -90,12 +92,16 @@ def levels(
         For each level, the stride [3] at its entry, and the kernel [3].
     """
     edges, sizes = np.array(spacing_mm, np.float64), np.array(size, np.float64)
-    strides, kernels = [(1, 1, 1)], []
+    strides: list[Sizes] = [(1, 1, 1)]
+    kernels: list[Sizes] = []
     wide = np.zeros(3, dtype=bool)
     while len(strides) < numbers.max_levels:
+        needed = len(strides) < MIN_LEVELS
         halved = sizes >= 2 * numbers.min_edge
+        if needed and not halved.any():
+            halved = sizes >= 4
         halved &= edges < 2 * edges[halved].min(initial=math.inf)
-        alone = halved.sum() == 1 and len(strides) > 1
+        alone = halved.sum() == 1 and not needed
         if not halved.any() or (alone and sizes[halved][0] < 3 * numbers.min_edge):
             break
         wide |= edges < 2 * edges.min()
@@ -147,8 +153,9 @@ def patch_size(
     def divisor_of(size: Sequence[int]) -> Sizes:
         return divisor or divisors(levels(spacing_mm, size, numbers)[0])
 
-    lowest = np.where(shape > 1, 2 * numbers.min_edge, 1)
-    lowest = lowest if (shape > 1).any() else np.full(3, 2 * numbers.min_edge)
+    lowest = np.minimum(shape, 2 * numbers.min_edge).astype(int)
+    if lowest.max() < 2 * numbers.min_edge:
+        lowest = np.full(3, 2 * numbers.min_edge)
     edges = 1 / np.array(spacing_mm)
     cube = edges * (8 * numbers.step_voxels / edges.prod()) ** (1 / 3)
     size = [int(n) for n in np.maximum(np.minimum(cube, shape), lowest).round()]

@@ -20,7 +20,8 @@ from tests.conftest import Outcome, write_msd
 
 Train = Callable[..., Outcome]
 Plan = Callable[..., Outcome]
-SMALL = ("data.rules={filters: 4, step_voxels: 20000}", "uncertainty=mc_dropout_2", "pictures=0")
+FAST = ("uncertainty=mc_dropout_2", "pictures=0")
+SMALL = ("data.rules.filters=4", "data.rules.step_voxels=20000", *FAST)
 SHORT = ("steps_per_round=2", "pool.initial=2", "pool.query_size=2", "pool.rounds=1")
 
 
@@ -68,8 +69,8 @@ def plan(
 
     monkeypatch.chdir(tmp_path)
 
-    def call(*overrides: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["alseg.plan", "trainer=cpu", *SMALL, *overrides])
+    def call(*overrides: str, numbers: tuple[str, ...] = SMALL) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["alseg.plan", "trainer=cpu", *numbers, *overrides])
         capfd.readouterr()
         exit_code = 0
         try:
@@ -95,7 +96,7 @@ def test_a_run_of_each_format_needs_nothing_but_its_folder(
         "nnunet": lambda: [f"data.root={as_nnunet(phantoms, tmp_path / 'Dataset001_Phantom')}"],
         "folder": lambda: [*as_folder(phantoms, tmp_path / "scans"), "data.channels=[CT]"],
     }[layout]()
-    run = auto(*where)
+    run = auto(*where, "pool.rounds=2")
     assert run.exit_code == 0, run.err
     values = values_of(run)
     assert set(values) == set(KINDS)
@@ -219,7 +220,7 @@ def test_images_of_the_test_part_steer_nothing(plan: Plan, tmp_path: Path) -> No
 
 
 def test_nothing_is_planned_where_nothing_is_auto(plan: Plan) -> None:
-    done = plan("data=phantom")
+    done = plan("data=phantom", numbers=())
     assert done.exit_code == 2
     assert "nothing is auto, so there is nothing to plan; use data=auto" in done.err
 

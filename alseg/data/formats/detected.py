@@ -21,7 +21,7 @@ def read_detected(
     """Read a data set of MSD or nnU-Net v2, or a folder of images.
 
     Args:
-        root: the folder; its dataset.json says which format it has, and without one it holds images.
+        root: the folder; its dataset.json says which format it has; without one it holds images.
         classes: of a folder of images, see ``read_folder``.
         channels: likewise.
         labels: likewise.
