@@ -185,19 +185,19 @@ def split_by_fraction(
 
 
 def own_split(
-    case_ids: Iterable[str], *, root: str | Path, validation: float, test: float, seed: int
+    case_ids: Iterable[str], *, root: str | Path | None, validation: float, test: float, seed: int
 ) -> Splits:
     """The split that the data set comes with, or else ``split_by_fraction``.
 
     Args:
         case_ids: all cases.
-        root: the folder of the data set; its ``SPLIT_FILE`` is read as by ``split_from_file``.
+        root: the folder of the data set; its ``SPLIT_FILE`` is read as by ``split_from_file``;
+            None for data that has none.
         validation: the share of validation cases, where there is no such file.
         test: the share of test cases, likewise.
         seed: the split's own seed, likewise.
     """
-    path = Path(root).expanduser() / SPLIT_FILE
-    if path.is_file():
+    if root is not None and (path := Path(root).expanduser() / SPLIT_FILE).is_file():
         return split_from_file(case_ids, file=path)
     return split_by_fraction(case_ids, validation=validation, test=test, seed=seed)
 
