@@ -145,7 +145,7 @@ def _unknown_setting(error: OmegaConfBaseException) -> str:
     own = [sibling for sibling in siblings if not sibling.startswith("_")]
     beside = f", and {group} has {', '.join(own)} only" if group and 0 < len(own) < 5 else ""
     if choice := _choice_with(group, key):
-        return f"there is no setting {name} here: it is one of {group}={choice}; add that as well"
+        return f"there is no setting {name}{beside}; {group}={choice} has it"
     hint = nearest(key, siblings)
     return f"there is no setting {name}{beside}; {hint}a new one is added with +{name}=..."
 

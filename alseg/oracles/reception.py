@@ -115,8 +115,10 @@ class Reception:
             return f"{path} is not used: the data set has a label for {case_id}"
         versions = [each for each in self.annotations.history if each.case == case_id]
         received = checksum_of(path)
-        for each in versions:
-            if (each.received, each.request) == (received, delivery.request):
+        from_here = [each for each in versions if each.request == delivery.request]
+        # the same file in another request folder is no new version
+        for each in from_here[-1:] or versions:
+            if each.received == received:
                 self.annotations.amend(each, delivery.annotator, delivery.minutes)
                 return ""
         if not versions and case_id not in asked and not self.accept_unrequested:

@@ -19,7 +19,7 @@ from alseg.run.folder import (
 )
 from alseg.run.requests import Item, Request, proposal_file, read_request, write_request
 from alseg.system.distributed import rank, wait_for_all
-from alseg.system.files import checksum_of, clean_temporaries, name_file_in_errors
+from alseg.system.files import checksum_of, clean_temporaries, replacing
 
 
 def lay_out(
@@ -78,12 +78,12 @@ def lay_out_images(task: Task, case_id: str, folder: Path) -> tuple[str, ...]:
         if image.suffix in ITK_ENDINGS:
             save_nifti(path, *exact_voxels(image))
             continue
-        with name_file_in_errors(path):
-            path.unlink(missing_ok=True)  # a link to what has moved away
-            try:
-                path.symlink_to(image.resolve())
-            except OSError:
-                shutil.copyfile(image, path)
+        path.unlink(missing_ok=True)  # a link to what has moved away
+        try:
+            path.symlink_to(image.resolve())
+        except OSError:
+            with replacing(path) as copy, image.open("rb") as source:
+                shutil.copyfileobj(source, copy)
     return tuple(names)
 
 

@@ -344,7 +344,10 @@ def test_every_yaml_composes() -> None:
             ],
             [],
         ),
-        "data/splits": (["file", "fraction", "growing", "own"], ["++data.root=/somewhere"]),
+        "data/splits": (
+            ["annotated", "file", "fraction", "growing", "own"],
+            ["++data.root=/somewhere"],
+        ),
     }
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         for group, (expected, extra) in known.items():

