@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import DictConfig
 
 from alseg.active.query_maps import QueryMaps
+from alseg.config.settings import load_config
 from alseg.data.formats.msd import read_msd
 from alseg.data.splits import growing_split, split_by_fraction
 from alseg.run.state import RunState
@@ -285,6 +287,29 @@ def test_a_sweep_asks_no_person(
     )  # fmt: skip
     assert outcome.exit_code == 1
     assert "oracle=person is for a single run" in outcome.out + outcome.err
+
+
+def test_what_is_given_at_a_resume_stays_until_it_is_changed(
+    train: Train, trained_apart: tuple[Path, Path]
+) -> None:
+    folder = train(*PERSON, *POOL, f"data.task.root={trained_apart[0]}").folder
+
+    def resumed(*overrides: str) -> DictConfig:
+        outcome = train(*overrides, resume=folder, smoke=False)
+        assert outcome.exit_code == 0, outcome.err
+        return load_config(folder)
+
+    resumed("oracle=person", "oracle.annotator=Zoe")
+    window = "data.inferer.roi_size=[16,16,16]"
+    refused = train(window, resume=folder, smoke=False)
+    assert "cannot continue with other settings: data.inferer.roi_size" in refused.err
+    assert resumed("oracle=person", "oracle.poll_seconds=3").oracle.annotator == "Zoe"
+    resumed(window, "resume_force=true")
+    config = resumed("oracle=person", "oracle.accept=any")
+    assert (config.oracle.annotator, config.oracle.poll_seconds) == ("Zoe", 3)
+    assert config.data.inferer.roi_size == [16, 16, 16]
+    assert resumed("oracle=person", "oracle.annotator=Ada").oracle.annotator == "Ada"
+    assert resumed("pictures=1").oracle.annotator == "Ada"
 
 
 def test_real_volumes_end_with_the_bits_of_the_simulation(
