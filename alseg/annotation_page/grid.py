@@ -71,7 +71,9 @@ class Grid:
     @property
     def page_shape(self) -> tuple[int, ...]:
         """Voxels along the page's axes."""
-        return tuple(n for _, n in sorted(zip(io_orientation(self.affine)[:, 0], self.shape)))
+        return tuple(
+            n for _, n in sorted(zip(io_orientation(self.affine)[:, 0], self.shape, strict=True))
+        )
 
 
 def volume_for_page(paths: Sequence[Path], channel: int = 0) -> bytes:

@@ -21,6 +21,7 @@ from alseg.run.requests import (
     Request,
     proposal_file,
     read_requests,
+    unchanged_proposal,
     write_states,
 )
 from alseg.system.files import checksum_of
@@ -130,13 +131,16 @@ class Reception:
 
     def _accept(self, delivery: Delivery, request: Request | None) -> str:
         """Accept a label; returns why it cannot be, if it cannot."""
+        proposal = None
+        if request is not None:
+            proposal = unchanged_proposal(self.run_folder, request, delivery.case_id)
         try:
             added, note = accept(
                 self.task,
                 self.annotations,
                 delivery.case_id,
                 delivery.path,
-                proposal=self._proposal(delivery.case_id, request),
+                proposal=proposal,
                 confirmed=delivery.confirmed,
                 annotator=delivery.annotator or self.annotator,
                 minutes=delivery.minutes,
@@ -150,15 +154,6 @@ class Reception:
             self._say(note)
         log.info(f"accepted: {delivery.case_id}{_details(added)}")
         return ""
-
-    def _proposal(self, case_id: str, request: Request | None) -> Path | None:
-        """What was proposed for a case, if there is a proposal and nobody has changed it."""
-        for item in request.items if request is not None else ():
-            if item.unit.case_id == case_id and item.proposal:
-                assert request is not None
-                path = proposal_file(self.run_folder, request.name, case_id)
-                return path if checksum_of(path) == item.proposal else None
-        return None
 
     def _say_what_was_saved_over(self, request: Request, annotated: Mapping[str, str]) -> None:
         """Tell of labels that were saved over the proposal, which is easily done."""
