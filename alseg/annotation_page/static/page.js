@@ -52,7 +52,7 @@ function stateOf(unit) {
   if (unit.claimed) return unit.drawn_by === annotator ? "open on another page of yours" : `${unit.drawn_by} works on it`;
   if (unit.state === "refused") return `refused by the checks${by}`;
   if (unit.has_draft) return unit.drawn_by === annotator ? "your draft" : `draft by ${unit.drawn_by}`;
-  return unit.has_proposal ? "open, with a proposal" : "open";
+  return unit.has_proposal ? "with a proposal" : "open";
 }
 
 function showOverview() {

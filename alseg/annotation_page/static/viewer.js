@@ -22,7 +22,7 @@ export class Viewer {
       logLevel: "error",
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.9, 0.8, 0.2, 0.8],
-      crosshairWidth: 1,
+      crosshairWidth: 0.3,
       crosshairGap: 4,
       isRadiologicalConvention: true,
       isNearestInterpolation: true,
