@@ -51,6 +51,7 @@ HEADERS = {
 def make_app(desk: Desk, token: str) -> Flask:
     """The page as a WSGI application, below ``/TOKEN/``."""
     app = Flask("alseg.annotate", static_folder=None)
+    app.url_map.merge_slashes = False  # no path except the one that was asked for
     base = f"/{token}"
 
     @app.before_request

@@ -20,6 +20,7 @@ let saveTimer = 0;
 let tool = "pen";
 let value = 1;
 const viewer = new Viewer(drawn);
+globalThis.viewer = viewer; // for the console of the browser, and for tests
 
 function say(text) {
   $("message-text").textContent = text;
