@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Page:
         canvas = self.find("#canvas")[0]
         actions = self.actions(self.browser, duration=20)
         actions.move_to_element_with_offset(canvas, *points[0]).click_and_hold()
-        for (x, y), (to_x, to_y) in zip(points, points[1:], strict=False):
+        for (x, y), (to_x, to_y) in pairwise(points):
             actions.move_by_offset(to_x - x, to_y - y)
         actions.release().perform()
 
@@ -174,19 +175,19 @@ def write_scans(folder: Path) -> Path:
 
 def annotate_with_the_mouse(page: Page) -> None:
     """Draw, take back, switch the class, erase: in the axial plane, around the middle."""
-    page.key("[[[")  # a pen of one voxel
+    page.key("b1[[[")  # a pen of one voxel for the first class
     page.stroke((-60, -60), (60, -60))
     assert set(page.drawn_grey_values()) == {1}
     page.key("z")
     assert page.drawn_grey_values() == {}
     page.key("2")
-    page.stroke((0, 0), (50, 30))
+    page.stroke((0, 0), (160, 90))
     page.press("[data-value='1']")
     page.press("[data-tool='fill']")
     page.stroke((-120, -120), (-60, -120), (-60, -40), (-120, -40), (-120, -115))
     n_before = len(page.drawn_grey_values()[2])
     page.key("e")
-    page.stroke((50, 30), (48, 30))
+    page.stroke((160, 90), (110, 62), (60, 34))
     assert 0 < len(page.drawn_grey_values()[2]) < n_before
     page.wait_until_saved()
 
