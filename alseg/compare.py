@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from alseg.comparison.output_folder import RECORD_FILE, choose_folder, clear
 from alseg.config.entry_points import run_entry_point
-from alseg.core.errors import ConfigError
+from alseg.core.errors import ConfigError, check_choice
 from alseg.system.secrets import without_secrets
 from alseg.system.text import printable
 
@@ -46,6 +46,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--reference", default="random", help="the strategy the others are compared with"
+    )
+    parser.add_argument(
+        "--budget",
+        default="labelled",
+        help="what the learning curves run along: labelled (units, the default), cost (that of the "
+        "runs' cost model), and of runs of patches or slices also voxels, foreground_voxels, "
+        "slices or effort",
     )
     parser.add_argument(
         "--target-dice",
@@ -99,6 +106,7 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
             "reference": options.reference,
             "target_dice": options.target_dice,
             "include_incomplete": options.include_incomplete,
+            **({"budget": options.budget} if options.budget != "labelled" else {}),
         }
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in run_set.data)
         default = Path("runs") / f"compare_{name}"
@@ -127,8 +135,10 @@ def read_runs(options: argparse.Namespace, stack: ExitStack) -> RunSet:
         options: of the command line.
         stack: deletes, when it closes, what a tracking store has sent.
     """
+    from alseg.comparison.budget import BUDGETS
     from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
 
+    check_choice("--budget", options.budget, BUDGETS)
     left_out: list[LeftOut] = []
     if options.tracking_uri:
         from alseg.tracking.mlflow_runs import fetch_runs
@@ -148,6 +158,7 @@ def read_runs(options: argparse.Namespace, stack: ExitStack) -> RunSet:
         reference=options.reference,
         include_incomplete=options.include_incomplete,
         left_out=left_out,
+        budget=options.budget,
     )
 
 

@@ -306,6 +306,46 @@ SETTINGS = [
         "data.splits.validation_share is 1; it must lie between 0 and 1",
     ),
     setting("data/splits=growing pool.initial=1", "pool.initial is 1; this split takes at least 2"),
+    setting(
+        "data/splits=annotated",
+        "data.splits leaves no case to validate with; add validation=cross",
+    ),
+    setting(
+        "validation=cross",
+        "validation=cross validates with all annotated cases",
+        "choose data/splits=annotated",
+    ),
+    setting(
+        "validation=cross data/splits=annotated pool.initial=1",
+        "pool.initial is 1; this split takes at least 2",
+    ),
+    setting(
+        "validation=cross data/splits=annotated validation.folds=1",
+        "validation.folds is 1; it must be a whole number of at least 2",
+    ),
+    setting(
+        "validation=cross data/splits=annotated round_start=continue",
+        "validation=cross takes round_start=scratch, not continue",
+    ),
+    setting(
+        "validation=cross data/splits=annotated semi_supervised=pseudo_label",
+        "semi_supervised keeps the better of two stages by validation Dice",
+    ),
+    setting("pool.unit=voxel", "pool.unit is 'voxel'; allowed are volume, patch, slice"),
+    setting("pool.unit=patch", "pool.unit=patch needs pool.patch_voxels or pool.patch_mm"),
+    setting(
+        "pool.unit=slice pool.slice_axis=3", "pool.slice_axis is 3; it must be auto, 0, 1 or 2"
+    ),
+    setting(
+        "pool.unit=slice strategy=foreground_entropy",
+        "strategy foreground_entropy has the aggregation foreground_mean, which is for whole "
+        "volumes; with pool.unit=patch or slice use strategy/aggregation=mean or sum",
+    ),
+    setting(
+        "pool.unit=slice uncertainty=mc_dropout_adaptive",
+        "uncertainty.passes=adaptive lets whole volumes race; with pool.unit=slice use",
+    ),
+    setting("effort.minutes_per_cm=-1", "effort.minutes_per_cm is -1; it must be a number of at"),
     setting("data.preprocess=null", "data.preprocess builds None"),
     setting("data.augment=[3]", "data.augment builds [3]"),
     setting("data.patch_size=[33,32,32]", "it makes [34, 32, 32] of them"),

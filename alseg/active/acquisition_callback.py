@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
+from alseg.active.appraisal import Appraisal, revealed
 from alseg.active.query_selection import Chooser, Chosen
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
-from alseg.core.units import Answer, Query
+from alseg.core.units import Unit
+from alseg.data.annotation import Annotation
 from alseg.oracles.base import Oracle, annotated
-from alseg.oracles.costs import AnnotationCost
 from alseg.run.score_journal import ScoreFile
 from alseg.strategies.strategy import CaseScore
 from alseg.system.distributed import rank
@@ -28,15 +28,14 @@ class Acquired:
 
     Attributes:
         pool: the new pool.
-        queries: one row an acquired unit, in the order of acquisition: round, case_id, score, rank,
-            cost.
-        labels: the label files that the oracle revealed, by case.
+        queries: one row an acquired unit, in the order of acquisition, see ``query_rows``.
+        labels: what the oracle has revealed of each case's label, with what it had before.
         seconds: that the oracle took.
     """
 
     pool: Pool
     queries: tuple[dict[str, Any], ...]
-    labels: Mapping[str, Path]
+    labels: Mapping[str, Annotation]
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -50,7 +49,7 @@ class AcquisitionCallback(Collection):
     Args:
         chooser: chooses the query.
         oracle: annotates it.
-        cost: of annotating a case.
+        appraise: says what annotating the query's units costs.
         save: saves the query, before the oracle is asked: an answer may take longer than a process
             lives.
         earlier: the scores that an interrupted prediction run has left.
@@ -61,7 +60,7 @@ class AcquisitionCallback(Collection):
         self,
         chooser: Chooser,
         oracle: Oracle,
-        cost: AnnotationCost,
+        appraise: Appraisal,
         save: Callable[[Chosen], None],
         earlier: Sequence[CaseScore] = (),
         file: ScoreFile | None = None,
@@ -69,7 +68,7 @@ class AcquisitionCallback(Collection):
         super().__init__(earlier if rank() == 0 else ())
         self.chooser = chooser
         self.oracle = oracle
-        self.cost = cost
+        self.appraise = appraise
         self.save = save
         self.file = file
         self.chosen: Chosen | None = None
@@ -102,23 +101,14 @@ class AcquisitionCallback(Collection):
         pool, started = self.chooser.pool, time.monotonic()
         answer = annotated(self.oracle, chosen.query).with_unrequested(pool.unlabelled)
         seconds = time.monotonic() - started
-        costs = costs_of(answer, pool, self.cost)
+        columns = self.appraise(answer, pool)
+        new_pool = pool.after(answer)
         return Acquired(
-            pool=pool.after(answer),
-            queries=query_rows(
-                self.chooser.round_number, tuple(answer.labels), chosen.scores, costs
-            ),
-            labels=answer.by_case,
+            pool=new_pool,
+            queries=query_rows(self.chooser.round_number, answer.labels, chosen.scores, columns),
+            labels=revealed(answer, new_pool),
             seconds=seconds,
         )
-
-
-def costs_of(answer: Answer, pool: Pool, cost: AnnotationCost) -> dict[str, float]:
-    """The cost of each case; one that is acquired again has its annotation already."""
-    known = set(pool.labelled)
-    return {
-        case_id: 0.0 if case_id in known else cost(path) for case_id, path in answer.by_case.items()
-    }
 
 
 def candidate_cases(
@@ -143,18 +133,25 @@ def candidate_cases(
 
 def query_rows(
     round_number: int,
-    query: Query,
+    query: Iterable[Unit],
     scores: Mapping[str, float],
-    costs: Mapping[str, float],
+    columns: Mapping[Unit, Mapping[str, Any]],
 ) -> tuple[dict[str, Any], ...]:
-    """Rows of queries.csv: rank 1 is acquired first; the score is None where there is none."""
+    """Rows of queries.csv: rank 1 is acquired first; the score is None where there is none.
+
+    Args:
+        round_number: the round; 0 for the initial pool.
+        query: the units, in the order of acquisition.
+        scores: by the units' names.
+        columns: what annotating has shown of each unit, see ``Appraisal``.
+    """
     return tuple(
         {
             "round": round_number,
             "case_id": unit.case_id,
-            "score": scores.get(unit.case_id),
+            "score": scores.get(unit.name),
             "rank": rank,
-            "cost": costs[unit.case_id],
+            **columns[unit],
         }
         for rank, unit in enumerate(query, start=1)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,21 @@ import pytorch_lightning as pl
 import torch
 from monai.inferers import Inferer
 
+from alseg.active.appraisal import Appraisal
 from alseg.active.plan import Plan
 from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
+from alseg.active.region_units import RegionUnits
 from alseg.core.errors import ConfigError, check_choice, check_whole_number
 from alseg.data.datamodule import PoolDataModule
+from alseg.data.folds import CrossValidation
 from alseg.data.similarity import LabelledSimilarity
 from alseg.networks.committee import Committee
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import AnnotationCost
+from alseg.oracles.costs import AnnotationCost, Effort
 from alseg.run.folder import round_folder
 from alseg.scoring.sources import UncertaintySource
+from alseg.strategies.regions import looks_at_regions
 from alseg.strategies.strategy import Strategy
 from alseg.tracking.tracker import Trackers
 from alseg.training.callbacks.non_finite import ON_NON_FINITE
@@ -40,7 +44,7 @@ class Experiment:
         strategy: chooses the queries.
         source: makes the passes that the strategy's statistics are taken from.
         scoring_inferer: runs a network over the windows of a volume while scoring.
-        cost: of annotating a case.
+        cost: of annotating a unit.
         semi_supervised: the second stage of a round; None for none.
         similarity: of candidates to labelled cases by their images, where the strategy asks for it.
         data: serves the loaders.
@@ -62,7 +66,9 @@ class Experiment:
         proxy: the proxy task that chooses the initial volumes; None where none does.
         target_dice: a Dice that the advice on when to stop speaks of; None for none.
         cost_unit: what ``cost`` counts.
+        cross_validation: lets the annotated cases validate each other; None where others validate.
         proxy_key: names all that its choice depends on.
+        effort: what a region's cost in a person's minutes is reckoned with.
     """
 
     plan: Plan
@@ -92,6 +98,8 @@ class Experiment:
     proxy_key: str = ""
     target_dice: float | None = None
     cost_unit: str = "volume"
+    cross_validation: CrossValidation | None = None
+    effort: Effort = field(default_factory=Effort)
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps is not None:
@@ -102,6 +110,28 @@ class Experiment:
         if target is not None and not (type(target) in (int, float) and 0 < target <= 1):
             raise ConfigError(f"target_dice is {target!r}; it must be null, or above 0, at most 1")
         check_choice("on_nonfinite", self.on_nonfinite, ON_NON_FINITE)
+
+    @property
+    def regions(self) -> RegionUnits | None:
+        """The regions that may be asked for; None where units are whole volumes."""
+        shape = self.plan.unit_shape
+        if not shape.is_region or self.strategy.full_data:
+            return None
+        return RegionUnits(self.data.cache, shape, self.plan.max_regions_per_case)
+
+    @property
+    def appraisal(self) -> Appraisal:
+        """What says what an answer has cost."""
+        ignored = self.data.cache.task.ignore_value
+        is_region = self.plan.unit_shape.is_region
+        return Appraisal(self.cost, ignored, self.effort if is_region else None)
+
+    @property
+    def needs_prediction(self) -> bool:
+        """Whether a query needs the network to look at the candidates."""
+        if self.regions is not None:
+            return looks_at_regions(self.strategy)
+        return self.strategy.needs_prediction
 
     @property
     def round_recipe(self) -> Recipe:

@@ -10,16 +10,18 @@ from typing import Any
 import matplotlib
 import nibabel
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
-from alseg.run.measure import TEST, VALIDATION, cost_axis, measure_of
+from alseg.run.measure import TEST, cost_axis, measure_of, validation_of
+from alseg.strategies.places import Box
 from alseg.system.files import replacing
 from alseg.system.plotting import (
     FONT_SIZE,
@@ -54,10 +56,11 @@ def draw_learning_curve(
     classes: Sequence[str],
     title: str,
     cost_unit: str = "volume",
+    units: str = "volumes",
 ) -> None:
     """Plot Dice against what was annotated: means of the parts and of each class.
 
-    That is the number of labelled volumes; measured time, where it is the cost.
+    That is the number of labelled units; measured time, where it is the cost.
 
     Args:
         path: where the PNG goes.
@@ -65,6 +68,7 @@ def draw_learning_curve(
         classes: the foreground class names.
         title: the plot's title.
         cost_unit: what the column ``cost`` counts.
+        units: what is counted.
     """
     in_minutes = cost_unit == "minutes"
     annotated = [row["cost" if in_minutes else "labelled"] for row in rows]
@@ -74,7 +78,8 @@ def draw_learning_curve(
     if measure is TEST:
         curves.append(("test, mean", TEST.column, mean | {"lw": 2.2}))
     validation = {"ls": "--", "lw": 1.2, "alpha": 0.6}
-    curves.append(("validation, mean", VALIDATION.column, mean | validation))
+    validating = validation_of(rows[0] if rows else ())
+    curves.append((f"{validating.name}, mean", validating.column, mean | validation))
     for name, colour in zip(classes, class_colours(len(classes)), strict=True):
         style = {"color": colour, "marker": ".", "lw": 1.4}
         curves.append((f"{measure.name}, {name}", measure.of_class(name), style))
@@ -84,7 +89,7 @@ def draw_learning_curve(
             axes.plot(annotated, [row[column] for row in rows], **style)[0]
             for _, column, style in curves
         ]
-        label = cost_axis(cost_unit if in_minutes else "volume")
+        label = cost_axis(cost_unit) if in_minutes else f"labelled {units}"
         axes.set(xlabel=label, ylabel="Dice", title=wrapped(title, 6.5))
         if not in_minutes:
             mark_counts(axes, annotated)
@@ -103,6 +108,7 @@ def draw_query(
     affine: Tensor,
     classes: Sequence[str],
     title: str,
+    region: Box | None = None,
 ) -> None:
     """Draw image, prediction, true label and uncertainty on the slice with the most uncertainty.
 
@@ -118,13 +124,20 @@ def draw_query(
         affine: from voxel indices to RAS millimetres, shape [4, 4].
         classes: the foreground class names.
         title: the picture's title.
+        region: a box of voxels that was asked for, outlined on its slice with the most uncertainty;
+            None for the whole volume.
     """
     volumes = {"image": image, "prediction": prediction, "uncertainty": uncertainty}
     if label is not None:
         volumes["true label"] = label
+    volumes["region"] = torch.zeros_like(image)
+    volumes["region"][region if region is not None else ...] = 1
     turned = {name: _radiological(volume, affine) for name, volume in volumes.items()}
     arrays = {name: np.asarray(turned[name].dataobj) for name in turned}  # axes left, front, head
-    index = int(arrays["uncertainty"].sum(axis=(0, 1)).argmax())
+    inside = arrays["region"] > 0
+    by_slice = np.where(inside, arrays["uncertainty"], 0).sum(axis=(0, 1))
+    # of the region's slices, also where none is uncertain
+    index = int(np.where(inside.any(axis=(0, 1)), by_slice, -1).argmax())
     n_slices = arrays["uncertainty"].shape[2]
     # transposed, so that rows run from back to front
     slices = {name: array[:, :, index].T for name, array in arrays.items()}
@@ -146,6 +159,8 @@ def draw_query(
             axes.set(title=name, xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             _mark_sides(axes)
+            if region is not None:
+                axes.add_patch(_outline(slices["region"]))
         for name in panels.keys() & {"prediction", "true label"}:
             panels[name].imshow(
                 np.ma.masked_less_equal(slices[name], 0), cmap=colours, alpha=0.55,
@@ -161,6 +176,15 @@ def draw_query(
         handles = [Patch(color=colours(i), alpha=0.8) for i in range(len(classes))]
         legend_below(figure, handles, [_with_dice(name, dice.get(name)) for name in classes])
         _save(figure, path)
+
+
+def _outline(inside: np.ndarray) -> Rectangle:
+    """The outline of a box in a slice, from its mask [rows, columns]."""
+    (bottom, left), (top, right) = (f(np.argwhere(inside), axis=0) for f in (np.min, np.max))
+    box = Rectangle((left - 0.5, bottom - 0.5), right - left + 1, top - bottom + 1)
+    box.set(fill=False, edgecolor="white", linewidth=1.5, label="region")
+    box.set_path_effects([withStroke(linewidth=3, foreground="black")])
+    return box
 
 
 def _draw_uncertainty(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from alseg.active.acquisition_callback import query_rows
 from alseg.active.experiment import Experiment
 from alseg.active.initial_pool_from_images import initial_cases
 from alseg.active.initial_pool_from_proxy import proxy_start
+from alseg.active.region_units import RegionUnits
 from alseg.core.errors import ConfigError, NotAnnotatedYetError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
-from alseg.core.units import whole
 from alseg.data.headers import check_label_header
 from alseg.data.splits import Splits
 from alseg.data.task import Task
@@ -30,17 +33,17 @@ def initial_state(experiment: Experiment) -> RunState:
     """
     oracle, training = experiment.oracle, experiment.data.splits.training
     earlier = read_request(experiment.folder, INITIAL_REQUEST)  # by another process
-    query = whole(initial_pool(experiment).labelled) if earlier is None else earlier.query
+    query = initial_pool(experiment).units if earlier is None else earlier.query
     oracle.request(INITIAL_REQUEST, query, {})
     answer = annotated(oracle, query).with_unrequested(training)
-    check_parts(experiment.data.splits, list(answer.by_case))
-    for case_id, label in answer.by_case.items():
-        check_label_header(experiment.data.cache.task.cases[case_id], label)
-    costs = {case_id: experiment.cost(path) for case_id, path in answer.by_case.items()}
+    check_parts(experiment.data.splits, [unit.case_id for unit in answer.labels])
+    pool = Pool.start(training, ())
+    for unit, label in answer.labels.items():
+        check_label_header(experiment.data.cache.task.cases[unit.case_id], label)
     return RunState(
-        pool=Pool.start(training, ()).after(answer),
+        pool=pool.after(answer),
         config_hash=experiment.config_hash,
-        queries=query_rows(0, tuple(answer.labels), {}, costs),
+        queries=query_rows(0, answer.labels, {}, experiment.appraisal(answer, pool)),
     )
 
 
@@ -57,6 +60,8 @@ def initial_pool(experiment: Experiment) -> Pool:
         return Pool.start(training, sorted(training))
     if plan.start == "labelled":
         return Pool.start(training, labelled_cases(data.cache.task, training))
+    if experiment.regions is not None:
+        return random_regions(experiment, experiment.regions)
     if plan.initial > len(training):
         raise ConfigError(
             f"pool.initial is {plan.initial}, but the training split has {len(training)} volumes"
@@ -84,9 +89,7 @@ def check_parts(splits: Splits, annotated: Sequence[str]) -> None:
     Raises:
         NotAnnotatedYetError: if it has not.
     """
-    parts = splits.parts(annotated)
-    if not parts.training or not parts.validation:
-        missing = "validate" if parts.training else "train"
+    if missing := splits.lacks(annotated):
         raise NotAnnotatedYetError(
             annotated,
             f"{len(annotated)} volumes are annotated, and none of them is one to {missing} with: "
@@ -108,3 +111,23 @@ def labelled_cases(task: Task, training: Sequence[str]) -> tuple[str, ...]:
             "need no label"
         )
     return labelled
+
+
+def random_regions(experiment: Experiment, regions: RegionUnits) -> Pool:
+    """A pool of random regions.
+
+    Raises:
+        ConfigError: if there is no room for as many as are wanted.
+    """
+    data, n_wanted = experiment.data, experiment.plan.initial
+    data.prepare(data.splits.training)
+    nothing = Pool.start(data.splits.training, ())
+    rng = np.random.default_rng(seed_for(experiment.plan.seed, 0, "initial_pool"))
+    units = regions.draw(nothing, nothing.unlabelled, n_wanted, rng)
+    if len(units) < n_wanted:
+        raise ConfigError(
+            f"pool.initial is {n_wanted}, but only {len(units)} regions fit into the "
+            f"{len(nothing.unlabelled)} training volumes"
+        )
+    cases = dict.fromkeys(unit.case_id for unit in units)
+    return replace(nothing.acquire(list(cases)), regions=units)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alseg.active.initial_pool_from_images import STARTS
 from alseg.core.errors import ConfigError, check_choice, check_flag, check_whole_number
+from alseg.core.units import PLURALS
+from alseg.data.regions import UnitShape
 
 ROUND_STARTS = ("scratch", "continue", "continue_last")
 INTERVAL_UNITS = ("steps", "epochs")
@@ -17,8 +20,8 @@ class Plan:
     """The numbers of an experiment.
 
     Attributes:
-        initial: labelled volumes in the first round.
-        query_size: volumes acquired after each round except the last.
+        initial: labelled units in the first round.
+        query_size: units acquired after each round except the last.
         rounds: number of rounds.
         steps_per_round: optimiser steps in each round.
         val_interval: steps, or passes over the training volumes, between two validations.
@@ -36,6 +39,13 @@ class Plan:
         repeat_uncertain: labelled volumes stay selectable; one that is acquired again costs nothing
             and is drawn that much more often in training (Nath et al., IEEE TMI 2020, there the
             flag Delete = False).
+        unit: what is annotated in one go, and what ``initial`` and ``query_size`` count:
+            ``volume``, ``patch`` or ``slice``; see ``UnitShape`` for it and the next three.
+        patch_mm: the edges of a patch in mm.
+        patch_voxels: in voxels of the file instead.
+        slice_axis: the axis that slices lie across.
+        max_regions_per_case: patches or slices of one case in all rounds together; None for as many
+            as there is room for.
 
     Raises:
         ConfigError: if a number is out of range.
@@ -53,6 +63,11 @@ class Plan:
     budget: float | None = None
     candidates: int | None = None
     repeat_uncertain: bool = False
+    unit: str = "volume"
+    patch_mm: float | Sequence[float] | None = None
+    patch_voxels: int | Sequence[int] | None = None
+    slice_axis: str | int = "auto"
+    max_regions_per_case: int | None = None
 
     def __post_init__(self) -> None:
         for name, number in (
@@ -75,7 +90,38 @@ class Plan:
                 f"pool.budget is {self.budget!r}; it must be null or a number above 0"
             )
         if self.candidates is not None:
-            check_whole_number("pool.candidates", self.candidates, at_least=self.query_size)
+            at_least = 1 if self.unit_shape.is_region else self.query_size
+            check_whole_number("pool.candidates", self.candidates, at_least=at_least)
+        self._check_regions()
+
+    def _check_regions(self) -> None:
+        """Check what is there for regions only, or for whole volumes only."""
+        if self.max_regions_per_case is not None:
+            check_whole_number("pool.max_regions_per_case", self.max_regions_per_case, at_least=1)
+            if not self.unit_shape.is_region:
+                raise ConfigError("pool.max_regions_per_case is for pool.unit=patch or slice")
+        if not self.unit_shape.is_region:
+            return
+        if self.repeat_uncertain:
+            raise ConfigError(
+                f"pool.repeat_uncertain is for whole volumes: with pool.unit={self.unit} no region "
+                "is asked for twice"
+            )
+        if self.start != "random":
+            raise ConfigError(
+                f"pool.start={self.start} chooses whole volumes; with pool.unit={self.unit} use "
+                "pool.start=random"
+            )
+
+    @property
+    def units(self) -> str:
+        """What ``initial`` and ``query_size`` count, in the plural."""
+        return PLURALS[self.unit]
+
+    @property
+    def unit_shape(self) -> UnitShape:
+        """What is annotated in one go."""
+        return UnitShape(self.unit, self.patch_mm, self.patch_voxels, self.slice_axis)
 
     def val_interval_steps(self, n_volumes: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""

@@ -99,7 +99,7 @@ def fine_tune(
         settings.annotated_share,
         data.cache,
         data.labels,
-        data.splits.parts(this_round.pool.labelled_with_repeats).training,
+        this_round.parts_with_repeats.training,
         data.augment,
         n_steps * data.batch_size,
         this_round.seed("second_stage/draws"),

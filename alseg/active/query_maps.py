@@ -10,7 +10,10 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from alseg.active.figures import draw_query
+from alseg.core.units import Unit, region_from_text
+from alseg.data.annotation import Annotation
 from alseg.data.cache import VolumeCache
+from alseg.data.datamodule import annotated_label
 from alseg.data.nifti import write_nifti
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
 from alseg.run.folder import MAPS_FOLDER, PICTURES_FOLDER, PROPOSALS_FOLDER, UNCERTAINTY_FOLDER
@@ -29,7 +32,7 @@ class QueryMaps(pl.LightningModule):
         scoring: what the query was chosen by.
         cache: gives the volumes.
         queries: rows of queries.csv.
-        labels: the label files of those that are annotated.
+        labels: what may be read of the labels of those that are annotated.
         n_pictures: how many of them to draw, from rank 1.
         save_maps: also write the prediction and the uncertainty of each as NIfTI.
         folder: the round's folder; pictures go to ``pictures/``, maps to ``maps/``.
@@ -42,7 +45,7 @@ class QueryMaps(pl.LightningModule):
         scoring: Scoring,
         cache: VolumeCache,
         queries: Sequence[Mapping[str, Any]],
-        labels: Mapping[str, Path],
+        labels: Mapping[str, Annotation],
         n_pictures: int,
         save_maps: bool,
         folder: Path,
@@ -52,7 +55,9 @@ class QueryMaps(pl.LightningModule):
         self.network = network
         self.scoring = scoring
         self.cache = cache
-        self.rows = {row["case_id"]: row for row in queries}
+        self.rows: dict[str, list[Mapping[str, Any]]] = {}
+        for row in queries:
+            self.rows.setdefault(row["case_id"], []).append(row)
         self.labels = labels
         self.n_pictures = n_pictures
         self.save_maps = save_maps
@@ -62,29 +67,35 @@ class QueryMaps(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[str]:
         """Look at one query again, and draw it; returns its case id."""
         (case_id,) = batch["case_id"]
-        is_drawn = self.rows[case_id]["rank"] <= self.n_pictures
+        drawn = [row for row in self.rows[case_id] if row["rank"] <= self.n_pictures]
         reads_labels = self.scoring.strategy.reads_labels
         label = seen = None
-        if case_id in self.labels and (is_drawn or reads_labels):  # not hidden any more
-            label = self.cache.label(case_id, self.labels[case_id])[0]  # [D, H, W]
+        if case_id in self.labels and (drawn or reads_labels):  # not hidden any more
+            label = annotated_label(self.cache, case_id, self.labels[case_id])[0]  # [D, H, W]
         if label is not None and reads_labels:
             seen = label.to(self.device)
         statistics = self.scoring.statistics(self.network, batch["image"], case_id, seen)
         prediction = hard_labels(statistics.mean.unsqueeze(0))[0, 0].cpu()  # [D, H, W]
         uncertainty = self.scoring.strategy.uncertainty_map(statistics).float().cpu()
-        if is_drawn:
-            self.draw(case_id, prediction, uncertainty, label)
+        for row in drawn:
+            self.draw(row, prediction, uncertainty, label)
         if self.save_maps or self.request is not None:
             self.write_maps(case_id, statistics.mean, uncertainty)
         return [case_id]
 
     def draw(
-        self, case_id: str, prediction: Tensor, uncertainty: Tensor, label: Tensor | None
+        self,
+        row: Mapping[str, Any],
+        prediction: Tensor,
+        uncertainty: Tensor,
+        label: Tensor | None,
     ) -> None:
-        """Draw a query; all volumes are [D, H, W]."""
-        entry, row = self.cache.image(case_id), self.rows[case_id]
+        """Draw a unit of the query; all volumes are [D, H, W]."""
+        case_id, where = row["case_id"], row.get("region")
+        entry = self.cache.image(case_id)
+        region = None if where is None else region_from_text(where)
         score = "" if row["score"] is None else f" {row['score']:.3g}"
-        name = self.scoring.strategy.name
+        chosen_by = f"{self.scoring.strategy.name}{score}"
         draw_query(
             self.folder / PICTURES_FOLDER / f"{row['rank']:02d}_{case_id}.png",
             image=entry["image"][0],
@@ -93,7 +104,11 @@ class QueryMaps(pl.LightningModule):
             label=label,
             affine=entry["affine"],
             classes=self.cache.task.foreground,
-            title=f"{case_id}: query {row['rank']} of round {row['round']}, {name}{score}",
+            region=None if region is None else self.cache.grid(case_id).box(region),
+            title=(
+                f"{Unit(case_id, region).name}: query {row['rank']} of round {row['round']}, "
+                f"{chosen_by}"
+            ),
         )
 
     def write_maps(self, case_id: str, probabilities: Tensor, uncertainty: Tensor) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from alseg.core.errors import ScoringError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
-from alseg.core.units import Query, whole
+from alseg.core.units import Query, Unit
 from alseg.strategies.selectors.candidates import Candidates
 from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
 
@@ -26,8 +26,8 @@ class Chosen:
 
     Attributes:
         query: the units, in the order of acquisition.
-        scores: of the cases in it that have one.
-        case_scores: of all candidates and the labelled cases they were compared with; empty for a
+        scores: of the units in it that have one, by name.
+        case_scores: of all candidates and the labelled units they were compared with; empty for a
             strategy that needs no prediction.
         similarities: of the candidates to the labelled images, for a strategy that compares them.
     """
@@ -44,7 +44,7 @@ class Chooser:
 
     Attributes:
         strategy: chooses.
-        query_size: how many volumes.
+        query_size: how many units.
         base_seed: the run's seed.
         n_rounds: rounds of the run.
         round_number: the round.
@@ -54,6 +54,8 @@ class Chooser:
         reference: the labelled cases that the network has been trained on, which a strategy may
             compare the candidates with.
         similarity: of candidates to labelled cases by their images, where the strategy asks for it.
+        is_for_regions: whether scores are those of regions, of which a case has several or none.
+        draw: draws the query where it is one of regions and the strategy needs no prediction.
     """
 
     strategy: Strategy
@@ -65,6 +67,8 @@ class Chooser:
     candidates: tuple[str, ...]
     reference: tuple[str, ...]
     similarity: Similarity | None = None
+    is_for_regions: bool = False
+    draw: Callable[[], Query] | None = None
 
     def choose(self, scores: Sequence[CaseScore] | None = None) -> Chosen:
         """Choose the query; nobody is asked for a label.
@@ -76,12 +80,12 @@ class Chooser:
         Raises:
             ScoringError: if the scored cases are not exactly the candidates.
         """
+        if scores is None and self.draw is not None:
+            query = self.draw()
+            self._warn_of_few(len(query))
+            return Chosen(query, scores={})
         candidates = self._unscored() if scores is None else self._scored(scores)
-        if self.query_size > len(candidates.ids):
-            log.warning(
-                f"pool.query_size is {self.query_size}, and {len(candidates.ids)} volumes are left "
-                "to choose from: the query takes all of them"
-            )
+        self._warn_of_few(len(candidates.ids))
         similarities: dict[str, float] = {}
         if self.similarity is not None:
             similarity = self.similarity(candidates.ids, self.reference)
@@ -89,13 +93,25 @@ class Chooser:
             similarities = dict(zip(candidates.ids, similarity.tolist(), strict=True))
         rng = np.random.default_rng(seed_for(self.base_seed, self.round_number, "selection"))
         chosen = self.strategy.select(candidates, self.query_size, rng)
-        by_case = {s.case_id: s.score for s in scores or () if s.score is not None}
+        by_name = {s.name: s for s in scores or () if not s.labelled}
         return Chosen(
-            query=whole(chosen),
-            scores={case_id: by_case[case_id] for case_id in chosen if case_id in by_case},
+            query=tuple(by_name[n].unit if n in by_name else Unit(n) for n in chosen),
+            scores={
+                name: score
+                for name in chosen
+                if name in by_name and (score := by_name[name].score) is not None
+            },
             case_scores=tuple(scores or ()),
             similarities=similarities,
         )
+
+    def _warn_of_few(self, n_left: int) -> None:
+        if self.query_size > n_left:
+            log.warning(
+                f"pool.query_size is {self.query_size}, and {n_left} "
+                f"{'regions' if self.is_for_regions else 'volumes'} are left to choose from: the "
+                "query takes all of them"
+            )
 
     def _unscored(self) -> Candidates:
         return Candidates(
@@ -104,6 +120,13 @@ class Chooser:
             n_rounds=self.n_rounds,
         )
 
+    def _expected(self, scores: Sequence[CaseScore]) -> tuple[str, ...]:
+        """The names of what must be scored: each candidate, or regions of it, be there any."""
+        if not self.is_for_regions:
+            return tuple(sorted(self.candidates))
+        cases = set(self.candidates)
+        return tuple(sorted({s.name for s in scores if not s.labelled and s.case_id in cases}))
+
     def _scored(self, scores: Sequence[CaseScore]) -> Candidates:
         candidates = candidates_from(
             scores,
@@ -111,8 +134,9 @@ class Chooser:
             n_rounds=self.n_rounds,
             labelled=self.reference,
         )
-        if candidates.ids != tuple(sorted(self.candidates)):
-            difference = sorted(set(candidates.ids) ^ set(self.candidates))
+        expected = self._expected(scores)
+        if candidates.ids != expected:
+            difference = sorted(set(candidates.ids) ^ set(expected))
             raise ScoringError(
                 "the scored cases are not the candidates, they differ in (or repeat): "
                 f"{', '.join(difference) or 'repeated cases'}"

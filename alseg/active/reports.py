@@ -15,16 +15,20 @@ from alseg.active.experiment import Experiment
 from alseg.active.figures import draw_learning_curve
 from alseg.core.budget import area_under_budget_curve
 from alseg.run.folder import CURVE_FILE, METRICS_FILE, QUERIES_FILE
-from alseg.run.measure import TEST, VALIDATION
+from alseg.run.measure import CROSS, TEST, VALIDATION, validation_of
 from alseg.run.state import RunState
 from alseg.system.console import console, file_size, fits, say
 from alseg.system.distributed import rank
 from alseg.system.files import write_atomically
 
-NO_TEST_PART = (
-    "there is no test part: Dice is of the annotated cases that validate, which choose the weights "
-    "and grow round by round; it guides this campaign, and is no fair comparison of strategies"
-)
+NO_TEST_PART = {
+    VALIDATION: "there is no test part: Dice is of the annotated cases that validate, which choose "
+    "the weights and grow round by round; it guides this campaign, and is no fair comparison of "
+    "strategies",
+    CROSS: "there is no test part: Dice is of all annotated cases, each judged by a network that "
+    "was trained on the other folds only; it guides this campaign, and is no fair comparison of "
+    "strategies",
+}
 CLASS_WIDTH, ROUND_WIDTH = 30, 8  # of the columns in classes_table; a count has up to 5 digits
 
 
@@ -37,14 +41,14 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
         console().print(table)
     else:
         console().print(rounds_table(state, f"{title}, seed {experiment.plan.seed}"))
-        console().print(classes_table(state, classes))
+        console().print(classes_table(state, classes, experiment.plan.units))
     folder = experiment.folder
     measure = state.measure
     area = area_under_budget_curve(*state.learning_curve(measure.column))
     for name in without_labels(state, classes):
         say(f"{name} is in no {measure.name} label: it has no Dice, and the mean leaves it out")
-    if measure is VALIDATION:
-        say(NO_TEST_PART)
+    if measure in NO_TEST_PART:
+        say(NO_TEST_PART[measure])
     say(f"area under the budget curve, {measure.title}: {area:.4f}")
     sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
     say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
@@ -63,7 +67,8 @@ def without_labels(state: RunState, classes: Sequence[str]) -> list[str]:
 def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:
     """A row a round: mean Dice of each part, Dice of these classes, seconds."""
     measure = state.measure
-    parts = [part for part in (VALIDATION, TEST) if part.column in state.history[0]]
+    columns = state.history[0]
+    parts = [part for part in (validation_of(columns), TEST) if part.column in columns]
     meaning = f"mean Dice, {measure.title} by class" if classes else "mean Dice"
     table = Table(title=Text(f"{title}: {meaning}"))
     dice_headings = [*(part.short for part in parts), *classes]
@@ -82,10 +87,10 @@ def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Ta
     return table
 
 
-def classes_table(state: RunState, classes: Sequence[str]) -> Table:
+def classes_table(state: RunState, classes: Sequence[str], units: str = "volumes") -> Table:
     """A row a class: its Dice by labelled count, of as many of the last rounds as fit."""
     measure = state.measure
-    table = Table(title=Text(f"{measure.title} by class and labelled volumes"))
+    table = Table(title=Text(f"{measure.title} by class and labelled {units}"))
     table.add_column("class", overflow="fold", max_width=CLASS_WIDTH)
     n_columns = max(1, (console().width - CLASS_WIDTH - 4) // ROUND_WIDTH)
     rows = state.history[-n_columns:]
@@ -121,4 +126,5 @@ def write_reports(experiment: Experiment, state: RunState) -> None:
         experiment.data.cache.task.foreground,
         f"{experiment.data.cache.task.name}: {name}, seed {experiment.plan.seed}",
         experiment.cost_unit,
+        experiment.plan.units,
     )

@@ -37,7 +37,7 @@ class Round:
         folder: where it leaves its files; it exists.
         stages: those that are finished, by this process or an earlier one.
         candidates: the cases that it chooses its query from.
-        cost: of the labelled cases.
+        cost: of the labelled units.
         is_last: whether no query follows it.
     """
 
@@ -56,21 +56,43 @@ class Round:
         plan, pool, number = experiment.plan, state.pool, state.finished_rounds + 1
         folder = experiment.round_folder(number)
         cost = math.fsum(row["cost"] for row in state.queries)
+        candidates = round_candidates(experiment, pool, number)
+        nothing_left = not (pool.unlabelled if experiment.regions is None else candidates)
         return cls(
             experiment=experiment,
             pool=pool,
             number=number,
             folder=folder,
             stages=intact_stages(folder),
-            candidates=round_candidates(experiment, pool, number),
+            candidates=candidates,
             cost=cost,
-            is_last=number == plan.rounds or budget_is_spent(plan, cost) or not pool.unlabelled,
+            is_last=number == plan.rounds or budget_is_spent(plan, cost) or nothing_left,
         )
 
     @property
     def parts(self) -> Parts:
         """Its labelled cases, each once, by what they are for."""
         return self.experiment.data.splits.parts(self.pool.labelled)
+
+    @property
+    def parts_with_repeats(self) -> Parts:
+        """The same, with those that were acquired again as often as they were."""
+        return self.experiment.data.splits.parts(self.pool.labelled_with_repeats)
+
+    @property
+    def folds(self) -> tuple[Parts, ...]:
+        """What the network of each fold trains with and judges; none without cross-validation."""
+        cross_validation = self.experiment.cross_validation
+        if cross_validation is None:
+            return ()
+        return cross_validation.parts(self.pool.labelled_with_repeats)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Its labelled cases that validation measures: those of the part, or of all folds."""
+        if self.experiment.cross_validation is None:
+            return self.parts.validation
+        return self.pool.labelled
 
     @property
     def title(self) -> str:
@@ -80,7 +102,7 @@ class Round:
     @property
     def needs_prediction(self) -> bool:
         """Whether its query needs the network to look at the candidates."""
-        return self.experiment.strategy.needs_prediction and not self.is_last
+        return self.experiment.needs_prediction and not self.is_last
 
     @property
     def semi_supervised(self) -> SemiSupervised | None:
@@ -102,6 +124,8 @@ def round_candidates(experiment: Experiment, pool: Pool, round_number: int) -> t
     plan = experiment.plan
     again = experiment.data.splits.parts(pool.labelled).training if plan.repeat_uncertain else ()
     selectable = (*pool.unlabelled, *again)
+    if experiment.regions is not None:
+        selectable = experiment.regions.selectable(pool)
     return candidate_cases(selectable, plan.candidates, plan.seed, round_number)
 
 

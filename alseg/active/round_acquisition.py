@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 from torch.utils.data import DataLoader
@@ -16,14 +17,18 @@ from torch.utils.data import DataLoader
 from alseg.active.acquisition_callback import Acquired, AcquisitionCallback, query_rows
 from alseg.active.query_maps import QueryMaps
 from alseg.active.query_selection import Chooser, Chosen
+from alseg.active.region_units import RegionUnits
 from alseg.active.round import Round
 from alseg.active.round_training import Trained
-from alseg.core.units import Query, Unit
+from alseg.core.units import Query, Unit, as_region
+from alseg.data.annotation import Annotation
 from alseg.run.folder import FEATURES_FILE, SCORES_FILE, request_of_round
 from alseg.run.stages import QUERY
 from alseg.scoring.racing import Heats
 from alseg.scoring.scorer import Scoring
 from alseg.scoring.sources import race_for
+from alseg.strategies.places import Places
+from alseg.strategies.regions import foreground_share
 from alseg.strategies.strategy import CaseScore
 from alseg.system.files import write_atomically
 from alseg.training.callbacks.predictions import predict
@@ -46,7 +51,7 @@ def acquire(this_round: Round, trained: Trained) -> Acquired:
     acquisition = acquisition_callback(this_round, earlier)
     if predicts:
         volumes = volumes_to_score(this_round, {score.case_id for score in earlier})
-        title = f"{this_round.title} · {len(this_round.pool.labelled)} labelled"
+        title = f"{this_round.title} · {len(this_round.pool.units)} labelled"
         predict(
             experiment.make_trainer,
             ScoringModule(network, scoring),
@@ -84,14 +89,30 @@ def acquisition_callback(this_round: Round, earlier: Sequence[CaseScore]) -> Acq
         this_round.candidates,
         this_round.parts.training,
         experiment.similarity,
+        is_for_regions=experiment.regions is not None,
+        draw=None if experiment.regions is None else partial(random_query, this_round),
     )
     return AcquisitionCallback(
         chooser,
         experiment.oracle,
-        experiment.cost,
+        experiment.appraisal,
         partial(save_query, this_round),
         earlier,
         this_round.score_file,
+    )
+
+
+def random_query(this_round: Round) -> Query:
+    """Regions for a strategy that looks at no prediction: random, or centred on foreground."""
+    experiment, regions = this_round.experiment, this_round.experiment.regions
+    assert regions is not None
+    return regions.draw(
+        this_round.pool,
+        this_round.candidates,
+        experiment.plan.query_size,
+        np.random.default_rng(this_round.seed("selection")),
+        hidden_labels(this_round),
+        foreground_share(experiment.strategy) or 0.0,
     )
 
 
@@ -108,7 +129,13 @@ def scoring_of(
         this_round.number,
         members,
         heats_of(this_round, earlier),
+        None if experiment.regions is None else partial(places_of, this_round, experiment.regions),
     )
+
+
+def places_of(this_round: Round, regions: RegionUnits, case_id: str) -> Places:
+    """Where the query's regions may lie in a case."""
+    return regions.places(this_round.pool, case_id, this_round.experiment.plan.query_size)
 
 
 def cases_to_score(this_round: Round) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -135,17 +162,18 @@ def volumes_to_score(this_round: Round, done: Collection[str]) -> DataLoader:
 def save_query(this_round: Round, chosen: Chosen) -> None:
     """Keep a query, with the scores that led to it, before anybody is asked for a label."""
     files = write_scores(this_round.folder, chosen)
-    units = [asdict(unit) | {"score": chosen.scores.get(unit.case_id)} for unit in chosen.query]
+    units = [asdict(unit) | {"score": chosen.scores.get(unit.name)} for unit in chosen.query]
     this_round.stages.finish(QUERY, files, seconds=0.0, units=units)
 
 
 def saved_query(this_round: Round) -> Chosen:
     """The query that ``save_query`` has kept."""
-    units = this_round.stages[QUERY]["units"]
-    return Chosen(
-        query=tuple(Unit(unit["case_id"], unit["region"]) for unit in units),
-        scores={u["case_id"]: u["score"] for u in units if u["score"] is not None},
+    noted = this_round.stages[QUERY]["units"]
+    query = tuple(
+        Unit(u["case_id"], None if u["region"] is None else as_region(u["region"])) for u in noted
     )
+    scores = {unit.name: u["score"] for unit, u in zip(query, noted, strict=True)}
+    return Chosen(query, {name: score for name, score in scores.items() if score is not None})
 
 
 def propose(
@@ -170,8 +198,8 @@ def propose(
     if not this_round.needs_prediction:
         plain = replace(scoring.strategy, deterministic=True)
         scoring = replace(scoring, strategy=plain)
-    no_costs = dict.fromkeys((unit.case_id for unit in chosen.query), 0.0)
-    rows = query_rows(this_round.number, chosen.query, chosen.scores, no_costs)
+    unknown = {unit: {"cost": 0.0} for unit in chosen.query}
+    rows = query_rows(this_round.number, chosen.query, chosen.scores, unknown)
     wanted = {unit.case_id for unit in units}
     draw(
         this_round,
@@ -188,7 +216,7 @@ def draw(
     network: nn.Module,
     scoring: Scoring,
     rows: Sequence[Mapping[str, Any]],
-    labels: Mapping[str, Path],
+    labels: Mapping[str, Annotation],
     request: Path | None = None,
 ) -> None:
     """Draw the top queries, and write maps of all of them, as the experiment asks for.
@@ -198,7 +226,7 @@ def draw(
         network: its network.
         scoring: what the query was chosen by.
         rows: of queries.csv.
-        labels: the label files of those that are annotated.
+        labels: what may be read of the labels of those that are annotated.
         request: the request folder that they are proposed in; None for none.
     """
     experiment = this_round.experiment
@@ -216,7 +244,7 @@ def draw(
             this_round.folder,
             request,
         )
-        volumes = experiment.data.volumes([row["case_id"] for row in rows])
+        volumes = experiment.data.volumes(list(dict.fromkeys(row["case_id"] for row in rows)))
         predict(experiment.make_trainer, pictures, volumes, [])
 
 
@@ -249,9 +277,10 @@ def earlier_scores(this_round: Round) -> list[CaseScore]:
     # several processes may have scored one case
     while len({s.case_id for group in groups for s in group}) == len(wanted):
         groups.pop()
-    scores = list({s.case_id: s for group in groups for s in group}.values())
+    scores = list({s.unit: s for group in groups for s in group}.values())
     if scores:
-        log.info(f"{len(scores)} of {len(wanted)} volumes were scored before the interruption")
+        n_scored = len({s.case_id for s in scores})
+        log.info(f"{n_scored} of {len(wanted)} volumes were scored before the interruption")
     file.start(groups)
     return scores
 
@@ -271,14 +300,17 @@ def write_scores(folder: Path, chosen: Chosen) -> tuple[str, ...]:
         The names of the files.
     """
     tables: dict[str, str] = {}
-    ordered = sorted(chosen.case_scores, key=lambda s: s.case_id)
-    rows = [(s.case_id, s.score, s.n_passes) for s in ordered if s.score is not None]
-    if rows:
-        scores = pd.DataFrame(rows, columns=["case_id", "score", "n_passes"])
+    ordered = sorted(chosen.case_scores, key=lambda s: s.name)
+    scored = [s for s in ordered if s.score is not None]
+    if scored:
+        scores = pd.DataFrame([(s.case_id, s.score, s.n_passes) for s in scored])
+        scores.columns = pd.Index(["case_id", "score", "n_passes"])
+        if any(s.region is not None for s in scored):
+            scores.insert(1, "region", [s.unit.where for s in scored])
         if chosen.similarities:
             scores["similarity"] = scores["case_id"].map(chosen.similarities)
         tables[SCORES_FILE] = scores.to_csv(index=False)
-    vectors = {s.case_id: s.features for s in ordered if s.features is not None}
+    vectors = {s.name: s.features for s in ordered if s.features is not None}
     if vectors:
         features = pd.DataFrame.from_dict(vectors, orient="index").rename_axis("case_id")
         tables[FEATURES_FILE] = features.to_csv(float_format="%.6g")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from alseg.active.acquisition_callback import Acquired
+from alseg.active.appraisal import as_annotations, revealed
 from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
 from alseg.active.reports import write_reports
@@ -35,12 +36,15 @@ def prepare(experiment: Experiment, state: RunState) -> None:
         DataError: naming the first file that cannot be used.
     """
     data, pool = experiment.data, state.pool
-    may_be_read = (*data.splits.validation, *data.splits.test, *pool.labelled)
-    data.reveal(annotated(experiment.oracle, whole(may_be_read)).by_case)
+    evaluated = (*data.splits.validation, *data.splits.test)
+    answer = annotated(experiment.oracle, (*whole(evaluated), *pool.units))
+    data.reveal(revealed(answer, pool))
     scored: tuple[str, ...] = ()
-    if experiment.strategy.needs_prediction:
+    if experiment.regions is not None:
+        scored = pool.incomplete  # where regions lie depends on preprocessing
+    elif experiment.needs_prediction:
         scored = round_candidates(experiment, pool, state.finished_rounds + 1)
-    data.prepare((*may_be_read, *scored))
+    data.prepare((*evaluated, *pool.labelled, *scored))
     data.check_foreground()
 
 
@@ -114,7 +118,7 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
     if not state.history:
         return None
     row, n_volumes = state.history[-1], len(state.pool.labelled) + len(state.pool.unlabelled)
-    if row["labelled"] == n_volumes:
+    if not state.pool.regions and row["labelled"] == n_volumes:
         return (
             f"the pool has run dry: all {n_volumes} volumes were labelled in round "
             f"{state.finished_rounds} of {plan.rounds}"
@@ -122,6 +126,11 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
     if budget_is_spent(plan, row["cost"]):
         return (
             f"the budget is spent: {row['cost']:g} of {plan.budget:g} after round "
+            f"{state.finished_rounds} of {plan.rounds}"
+        )
+    if state.pool.regions and state.queries[-1]["round"] < state.finished_rounds:
+        return (
+            f"the pool has run dry: no volume had room for another region after round "
             f"{state.finished_rounds} of {plan.rounds}"
         )
     return None
@@ -152,13 +161,14 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
 def prepare_round(this_round: Round) -> None:
     """Preprocess what the round reads, its candidates only if it looks at them."""
     scored = this_round.candidates if this_round.needs_prediction else ()
-    data, validation = this_round.experiment.data, this_round.parts.validation
+    data, judged = this_round.experiment.data, this_round.judged
     labelled, oracle = this_round.pool.labelled, this_round.experiment.oracle
-    data.reveal(oracle.labels_for_round(this_round.number, labelled))
+    labels = oracle.labels_for_round(this_round.number, labelled)
+    data.reveal(as_annotations(labels, this_round.pool))
     data.prepare((*labelled, *scored))
-    if not data.holds_foreground(validation):
+    if not data.holds_foreground(judged):
         log.warning(
-            f"no label of the {len(validation)} validation cases of this round holds foreground: "
+            f"no label of the {len(judged)} validation cases of this round holds foreground: "
             "its Dice is undefined, and the round keeps its last weights"
         )
 
@@ -167,7 +177,7 @@ def labelled_so_far(this_round: Round) -> dict[str, Any]:
     """The first columns of a row of metrics.csv: which round, and what has been labelled."""
     return {
         "round": this_round.number,
-        "labelled": len(this_round.pool.labelled),
+        "labelled": len(this_round.pool.units),
         "cost": this_round.cost,
     }
 

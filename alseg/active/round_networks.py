@@ -60,7 +60,8 @@ def round_training(
 
     Args:
         this_round: the round.
-        name: the weights of the best validation Dice are kept under it.
+        name: the weights of the best validation Dice are kept under it; the last ones where no case
+            only validates.
         title: for the progress bar, behind the round's.
         n_steps: optimiser steps.
         loggers: of the round.
@@ -69,13 +70,15 @@ def round_training(
     interval = experiment.plan.val_interval_steps(
         len(this_round.parts.training), experiment.data.batch_size
     )
+    validates = bool(this_round.parts.validation)
     best = BestWeights(
         folder,
         name,
-        monitor=MONITOR,
+        monitor=MONITOR if validates else None,
         mode="max",
         save_weights_only=True,
-        save_on_train_epoch_end=False,  # Lightning takes an interval of 1 step for one epoch
+        # Lightning takes an interval of 1 step for one epoch; without one a training is one epoch
+        save_on_train_epoch_end=not validates,
         enable_version_counter=False,
     )
     every_n_steps = experiment.checkpoint_every_n_steps
@@ -85,6 +88,7 @@ def round_training(
     trainer: pl.Trainer = experiment.make_trainer(
         max_steps=n_steps,
         val_check_interval=min(interval, n_steps),
+        limit_val_batches=None if validates else 0,
         logger=list(loggers),
         callbacks=[best, checkpoint, guard, FinalValidation(), *progress],
     )

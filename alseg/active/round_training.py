@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 import torch
 
+from alseg.active.fold_training import train_folds
 from alseg.active.pseudo_label_training import train_on_pseudo_labels
 from alseg.active.round import Round
 from alseg.active.round_networks import new_network, round_training, start_network
@@ -16,7 +17,7 @@ from alseg.training.fit import BEST, LAST, SUPERVISED, checkpoints, load_weights
 from alseg.training.module import SegmentationModule
 
 FINE_TUNING = "training_fine_tuning"  # the stage of a round's semi-supervised fine-tuning
-TRAINED = ("training", "member_")  # how the stages begin that train a network
+TRAINED = ("training", "member_", "fold_")  # how the stages begin that train a network
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,21 @@ def train(this_round: Round) -> Trained:
     if this_round.experiment.strategy.needs_passes and not this_round.is_last:
         n_members = this_round.experiment.source.n_members
         members = tuple(train_member(this_round, number) for number in range(2, n_members + 1))
+    train_folds(this_round)
     load_weights(module.network, this_round.folder / f"{BEST}.ckpt")
     return Trained(module, trainer, members)
 
 
 def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
     """Train the round's network, all of its steps or those of the first stage."""
-    experiment, n_labelled = this_round.experiment, len(this_round.pool.labelled)
+    experiment, n_labelled = this_round.experiment, len(this_round.pool.units)
     name, n_steps = BEST, experiment.steps_per_round
     if this_round.semi_supervised is not None:
         name, n_steps = SUPERVISED, n_steps - this_round.semi_supervised.steps(n_steps)
     module = experiment.make_module(
         start_network(this_round), experiment.round_recipe.for_steps(n_steps)
     )
-    experiment.data.start_round(this_round.pool, this_round.number, n_steps)
+    experiment.data.start_round(this_round.parts_with_repeats, this_round.number, n_steps)
     loggers = experiment.tracker.round_loggers(this_round.number, n_labelled, this_round.folder)
     training = round_training(this_round, name, f"{n_labelled} labelled", n_steps, loggers)
     if "training" not in this_round.stages:
@@ -99,7 +101,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
     module = experiment.make_module(new_network(experiment, member), experiment.round_recipe)
     if stage not in stages:
         draw_seed = this_round.seed(f"member/{member}")
-        data.start_round(this_round.pool, number, n_steps, draw_seed)
+        data.start_round(this_round.parts_with_repeats, number, n_steps, draw_seed)
         title = f"member {member}/{experiment.source.n_members}"
         training = round_training(this_round, name, title, n_steps)
         with interruption.delayed():

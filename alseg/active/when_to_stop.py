@@ -15,7 +15,7 @@ from alseg.curves.forecast import expected_gain, forecast
 from alseg.curves.models import MIN_ROUNDS
 from alseg.oracles.annotations import Annotation, Annotations
 from alseg.run.folder import CASES_FILE, STOPPING_FILE
-from alseg.run.measure import VALIDATION, measure_of
+from alseg.run.measure import CROSS, VALIDATION, measure_of
 from alseg.system.distributed import rank
 from alseg.system.files import write_atomically
 
@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 Row = Mapping[str, Any]  # of metrics.csv
 N_RESAMPLES = 2000
 FEWEST_CASES = 5  # for an interval over cases: a bootstrap of fewer is far too narrow
+BIASES = {
+    VALIDATION: "; these cases also choose the weights, so it is somewhat too high",
+    CROSS: "; the network that judged a case was trained on the other folds only, so it is "
+    "somewhat too low for the round's own network",
+}
 HARDLY_CORRECTED = 0.95  # Dice of a proposal with what a person has made of it, from there on
 
 
@@ -69,8 +74,8 @@ def known_curve(rows: Sequence[Row]) -> pd.DataFrame:
 
 def dice_so_far(this_round: Round, row: Row) -> str:
     """The Dice of the round with its uncertainty over the cases."""
-    measure = measure_of(row)
-    start, dice = f"When to stop: with {row['labelled']} labelled volumes", row[measure.column]
+    measure, units = measure_of(row), this_round.experiment.plan.units
+    start, dice = f"When to stop: with {row['labelled']} labelled {units}", row[measure.column]
     if math.isnan(dice):
         return (
             f"{start} the {measure.title} is not defined, as no label of that part holds "
@@ -85,10 +90,7 @@ def dice_so_far(this_round: Round, row: Row) -> str:
         if span is None
         else f"95% interval {span[0]:.3f} to {span[1]:.3f} over {len(values)} cases"
     )
-    said = f"{start} the {measure.title} is {dice:.3f} ({sure})"
-    if measure is VALIDATION:
-        said += "; these cases also choose the weights, so it is somewhat too high"
-    return f"{said}."
+    return f"{start} the {measure.title} is {dice:.3f} ({sure}){BIASES.get(measure, '')}."
 
 
 def interval_over_cases(dice: np.ndarray, seed: int) -> tuple[float, float] | None:
@@ -117,11 +119,14 @@ def interval_over_cases(dice: np.ndarray, seed: int) -> tuple[float, float] | No
 
 
 def next_query(this_round: Round, curve: pd.DataFrame) -> Sequence[str]:
-    """What the next query is expected to bring; nothing where no volume is left to ask for."""
-    n_more = min(this_round.experiment.plan.query_size, len(this_round.pool.unlabelled))
+    """What the next query is expected to bring; nothing where nothing is left to ask for."""
+    plan, n_left = this_round.experiment.plan, len(this_round.pool.unlabelled)
+    if this_round.experiment.regions is not None:  # a case may have room for several
+        n_left = plan.query_size if this_round.candidates else 0
+    n_more = min(plan.query_size, n_left)
     if n_more == 0:
         return ()
-    volumes = f"{n_more} more labelled {'volume' if n_more == 1 else 'volumes'}"
+    volumes = f"{n_more} more labelled {plan.unit if n_more == 1 else plan.units}"
     if curve["labelled"].nunique() < MIN_ROUNDS:
         return (f"What {volumes} would bring cannot be said before {MIN_ROUNDS} rounds.",)
     gain = expected_gain(curve["labelled"].to_numpy(), curve["dice"].to_numpy(), n_more)
@@ -147,11 +152,12 @@ def target(this_round: Round, curve: pd.DataFrame, minutes: float | None) -> Seq
     wanted = this_round.experiment.target_dice
     if wanted is None or curve.empty:
         return ()
-    found = forecast(curve.assign(strategy="Target", seed=0), wanted)
+    label = f"labelled {this_round.experiment.plan.units}"
+    found = forecast(curve.assign(strategy="Target", seed=0), wanted, label=label)
     if found.fit is None and curve["labelled"].nunique() < MIN_ROUNDS and found.volumes is None:
         return ()  # that has been said
     said = found.statement
-    now = len(this_round.pool.labelled)
+    now = len(this_round.pool.units)
     if minutes is not None and found.volumes is not None and found.volumes > now:
         hours, low, high = (
             max(v - now, 0) * minutes / 60 for v in (found.volumes, found.low, found.high)

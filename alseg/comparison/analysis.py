@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from alseg.comparison import statistics
+from alseg.comparison.asked import asked_table
+from alseg.comparison.budget import along
 from alseg.comparison.runs import (
     RunSet,
     calibration_table,
@@ -45,6 +47,7 @@ class Comparison:
         forecasts: one for each strategy.
         back_test: errors of the forecast on the curves themselves.
         queries: the acquired cases.
+        asked: where in the volumes each query asked; empty without runs of regions.
         calibration: reliability histograms; may be empty.
         differing: settings that differ between the runs.
     """
@@ -66,6 +69,7 @@ class Comparison:
     forecasts: tuple[Forecast, ...]
     back_test: pd.DataFrame
     queries: pd.DataFrame
+    asked: pd.DataFrame
     calibration: pd.DataFrame
     differing: dict[str, tuple[str, ...]]
 
@@ -94,6 +98,11 @@ class Comparison:
         return units.pop() if known and len(units) == 1 and units != {"volume"} else None
 
     @property
+    def budget_label(self) -> str:
+        """What the learning curves run along, such as ``labelled volumes``."""
+        return self.run_set.budget_label
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the runs with a learning curve."""
         return tuple(sorted({int(seed) for seed in self.curves["seed"]}))
@@ -112,7 +121,7 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
     if target is not None and not 0 < target <= 1:
         raise ConfigError(f"--target-dice is {target}; it must be above 0 and at most 1")
     reference, rounds = run_set.reference, learning_curves(run_set)
-    curves = rounds[~rounds["full_data"]].reset_index(drop=True)
+    curves = along(rounds[~rounds["full_data"]].reset_index(drop=True), run_set.budget)
     full = rounds[rounds["full_data"]].reset_index(drop=True)
     full_dice = None if full.empty else float(full["dice"].mean())
     if target is None and full_dice is not None:
@@ -142,10 +151,13 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
         efficiency=statistics.foreground_efficiencies(curves, full),
         target=target,
         forecasts=(
-            () if target is None else tuple(forecast(group, target) for group in by_strategy)
+            ()
+            if target is None
+            else tuple(forecast(group, target, label=run_set.budget_label) for group in by_strategy)
         ),
         back_test=back_test(curves),
         queries=query_table(run_set),
+        asked=asked_table(run_set),
         calibration=calibration_table(run_set),
         differing=differing_settings(run_set.runs),
     )

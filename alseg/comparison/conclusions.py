@@ -8,7 +8,7 @@ import pandas as pd
 
 from alseg.comparison.analysis import Comparison
 from alseg.comparison.statistics import ALPHA, MIN_PAIRS, common_budgets, interval_of_mean
-from alseg.run.measure import TEST
+from alseg.run.measure import CROSS, TEST
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -29,6 +29,12 @@ def _without_test_part(comparison: Comparison) -> list[str]:
     """Why a comparison without a test part is none to publish."""
     if comparison.measure is TEST:
         return []
+    if comparison.measure is CROSS:
+        return [
+            "There is no test part (validation=cross): each Dice is of all annotated cases, which "
+            "are others for each strategy and round. It guides your own campaign and is no fair "
+            "comparison of strategies."
+        ]
     return [
         "There is no test part (data/splits=growing): each Dice is of the annotated cases that "
         "validate, which are others for each strategy and round, and choose the weights too. It "
@@ -81,7 +87,7 @@ def _best(comparison: Comparison) -> str:
         else f"paired by seed, a difference of {difference:+.3f}{_interval(low, high)}"
     )  # fmt: skip
     return (
-        f"{best} {verdict}: from {budgets[0]} to {budgets[-1]} labelled volumes its mean "
+        f"{best} {verdict}: from {budgets[0]} to {budgets[-1]} {comparison.budget_label} its mean "
         f"{comparison.measure.title} was {areas[best]:.3f}, against {areas[other]:.3f} for "
         f"{other}; {paired}."
     )
@@ -163,9 +169,9 @@ def _more_labels(comparison: Comparison) -> list[str]:
     else:
         verdict = "Whether labelling more still helps is not certain"
     return [
-        f"{verdict}: from {gain.before} to {gain.after} labelled volumes the "
+        f"{verdict}: from {gain.before} to {gain.after} {comparison.budget_label} the "
         f"{comparison.measure.label} of {best} changed by "
-        f"{gain.dice:+.3f}{_interval(gain.low, gain.high)}, {gain.slope:+.4f} a volume."
+        f"{gain.dice:+.3f}{_interval(gain.low, gain.high)}, {gain.slope:+.4f} for each."
     ]
 
 
@@ -190,7 +196,7 @@ def _saved(comparison: Comparison) -> list[str]:
     span = _interval(low, high, ".1f") if fewer else _interval(-high, -low, ".1f")
     said = (
         f"{verdict}: for the {comparison.measure.label} that both reach, it needed "
-        f"{rows['labelled'].mean():.1f} labelled volumes where {reference} needed "
+        f"{rows['labelled'].mean():.1f} {comparison.budget_label} where {reference} needed "
         f"{rows['reference'].mean():.1f}, "
         f"{abs(saved):.1f} {'fewer' if fewer else 'more'}{span}."
     )
@@ -198,7 +204,7 @@ def _saved(comparison: Comparison) -> list[str]:
     if n_never:
         said += (
             f" In {n_never} of {len(rows)} seeds {reference} never reached the final Dice of "
-            f"{best}: that takes it more than {common_budgets(comparison.curves)[-1]} volumes."
+            f"{best}: that takes it more than {common_budgets(comparison.curves)[-1]}."
         )
     return [said]
 
@@ -214,7 +220,8 @@ def _forecast(comparison: Comparison) -> list[str]:
     return [
         item.statement + (
             f" That is more than the {n_volumes} volumes of the training set."
-            if item.volumes is not None and item.volumes > n_volumes else ""
+            if comparison.budget_label == "labelled volumes"
+            and item.volumes is not None and item.volumes > n_volumes else ""
         )
         for name in wanted for item in comparison.forecasts if item.strategy == name
     ]  # fmt: skip

@@ -23,6 +23,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from alseg.comparison.asked import PLACES
 from alseg.comparison.statistics import Ranking, mean_curves, reliability
 from alseg.curves.forecast import MAX_EXTRAPOLATION, Forecast
 from alseg.system.plotting import (
@@ -110,6 +111,7 @@ def class_curves(
     width: float,
     classes: Sequence[str],
     dice_label: str = "test Dice",
+    label: str = "labelled volumes",
 ) -> Figure:
     """Learning curves of each foreground class, one panel a class."""
     n_columns = min(len(classes), max(1, int(width / 3.2)))
@@ -117,7 +119,7 @@ def class_curves(
     with canvas(width, 2.7 * n_rows) as figure:
         lines: dict[str, Line2D] = {}
         for axes, name in zip(
-            _panels(figure, len(classes), n_columns, "labelled volumes"), classes, strict=True
+            _panels(figure, len(classes), n_columns, label), classes, strict=True
         ):
             value = f"dice_{name}"
             lines |= _draw_curves(axes, mean_curves(curves, value), palette, "labelled")
@@ -182,7 +184,9 @@ def _draw_full(axes: Axes, full: pd.DataFrame, value: str) -> dict[str, Line2D]:
     return {f"all {full['labelled'].iloc[0]} volumes": line}
 
 
-def paired_differences(differences: pd.DataFrame, palette: Palette, width: float) -> Figure:
+def paired_differences(
+    differences: pd.DataFrame, palette: Palette, width: float, label: str = "labelled volumes"
+) -> Figure:
     """Paired difference from the reference at each labelled count, with 95% intervals.
 
     One panel a strategy, all on the same axes.
@@ -191,7 +195,7 @@ def paired_differences(differences: pd.DataFrame, palette: Palette, width: float
     n_columns = min(len(strategies), max(1, int(width / 3.2)))
     n_rows = math.ceil(len(strategies) / n_columns)
     with canvas(width, 0.6 + 2.0 * n_rows) as figure:
-        panels = _panels(figure, len(strategies), n_columns, "labelled volumes", same_axes=True)
+        panels = _panels(figure, len(strategies), n_columns, label, same_axes=True)
         for axes, strategy in zip(panels, strategies, strict=True):
             rows = differences[differences["strategy"] == strategy]
             axes.axhline(0, color=INK, lw=1.2, ls="--")
@@ -200,6 +204,60 @@ def paired_differences(differences: pd.DataFrame, palette: Palette, width: float
             mark_counts(axes, differences["labelled"].tolist())
             axes.grid()
         figure.supylabel("difference in Dice")
+        return figure
+
+
+def asked_figure(asked: pd.DataFrame, labels: Mapping[str, str], width: float) -> Figure:
+    """Shares of the queried voxels on foreground, boundaries and background, a bar a strategy.
+
+    The initial regions, which all strategies share, are left out where there are others.
+    """
+    later = asked[asked["round"] > 0]
+    shares = (asked if later.empty else later).groupby("strategy")[list(PLACES)].mean()
+    names = [wrapped(labels[str(name)], 0.3 * width) for name in shares.index]
+    colours = dict(zip(PLACES, ("#e69f00", "#0072b2", "#c0c0c0"), strict=True))
+    with canvas(width, 1.2 + len(names) * _row_height(names)) as figure:
+        axes = figure.add_subplot()
+        left = np.zeros(len(names))
+        handles: list[Artist] = []
+        for place in PLACES:
+            values = shares[place].to_numpy()
+            handles += axes.barh(names, values, left=left, color=colours[place])[:1]
+            left += values
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 1), xlabel="share of the queried voxels")
+        legend_below(figure, handles, ["inside foreground", "on a boundary", "background"])
+        return figure
+
+
+def annotation_curves(
+    curves: pd.DataFrame,
+    palette: Palette,
+    width: float,
+    columns: Mapping[str, str],
+    dice_label: str = "test Dice",
+) -> Figure:
+    """Mean Dice against each of several costs, one panel a cost.
+
+    Args:
+        curves: of runs of regions.
+        palette: of the strategies.
+        width: in inches.
+        columns: the columns of the costs, by what they are called.
+        dice_label: of the vertical axes.
+    """
+    n_columns = min(len(columns), max(1, int(width / 3.2)))
+    n_rows = math.ceil(len(columns) / n_columns)
+    with canvas(width, 2.7 * n_rows) as figure:
+        lines: dict[str, Line2D] = {}
+        panels = _panels(figure, len(columns), n_columns, "")
+        for axes, (name, column) in zip(panels, columns.items(), strict=True):
+            means = mean_curves(curves.assign(cost=curves[column]), "dice")
+            lines |= _draw_curves(axes, means, palette, "cost")
+            axes.set_xlabel(name)
+            axes.ticklabel_format(axis="x", scilimits=(-3, 4))
+        figure.supylabel(dice_label)
+        legend_below(figure, list(lines.values()), list(lines))
         return figure
 
 
@@ -340,6 +398,7 @@ def forecast_figure(
     width: float,
     value: str = "dice",
     dice_label: str = "test Dice",
+    label: str = "labelled volumes",
 ) -> Figure:
     """The fitted learning curves beyond the rounds so far, with the target.
 
@@ -363,7 +422,7 @@ def forecast_figure(
         lines[f"target {target:.3f}"] = axes.axhline(target, color=INK, lw=1, ls=":")
         axes.axvspan(largest, end, color="#808080", alpha=0.08, lw=0)
         margin = 0.02 * (end - smallest)
-        axes.set(xlabel="labelled volumes", ylabel=dice_label, xlim=(smallest - margin, end))
+        axes.set(xlabel=label, ylabel=dice_label, xlim=(smallest - margin, end))
         axes.grid()
         legend_below(figure, list(lines.values()), list(lines))
         return figure

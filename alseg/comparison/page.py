@@ -18,6 +18,7 @@ from PIL import Image
 from alseg import __version__
 from alseg.comparison import figures
 from alseg.comparison.analysis import Comparison
+from alseg.comparison.budget import BUDGETS, OF_REGIONS
 from alseg.comparison.conclusions import sentences
 from alseg.comparison.figures import NARROW, WIDE, Palette
 from alseg.comparison.runs import Run
@@ -173,16 +174,19 @@ def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
 def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
     """Dice against what has been labelled: over all classes, by class and by cost."""
     curves, full, labels = comparison.curves, comparison.full, comparison.labels
-    measure = comparison.measure
+    measure, along = comparison.measure, comparison.budget_label
+    the_number_of = "the number of " if comparison.run_set.budget == "labelled" else ""
     banded = [labels[s] for s in comparison.run_set.strategies if palette.has_band(s)]
     band = f" Bands: {INTERVAL}" + ("." if len(banded) > 1 else f", only for {banded[0]}.")
     names = ", ".join(labels[s] for s in comparison.run_set.strategies)
     drawings = [
         Drawing(
             "learning_curves",
-            f"Mean {measure.title} against the number of labelled volumes.{band}",
-            f"Learning curves of {names}; the table of Dice by labelled volumes has the numbers.",
-            figures.learning_curves(curves, full, palette, width, dice_label=measure.label),
+            f"Mean {measure.title} against {the_number_of}{along}.{band}",
+            f"Learning curves of {names}; the table of Dice has the numbers.",
+            figures.learning_curves(
+                curves, full, palette, width, label=along, dice_label=measure.label
+            ),
         )
     ]
     if len(comparison.run_set.classes) > 1:
@@ -192,7 +196,7 @@ def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> l
                 f"{capitalised(measure.title)} of each class.{band}",
                 f"Learning curves of {names} for {', '.join(comparison.run_set.classes)}.",
                 figures.class_curves(
-                    curves, full, palette, width, comparison.run_set.classes, measure.label
+                    curves, full, palette, width, comparison.run_set.classes, measure.label, along
                 ),
             )
         )
@@ -215,20 +219,35 @@ def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> l
                 ),
             )
         )
+    if not comparison.asked.empty:
+        drawings.append(_effort_drawing(comparison, palette, width, band))
     return drawings
+
+
+def _effort_drawing(comparison: Comparison, palette: Palette, width: float, band: str) -> Drawing:
+    """Dice against each thing that annotating regions took."""
+    columns = {BUDGETS[name]: f"annotated_{name}" for name in OF_REGIONS}
+    curves = comparison.curves.dropna(subset=list(columns.values()))
+    measure = comparison.measure
+    return Drawing(
+        "effort_curves",
+        f"Mean {measure.title} against what annotating the regions took.{band}",
+        f"{capitalised(measure.label)} against each cost; the table of effort has the numbers.",
+        figures.annotation_curves(curves, palette, width, columns, measure.label),
+    )
 
 
 def _strategy_drawings(comparison: Comparison, palette: Palette, width: float) -> list[Drawing]:
     """What compares the strategies with each other."""
-    labels, drawings = comparison.labels, list[Drawing]()
+    labels, drawings, along = comparison.labels, list[Drawing](), comparison.budget_label
     if len(comparison.run_set.strategies) > 1:
         drawings.append(
             Drawing(
                 "paired_differences",
                 f"Dice minus that of {labels[comparison.reference]}, paired by seed. "
                 f"Bands: {INTERVAL}.",
-                f"Paired differences from {labels[comparison.reference]} by labelled volumes.",
-                figures.paired_differences(comparison.difference_curves, palette, width),
+                f"Paired differences from {labels[comparison.reference]} by {along}.",
+                figures.paired_differences(comparison.difference_curves, palette, width, along),
             )
         )
     if comparison.matrix is not None:
@@ -271,6 +290,7 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
                     palette,
                     width,
                     dice_label=comparison.measure.label,
+                    label=comparison.budget_label,
                 ),
             )
         )
@@ -284,6 +304,8 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
                 figures.query_heat_map(comparison.queries, comparison.labels, width),
             )
         )
+    if not comparison.asked.empty:
+        drawings.append(_asked_drawing(comparison, width))
     if not comparison.calibration.empty:
         drawings.append(
             Drawing(
@@ -294,6 +316,18 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
             )
         )
     return drawings
+
+
+def _asked_drawing(comparison: Comparison, width: float) -> Drawing:
+    """Where in the volumes each strategy asks."""
+    return Drawing(
+        "asked",
+        "Where in the volumes each strategy asks: shares of the voxels of its queries, means over "
+        "rounds and seeds.",
+        "Bars of the shares inside foreground, on boundaries and in the background; the table has "
+        "the numbers.",
+        figures.asked_figure(comparison.asked, comparison.labels, width),
+    )
 
 
 def environment() -> Environment:
@@ -354,14 +388,14 @@ def sections(
             ],
         )
 
-    queries = section("queries", "Queries", ["queries"], ["queries"])
+    queries = section("queries", "Queries", ["asked", "queries"], ["asked", "queries"])
     queries.galleries.extend(galleries(comparison))
     found = [
         section(
             "curves",
             "Learning curves",
-            ["learning_curves", "class_curves", "cost_curves"],
-            ["summary", "dice", *class_tables, "cost", "last_gain", "labels_needed",
+            ["learning_curves", "class_curves", "cost_curves", "effort_curves"],
+            ["summary", "dice", *class_tables, "cost", "effort", "last_gain", "labels_needed",
              "foreground_efficiency"],
         ),
         section("differences", "Differences", ["paired_differences"],

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from alseg.comparison.budget import annotated, budget_label, read_off
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.pool import Pool
 from alseg.run.folder import (
@@ -25,7 +26,7 @@ from alseg.run.folder import (
     STATE_FILE,
     round_folder,
 )
-from alseg.run.measure import VALIDATION, Measure
+from alseg.run.measure import CROSS, FOLDS, TEST, Measure
 from alseg.run.stages import check_unchanged
 from alseg.run.state import RunState
 
@@ -72,6 +73,11 @@ class Run:
         return str(self.config.get("cost", "volume"))
 
     @property
+    def unit(self) -> str:
+        """What was annotated in one go: ``volume``, ``patch`` or ``slice``."""
+        return str(self.config["pool"].get("unit", "volume"))
+
+    @property
     def full_data(self) -> bool:
         """Whether all training volumes were labelled from the start."""
         return bool(self.config["strategy"].get("full_data", False))
@@ -100,8 +106,11 @@ class Run:
     def complete(self) -> bool:
         """Whether the plan is fulfilled or the pool has run dry."""
         state = self.state
-        dry = bool(state.history) and state.history[-1]["labelled"] == self.n_volumes
-        return dry or state.finished_rounds >= self.planned_rounds
+        if state.finished_rounds >= self.planned_rounds or not state.history:
+            return bool(state.history)
+        if state.pool.regions:  # a round that could have asked for more and did not
+            return bool(state.queries[-1]["round"] < state.finished_rounds)
+        return bool(state.history[-1]["labelled"] == self.n_volumes)
 
     @property
     def has_dice(self) -> bool:
@@ -117,15 +126,20 @@ class Run:
         """The case ids of each part, as far as the run folder says them."""
         training = sorted((*self.state.pool.labelled, *self.state.pool.unlabelled))
         parts = {"training": tuple(training)}
-        if self.state.history and self.state.measure is VALIDATION:
+        columns = self.state.history[0] if self.state.history else {}
+        if columns and self.state.measure is not TEST:
             # which cases have validated so far follows from the rule and what was annotated
             rule = self.config["data"].get("splits") or {}
+            if self.state.measure is CROSS:
+                rule = {**rule, **(self.config.get("validation") or {})}
             return parts | {"validation": tuple(f"{k}={v}" for k, v in sorted(rule.items()))}
         cases = self.round_folder(1) / CASES_FILE
         if cases.is_file():
             table = read_table(cases, {"case_id": str, "part": str})
             parts |= {
-                str(name): tuple(sorted(part["case_id"])) for name, part in table.groupby("part")
+                str(name): tuple(sorted(part["case_id"]))
+                for name, part in table.groupby("part")
+                if name == TEST.part or FOLDS not in columns  # folds are of what was annotated
             }
         return parts
 
@@ -146,11 +160,21 @@ class RunSet:
         runs: the runs that are used, sorted by strategy and seed.
         reference: the strategy that the others are compared with.
         left_out: the runs that are not.
+        budget: what their learning curves run along, of ``alseg.comparison.budget.BUDGETS``.
     """
 
     runs: tuple[Run, ...]
     reference: str
     left_out: tuple[LeftOut, ...] = ()
+    budget: str = "labelled"
+
+    @property
+    def budget_label(self) -> str:
+        """What the learning curves run along, such as ``labelled volumes``."""
+        learning = [run for run in self.runs if not run.full_data] or list(self.runs)
+        units = dict.fromkeys(run.unit for run in learning)
+        costs = dict.fromkeys(run.cost_unit for run in learning)
+        return budget_label(self.budget, units, costs)
 
     @property
     def data(self) -> str:
@@ -267,6 +291,7 @@ def gather_runs(
     reference: str = "random",
     include_incomplete: bool = False,
     left_out: Iterable[LeftOut] = (),
+    budget: str = "labelled",
 ) -> RunSet:
     """Read run folders and check that they can be compared.
 
@@ -275,6 +300,7 @@ def gather_runs(
         reference: the strategy that all others are compared with.
         include_incomplete: also use runs that have not finished all rounds.
         left_out: runs that are known to be unusable already.
+        budget: what the learning curves run along.
 
     Raises:
         ConfigError: if no run is left, data sets or splits are mixed, a strategy has two runs of
@@ -294,7 +320,7 @@ def gather_runs(
     check_same_data(used)
     check_unique(used)
     check_same_strategy(used)
-    run_set = RunSet(tuple(used), reference, tuple(unused))
+    run_set = RunSet(tuple(used), reference, tuple(unused), budget)
     if reference not in run_set.strategies:
         raise ConfigError(
             f"there is no complete run of the reference strategy {reference!r}; "
@@ -331,6 +357,12 @@ def check_same_data(runs: Sequence[Run]) -> None:
             )
         if run.state.measure is not first.state.measure:
             ours, theirs = (r.state.measure.name for r in (first, run))
+            if TEST not in (first.state.measure, run.state.measure):
+                raise ConfigError(
+                    f"runs of held-out cases and of cross-validation cannot be compared: "
+                    f"{first.folder} is judged by {ours}, {run.folder} by {theirs}; give one kind "
+                    "of them"
+                )
             raise ConfigError(
                 f"runs with and without a test part cannot be compared: {first.folder} is judged "
                 f"by its {ours} cases, {run.folder} by its {theirs} cases; give one kind of them"
@@ -385,19 +417,21 @@ def check_same_strategy(runs: Sequence[Run]) -> None:
 def learning_curves(run_set: RunSet) -> pd.DataFrame:
     """One row a run and round.
 
-    Columns: ``strategy``, ``seed``, ``full_data``, ``round``, ``labelled`` (volumes), ``dice`` and
+    Columns: ``strategy``, ``seed``, ``full_data``, ``round``, ``labelled`` (units), ``dice`` and
     ``dice_CLASS`` (by which the runs are compared, see ``RunSet.measure``), the other columns of
     the history, the seconds of the timings, and ``cost`` (annotation cost up to the round, in the
     unit of the run's cost model) where the run folders carry one. Of rounds that labelled nothing
     new the last one stays; rounds without a Dice, whose validation labels hold no foreground, are
     left out. A run that may repeat volumes reaches labelled counts of its own; it is read off,
-    linearly, at those of the other runs.
+    linearly, at those of the other runs. Of runs of regions also ``annotated_voxels``,
+    ``annotated_foreground_voxels``, ``annotated_slices`` and ``annotated_effort``.
     """
     rows = [
         {"strategy": run.strategy, "seed": run.seed, "full_data": run.full_data}
         | timing
         | history
         | _cost(run, history)
+        | _annotated(run, history)
         for run in run_set.runs
         for history, timing in zip(run.state.history, run.state.timings, strict=True)
     ]
@@ -411,7 +445,7 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
         return table.reset_index(drop=True)
     budgets = np.unique(others["labelled"])
     parts = [
-        _read_off(run, budgets) if key in repeating else run
+        read_off(run, budgets) if key in repeating else run
         for key, run in table.groupby(["strategy", "seed"])
     ]
     return pd.concat(parts, ignore_index=True)
@@ -423,20 +457,6 @@ def dice_columns(run_set: RunSet) -> dict[str, str]:
     return {measure.column: "dice"} | {measure.of_class(n): f"dice_{n}" for n in run_set.classes}
 
 
-def _read_off(curve: pd.DataFrame, budgets: np.ndarray) -> pd.DataFrame:
-    """The rounds of one run at other labelled counts, as far as its own reach, linear between."""
-    labelled = curve["labelled"].to_numpy()
-    reached = budgets[(budgets >= labelled[0]) & (budgets <= labelled[-1])]
-    columns = {
-        name: np.interp(reached, labelled, values)
-        for name, values in curve.select_dtypes("number").items()
-        if name not in ("seed", "round")
-    }
-    rounds = curve["round"].to_numpy()[np.searchsorted(labelled, reached)]
-    same = {name: curve[name].iloc[0] for name in ("strategy", "seed", "full_data")}
-    return pd.DataFrame(same | {"round": rounds} | columns | {"labelled": reached})
-
-
 def _cost(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
     """The annotation cost up to a round: its own column, or the sum over the queries before it."""
     if "cost" in row:
@@ -445,6 +465,11 @@ def _cost(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
     if not queries or any(query.get("cost") is None for query in queries):
         return {}
     return {"cost": float(sum(q["cost"] for q in queries if q["round"] < row["round"]))}
+
+
+def _annotated(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
+    """What annotating has taken up to a round, for runs of regions."""
+    return annotated([q for q in run.state.queries if q["round"] < row["round"]])
 
 
 def query_table(run_set: RunSet) -> pd.DataFrame:

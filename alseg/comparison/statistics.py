@@ -17,6 +17,7 @@ import scikit_posthocs
 from scipy import stats
 from scipy.optimize import curve_fit
 
+from alseg.comparison.budget import whole_if_it_is
 from alseg.core.budget import area_under_budget_curve
 from alseg.core.errors import ConfigError
 
@@ -38,8 +39,8 @@ class Gain:
         high: upper end.
     """
 
-    before: int
-    after: int
+    before: float
+    after: float
     n_seeds: int
     dice: float
     low: float
@@ -51,7 +52,7 @@ class Gain:
         return self.dice / (self.after - self.before)
 
 
-def common_budgets(curves: pd.DataFrame) -> list[int]:
+def common_budgets(curves: pd.DataFrame) -> list[float]:
     """The labelled counts that every run has reached, increasing.
 
     Raises:
@@ -61,7 +62,7 @@ def common_budgets(curves: pd.DataFrame) -> list[int]:
     budgets = sorted(set.intersection(*by_run))
     if not budgets:
         raise ConfigError("the runs have no labelled count in common, so they cannot be compared")
-    return [int(budget) for budget in budgets]
+    return [whole_if_it_is(budget) for budget in budgets]
 
 
 def run_summaries(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame:
@@ -192,7 +193,7 @@ def difference_curves(curves: pd.DataFrame, reference: str, value: str = "dice")
             rows.append(
                 {
                     "strategy": strategy,
-                    "labelled": int(labelled),
+                    "labelled": whole_if_it_is(labelled),
                     "n_pairs": len(group),
                     "difference": group["difference"].mean(),
                     "low": low,

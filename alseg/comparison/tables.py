@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from alseg.comparison.analysis import Comparison
+from alseg.comparison.asked import PLACES
+from alseg.comparison.budget import BUDGETS, OF_REGIONS, whole_if_it_is
 from alseg.comparison.conclusions import p_text, too_few_seeds
 from alseg.comparison.statistics import (
     ALPHA,
@@ -23,6 +25,12 @@ from alseg.comparison.statistics import (
 )
 from alseg.run.measure import cost_axis
 from alseg.system.text import capitalised, printable
+
+_PLACE_TITLES = {
+    "inner": "inside foreground",
+    "boundary": "on a boundary",
+    "background": "background",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,8 @@ def all_tables(comparison: Comparison) -> list[Table]:
         tables.append(calibration_table(comparison))
     if not comparison.queries.empty:
         tables.append(query_table(comparison))
+    if not comparison.asked.empty:
+        tables += [asked_table(comparison), effort_table(comparison)]
     tables.append(clock_table(comparison))
     return tables
 
@@ -173,11 +183,12 @@ def dice_table(comparison: Comparison, value: str, name: str, caption: str) -> T
         for labelled, group in data.groupby("labelled")
     ]
     columns = [comparison.labels[name] for name in comparison.run_set.strategies]
+    number_of = "number of " if comparison.run_set.budget == "labelled" else ""
     return Table(
         name,
-        f"{caption} by number of labelled volumes, mean ± standard deviation over seeds",
+        f"{caption} by {number_of}{comparison.budget_label}, mean ± standard deviation over seeds",
         data,
-        _matrix("labelled volumes", columns, rows),
+        _matrix(comparison.budget_label, columns, rows),
     )
 
 
@@ -251,7 +262,8 @@ def saving_table(comparison: Comparison) -> Table:
         )
     return Table(
         "annotations_saved",
-        f"Labelled volumes for the same Dice, against {reference}, paired by seed",
+        f"{capitalised(comparison.budget_label)} for the same Dice, against {reference}, paired by "
+        "seed",
         data,
         _shown(rows),
         (
@@ -286,7 +298,8 @@ def gain_table(comparison: Comparison) -> Table:
     some = next(iter(comparison.gains.values()))
     return Table(
         "last_gain",
-        f"Change of {comparison.measure.label} from {some.before} to {some.after} labelled volumes",
+        f"Change of {comparison.measure.label} from {some.before} to {some.after} "
+        f"{comparison.budget_label}",
         data,
         _shown(rows),
         ("Mean over seeds of the step within each seed; what further volumes would bring is the "
@@ -314,6 +327,57 @@ def query_table(comparison: Comparison) -> Table:
         "Cases by the round after which they were acquired (0: initial), the earliest first",
         data,
         _shown(rows),
+    )
+
+
+def asked_table(comparison: Comparison) -> Table:
+    """Where in the volumes each strategy asks."""
+    data = comparison.asked
+    mean = data.groupby(["strategy", "round"])[[*PLACES, "n_classes", "n_regions"]].mean()
+    rows = [
+        {
+            "strategy": comparison.labels[str(strategy)],
+            "after round": f"{number}",
+            "regions": f"{row['n_regions']:g}",
+            **{_PLACE_TITLES[place]: f"{row[place]:.1%}" for place in PLACES},
+            "classes": f"{row['n_classes']:.1f} of {len(comparison.run_set.classes)}",
+        }
+        for (strategy, number), row in mean.iterrows()  # type: ignore[misc]
+    ]
+    return Table(
+        "asked",
+        "Where in the volumes each strategy asks: shares of the voxels of its queries, means over "
+        "seeds (after round 0: the initial regions)",
+        data,
+        _shown(rows),
+        ("On a boundary: beside a voxel of another class within the region. Classes: foreground "
+         "classes in the regions of one query.",),
+    )  # fmt: skip
+
+
+def effort_table(comparison: Comparison) -> Table:
+    """Dice against all that annotating regions took, round by round."""
+    columns = {name: f"annotated_{name}" for name in OF_REGIONS}
+    curves = comparison.curves.dropna(subset=list(columns.values()))
+    wanted = ["labelled", *columns.values(), "dice"]
+    data = curves.groupby(["strategy", "round"])[wanted].mean().reset_index()
+    rows = [
+        {
+            "strategy": comparison.labels[row["strategy"]],
+            "round": str(row["round"]),
+            comparison.budget_label: f"{row['labelled']:g}",
+            **{BUDGETS[name]: f"{row[column]:,.0f}" for name, column in columns.items()},
+            comparison.measure.label: number(row["dice"]),
+        }
+        for row in data.to_dict("records")
+    ]
+    return Table(
+        "effort",
+        f"{capitalised(comparison.measure.title)} and what annotating the regions took, means "
+        "over seeds",
+        data,
+        _shown(rows),
+        ("Minutes of effort are a model, set by effort.* of each run.",),
     )
 
 
@@ -391,13 +455,14 @@ def rank_table(comparison: Comparison) -> Table:
 
 
 def reach_table(comparison: Comparison) -> Table:
-    """Labelled volumes needed for 90, 95 and 99% of the full-data Dice."""
-    caption = "Labelled volumes to reach a share of the full-data Dice, median over seeds"
+    """What is needed for 90, 95 and 99% of the full-data Dice."""
+    along = comparison.budget_label
+    caption = f"{capitalised(along)} to reach a share of the full-data Dice, median over seeds"
     data = comparison.reach
     if data is None:
         note = "No full-data runs: add them with strategy=full."
         return Table("labels_needed", caption, pd.DataFrame(), pd.DataFrame(), (note,))
-    largest = int(comparison.curves["labelled"].max())
+    largest = whole_if_it_is(comparison.curves["labelled"].max())
     rows = []
     for strategy, group in data.groupby("strategy"):
         row = {"strategy": comparison.labels[strategy]}
@@ -412,7 +477,7 @@ def reach_table(comparison: Comparison) -> Table:
         data,
         _shown(rows),
         (f"Linear between rounds; in brackets how many of the runs reached it within {largest} "
-         "volumes.",),
+         f"{along.removeprefix('labelled ')}.",),
     )  # fmt: skip
 
 
@@ -468,7 +533,8 @@ def forecast_table(comparison: Comparison) -> Table:
     declined = tuple(f.statement for f in comparison.forecasts if f.volumes is None)
     return Table(
         "forecast",
-        f"Labelled volumes expected for {comparison.measure.label} {comparison.target:.3f}",
+        f"{capitalised(comparison.budget_label)} expected for {comparison.measure.label} "
+        f"{comparison.target:.3f}",
         data,
         _shown(rows),
         (

@@ -29,6 +29,7 @@ from alseg.config.checks import (
     check_transforms,
 )
 from alseg.config.composition import instantiate
+from alseg.config.region_checks import check_regions
 from alseg.config.settings import config_hash, flat
 from alseg.core.errors import (
     ConfigError,
@@ -42,6 +43,7 @@ from alseg.core.errors import (
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.findings import listed
+from alseg.data.folds import CrossValidation
 from alseg.data.headers import check_headers
 from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
@@ -49,7 +51,7 @@ from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import NAMES, cost_by
+from alseg.oracles.costs import NAMES, Effort, cost_by
 from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
@@ -75,13 +77,16 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
+    effort = build_effort(config)
     oracle = build_oracle(config, task, folder)
-    cost = cost_by(oracle, config.cost, task.ignore_value)
+    cost = cost_by(oracle, config.cost, effort)
     check_hidden_labels(strategy, oracle)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
-    check_losses(recipe.loss, source.loss, task)
+    cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
+    check_regions(plan, strategy, source, semi_supervised, oracle, data.splits)
+    check_losses(recipe.loss, source.loss, task, partly=plan.unit_shape.is_region)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
@@ -107,10 +112,12 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         save_maps=config.save_maps,
         target_dice=config.target_dice,
         cost_unit=config.cost,
+        cross_validation=cross_validation,
         semi_supervised=semi_supervised,
         similarity=build_similarity(strategy, data.cache),
         proxy=proxy,
         proxy_key=key,
+        effort=effort,
         **build_tracking(config, task, strategy),
     )
 
@@ -134,13 +141,19 @@ def build_plan(config: DictConfig) -> Plan:
     settings = [field.name for field in fields(Plan)]
     check_keys("pool", config.pool, [name for name in settings if name not in config])
     return Plan(
-        **config.pool,
+        **OmegaConf.to_container(config.pool),  # type: ignore[arg-type]
         steps_per_round=config.steps_per_round,
         val_interval=config.val_interval,
         val_interval_unit=config.val_interval_unit,
         round_start=config.round_start,
         seed=config.seed,
     )
+
+
+def build_effort(config: DictConfig) -> Effort:
+    """What a person's minutes are reckoned with."""
+    check_keys("effort", config.effort, [field.name for field in fields(Effort)])
+    return Effort(**config.effort)
 
 
 def build_strategy(config: DictConfig) -> Strategy:
@@ -255,6 +268,43 @@ def build_training(
             "and a training.optimizer with lr"
         )
     return recipe, semi_supervised
+
+
+def build_cross_validation(
+    config: DictConfig, plan: Plan, splits: Splits, semi_supervised: SemiSupervised | None
+) -> CrossValidation | None:
+    """What lets the annotated cases validate each other; None where held-out cases validate.
+
+    Raises:
+        ConfigError: if the split, or how a round trains, does not go with it.
+    """
+    cross_validation = instantiate(config.validation)
+    held_out = splits.parts(splits.training).validation
+    if cross_validation is None:
+        if not held_out:
+            raise ConfigError(
+                "data.splits leaves no case to validate with; add validation=cross, or choose "
+                "another data/splits"
+            )
+        return None
+    check_part("validation", cross_validation, CrossValidation)
+    if held_out:
+        raise ConfigError(
+            f"validation=cross validates with all annotated cases, and data.splits keeps "
+            f"{len(held_out)} of them for validation; choose data/splits=annotated, or "
+            "data.validation_share=0 beside a test part"
+        )
+    if plan.round_start != "scratch":
+        raise ConfigError(
+            f"validation=cross takes round_start=scratch, not {plan.round_start}: weights of the "
+            "round before have been trained on the cases that a fold keeps for validation"
+        )
+    if semi_supervised is not None:
+        raise ConfigError(
+            "semi_supervised keeps the better of two stages by validation Dice, and with "
+            "validation=cross no case only validates; choose semi_supervised=none"
+        )
+    return cross_validation
 
 
 def build_oracle(config: DictConfig, task: Task, folder: Path) -> Oracle:

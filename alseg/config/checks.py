@@ -112,19 +112,20 @@ def check_training(recipe: Recipe, n_classes: int) -> None:
         )
 
 
-def check_losses(loss: Loss, source_loss: Loss | None, task: Task) -> None:
-    """Check that training can leave out what the data set says nobody annotated.
+def check_losses(loss: Loss, source_loss: Loss | None, task: Task, *, partly: bool = False) -> None:
+    """Check that training can leave out what nobody annotated.
 
     Args:
         loss: of ``training.loss``.
         source_loss: of the source of uncertainty; None if it has none.
         task: the data set.
+        partly: whether volumes are annotated in part, whatever the data set says.
 
     Raises:
         ConfigError: if a loss cannot do without those voxels or classes.
     """
     for name, each in (("training.loss", loss), ("uncertainty.loss", source_loss)):
-        if each is not None and task.ignore_value is not None:
+        if each is not None and (partly or task.ignore_value is not None):
             pools_samples(each, len(task.classes), name=name)
         if each is not None and task.lacks_classes:
             check_marginal(each, len(task.classes), name)

@@ -102,8 +102,8 @@ def load_config(folder: Path) -> DictConfig:
         config = OmegaConf.load(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise DataError(f"{path} does not hold a configuration")
+    if not isinstance(config, DictConfig) or not config:
+        raise DataError(f"{path} holds no settings")
     return OmegaConf.create(literal(OmegaConf.to_container(config), with_live_references))
 
 

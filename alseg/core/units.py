@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 # A box of the source image's own voxels: where it starts and stops along each axis.
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
+PLURALS = {"volume": "volumes", "patch": "patches", "slice": "slices"}  # of pool.unit
 IGNORED = -1  # in a label: the voxel was not annotated, and no loss or metric looks at it
 
 
@@ -24,6 +26,18 @@ class Unit:
     case_id: str
     region: Region | None = None
 
+    @property
+    def name(self) -> str:
+        """Its name in tables: the case, and behind it the region as NumPy would slice it."""
+        return self.case_id if self.region is None else f"{self.case_id}[{self.where}]"
+
+    @property
+    def where(self) -> str | None:
+        """Its region as text, such as ``0:16,8:24,3:4``."""
+        if self.region is None:
+            return None
+        return ",".join(f"{start}:{stop}" for start, stop in self.region)
+
 
 Query = tuple[Unit, ...]  # in the order of acquisition
 
@@ -31,6 +45,34 @@ Query = tuple[Unit, ...]  # in the order of acquisition
 def whole(case_ids: Iterable[str]) -> Query:
     """A query for whole volumes."""
     return tuple(Unit(case_id) for case_id in case_ids)
+
+
+def as_region(edges: Any) -> Region:
+    """A region out of JSON.
+
+    Raises:
+        ValueError: if it is no box of whole numbers.
+    """
+    box = tuple((start, stop) for start, stop in edges)
+    if len(box) != 3 or not all(
+        type(start) is int and type(stop) is int and 0 <= start < stop for start, stop in box
+    ):
+        raise ValueError(f"{edges!r} is no box: (start, stop) of voxels along three axes")
+    return box
+
+
+def region_from_text(where: str) -> Region:
+    """A region out of what ``Unit.where`` gives.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    return as_region([int(edge) for edge in side.split(":")] for side in where.split(","))
+
+
+def overlap(a: Region, b: Region) -> bool:
+    """Whether two regions of one image have a voxel in common."""
+    return all(max(p[0], q[0]) < min(p[1], q[1]) for p, q in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True)

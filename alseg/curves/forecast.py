@@ -44,7 +44,9 @@ class Forecast:
     fit: Fit | None = None
 
 
-def forecast(curves: pd.DataFrame, target: float, value: str = "dice") -> Forecast:
+def forecast(
+    curves: pd.DataFrame, target: float, value: str = "dice", label: str = "labelled volumes"
+) -> Forecast:
     """Forecast the labelled volumes that one strategy needs for a target Dice.
 
     The interval resamples seeds (3 seeds or more) or else residuals, ``N_RESAMPLES`` times, and
@@ -57,6 +59,7 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "dice") -> Foreca
         curves: the rounds of one strategy: strategy, seed, labelled and the Dice column.
         target: in (0, 1].
         value: the Dice column.
+        label: what ``labelled`` counts.
     """
     strategy = str(curves["strategy"].iloc[0])
     rows = curves.dropna(subset=[value]).sort_values(["labelled", "seed"])
@@ -73,8 +76,8 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "dice") -> Foreca
     missed = 0.0 if fit is None else miss(fit, mean)
     fit = None if missed > MOST_MISS else fit
     if len(reached):
-        said = f"{strategy}: Dice {target:.3f} is reached with {reached[0]:.0f} labelled volumes."
-        return Forecast(strategy, target, said, int(reached[0]), fit=fit)
+        said = f"{strategy}: Dice {target:.3f} is reached with {reached[0]:.6g} {label}."
+        return Forecast(strategy, target, said, float(reached[0]), fit=fit)
     if missed > MOST_MISS:
         return declined(
             f"no forecast for Dice {target:.3f}; the fitted curve misses the rounds so far by "
@@ -93,7 +96,7 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "dice") -> Foreca
     if volumes > MAX_EXTRAPOLATION * largest:
         return declined(
             f"no forecast for Dice {target:.3f}; it lies more than {MAX_EXTRAPOLATION:.0f} times "
-            f"beyond the {largest:.0f} volumes labelled so far.",
+            f"beyond the {largest:.6g} {label} so far.",
             fit,
         )
     again = resampled_fits(fit, labelled, dice, rows["seed"].to_numpy())
@@ -105,10 +108,13 @@ def forecast(curves: pd.DataFrame, target: float, value: str = "dice") -> Foreca
             fit,
         )
     low, high, span = _interval_of(resampled, MAX_EXTRAPOLATION * largest)
-    said = (
-        f"{strategy}: about {math.ceil(volumes)} labelled volumes for Dice {target:.3f} ({span})."
-    )
+    said = f"{strategy}: about {_needed(volumes)} {label} for Dice {target:.3f} ({span})."
     return Forecast(strategy, target, said, volumes, low, high, fit)
+
+
+def _needed(volumes: float) -> str:
+    """A number of volumes, none of them in part; a share of one with two digits."""
+    return f"{math.ceil(volumes)}" if volumes > 1 else f"{volumes:.2g}"
 
 
 def _interval_of(resampled: Array, most: float) -> tuple[float, float, str]:

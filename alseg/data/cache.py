@@ -28,6 +28,7 @@ from alseg.data.headers import check_image_headers, check_label_header
 from alseg.data.itk import data_file
 from alseg.data.labels import read_label
 from alseg.data.nifti import MAX_GIB, read_volume
+from alseg.data.regions import Grid
 from alseg.data.task import Case, Task
 from alseg.strategies.statistics import class_dtype
 from alseg.system.files import TEMPORARY, locked, read_tensors, write_tensors
@@ -85,6 +86,7 @@ class VolumeCache:
         self.folder = Path(folder)
         self.preprocessed: list[str] = []  # the images that this process computed
         self._grids: dict[str, tuple[int, ...]] = {}  # by the entry of an image: its shape
+        self._in_source: dict[str, Grid] = {}  # by the same: where it lies in the file
 
     def image(self, case_id: str) -> dict[str, Tensor]:
         """The preprocessed image of a case.
@@ -119,6 +121,17 @@ class VolumeCache:
         entry = self._entry(f"image-{key}", compute, is_intact)
         self._grids[key] = tuple(entry["image"].shape[1:])
         return entry
+
+    def grid(self, case_id: str) -> Grid:
+        """How the preprocessed image of a case lies in its file.
+
+        Raises:
+            ConfigError: if boxes of one are no boxes of the other.
+        """
+        key = self.key(self.task.cases[case_id].images)
+        if key not in self._in_source:
+            self._in_source[key] = Grid.of(self.image(case_id))
+        return self._in_source[key]
 
     def label(self, case_id: str, path: Path, regions: tuple[Region, ...] | None = None) -> Tensor:
         """A case's label on the grid of its preprocessed image: class indices [1, D, H, W].

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from alseg.core.errors import ConfigError, DataError
-from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.data.annotated_crops import collated, for_partial_labels
 from alseg.data.annotation import Annotation, annotated_classes
@@ -243,17 +242,17 @@ class PoolDataModule(pl.LightningDataModule):
         return annotated_label(self.cache, case_id, self.labels[case_id])
 
     def start_round(
-        self, pool: Pool, round_number: int, n_steps: int, draw_seed: int | None = None
+        self, parts: Parts, round_number: int, n_steps: int, draw_seed: int | None = None
     ) -> None:
         """Serve the given round from now on.
 
         Args:
-            pool: the round's pool.
+            parts: the annotated cases that it trains and validates with.
             round_number: the round.
             n_steps: optimiser steps.
             draw_seed: of the training draws, where it is not the run's: for ensemble members.
         """
-        self._round = (self.splits.parts(pool.labelled_with_repeats), round_number, n_steps)
+        self._round = (parts, round_number, n_steps)
         self._draw_seed = self.base_seed if draw_seed is None else draw_seed
         self._first_step = 0
 

@@ -33,7 +33,8 @@ class Parts:
 class Splits:
     """Case ids for training (the active-learning pool), validation and test.
 
-    Validation and test are the same in all rounds, seeds and strategies.
+    Validation and test are the same in all rounds, seeds and strategies. Without a validation part
+    the annotated cases validate each other in folds.
     """
 
     training: tuple[str, ...]
@@ -50,8 +51,13 @@ class Splits:
 
     @property
     def fewest_annotated(self) -> int:
-        """How many cases a first round needs."""
-        return 1
+        """How many cases a first round needs; two where they validate each other."""
+        return 1 if self.validation else 2
+
+    def lacks(self, annotated: Sequence[str]) -> str:
+        """What a round has no case to do with: ``train``, ``validate``, or nothing (empty)."""
+        n_cases = len(set(annotated))
+        return "" if n_cases >= self.fewest_annotated else "validate" if n_cases else "train"
 
     def with_all_parts(self, initial: Sequence[str], seed: int) -> tuple[str, ...]:
         """The initial pool, changed if need be so that the first round has all it needs.
@@ -98,19 +104,35 @@ class GrowingSplits(Splits):
         """How many cases a first round needs: one to train and one to validate with."""
         return 2
 
-    def with_all_parts(self, initial: Sequence[str], seed: int) -> tuple[str, ...]:
-        """The initial pool; if all of it would train, or validate, the last one makes room.
+    def lacks(self, annotated: Sequence[str]) -> str:
+        """What a round has no case to do with: ``train``, ``validate``, or nothing (empty)."""
+        parts = self.parts(annotated)
+        return "train" if not parts.training else "" if parts.validation else "validate"
 
-        In its place comes a random case of the part that has none. Rejected: a larger initial pool,
-        with which seeds would have learning curves at different numbers of labelled cases.
+    def with_all_parts(self, initial: Sequence[str], seed: int) -> tuple[str, ...]:
+        """The initial pool, of which the share validates, rounded, and at least one; one trains.
+
+        Of the part that has too many, the last cases make room for random ones of the other part,
+        if the pool has as many. Rejected: a larger initial pool, with which seeds would have
+        learning curves at different numbers of labelled cases.
         """
-        parts = self.parts(initial)
-        if parts.training and parts.validation:
-            return tuple(initial)
-        everything = self.parts(self.training)
-        others = everything.validation if parts.training else everything.training
-        (other,) = random_start(others, 1, seed)
-        return (*initial[:-1], other)
+        wanted = min(max(round(self.share * len(initial)), 1), len(initial) - 1)
+        n_missing = wanted - sum(self.validates(i) for i in initial)
+        to_validate = n_missing > 0  # what the newcomers are for
+        others = [i for i in self.training if self.validates(i) == to_validate and i not in initial]
+        n_new = min(abs(n_missing), len(others))
+        surplus = [i for i in initial if self.validates(i) != to_validate]
+        leaving = surplus[len(surplus) - n_new :]
+        return (*(i for i in initial if i not in leaving), *random_start(others, n_new, seed))
+
+
+def annotated_split(case_ids: Iterable[str]) -> Splits:
+    """Let all that is annotated train; for ``validation=cross``, as no case only validates.
+
+    Args:
+        case_ids: all cases; their order does not matter.
+    """
+    return Splits(tuple(sorted(case_ids)), (), ())
 
 
 def growing_split(case_ids: Iterable[str], *, validation_share: float, seed: int) -> GrowingSplits:
@@ -128,9 +150,7 @@ def growing_split(case_ids: Iterable[str], *, validation_share: float, seed: int
     check_share("validation_share", validation_share)
     check_whole_number("data.splits.seed", seed, at_least=0)
     splits = GrowingSplits(ids, (), (), validation_share, seed)
-    parts = splits.parts(ids)
-    if not parts.training or not parts.validation:
-        missing = "validate" if parts.training else "train"
+    if missing := splits.lacks(ids):
         raise ConfigError(
             f"data/splits=growing leaves no case to {missing} with: of {len(ids)} cases none falls "
             f"there by its hash; add cases, or set another data.splits.validation_share (it is "
@@ -156,7 +176,7 @@ def split_by_fraction(
 
     Args:
         case_ids: all cases; their order does not matter.
-        validation: the share of validation cases, in (0, 1).
+        validation: the share of validation cases, in (0, 1); 0 for ``validation=cross``.
         test: the share of test cases, in (0, 1).
         seed: the split's own seed. It is not the run's, so that all seeds share one test set.
 
@@ -164,12 +184,14 @@ def split_by_fraction(
         ConfigError: if a share is out of range or a part would be empty.
     """
     ids = sorted(case_ids)
-    check_share("validation", validation)
+    if type(validation) not in (int, float) or validation != 0:
+        check_share("validation", validation)
     check_share("test", test)
     check_whole_number("data.splits.seed", seed, at_least=0)
     order = np.random.default_rng(seed).permutation(len(ids))
     n_validation, n_test = round(validation * len(ids)), round(test * len(ids))
-    if min(n_validation, n_test, len(ids) - n_validation - n_test) < 1:
+    parts = n_test, len(ids) - n_validation - n_test, *([n_validation] if validation else [])
+    if min(parts) < 1:
         raise ConfigError(
             f"data.splits leaves a part empty: {len(ids)} cases with validation={validation} and "
             f"test={test}"
@@ -186,6 +208,7 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
     """Read an explicit split: a JSON file with the lists ``training``, ``validation``, ``test``.
 
     An entry is a case id, or an object with an ``image`` path, as in the MONAI tutorial's file.
+    ``validation`` may be empty, for ``validation=cross``.
 
     Raises:
         DataError: if the file is missing or broken, names an unknown case, or names one twice.
@@ -198,7 +221,7 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
     parts: dict[str, tuple[str, ...]] = {}
     for part in ("training", "validation", "test"):
         entries = content.get(part)
-        if not isinstance(entries, list) or not entries:
+        if not isinstance(entries, list) or not (entries or part == "validation"):
             raise DataError(f"{path}: '{part}' must be a list with at least one case")
         ids = []
         for entry in entries:

@@ -43,7 +43,7 @@ class TrainedRun:
         task: channels and classes of the run's data set; it holds no cases.
         round_number: the round, from 1.
         source: the run's source of uncertainty.
-        network: in eval mode, with the weights of the round's best validation Dice.
+        network: in eval mode, with the weights that the round has kept.
     """
 
     folder: Path

@@ -26,9 +26,15 @@ class BottleneckFeatures:
     windows and passes together, where w is 1, or on request the predicted foreground probability
     averaged onto the bottleneck's grid.
 
+    Attributes:
+        inside: weights of the windows that come next, [B, 1, D, H, W], such as a region's mask;
+            None for all of them alike.
+
     Args:
         foreground: weight with the predicted foreground.
     """
+
+    inside: Tensor | None = None
 
     def __init__(self, *, foreground: bool) -> None:
         self.foreground = foreground
@@ -71,6 +77,8 @@ class BottleneckFeatures:
         if self.foreground:
             probability = 1 - torch.softmax(logits.float(), dim=1)[:, :1]
             weight = F.adaptive_avg_pool3d(probability, list(activation.shape[2:]))  # type: ignore[arg-type]
+        if self.inside is not None:
+            weight = weight * F.adaptive_avg_pool3d(self.inside.float(), list(activation.shape[2:]))  # type: ignore[arg-type]
         # float64, and a floor: a volume without a trace of foreground has features too
         weight = weight.double().clamp(min=1e-12)
         total = (weight * activation).sum(dim=(0, 2, 3, 4))  # [K]

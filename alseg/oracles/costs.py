@@ -1,54 +1,102 @@
-"""Annotation costs: what it takes to annotate a case, read from its revealed label, or measured.
+"""Annotation costs: what it takes to annotate a unit, read from its revealed label, or measured.
 
-A cost takes the label file that the oracle handed out for an acquired case, on the scan's own grid,
-and returns a number. It is never asked for a case that has not been acquired. A new one is one
-function here and one entry in ``COSTS``; ``cost=`` chooses. ``cost=minutes`` asks the oracle.
+A cost takes what was annotated in one go, a volume or a region of it, on the scan's own grid, and
+returns a number. It is never asked for a unit that has not been acquired. A new one is one function
+here and one entry in ``COSTS``; ``cost=`` chooses. ``cost=minutes`` asks the oracle.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from alseg.core.errors import ConfigError, check_choice
-from alseg.data.nifti import read_volume
+from alseg.data.regions import slice_axis
+from alseg.oracles.annotated import Annotated
 from alseg.oracles.base import Oracle
 
-AnnotationCost = Callable[[Path], float]
+AnnotationCost = Callable[[Annotated], float]
 
 
-def volume(label: Path, ignore_value: int | None = None) -> float:
-    """1: every case costs the same."""
-    return 1.0
+@dataclass(frozen=True)
+class Effort:
+    """A person's minutes: a model to be set, as nobody's minutes are another's.
+
+    Attributes:
+        minutes_per_case: to open a case and find one's way in it, each time it is asked for.
+        minutes_per_region: to go to a volume or a region of a case and confirm it.
+        minutes_per_cm: to draw a centimetre of contour.
+
+    Raises:
+        ConfigError: if a number is negative, or all are 0.
+    """
+
+    minutes_per_case: float = 1.0
+    minutes_per_region: float = 0.2
+    minutes_per_cm: float = 0.02
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise ConfigError(
+                    f"effort.{field.name} is {value!r}; it must be a number of at least 0"
+                )
 
 
-def voxels(label: Path, ignore_value: int | None = None) -> float:
-    """The number of voxels of the scan: all of it has to be looked at."""
-    return float((_load(label)[0] != ignore_value).sum())
+def volume(annotated: Annotated) -> float:
+    """1 for a volume, so that every case costs the same; for a region its share of the voxels."""
+    return annotated.n_voxels / annotated.n_voxels_of_case
 
 
-def foreground_voxels(label: Path, ignore_value: int | None = None) -> float:
+def voxels(annotated: Annotated) -> float:
+    """The number of voxels: all of them have to be looked at."""
+    return float(annotated.is_known.sum())
+
+
+def foreground_voxels(annotated: Annotated) -> float:
     """The number of foreground voxels: all of them have to be painted."""
-    return float(_foreground(_load(label)[0], ignore_value).sum())
+    return float(annotated.foreground.sum())
 
 
-def slices(label: Path, ignore_value: int | None = None) -> float:
+def slices(annotated: Annotated) -> float:
     """The number of slices with foreground: in each of them contours have to be drawn.
 
-    Slices lie across the axis with the largest voxel spacing, along which a scan is thinnest
-    sampled and in whose planes people draw; where spacings agree within 1%, across the axis nearest
-    to foot-head.
+    Slices lie across the axis that ``slice_axis`` gives.
     """
-    classes, affine = _load(label)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    upwards = np.abs(affine[2, :3]) / spacing
-    coarsest = spacing >= 0.99 * spacing.max()
-    axis = int(np.argmax(np.where(coarsest, upwards, -1)))
+    axis = slice_axis(annotated.affine)
     others = tuple(i for i in range(3) if i != axis)
-    return float(_foreground(classes, ignore_value).any(axis=others).sum())
+    return float(annotated.foreground.any(axis=others).sum())
+
+
+def effort(annotated: Annotated, *, minutes: Effort) -> float:
+    """A person's minutes: for the case, once a query; for the unit; and for its contours."""
+    opening = minutes.minutes_per_case if annotated.opens_case else 0.0
+    drawing = minutes.minutes_per_cm * contour_mm(annotated) / 10
+    return opening + minutes.minutes_per_region + drawing
+
+
+def contour_mm(annotated: Annotated) -> float:
+    """The length of the contours in all slices, in mm: where one class meets another in a plane.
+
+    Along the edges of voxels, which makes a slanted line longer, a circle by 4 / pi. What is cut at
+    the border of a region is no contour.
+    """
+    axis = slice_axis(annotated.affine)
+    spacing = np.linalg.norm(annotated.affine[:3, :3], axis=0)
+    first, second = (i for i in range(3) if i != axis)
+    length = 0.0
+    for along, across in ((first, second), (second, first)):
+        classes = np.moveaxis(annotated.classes, along, 0)
+        known = np.moveaxis(annotated.is_known, along, 0)
+        differ = (classes[1:] != classes[:-1]) & known[1:] & known[:-1]
+        length += float(differ.sum()) * float(spacing[across])
+    return length
 
 
 COSTS: dict[str, Callable[..., float]] = {
@@ -56,6 +104,7 @@ COSTS: dict[str, Callable[..., float]] = {
     "voxels": voxels,
     "foreground_voxels": foreground_voxels,
     "slices": slices,
+    "effort": effort,
 }
 
 
@@ -63,42 +112,50 @@ MINUTES = "minutes"  # the cost that an oracle measures
 NAMES = (*COSTS, MINUTES)
 
 
-def cost_named(name: str, ignore_value: int | None = None) -> AnnotationCost:
+def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
     """The cost of that name, read from a label.
 
     Args:
         name: of the cost.
-        ignore_value: what voxels that nobody annotated have in label files, which cost nothing;
-            None for none.
+        minutes: what ``effort`` reckons with.
 
     Raises:
         ConfigError: if there is none.
     """
     check_choice("cost", name, COSTS)
-    return partial(COSTS[name], ignore_value=ignore_value)
+    return partial(effort, minutes=minutes or Effort()) if name == "effort" else COSTS[name]
 
 
-def cost_by(oracle: Oracle, name: str, ignore_value: int | None = None) -> AnnotationCost:
+def cost_by(oracle: Oracle, name: str, minutes: Effort | None = None) -> AnnotationCost:
     """The cost of that name, be it read from a label or measured by the oracle.
 
     Raises:
         ConfigError: if there is none, or it is minutes and the oracle measures none.
     """
     if name != MINUTES:
-        return cost_named(name, ignore_value)
+        return cost_named(name, minutes)
     if not oracle.measures_minutes:
         raise ConfigError(
             "cost=minutes counts the minutes that people say an annotation took, and this oracle "
             f"measures none; choose oracle=person, or one of {', '.join(COSTS)}"
         )
-    return oracle.minutes
+    return lambda annotated: oracle.minutes(annotated.path)
 
 
-def _load(label: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The classes [D, H, W] and the voxel-to-world matrix [4, 4]."""
-    volume = read_volume((label,))
-    return volume[0].numpy(), volume.affine.numpy()
+def contents(annotated: Annotated, minutes: Effort | None = None) -> dict[str, Any]:
+    """What a region holds: columns of queries.csv.
 
-
-def _foreground(classes: np.ndarray, ignore_value: int | None) -> np.ndarray:
-    return np.asarray((classes > 0) & (classes != ignore_value))
+    Returns:
+        ``voxels``, ``foreground_voxels``, ``slices`` and ``effort``, as the costs of these names;
+        ``boundary_voxels``, those beside a voxel of another class within the region;
+        ``inner_voxels``, those of the foreground that are not; ``classes``, the label values of
+        the foreground that it holds.
+    """
+    values = np.unique(annotated.classes[annotated.foreground]).astype(int)
+    names = ("voxels", "foreground_voxels", "slices", "effort")
+    return {
+        **{name: cost_named(name, minutes)(annotated) for name in names},
+        "boundary_voxels": float(annotated.boundary.sum()),
+        "inner_voxels": float((annotated.foreground & ~annotated.boundary).sum()),
+        "classes": " ".join(map(str, values)),
+    }

@@ -1,6 +1,7 @@
 """By which Dice a run is judged, and how that and annotation costs are called.
 
-The Dice is the test part's, or without a test part the validation part's.
+The Dice is the test part's, or without a test part that of validation: of the part that validates,
+or of all annotated cases, each judged by a network that has not seen it.
 """
 
 from __future__ import annotations
@@ -53,14 +54,23 @@ def cost_axis(unit: str) -> str:
     """
     if unit == "volume":
         return "labelled volumes"
+    if unit == "effort":
+        return "minutes of effort"
     words = unit.replace("_", " ")
     return f"{words} of annotation" if unit == "minutes" else f"annotated {words}"
 
 
 TEST = Measure("test", "test", "test Dice", "test")
 VALIDATION = Measure("val", "validation", "validation Dice (no test part)", "val")
+CROSS = Measure("val", "cross-validation", "cross-validated Dice", "cross")
+FOLDS = "folds"  # the column of metrics.csv that only cross-validation has: how many
 
 
 def measure_of(columns: Iterable[str]) -> Measure:
     """By which Dice a run is judged whose metrics.csv has these columns."""
-    return TEST if TEST.column in columns else VALIDATION
+    return TEST if TEST.column in columns else validation_of(columns)
+
+
+def validation_of(columns: Iterable[str]) -> Measure:
+    """What validates a run whose metrics.csv has these columns, whatever it is judged by."""
+    return CROSS if FOLDS in columns else VALIDATION

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from alseg.core.units import as_region
 from alseg.strategies.strategy import CaseScore
 from alseg.system.distributed import gathered, rank
 from alseg.system.files import name_file_in_errors, write_atomically
@@ -94,4 +95,6 @@ class ScoreFile:
 def _score(fields: dict[str, Any]) -> CaseScore:
     for name, value in fields.items():
         fields[name] = tuple(value) if isinstance(value, list) else value
+    if fields["region"] is not None:
+        fields["region"] = as_region(fields["region"])
     return CaseScore(**fields)

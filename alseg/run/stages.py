@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
+from alseg.core.units import as_region
 from alseg.run.folder import STAGES_FILE
 from alseg.system.files import checksum_of, read_json, write_json
 
@@ -104,15 +105,33 @@ def _is_result(name: str, result: Any) -> bool:
         return _is_query(result.get("units"))
     if not isinstance(result.get("skipped_steps"), int):
         return False
+    if name.startswith("fold_"):
+        return _is_dice(result.get("dice"))
     return name != "training" or isinstance(result.get("best_dice"), int | float | None)
 
 
+def _is_dice(dice: Any) -> bool:
+    """Whether it is the Dice of each class by case."""
+    return isinstance(dice, Mapping) and all(
+        isinstance(row, list) and all(isinstance(value, int | float) for value in row)
+        for row in dice.values()
+    )
+
+
 def _is_query(units: Any) -> bool:
-    """Whether it is a list of units with their scores, of whole volumes so far."""
+    """Whether it is a list of units with their scores."""
     return isinstance(units, list) and all(
         isinstance(unit, Mapping)
         and isinstance(unit.get("case_id"), str)
         and isinstance(unit.get("score"), int | float | None)
-        and unit.get("region", "") is None
+        and _is_region(unit.get("region", ""))
         for unit in units
     )
+
+
+def _is_region(edges: Any) -> bool:
+    """Whether it is a box, or None for a whole volume."""
+    try:
+        return edges is None or bool(as_region(edges))
+    except (ValueError, TypeError):
+        return False

@@ -11,6 +11,7 @@ from typing import Any
 
 from alseg.core.errors import DataError
 from alseg.core.pool import Pool
+from alseg.core.units import Unit, as_region
 from alseg.run.folder import STATE_FILE
 from alseg.run.measure import Measure, measure_of
 from alseg.system.files import newest_intact, previous, read_json, write_atomically, write_json
@@ -37,7 +38,7 @@ class RunState:
         finished_rounds: number of finished rounds.
         history: one row a finished round: round, labelled count, Dice of the validation part and of
             the test part, if there is one.
-        queries: one row an acquired case: round (0 for the initial pool), case id, score, rank.
+        queries: one row an acquired unit: round (0 for the initial pool), case id, score, rank.
         timings: one row a finished round: seconds of training, scoring, preprocessing.
         config_hash: hash of the resolved configuration, so that another one is noticed.
         hardware: what the last process computed on; on another, results differ in their last bits.
@@ -101,7 +102,10 @@ class RunState:
         path = folder / STATE_FILE
         if path.is_file() and is_intact(path):  # a damaged file must not push out a good one
             write_atomically(previous(path), path.read_text(encoding="utf-8"))
-        write_json(path, {"version": FORMAT_VERSION} | asdict(self))
+        content = {"version": FORMAT_VERSION} | asdict(self)
+        if not self.pool.regions:
+            del content["pool"]["regions"]  # a run of whole volumes knows none
+        write_json(path, content)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -146,8 +150,11 @@ class RunState:
             }
             for name, columns in COLUMNS.items():
                 check_rows(name, rows[name], columns)
+            regions = tuple(
+                Unit(unit["case_id"], as_region(unit["region"])) for unit in pool.pop("regions", [])
+            )
             cases = {name: tuple(case_ids) for name, case_ids in pool.items()}
-            return cls(pool=Pool(**cases), **rows, **content)
+            return cls(pool=Pool(**cases, regions=regions), **rows, **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not a valid run state: {error}") from error
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
@@ -16,9 +17,12 @@ from alseg.networks.dropout import MaskSeed
 from alseg.networks.features import BottleneckFeatures
 from alseg.scoring.passes import Passes
 from alseg.scoring.racing import Contender, Heats
+from alseg.scoring.region_features import region_features
 from alseg.scoring.sources import UncertaintySource, plain_pass
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import entropy
+from alseg.strategies.places import Places
+from alseg.strategies.regions import annotated_regions, score_regions
 from alseg.strategies.statistics import VoxelStatistics, single_pass
 from alseg.strategies.strategy import CaseScore, Strategy
 
@@ -35,6 +39,8 @@ class Scoring:
         round_number: the round, which the masks depend on.
         members: the networks of an ensemble after the first one, which the module holds.
         heats: let volumes race, which decides how many passes they take; None for all of them.
+        places: where the regions of a case may lie, and how many of them are wanted; None where
+            volumes are scored as a whole.
     """
 
     strategy: Strategy
@@ -44,6 +50,7 @@ class Scoring:
     round_number: int
     members: tuple[nn.Module, ...] = ()
     heats: Heats | None = None
+    places: Callable[[str], Places] | None = None
 
     def statistics(
         self,
@@ -84,6 +91,34 @@ class Scoring:
         *_, statistics = self._labelled(passes, hidden_label)
         vector = None if features is None else features.vector()
         return self.strategy.score(case_id, statistics, vector, labelled)
+
+    def regions(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        case_id: str,
+        hidden_label: Tensor | None = None,
+        labelled: bool = False,
+    ) -> list[CaseScore]:
+        """The best regions of one volume, and the annotated ones where features are compared.
+
+        As ``score``; of a ``labelled`` case there are the annotated ones only.
+        """
+        assert self.places is not None
+        places, strategy, features_of = self.places(case_id), self.strategy, None
+        found: list[CaseScore] = []
+        if strategy.features is not None:
+            features_of = region_features(
+                network, image, self.inferer, foreground=strategy.features == "foreground"
+            )
+            found += annotated_regions(case_id, places, features_of)
+        if not labelled:
+            statistics = self.statistics(network, image, case_id, hidden_label)
+            rng = np.random.default_rng(
+                seed_for(self.base_seed, self.round_number, "regions", case_id)
+            )
+            found += score_regions(strategy, case_id, statistics, places, rng, features_of)
+        return found
 
     def race(
         self,

@@ -8,6 +8,8 @@ under conf/strategy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from alseg.strategies.statistics import VoxelStatistics, entropy_of
@@ -112,6 +114,14 @@ def class_entropy(statistics: VoxelStatistics) -> Tensor:
     """
     weighted = statistics.mean[1:].double() * entropy_of(statistics.mean)  # [C-1, D, H, W]
     return weighted.flatten(start_dim=1).mean(dim=1)
+
+
+def class_entropy_maps(statistics: VoxelStatistics) -> Iterator[Tensor]:
+    """The maps p̄[c] H[p̄] whose means ``class_entropy`` gives, [D, H, W] each; one at a time."""
+    mean = statistics.mean
+    total = entropy_of(mean)
+    for probability in mean[1:]:
+        yield probability * total
 
 
 def hidden_class_voxels(statistics: VoxelStatistics) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from alseg.core.errors import ConfigError, ScoringError, check_choice
+from alseg.core.units import Region, Unit
 from alseg.strategies.image_similarity import ImageSimilarity
 from alseg.strategies.measures import entropy
 from alseg.strategies.selectors.candidates import Candidates, Selector
@@ -36,6 +37,7 @@ class CaseScore:
         n_passes: how many passes the score was taken from.
         pass_scores: the score after each of them, in a race for the query.
         hint: what the race had to go by before the first of them.
+        region: the part of the case that was scored; None for all of it.
     """
 
     case_id: str
@@ -46,6 +48,17 @@ class CaseScore:
     n_passes: int | None = None
     pass_scores: tuple[float, ...] | None = None
     hint: float | None = None
+    region: Region | None = None
+
+    @property
+    def unit(self) -> Unit:
+        """What was scored."""
+        return Unit(self.case_id, self.region)
+
+    @property
+    def name(self) -> str:
+        """The unit's name, the case's for a whole volume."""
+        return self.unit.name
 
 
 @dataclass(frozen=True)
@@ -146,15 +159,24 @@ class Strategy:
         if self.class_scores is not None and not labelled:
             class_scores = tuple(self.class_scores(statistics).tolist())
         vector = None if features is None else tuple(features.tolist())
+        found = CaseScore(case_id, score, class_scores, vector, labelled, statistics.n_passes)
+        self.check_finite(found)
+        return found
+
+    def check_finite(self, found: CaseScore) -> None:
+        """Check that all numbers of a score are some.
+
+        Raises:
+            ScoringError: naming the first that is not.
+        """
         for kind, values in (
-            ("score", (score,)),
-            ("class score", class_scores),
-            ("feature", vector),
+            ("score", (found.score,)),
+            ("class score", found.class_scores),
+            ("feature", found.features),
         ):
             for value in values or ():
                 if value is not None and not math.isfinite(value):
-                    raise ScoringError(f"strategy {self.name} gave {case_id} the {kind} {value}")
-        return CaseScore(case_id, score, class_scores, vector, labelled, statistics.n_passes)
+                    raise ScoringError(f"strategy {self.name} gave {found.name} the {kind} {value}")
 
     def select(
         self, candidates: Candidates, query_size: int, rng: np.random.Generator
@@ -204,23 +226,23 @@ def candidates_from(
     n_rounds: int = 2,
     labelled: Iterable[str] = (),
 ) -> Candidates:
-    """Sort scored cases by id into candidates, the labelled ones' features apart.
+    """Sort scored units by name into candidates, the labelled ones' features apart.
 
     Args:
-        scores: of candidates, and of labelled cases where features are compared with theirs.
+        scores: of candidates, and of labelled units where features are compared with theirs.
         round_number: the round that acquires, from 1.
         n_rounds: rounds of the run.
-        labelled: labelled cases; one of them that is a candidate again is a reference as well.
+        labelled: labelled volumes; one of them that is a candidate again is a reference as well.
     """
     known = set(labelled)
-    ordered = sorted(scores, key=lambda s: s.case_id)
+    ordered = sorted(scores, key=lambda s: s.name)
     waiting = [s for s in ordered if not s.labelled]
     return Candidates(
-        ids=tuple(s.case_id for s in waiting),
+        ids=tuple(s.name for s in waiting),
         scores=_rows([s.score for s in waiting]),
         class_scores=_rows([s.class_scores for s in waiting]),
         features=_rows([s.features for s in waiting]),
-        labelled_features=_rows([s.features for s in ordered if s.labelled or s.case_id in known]),
+        labelled_features=_rows([s.features for s in ordered if s.labelled or s.name in known]),
         round_number=round_number,
         n_rounds=n_rounds,
     )

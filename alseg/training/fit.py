@@ -12,6 +12,7 @@ import torch
 
 from alseg.core.errors import DataError
 from alseg.data.datamodule import PoolDataModule
+from alseg.system.distributed import rank
 from alseg.system.files import checksum_of, newest_intact, read_tensors
 from alseg.training.callbacks.checkpoints import BestWeights, TrainingCheckpoint
 from alseg.training.callbacks.non_finite import NonFiniteGuard
@@ -33,7 +34,7 @@ class Training:
         trainer: for this training; the round's own continues to evaluate and score.
         checkpoint: saves the training now and then.
         guard: watches the losses.
-        best: keeps the weights of the best validation Dice.
+        best: keeps the weights of the best validation Dice, or the last ones if nothing validates.
     """
 
     trainer: pl.Trainer
@@ -75,6 +76,15 @@ class Training:
             "skipped_steps": self.guard.skipped,
             "best_dice": self.best_dice,
         }
+
+    def delete(self) -> None:
+        """Delete the checkpoints and the weights of a training that is done, and whose network is.
+
+        Those of a network that only judges a fold are of no further use.
+        """
+        self.checkpoint.delete()
+        if rank() == 0:
+            self.best.path.unlink(missing_ok=True)
 
     @property
     def best_dice(self) -> float | None:

@@ -154,9 +154,9 @@ def test_the_second_stage_reads_no_hidden_label_and_keeps_the_better_weights(
     revealed: list[str] = []
     label = VolumeCache.label
 
-    def recorded(self: VolumeCache, case_id: str, path: Path) -> torch.Tensor:
+    def recorded(self: VolumeCache, case_id: str, *arguments: Any) -> torch.Tensor:
         revealed.append(case_id)
-        return label(self, case_id, path)
+        return label(self, case_id, *arguments)
 
     monkeypatch.setattr(VolumeCache, "label", recorded)
     stage = ("semi_supervised=pseudo_label", "semi_supervised.step_share=0.5", "pool.rounds=1")

@@ -13,6 +13,7 @@ from alseg.active.plan import Plan
 from alseg.active.round import Round
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
+from alseg.data.splits import Splits
 from alseg.run.state import RunState
 
 PLAN = Plan(
@@ -31,7 +32,9 @@ def round_after(folder: Path, plan: Plan, pool: Pool, finished: int = 0, cost: f
     experiment: Any = SimpleNamespace(
         plan=plan,
         round_folder=lambda number: folder,
-        strategy=SimpleNamespace(needs_prediction=True),
+        needs_prediction=True,
+        regions=None,
+        data=SimpleNamespace(splits=Splits(("a", "b", "c", "d"), (), ())),
         semi_supervised="a second stage",
     )
     history = tuple({"round": number + 1} for number in range(finished))

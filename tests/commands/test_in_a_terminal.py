@@ -57,7 +57,8 @@ def test_a_run_shows_its_progress_and_finishes(
 
 
 OUR_LINES = re.compile(
-    r"""\d\d:\d\d:\d\d\ (preprocessed\ \d+\ volumes|recording\ in\ MLflow:\ experiment|round\ \d/\d)
+    r"""\d\d:\d\d:\d\d\ (preprocessed\ \d+\ volumes|recording\ in\ MLflow:\ experiment)
+    |\d\d:\d\d:\d\d\ (round\ \d/\d|When\ to\ stop:)
     |\s*Phantom,\ strategy\ |[┏┃┡│└]|area\ under\ the\ budget\ curve
     |(run\ folder|learning\ curve|MLflow\ charts|TensorBoard|compare\ runs):\ |$""",
     re.VERBOSE,

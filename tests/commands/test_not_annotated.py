@@ -17,7 +17,8 @@ from alseg.core.errors import DataError
 from alseg.data.cache import VolumeCache
 from alseg.data.formats.nnunet import read_nnunet
 from alseg.engine.data_report import survey
-from alseg.oracles.costs import COSTS, cost_named
+from alseg.oracles.annotated import Annotated
+from alseg.oracles.costs import cost_named
 from alseg.strategies.aggregations import hidden_dice_error
 from alseg.strategies.measures import hidden_class_voxels, prediction_error
 from alseg.strategies.statistics import VoxelStatistics
@@ -170,7 +171,7 @@ def test_costs_leave_ignored_voxels_out(tmp_path: Path) -> None:
     path = tmp_path / "label.nii.gz"
     nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), path)
     expected = {"volume": 1, "voxels": 80, "foreground_voxels": 2, "slices": 2}
-    assert {name: cost_named(name, 3)(path) for name in COSTS} == expected
+    assert {name: cost_named(name)(Annotated.read(path, 3)) for name in expected} == expected
 
 
 def test_metrics_are_those_of_the_annotated_part() -> None:

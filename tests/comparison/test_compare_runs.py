@@ -22,7 +22,7 @@ from alseg.comparison.runs import (
     read_run,
 )
 from alseg.core.errors import ConfigError, DataError
-from alseg.run.measure import VALIDATION
+from alseg.run.measure import CROSS, VALIDATION
 from alseg.run.state import RunState
 
 
@@ -236,6 +236,40 @@ def test_runs_with_and_without_a_test_part_are_not_mixed(tmp_path: Path) -> None
     write_run(tmp_path / "variance_1", "variance", 1)
     with pytest.raises(ConfigError, match="with and without a test part cannot be compared"):
         gathered(tmp_path)
+
+
+def write_cross(folder: Path, strategy: str, folds: int = 5) -> None:
+    data = {"name": "hippocampus", "splits": {"_target_": "alseg.data.splits.annotated_split"}}
+    history = [row | {"folds": min(folds, 4)} for row in without_test_part(strategy, 1)]
+    run = folder / strategy
+    write_run(run, strategy, 1, history=history, data=data)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"validation": {"folds": folds}}))
+
+
+def test_cross_validated_runs_are_compared_by_a_dice_of_that_name_and_not_mixed(
+    tmp_path: Path,
+) -> None:
+    write_cross(tmp_path / "same", "random")
+    write_cross(tmp_path / "same", "variance")
+    run_set = gathered(tmp_path / "same")
+    assert run_set.measure is CROSS
+    first, second, *_ = sentences(analyse(run_set, 0.8))
+    assert "its mean cross-validated Dice was" in first
+    assert "no fair comparison" in second
+    assert "choose the weights" not in second
+    write_cross(tmp_path / "folds", "random")
+    write_cross(tmp_path / "folds", "variance", folds=4)
+    with pytest.raises(ConfigError, match="have different validation cases"):
+        gathered(tmp_path / "folds")
+    write_cross(tmp_path / "kinds", "random")
+    write_growing(tmp_path / "kinds", "variance", 1)
+    with pytest.raises(ConfigError, match="held-out cases and of cross-validation cannot be"):
+        gathered(tmp_path / "kinds")
+    write_cross(tmp_path / "parts", "random")
+    write_run(tmp_path / "parts" / "variance_1", "variance", 1)
+    with pytest.raises(ConfigError, match="with and without a test part cannot be compared"):
+        gathered(tmp_path / "parts")
 
 
 def test_runs_whose_cases_validate_by_other_rules_are_not_mixed(tmp_path: Path) -> None:

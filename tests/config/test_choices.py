@@ -152,7 +152,14 @@ def check(config: DictConfig) -> None:
         *(resolved.training[name] for name in ("loss", "optimizer", "schedule")),
         *(
             resolved[name]
-            for name in ("strategy", "uncertainty", "semi_supervised", "proxy", "oracle")
+            for name in (
+                "strategy",
+                "uncertainty",
+                "semi_supervised",
+                "proxy",
+                "oracle",
+                "validation",
+            )
         ),
         resolved.trainer,
     ):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from monai.transforms import RandCropByPosNegLabeld, RandGaussianNoised, SpatialPadd
 
-from alseg.core.pool import Pool
 from alseg.core.units import whole
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
@@ -34,7 +33,7 @@ def make_data(root: Path, folder: Path, *, seed: int = 1, workers: int = 0) -> P
 
 def start(data: PoolDataModule, splits: Splits, labelled: list[str], number: int = 1) -> None:
     data.reveal(SimulatedOracle(data.cache.task).annotate(whole(labelled)).by_case)
-    data.start_round(Pool.start(splits.training, labelled), number, n_steps=3)
+    data.start_round(splits.parts(labelled), number, n_steps=3)
 
 
 def batches(data: PoolDataModule) -> list[dict]:
@@ -82,7 +81,7 @@ def test_hidden_labels_are_out_of_reach(phantoms: Path, tmp_path: Path) -> None:
     for batch in data.volumes(data.splits.training[2:]):
         assert set(batch) == {"case_id", "image", "labelled"}
         assert not batch["labelled"].any()
-    data.start_round(Pool.start(data.splits.training, data.splits.training[:3]), 1, 3)
+    data.start_round(data.splits.parts(data.splits.training[:3]), 1, 3)
     with pytest.raises(KeyError):  # the third was never revealed
         batches(data)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alseg.core.errors import ConfigError
-from alseg.data.splits import GrowingSplits, growing_split, split_by_fraction
+from alseg.data.splits import GrowingSplits, annotated_split, growing_split, split_by_fraction
 
 IDS = [f"case_{number:03d}" for number in range(400)]
 
@@ -49,20 +49,39 @@ def test_another_seed_lets_other_cases_validate() -> None:
     assert split(seed=1).parts(IDS).validation != split().parts(IDS).validation
 
 
-@pytest.mark.parametrize("missing", ["training", "validation"])
-def test_the_last_case_of_an_initial_pool_makes_room_for_the_part_that_has_none(
-    missing: str,
+@pytest.mark.parametrize(
+    ("n_validating", "n_training", "wanted"),
+    [(0, 3, 1), (3, 0, 1), (0, 8, 2), (1, 7, 2), (5, 3, 2), (2, 6, 2), (0, 2, 1), (2, 0, 1)],
+)
+def test_the_last_cases_of_an_initial_pool_make_room_until_the_share_validates(
+    n_validating: int, n_training: int, wanted: int
 ) -> None:
     splits = split()
     parts = splits.parts(IDS)
-    chosen = parts.validation[:3] if missing == "training" else parts.training[:3]
+    chosen = (*parts.training[:n_training], *parts.validation[:n_validating])
     initial = splits.with_all_parts(chosen, seed=1)
-    assert initial[:2] == chosen[:2]
-    assert len(initial) == 3
-    assert initial[2] in getattr(parts, missing)
+    assert len(set(initial)) == len(initial) == len(chosen)
+    assert len(splits.parts(initial).validation) == wanted
+    n_new = abs(wanted - n_validating)
+    surplus, other = (
+        (parts.training[:n_training], parts.validation)
+        if wanted > n_validating
+        else (parts.validation[:n_validating], parts.training)
+    )
+    leaving = set(surplus[len(surplus) - n_new :])
+    assert initial[: len(chosen) - n_new] == tuple(i for i in chosen if i not in leaving)
+    assert set(initial[len(chosen) - n_new :]) <= set(other)
     assert splits.with_all_parts(initial, seed=1) == initial
-    drawn = {splits.with_all_parts(chosen, seed)[2] for seed in range(20)}
-    assert len(drawn) > 5
+    drawn = {splits.with_all_parts(chosen, seed)[-n_new:] for seed in range(20)}
+    assert n_new == 0 or len(drawn) > 5
+
+
+def test_a_pool_with_too_few_cases_of_a_part_gives_those_that_it_has() -> None:
+    parts = split().parts(IDS)
+    few = (*parts.training[:10], parts.validation[0])
+    splits = growing_split(few, validation_share=0.25, seed=0)
+    initial = splits.with_all_parts(parts.training[:8], seed=1)
+    assert initial == (*parts.training[:7], parts.validation[0])
 
 
 def test_a_fixed_split_takes_the_initial_pool_as_it_is() -> None:
@@ -71,6 +90,17 @@ def test_a_fixed_split_takes_the_initial_pool_as_it_is() -> None:
     assert fixed.with_all_parts(annotated, seed=1) == annotated
     assert fixed.parts(annotated).training == annotated
     assert fixed.parts(annotated).validation == fixed.validation
+    assert fixed.lacks(annotated) == ""
+    assert fixed.lacks([]) == "train"
+
+
+def test_without_a_validation_part_all_that_is_annotated_trains_and_two_cases_are_needed() -> None:
+    for splits in (annotated_split(IDS), split_by_fraction(IDS, validation=0, test=0.2, seed=0)):
+        parts = splits.parts(splits.training[:3])
+        assert (parts.training, parts.validation) == (splits.training[:3], ())
+        assert splits.fewest_annotated == 2
+        assert [splits.lacks(IDS[:n]) for n in range(3)] == ["train", "validate", ""]
+    assert annotated_split(reversed(IDS)).training == tuple(IDS)
 
 
 def test_what_cannot_be_split_is_refused() -> None:

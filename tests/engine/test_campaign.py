@@ -72,16 +72,18 @@ def run_campaign(
     raise AssertionError(f"the campaign does not end: {said[-1]}")
 
 
-@pytest.mark.parametrize("splits", ["fraction", "growing"])
+@pytest.mark.parametrize("splits", ["fraction", "growing", "annotated"])
 def test_a_campaign_ends_with_the_bits_of_the_simulation(
     train: Train, phantoms: Path, tmp_path: Path, splits: str
 ) -> None:
-    # growing splits need no label; but an MSD data set lists one at least
+    # the other splits need no label; but an MSD data set lists one at least
     hidden = sorted(read_msd(phantoms).cases)[1:]
     if splits == "fraction":
         hidden = list(training_part(phantoms))
     data, labels = move_labels_away(phantoms, tmp_path / "campaign", hidden)
     settings = (*POOL, f"data/splits={splits}", "pool.initial=4")
+    if splits == "annotated":
+        settings += ("validation=cross", "validation.folds=3")
     simulated = train(*settings)
     assert simulated.exit_code == 0, simulated.err
     folder, said = run_campaign(train, labels, *settings, f"data.task.root={data}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from alseg.comparison.runs import calibration_table, gather_runs
 from alseg.config.settings import load_config, load_start
@@ -233,15 +234,26 @@ def test_whatever_a_file_holds_it_is_told_in_a_sentence(
     for content in (*cuts(good), *others, *(json.dumps(wrong).encode() for wrong in WRONG)):
         path.write_bytes(content)
         told += is_told(read, folder)
+        if name.endswith(".yaml") and holds_no_settings(content):
+            assert is_told(read, folder), content
     if has_checksum:
         path.write_bytes(good)
         objects = [content for content in variants(read_json(path)) if isinstance(content, dict)]
         for content in objects[:: 1 + len(objects) // 60]:
             write_json(path, content)  # as if it had always been so
             told += is_told(read, folder)
-    # half a YAML file is often a whole one, and where its cuts fall depends on its length
-    enough = 10 if has_checksum else 6
-    assert told > enough or name in (f"{ONE}/stages.json", "job.json")  # these are done again
+    if has_checksum:  # half a YAML file is often a whole one
+        assert told > 10 or name in (f"{ONE}/stages.json", "job.json")  # these are done again
+    else:
+        assert told > 0
+
+
+def holds_no_settings(content: bytes) -> bool:
+    try:
+        # OmegaConf takes a text for a setting of that name; resuming finds that it has no others
+        return not isinstance(yaml.safe_load(content.decode()) or None, dict | str)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return True
 
 
 def is_told(read: Callable[[Path], object], folder: Path) -> bool:

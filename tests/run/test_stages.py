@@ -39,6 +39,14 @@ def test_a_query_that_says_nothing_is_chosen_again(
     assert "does not say what the stage query has given" in caplog.text
 
 
+@pytest.mark.parametrize("dice", [None, [0.5], {"a": 0.5}, {"a": ["high"]}])
+def test_a_fold_that_says_no_dice_is_trained_again(tmp_path: Path, dice: Any) -> None:
+    stages = Stages(tmp_path)
+    stages.finish("fold_1", seconds=1.0, skipped_steps=0, dice={"a": [0.5, float("nan")]})
+    stages.finish("fold_2", seconds=1.0, skipped_steps=0, dice=dice)
+    assert list(Stages(tmp_path)) == ["fold_1"]
+
+
 def test_a_query_whose_scores_were_changed_is_chosen_again(tmp_path: Path) -> None:
     scores = tmp_path / "scores.csv"
     scores.write_text("case_id,score\n", encoding="utf-8")

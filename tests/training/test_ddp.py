@@ -79,6 +79,20 @@ def test_two_processes_finish_a_run_in_one_folder(finished: tuple[Path, Path, st
     assert last["global_step"] == 2
 
 
+def test_two_processes_ask_for_regions_that_do_not_overlap(tmp_path: Path) -> None:
+    regions = ("strategy=kmeans_bald", "pool.unit=patch", "pool.patch_voxels=12")
+    sizes = ("pool.initial=3", "pool.query_size=4", "uncertainty.n_passes=1", "pictures=0")
+    ended = torchrun(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", *regions, *sizes)
+    assert ended.returncode == 0, ended.stdout
+    (folder,) = [p.parent for p in (tmp_path / "smoke").glob("*/state.json")]
+    state = RunState.load(folder)
+    assert [row["labelled"] for row in state.history] == [3, 7]
+    assert len(state.pool.regions) == 7  # a pool refuses regions that overlap
+    scores = pd.read_csv(folder / "rounds/round_01/scores.csv")
+    assert not scores.duplicated(["case_id", "region"]).any()
+    assert scores["case_id"].nunique() == 7  # all of the pool, each looked at by one of the two
+
+
 def test_one_process_scores_and_selects_the_same(
     finished: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
@@ -92,7 +106,7 @@ def test_one_process_scores_and_selects_the_same(
     data.reveal(
         experiment.oracle.annotate(whole((*data.splits.validation, *data.splits.test))).by_case
     )
-    data.start_round(pool, 1, plan.steps_per_round)
+    data.start_round(data.splits.parts(pool.labelled), 1, plan.steps_per_round)
     module = experiment.make_module(experiment.make_network(), experiment.round_recipe)
     load_weights(module.network, round_folder / f"{BEST}.ckpt")
     scoring = Scoring(
@@ -109,7 +123,9 @@ def test_one_process_scores_and_selects_the_same(
         pool.labelled,
     )
     noted: list[Chosen] = []
-    acquisition = AcquisitionCallback(chooser, experiment.oracle, experiment.cost, noted.append)
+    acquisition = AcquisitionCallback(
+        chooser, experiment.oracle, experiment.appraisal, noted.append
+    )
     scorer = ScoringModule(module.network, scoring)
     predict(experiment.make_trainer, scorer, data.volumes(pool.unlabelled), [acquisition])
 

@@ -23,13 +23,12 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from alseg.core.pool import Pool
 from alseg.core.units import Region
 from alseg.data.annotation import Annotation
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.formats.msd import read_msd
-from alseg.data.splits import Splits
+from alseg.data.splits import Parts, Splits
 from alseg.networks.committee import Committee
 from alseg.training.module import SegmentationModule
 from alseg.training.recipe import Recipe
@@ -96,7 +95,7 @@ def trained(
     )
     paths = {case.id: case.label for case in task.cases.values()}
     data.reveal({"case_00": paths["case_00"], "case_01": Annotation(paths["case_01"], regions)})
-    data.start_round(Pool(("case_00", "case_01"), ()), 1, n_steps=3)
+    data.start_round(Parts(("case_00", "case_01"), ()), 1, n_steps=3)
     recipe = Recipe(
         loss=DiceCELoss(to_onehot_y=True, softmax=True, batch=one_dice),
         optimizer=partial(torch.optim.AdamW, lr=0.01),

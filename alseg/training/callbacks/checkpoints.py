@@ -51,6 +51,8 @@ class AtomicCheckpoints(CheckpointIO):
 class BestWeights(ModelCheckpoint):
     """Keeps the weights of the best validation Dice, in a run folder that may move.
 
+    Without a ``monitor``, those at the end.
+
     Attributes:
         checksum: of the file with the weights, as this training has left it; empty before.
     """

@@ -36,7 +36,7 @@ class Collection(pl.Callback):
 
 
 def gather(outputs: list[Any]) -> list[Any]:
-    """All ranks' outputs, those with one ``case_id`` once.
+    """All ranks' outputs, those of one case, or one region of it, once.
 
     Distributed samplers fill up uneven parts by repeating cases. A case's masks depend on its name
     alone, so the repetitions are equal and the first is kept. (In a race one of them may be
@@ -45,7 +45,12 @@ def gather(outputs: list[Any]) -> list[Any]:
     parts = gathered(outputs)
     if len(parts) == 1:
         return outputs  # with repetitions, if there are any: those would be a mistake
-    return list({output.case_id: output for part in reversed(parts) for output in part}.values())
+    by_unit = {_unit(output): output for part in reversed(parts) for output in part}
+    return list(by_unit.values())
+
+
+def _unit(output: Any) -> tuple[str, Any]:
+    return output.case_id, getattr(output, "region", None)
 
 
 def predictions(
