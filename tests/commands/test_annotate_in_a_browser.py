@@ -141,9 +141,9 @@ class Page:
 
 
 def errors(browser: Any) -> list[str]:
-    """What the console of the browser holds against the page, such as a violated policy."""
-    log = browser.get_log("browser")
-    return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+    """What the console holds against the page, such as a violated policy; no refusals."""
+    log = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    return [message for message in log if "Failed to load resource" not in message]
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def annotate_with_the_mouse(page: Page) -> None:
     page.press("[data-tool='fill']")
     page.stroke((-120, -120), (-60, -120), (-60, -40), (-120, -40), (-120, -115))
     n_before = len(page.drawn_grey_values()[2])
-    page.key("e")
+    page.key("e]")  # of three voxels
     page.stroke((160, 90), (110, 62), (60, 34))
     assert 0 < len(page.drawn_grey_values()[2]) < n_before
     page.wait_until_saved()
