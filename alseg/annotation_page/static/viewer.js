@@ -22,7 +22,6 @@ export class Viewer {
       logLevel: "error",
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.9, 0.8, 0.2, 0.8],
-      crosshairWidth: 0.3,
       crosshairGap: 4,
       isRadiologicalConvention: true,
       isNearestInterpolation: true,
@@ -66,6 +65,7 @@ export class Viewer {
     const volumes = [{ url: imageUrl, name: "image.nii", colormap: "gray" }];
     if (uncertaintyUrl) volumes.push({ url: uncertaintyUrl, name: "uncertainty.nii", colormap: "hot", opacity: 0 });
     await this.nv.loadVolumes(volumes);
+    this.nv.setCrosshairWidth(Math.max(...this.nv.back.dims.slice(1, 4)) / 400); // in voxels
     this.nv.createEmptyDrawing();
     if (this.nv.drawBitmap.length !== drawing.length) throw new Error("the drawing does not fit to the image");
     this.nv.drawBitmap.set(drawing);
