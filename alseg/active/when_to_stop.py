@@ -26,8 +26,8 @@ N_RESAMPLES = 2000
 FEWEST_CASES = 5  # for an interval over cases: a bootstrap of fewer is far too narrow
 BIASES = {
     VALIDATION: "; these cases also choose the weights, so it is somewhat too high",
-    CROSS: "; the network that judged a case was trained on the other folds only, so it is "
-    "somewhat too low for the round's own network",
+    CROSS: "; the network that judged a case was trained on the other folds only, so it tends to "
+    "be too low for the round's own network",
 }
 HARDLY_CORRECTED = 0.95  # Dice of a proposal with what a person has made of it, from there on
 
@@ -126,7 +126,7 @@ def next_query(this_round: Round, curve: pd.DataFrame) -> Sequence[str]:
     n_more = min(plan.query_size, n_left)
     if n_more == 0:
         return ()
-    volumes = f"{n_more} more labelled {plan.unit if n_more == 1 else plan.units}"
+    volumes = f"{n_more} more labelled {plan.unit_shape.unit if n_more == 1 else plan.units}"
     if curve["labelled"].nunique() < MIN_ROUNDS:
         return (f"What {volumes} would bring cannot be said before {MIN_ROUNDS} rounds.",)
     gain = expected_gain(curve["labelled"].to_numpy(), curve["dice"].to_numpy(), n_more)

@@ -25,11 +25,11 @@ from alseg.annotation_page.place import Place
 from alseg.core.errors import DataError
 from alseg.core.units import IGNORED
 from alseg.data.labels import read_label
-from alseg.data.nifti import read_header, write_nifti
 from alseg.data.task import Task
+from alseg.data.volumes import read_header, write_nifti
 from alseg.oracles.annotations import Annotations
-from alseg.oracles.checking import ConfirmationNeededError, check_annotation
-from alseg.oracles.inbox import CONFIRMED, said_of_answers, say_of_answer
+from alseg.oracles.answer_files import CONFIRMED, said_of_answers, say_of_answer
+from alseg.oracles.label_checks import ConfirmationNeededError, check_annotation
 from alseg.run.folder import (
     ANSWERS_FILE,
     ANSWERS_FOLDER,

@@ -25,7 +25,7 @@ from nibabel.orientations import (
 )
 
 from alseg.core.errors import DataError
-from alseg.data.nifti import Header, as_int16_if_exact, read_header, read_volume
+from alseg.data.volumes import Header, as_int16_if_exact, read_header, read_volume
 
 _RAS = axcodes2ornt("RAS")
 _PERCENTILES = (1.0, 99.5)  # of the intensities that are shown from black to white

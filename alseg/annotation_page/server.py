@@ -25,7 +25,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from alseg.annotation_page.claims import TakenError
 from alseg.annotation_page.desk import Desk
 from alseg.core.errors import AlsegError, ConfigError, DataError
-from alseg.oracles.checking import ConfirmationNeededError
+from alseg.oracles.label_checks import ConfirmationNeededError
 from alseg.run.folder import PAGE_FILE, REQUESTS_FOLDER
 from alseg.system.files import replacing
 

@@ -12,8 +12,8 @@ from alseg.annotation_page.desk import Desk
 from alseg.annotation_page.grid import Grid, drawing_for_page
 from alseg.core.units import Query, whole
 from alseg.data.formats.msd import read_msd
-from alseg.data.nifti import read_header
 from alseg.data.task import Task
+from alseg.data.volumes import read_header
 from alseg.oracles.person import PersonOracle
 from alseg.run.requests import read_requests
 from tests.conftest import write_msd

@@ -13,7 +13,7 @@ from alseg.annotation_page import claims
 from alseg.annotation_page.claims import TakenError
 from alseg.annotation_page.grid import drawing_from_page
 from alseg.core.errors import DataError
-from alseg.oracles.checking import ConfirmationNeededError
+from alseg.oracles.label_checks import ConfirmationNeededError
 from tests.annotation_page.campaign import ASKED, Campaign, drawn, lay_out_campaign, proposed
 
 FIRST = ASKED[0]
