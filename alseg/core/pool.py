@@ -15,7 +15,7 @@ class Pool:
     """An immutable split of the training cases into labelled and unlabelled ones.
 
     Attributes:
-        labelled: case ids in the order in which they were acquired, be it a part of them.
+        labelled: case ids in the order in which they were acquired, as a whole or in part.
         unlabelled: the remaining case ids, sorted.
         repeated: labelled cases that were acquired again, once for each time; they are trained with
             that much more often.

@@ -83,7 +83,7 @@ class Answer:
 
     Attributes:
         labels: the label file of each unit that has been annotated, in the order of the query.
-        pending: the units that have not been annotated yet, without which nothing goes on.
+        pending: the units that have not been annotated yet, without which nothing continues.
         unrequested: the label files of units that have been annotated without being in the query.
         what_to_do: how to have the pending units annotated, for a person to read.
     """

@@ -1,4 +1,4 @@
-"""Label files: read, and held to the classes of their data set."""
+"""Label files: read, and checked against the classes of their data set."""
 
 from __future__ import annotations
 

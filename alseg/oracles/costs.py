@@ -112,7 +112,7 @@ def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
 
     Args:
         name: of the cost.
-        minutes: what ``effort`` reckons with.
+        minutes: what ``effort`` is computed from.
 
     Raises:
         ConfigError: if there is none.
@@ -122,7 +122,7 @@ def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
 
 
 def cost_by(oracle: Oracle, name: str, minutes: Effort | None = None) -> AnnotationCost:
-    """The cost of that name, be it read from a label or measured by the oracle.
+    """The cost of that name, whether it is read from a label or measured by the oracle.
 
     Raises:
         ConfigError: if there is none, or it is minutes and the oracle measures none.

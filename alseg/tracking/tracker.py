@@ -19,7 +19,7 @@ from alseg.tracking.record import FinishedRound, RunRecord, finished_rounds
 class Tracker(Protocol):
     """Records one run: its settings, its metrics by labelled count, its training curves.
 
-    The run folder is ahead of it: what a tracker is told of is in the folder's files already.
+    The run folder is ahead of it: what a tracker gets is in the folder's files already.
     """
 
     def open(self, folder: Path, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:

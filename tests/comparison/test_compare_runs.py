@@ -188,7 +188,7 @@ def test_a_run_with_repeats_is_read_off_at_the_others_budgets(tmp_path: Path) ->
 
 def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", "random", 1, data={"name": "\ud800"})
-    with pytest.raises(DataError, match="holds a name that is no text: surrogates not allowed"):
+    with pytest.raises(DataError, match="holds a name that is not text: surrogates not allowed"):
         read_run(folder)
 
 
