@@ -212,7 +212,7 @@ CHOICES = [
     setting("steps_per_rond=5", "there is no setting steps_per_rond", "steps_per_round?"),
     setting("pool.querysize=5", "no setting pool.querysize; did you mean query_size?"),
     setting("+pool.round=5", "pool has no setting 'round'; did you mean rounds?"),
-    setting("seed", "seed is no setting; one is given as name=value"),
+    setting("seed", "seed is not a setting; one is given as name=value"),
     setting("seed=[1", "seed=[1 cannot be read; if the value is one text, put it in quotes"),
     setting("~seed", "there is no setting seed, which alseg needs"),
     setting("seed=${nothing}", "seed=${nothing}: there is no setting nothing"),
@@ -259,7 +259,7 @@ SETTINGS = [
     setting("uncertainty.gate=0.01 strategy=badge", "strategy badge takes features of all windows"),
     setting(
         "uncertainty.gate=0.01 +data.inferer.buffer_steps=2",
-        "data.scoring_inferer is no plain SlidingWindowInferer",
+        "data.scoring_inferer is not a plain SlidingWindowInferer",
     ),
     setting(
         "model.dropout_placement=encoder",
@@ -767,7 +767,7 @@ GEOMETRY = [
 ]
 CLASSES = [
     Row(
-        "a label value that is no class",
+        "a label value that is not a class",
         ["holds the value(s) [7.0]; allowed are 0 to 1 (background, blob)"],
         (),
         voxels(label, 7),

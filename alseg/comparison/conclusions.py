@@ -32,13 +32,13 @@ def _without_test_part(comparison: Comparison) -> list[str]:
     if comparison.measure is CROSS:
         return [
             "There is no test part (validation=cross): each Dice is of all annotated cases, which "
-            "are others for each strategy and round. It guides your own campaign and is no fair "
+            "are others for each strategy and round. It guides your own campaign and is not a fair "
             "comparison of strategies."
         ]
     return [
         "There is no test part (data/splits=growing): each Dice is of the annotated cases that "
         "validate, which are others for each strategy and round, and choose the weights too. It "
-        "guides your own campaign and is no fair comparison of strategies."
+        "guides your own campaign and is not a fair comparison of strategies."
     ]
 
 

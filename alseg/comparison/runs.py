@@ -498,7 +498,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     """Settings that differ between runs and may make the comparison unfair, with their values.
 
     The strategy, the seed and where things are stored may differ; the number of labelled volumes
-    of a full-data run is no setting of it.
+    of a full-data run is not a setting of it.
     """
     flat = [(run, dict(_flat(run.config))) for run in runs]
     names = {name for _, settings in flat for name in settings}

@@ -43,7 +43,7 @@ class Pool:
         for unit in self.regions:
             taken = by_case.setdefault(unit.case_id, [])
             if unit.region is None or unit.case_id not in known:
-                raise ValueError(f"{unit.name} is no region of a labelled case")
+                raise ValueError(f"{unit.name} is not a region of a labelled case")
             if any(overlap(unit.region, other) for other in taken):
                 raise ValueError(f"the region {unit.name} overlaps another one that is annotated")
             taken.append(unit.region)

@@ -51,13 +51,13 @@ def as_region(edges: Any) -> Region:
     """A region out of JSON.
 
     Raises:
-        ValueError: if it is no box of whole numbers.
+        ValueError: if it is not a box of whole numbers.
     """
     box = tuple((start, stop) for start, stop in edges)
     if len(box) != 3 or not all(
         type(start) is int and type(stop) is int and 0 <= start < stop for start, stop in box
     ):
-        raise ValueError(f"{edges!r} is no box: (start, stop) of voxels along three axes")
+        raise ValueError(f"{edges!r} is not a box: (start, stop) of voxels along three axes")
     return box
 
 

@@ -368,7 +368,7 @@ def sizes(classes: Tensor, names: tuple[str, ...], voxel_ml: float) -> dict[str,
 def scans_of(folder: Path, task: Task) -> Task:
     """The scans of a folder as cases of a task, as ``data=folder`` reads them.
 
-    Where each file is named like nnU-Net's first channel, ``_0000`` is no part of the case's id.
+    Where each file is named like nnU-Net's first channel, ``_0000`` is not part of the case's id.
     """
     found = read_folder(folder, task.foreground, task.channels).cases
     first = "_0000"

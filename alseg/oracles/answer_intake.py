@@ -116,7 +116,7 @@ class AnswerIntake:
         versions = [each for each in self.annotations.history if each.case == case_id]
         received = checksum_of(path)
         from_here = [each for each in versions if each.request == answer.request]
-        # the same file in another request folder is no new version
+        # the same file in another request folder is not a new version
         for each in from_here[-1:] or versions:
             if each.received == received:
                 self.annotations.amend(each, answer.annotator, answer.minutes)

@@ -80,7 +80,7 @@ def contour_mm(annotated: AnnotatedVoxels) -> float:
     """The length of the contours in all slices, in mm: where one class meets another in a plane.
 
     Along the edges of voxels, which makes a slanted line longer, a circle by 4 / pi. What is cut at
-    the border of a region is no contour.
+    the border of a region is not a contour.
     """
     axis = slice_axis(annotated.affine)
     spacing = np.linalg.norm(annotated.affine[:3, :3], axis=0)

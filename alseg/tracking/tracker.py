@@ -62,7 +62,7 @@ class Trackers:
         by_name: the trackers, as the group ``tracking`` names them.
 
     Raises:
-        ConfigError: if one of them is no tracker.
+        ConfigError: if one of them is not a tracker.
     """
 
     def __init__(self, by_name: Mapping[str, Tracker]) -> None:
