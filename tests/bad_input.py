@@ -234,7 +234,7 @@ SETTINGS = [
     setting("round_start=warm", "round_start is 'warm'; allowed are scratch, continue,"),
     setting("uncertainty.n_passes=0", "uncertainty.n_passes is 0"),
     setting("uncertainty.n_passes=40000", "uncertainty.n_passes is 40000; at most 32767 fit"),
-    setting("uncertainty.gate=1.5", "uncertainty.gate is 1.5; it must be null or a number from 0"),
+    setting("uncertainty.gate=1.5", "uncertainty.gate is 1.5; it must be null or a number of"),
     setting("uncertainty.passes=some", "uncertainty.passes is 'some'; allowed are fixed, adaptive"),
     setting("uncertainty.passes=adaptive uncertainty.error_rate=0", "uncertainty.error_rate is 0"),
     setting("uncertainty.passes=adaptive strategy=power_bald", "a selector that needs every score"),
@@ -281,7 +281,7 @@ SETTINGS = [
     setting("pool.candidates=1", "pool.candidates is 1; it must be a whole number of at least 2"),
     setting("cost=gold", "cost is 'gold'; allowed are volume, voxels,"),
     setting("cost=minutes", "this oracle measures none; choose oracle=person, or one of volume"),
-    setting("target_dice=2", "target_dice is 2; it must be null, or above 0, at most 1"),
+    setting("target_dice=2", "target_dice is 2; it must be null or a number above 0"),
     setting("pictures=-1", "pictures is -1; it must be a whole number of at least 0"),
     setting("save_maps=maybe", "save_maps is 'maybe'; it must be true or false"),
     setting("cache_dir=null", "cache_dir is None; it must be text"),
@@ -303,7 +303,7 @@ SETTINGS = [
     setting("data.splits.seed=x", "data.splits.seed is 'x'"),
     setting(
         "data/splits=growing data.splits.validation_share=1",
-        "data.splits.validation_share is 1; it must lie between 0 and 1",
+        "data.splits.validation_share is 1; it must be a number above 0 and below 1",
     ),
     setting("data/splits=growing pool.initial=1", "pool.initial is 1; this split takes at least 2"),
     setting(
@@ -353,7 +353,9 @@ SETTINGS = [
     setting("data.patch_size=16", "data.patch_size is 16; it must be three whole numbers"),
     setting("data.batch_size=0", "data.batch_size is 0; it must be a whole number"),
     setting("data.num_workers=-1", "data.num_workers is -1; it must be auto or a whole number"),
-    setting("data.inferer.overlap=2", "data.inferer.overlap is 2; it must lie in [0, 1)"),
+    setting(
+        "data.inferer.overlap=2", "data.inferer.overlap is 2; it must be a number of at least 0"
+    ),
     setting("data.inferer.sw_batch_size=0", "data.inferer.sw_batch_size is 0"),
     setting("data.inferer.roi_size=[16,16]", "data.inferer: Inputs must have 4 dimensions"),
     setting("data.inferer=null", "data.inferer builds None", "type Inferer"),

@@ -21,7 +21,9 @@ from alseg.training.fit import load_weights
 from tests.conftest import write_msd
 
 PACKAGE = Path(alseg.__file__).parent
-COMMANDS = {"import_dicom", "train", "compare", "validate", "predict", "export", "sync", "ui"}
+COMMANDS = {
+    "import_dicom", "plan", "train", "compare", "validate", "predict", "export", "sync", "ui"
+}  # fmt: skip
 # What each package may import of alseg besides itself, from the lowest up: only packages that
 # stand above it in this list. docs/architecture.md says what lives in each of them.
 MAY_IMPORT = {
@@ -31,14 +33,17 @@ MAY_IMPORT = {
     "networks": "core",
     "strategies": "core",
     "data": "core system strategies",
+    "planning": "core system data",
     "run": "core system strategies",
     "tracking": "core system run",
     "oracles": "core system strategies data run",
     "scoring": "core networks strategies",
     "training": "core system networks strategies data scoring",
     "active": "core curves system networks strategies data run tracking oracles scoring training",
-    "config": "core system networks strategies data run tracking oracles scoring training active",
-    "engine": "core system networks strategies data run tracking scoring training active config",
+    "config": "core system networks strategies data planning run tracking oracles scoring training"
+    " active",
+    "engine": "core system networks strategies data planning run tracking scoring training active"
+    " config",
     "comparison": "core curves system run",
     "commands": "core system data run tracking config engine comparison",
 }
@@ -283,6 +288,31 @@ def test_text_is_read_and_written_as_utf_8(path: Path) -> None:
 )
 def test_text_in_the_locales_encoding_is_found(line: str) -> None:
     assert without_encoding(line)
+
+
+def long_functions(source: str) -> list[str]:
+    """The functions whose body has over 50 lines, without a reason ``# long:`` beside the def."""
+    lines, found = source.splitlines(), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            n_lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            head = lines[node.lineno - 1 : node.body[0].lineno - 1]
+            if n_lines > 50 and not any("# long:" in line for line in head):
+                found.append(f"{node.name}: {n_lines} lines")
+    return found
+
+
+@pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=name_of)
+def test_functions_are_short(path: Path) -> None:
+    assert not long_functions(path.read_text(encoding="utf-8"))
+
+
+def test_long_functions_are_found() -> None:
+    body = '    """Text\n\n    of three lines.\n    """\n' + 50 * "    f()\n"
+    assert not long_functions("def f():\n" + body)
+    assert long_functions("def f():\n" + body + "    f()\n") == ["f: 51 lines"]
+    assert not long_functions("def f():  # long: a table\n" + body + "    f()\n")
 
 
 class Hostile:

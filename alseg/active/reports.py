@@ -13,7 +13,7 @@ from rich.text import Text
 
 from alseg.active.experiment import Experiment
 from alseg.active.figures import draw_learning_curve
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.run.folder import CURVE_FILE, METRICS_FILE, QUERIES_FILE
 from alseg.run.measure import CROSS, TEST, VALIDATION, validation_of
 from alseg.run.state import RunState

@@ -126,7 +126,7 @@ def next_query(this_round: Round, curve: pd.DataFrame) -> Sequence[str]:
     n_more = min(plan.query_size, n_left)
     if n_more == 0:
         return ()
-    volumes = f"{n_more} more labelled {plan.unit if n_more == 1 else plan.units}"
+    volumes = f"{n_more} more labelled {plan.unit_shape.unit if n_more == 1 else plan.units}"
     if curve["labelled"].nunique() < MIN_ROUNDS:
         return (f"What {volumes} would bring cannot be said before {MIN_ROUNDS} rounds.",)
     gain = expected_gain(curve["labelled"].to_numpy(), curve["dice"].to_numpy(), n_more)

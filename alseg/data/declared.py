@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from alseg.data.file_types import NIFTI_ENDINGS, case_of_channel, name_without_ending
 from alseg.data.findings import Finding, listed, warning
-from alseg.data.naming import composed, short
-from alseg.data.nifti import NIFTI_ENDINGS
+from alseg.data.naming import nfc, short
 
 _BACKGROUND = ("bg", "bkg", "none", "other", "unlabeled", "unlabelled", "clear label")
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?$")
 
 
 def number_of(content: Mapping[str, Any], key: str, n_found: int, found: str) -> Iterator[Finding]:
@@ -150,22 +148,15 @@ def not_used_nnunet(
 ) -> Iterator[Finding]:
     """The same for imagesTr and labelsTr of nnU-Net, where names say what is missing."""
     for parent, names in _unused(folder, used, ()).items():
-        incomplete = {
-            composed(match["case"])
-            for name in names
-            if parent.name == "imagesTr" and (match := _CHANNEL.match(name))
-        } - set(case_ids)
+        cases = {name: nfc(case_of_channel(name_without_ending(PurePath(name)))) for name in names}
+        incomplete = set(cases.values()) - {"", *case_ids} if parent.name == "imagesTr" else set()
         if incomplete:
             yield warning(
                 "channels missing",
                 f"{len(incomplete)} case(s) of imagesTr have no label and lack a channel; they are "
                 f"not used: {listed(sorted(incomplete))}",
             )
-        others = [
-            name
-            for name in names
-            if not (match := _CHANNEL.match(name)) or composed(match["case"]) not in incomplete
-        ]
+        others = [name for name in names if cases[name] not in incomplete]
         if others:
             yield warning(
                 "not used",

@@ -31,7 +31,7 @@ from pydicom.errors import InvalidDicomError
 
 from alseg.core.errors import AlsegError, DataError, check_choice
 from alseg.data.findings import by
-from alseg.data.nifti import MAX_GIB, as_int16_if_exact, read_header, save_nifti
+from alseg.data.volumes import MAX_GIB, as_int16_if_exact, read_header, save_nifti
 from alseg.system.console import say, track
 from alseg.system.files import name_file_in_errors, write_atomically
 

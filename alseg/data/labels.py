@@ -11,8 +11,8 @@ from monai.data import MetaTensor
 from alseg.core.errors import DataError
 from alseg.core.units import IGNORED, Region
 from alseg.data.annotation import inside_of
-from alseg.data.nifti import read_volume
 from alseg.data.task import Task
+from alseg.data.volumes import read_volume
 
 
 def read_label(

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from alseg.core.errors import ConfigError, DataError, check_whole_number
+from alseg.core.errors import ConfigError, DataError, check_number, check_whole_number
 from alseg.core.pool import random_start
 from alseg.data.formats.dataset_json import read_json_object
 from alseg.data.naming import matching_case, short
+
+SPLIT_FILE = "split.json"  # in the folder of a data set
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,7 @@ def check_share(name: str, share: object) -> None:
     Raises:
         ConfigError: if it does not lie between 0 and 1.
     """
-    if type(share) is not float or not 0 < share < 1:
-        raise ConfigError(f"data.splits.{name} is {share!r}; it must lie between 0 and 1")
+    check_number(f"data.splits.{name}", share, above=0, below=1)
 
 
 def split_by_fraction(
@@ -202,6 +203,24 @@ def split_by_fraction(
         validation=tuple(sorted(shuffled[:n_validation])),
         test=tuple(sorted(shuffled[n_validation : n_validation + n_test])),
     )
+
+
+def own_split(
+    case_ids: Iterable[str], *, root: str | Path | None, validation: float, test: float, seed: int
+) -> Splits:
+    """The split that the data set comes with, or else ``split_by_fraction``.
+
+    Args:
+        case_ids: all cases.
+        root: the folder of the data set; its ``SPLIT_FILE`` is read as by ``split_from_file``;
+            None for data that has none.
+        validation: the share of validation cases, where there is no such file.
+        test: the share of test cases, likewise.
+        seed: the split's own seed, likewise.
+    """
+    if root is not None and (path := Path(root).expanduser() / SPLIT_FILE).is_file():
+        return split_from_file(case_ids, file=path)
+    return split_by_fraction(case_ids, validation=validation, test=test, seed=seed)
 
 
 def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:

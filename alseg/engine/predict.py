@@ -40,12 +40,12 @@ from alseg.data.cache import VolumeCache
 from alseg.data.findings import listed
 from alseg.data.formats.folder import read_folder
 from alseg.data.headers import check_image_headers
-from alseg.data.nifti import write_nifti
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
 from alseg.data.task import Task
+from alseg.data.volumes import write_nifti
 from alseg.data.watched import WatchedDataset, dead_worker_error
 from alseg.engine.prediction_table import DONE, REFUSED, WRITING, PredictionTable
-from alseg.engine.trained import TrainedRun, load_trained
+from alseg.engine.trained_run import TrainedRun, load_trained
 from alseg.run.folder import CASES_FILE
 from alseg.run.lock import locked_run
 from alseg.scoring.scorer import mask_seed_of

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.core.errors import DataError
 from alseg.run.folder import METRICS_FILE, TRACKING_FILE, TRAINING_CURVES_FILE, round_folder
 from alseg.run.measure import measure_of

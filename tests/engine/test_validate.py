@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alseg.data.findings import warning
-from alseg.data.survey import Facts, LabelFacts, intensity_oddities, oddities
+from alseg.data.oddities import intensity_oddities, oddities
+from alseg.data.survey import Facts, LabelFacts
 from alseg.system.isolation import Died, map_in_processes
 from tests import bad_input
 from tests.bad_input import CASE, ROWS

@@ -20,7 +20,7 @@ from alseg.core.errors import ConfigError, DataError
 from alseg.core.units import IGNORED, Answer, Query, Unit, whole
 from alseg.data.formats.msd import read_msd
 from alseg.data.task import Task
-from alseg.oracles.checking import ConfirmationNeededError, check_annotation, mean_dice
+from alseg.oracles.label_checks import ConfirmationNeededError, check_annotation, mean_dice
 from alseg.oracles.person import PersonOracle
 from alseg.run.requests import read_request
 from alseg.system import files
@@ -260,10 +260,10 @@ def test_files_that_are_being_copied_are_not_read(
     whole_label = (campaign[1] / f"{HIDDEN[0]}.nii.gz").read_bytes()
     path = final(oracle, HIDDEN[0])
     path.write_bytes(whole_label[:60])
-    inbox = oracle.reception.inbox
-    assert inbox.look().arriving == [path]
+    answer_files = oracle.intake.answer_files
+    assert answer_files.look().arriving == [path]
     path.write_bytes(whole_label[:80])  # goes on
-    assert inbox.wait_and_look().arriving == []
+    assert answer_files.wait_and_look().arriving == []
     path.write_bytes(whole_label[:70])
     assert oracle.annotate(query).pending == query  # it stays like that: cut off
     assert "not accepted, and left where it is" in caplog.text

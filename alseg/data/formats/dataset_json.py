@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
+from alseg.data import declared
+from alseg.data.findings import Finding
 from alseg.data.naming import matching_case, short
-from alseg.data.task import Case
+from alseg.data.task import Case, Task
 
 CONVERT = "convert it with nnUNetv2_convert_old_nnUNet_dataset for data=nnunet"
 ANNOTATED_CLASSES = "annotated_classes"
@@ -119,6 +121,56 @@ def cases_by_id(cases: Iterable[Case], source: Path) -> dict[str, Case]:
                 )
             owners[file] = case.id
     return dict(sorted(by_id.items()))
+
+
+def described_task(
+    folder: Path,
+    content: Mapping[str, Any],
+    *,
+    name: str,
+    channels: tuple[str, ...],
+    channels_key: str,
+    classes: tuple[str, ...],
+    cases: Mapping[str, Case],
+    findings: Iterable[Finding],
+    ignore_value: int | None = None,
+) -> Task:
+    """The task of a data set with a dataset.json, and what that says wrongly about it.
+
+    Args:
+        folder: of the data set.
+        content: of dataset.json.
+        name: of the data set.
+        channels: their names.
+        channels_key: the key that they were read from.
+        classes: the class names by label value.
+        cases: by id; which classes were annotated in them is read here.
+        findings: what only this format can know.
+        ignore_value: of voxels that nobody annotated; None for none.
+
+    Raises:
+        DataError: as ``with_annotated_classes``.
+    """
+    return Task(
+        name=name,
+        root=folder,
+        channels=channels,
+        classes=classes,
+        cases=with_annotated_classes(cases, content, classes, folder / "dataset.json"),
+        ignore_value=ignore_value,
+        findings=(
+            *findings,
+            *declared.differ_in_case(cases),
+            *declared.channel_names(content, channels_key, channels),
+            *declared.background(classes),
+            *declared.links_out(folder, files_of(cases)),
+        ),
+    )
+
+
+def files_of(cases: Mapping[str, Case]) -> set[Path]:
+    """The images and labels of all cases."""
+    return {file for case in cases.values() for file in case.files}
 
 
 def with_annotated_classes(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from alseg.core.errors import ConfigError, DataError
 from alseg.data import declared
+from alseg.data.file_types import ENDINGS
 from alseg.data.findings import Finding, listed, warning
 from alseg.data.formats.dataset_json import data_folder
-from alseg.data.naming import case_id_of, composed, inside, short
-from alseg.data.nifti import ENDINGS
+from alseg.data.naming import case_id_of, inside, nfc, short
 from alseg.data.task import Case, Task
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
@@ -120,7 +120,7 @@ def _files(folder: Path, without: Path | None = None) -> tuple[list[Path], list[
 
 
 def _id_of(path: Path) -> str:
-    return "_".join([*map(composed, path.parent.parts), case_id_of(path)])
+    return "_".join([*map(nfc, path.parent.parts), case_id_of(path)])
 
 
 def _images(files: Sequence[Path], folder: Path, n_channels: int) -> dict[str, tuple[Path, ...]]:

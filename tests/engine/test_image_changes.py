@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alseg.core.pool import Pool
-from alseg.engine.images import joined
+from alseg.engine.image_changes import joined
 from alseg.oracles.simulated import SimulatedOracle
 from alseg.run.state import RunState
 from tests.data.builders import write_json

@@ -10,10 +10,10 @@ from pathlib import Path
 from alseg.core.errors import DataError
 from alseg.data.findings import listed
 from alseg.data.task import Task
-from alseg.oracles.acceptance import accept
 from alseg.oracles.annotations import Annotation, Annotations
-from alseg.oracles.checking import ConfirmationNeededError
-from alseg.oracles.inbox import CONFIRMED, Delivery, Inbox
+from alseg.oracles.answer_files import CONFIRMED, AnswerFile, AnswerFiles
+from alseg.oracles.label_acceptance import accept
+from alseg.oracles.label_checks import ConfirmationNeededError
 from alseg.run.folder import ANSWERS_FOLDER
 from alseg.run.requests import (
     ANNOTATED,
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 UNREQUESTED = "not asked for"
 
 
-class Reception:
+class AnswerIntake:
     """Takes in labels from the request folders of a run; says each thing once.
 
     Args:
@@ -54,7 +54,7 @@ class Reception:
         self.annotator = annotator
         self.accept_unrequested = accept_unrequested
         self.annotations = Annotations(run_folder)
-        self.inbox = Inbox(run_folder, settle_seconds)
+        self.answer_files = AnswerFiles(run_folder, settle_seconds)
         self._refused: dict[tuple[object, ...], str] = {}  # what was found wrong with a file
         self._told: set[str] = set()
 
@@ -66,21 +66,21 @@ class Reception:
                 changing is left for that time, and not waited for.
         """
         requests = {each.name: each for each in read_requests(self.run_folder)}
-        look = self.inbox.look() if returns else self.inbox.wait_and_look()
-        for remark in look.remarks:
+        found = self.answer_files.look() if returns else self.answer_files.wait_and_look()
+        for remark in found.remarks:
             self._say(remark)
         if not returns:
-            for path in look.arriving:
+            for path in found.arriving:
                 self._say(f"{path} is still being written: resume the run once it is complete")
         asked = {case_id for each in requests.values() for case_id in each.case_ids}
         refused: dict[str, list[str]] = {}
         unrequested: list[str] = []
-        for delivery in look.deliveries:
-            reason = self._consider(delivery, requests.get(delivery.request), asked)
+        for answer in found.complete:
+            reason = self._consider(answer, requests.get(answer.request), asked)
             if reason == UNREQUESTED:
-                unrequested.append(delivery.case_id)
+                unrequested.append(answer.case_id)
             elif reason:
-                refused.setdefault(delivery.request, []).append(delivery.case_id)
+                refused.setdefault(answer.request, []).append(answer.case_id)
                 self._say(reason)
         if unrequested:
             self._say(
@@ -106,49 +106,49 @@ class Reception:
                     parts.append(f"{row['minutes']:.3g} minutes a volume")
                 self._say(" · ".join(parts), logging.INFO)
 
-    def _consider(self, delivery: Delivery, request: Request | None, asked: set[str]) -> str:
+    def _consider(self, answer: AnswerFile, request: Request | None, asked: set[str]) -> str:
         """Accept a label that has been handed in; returns why it is not used, if it is not."""
-        case_id, path = delivery.case_id, delivery.path
+        case_id, path = answer.case_id, answer.path
         if case_id not in self.task.cases:
             return f"{path} is of no case: the data set has none that is called {case_id}"
         if self.task.cases[case_id].label is not None:
             return f"{path} is not used: the data set has a label for {case_id}"
         versions = [each for each in self.annotations.history if each.case == case_id]
         received = checksum_of(path)
-        from_here = [each for each in versions if each.request == delivery.request]
+        from_here = [each for each in versions if each.request == answer.request]
         # the same file in another request folder is no new version
         for each in from_here[-1:] or versions:
             if each.received == received:
-                self.annotations.amend(each, delivery.annotator, delivery.minutes)
+                self.annotations.amend(each, answer.annotator, answer.minutes)
                 return ""
         if not versions and case_id not in asked and not self.accept_unrequested:
             return UNREQUESTED
-        key = (path, *delivery.state, delivery.confirmed)
+        key = (path, *answer.state, answer.confirmed)
         if key not in self._refused:
-            self._refused[key] = self._accept(delivery, request)
+            self._refused[key] = self._accept(answer, request)
         return self._refused[key]
 
-    def _accept(self, delivery: Delivery, request: Request | None) -> str:
+    def _accept(self, answer: AnswerFile, request: Request | None) -> str:
         """Accept a label; returns why it cannot be, if it cannot."""
         try:
             added, note = accept(
                 self.task,
                 self.annotations,
-                delivery.case_id,
-                delivery.path,
-                proposal=self._proposal(delivery.case_id, request),
-                confirmed=delivery.confirmed,
-                annotator=delivery.annotator or self.annotator,
-                minutes=delivery.minutes,
-                request=delivery.request,
+                answer.case_id,
+                answer.path,
+                proposal=self._proposal(answer.case_id, request),
+                confirmed=answer.confirmed,
+                annotator=answer.annotator or self.annotator,
+                minutes=answer.minutes,
+                request=answer.request,
             )
         except ConfirmationNeededError as error:
-            return f"not accepted: {error} with an empty file {delivery.case_id}{CONFIRMED} there"
+            return f"not accepted: {error} with an empty file {answer.case_id}{CONFIRMED} there"
         except DataError as error:
             return f"not accepted, and left where it is: {error}"
         if note:
             self._say(note)
-        log.info(f"accepted: {delivery.case_id}{_details(added)}")
+        log.info(f"accepted: {answer.case_id}{_details(added)}")
         return ""
 
     def _proposal(self, case_id: str, request: Request | None) -> Path | None:

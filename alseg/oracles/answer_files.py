@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alseg.data.file_types import NIFTI_ENDINGS, name_without_ending
 from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUESTS_FOLDER
 
-ENDINGS = (".nii.gz", ".nii")  # of the files that are read
 CONFIRMED = ".confirmed"  # behind the case, the name of the empty file that confirms a label
 
 
 @dataclass(frozen=True)
-class Delivery:
+class AnswerFile:
     """A label file that somebody has handed in.
 
     Attributes:
@@ -40,21 +40,21 @@ class Delivery:
 
 
 @dataclass
-class Look:
+class FoundAnswers:
     """What one look into the request folders has found.
 
     Attributes:
-        deliveries: the files that are complete, by request and name.
+        complete: the files that are complete, by request and name.
         arriving: the files that are still changing.
         remarks: what is there and is not used, a sentence each.
     """
 
-    deliveries: list[Delivery] = field(default_factory=list)
+    complete: list[AnswerFile] = field(default_factory=list)
     arriving: list[Path] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
-class Inbox:
+class AnswerFiles:
     """Looks into ``labels/final`` of all request folders of a run.
 
     A file counts as complete when its size and its time of change have stayed the same for
@@ -70,14 +70,14 @@ class Inbox:
         self.settle_seconds = settle_seconds
         self._seen: dict[Path, tuple[tuple[int, int], float]] = {}  # state, and since when
 
-    def look(self) -> Look:
+    def look(self) -> FoundAnswers:
         """Look once."""
-        found = Look()
+        found = FoundAnswers()
         for folder in sorted((self.run_folder / REQUESTS_FOLDER).glob(f"*/{ANSWERS_FOLDER}")):
             self._look_into(folder, folder.parent.parent.name, found)
         return found
 
-    def wait_and_look(self) -> Look:
+    def wait_and_look(self) -> FoundAnswers:
         """Look, and a second time if a file has come that may still be changing."""
         found = self.look()
         if found.arriving:
@@ -85,14 +85,13 @@ class Inbox:
             found = self.look()
         return found
 
-    def _look_into(self, folder: Path, request: str, found: Look) -> None:
+    def _look_into(self, folder: Path, request: str, found: FoundAnswers) -> None:
         by_case: dict[str, list[Path]] = {}
         for path in sorted(folder.iterdir()):
             if path.name == ANSWERS_FILE or path.name.startswith("."):
                 continue
-            ending = next((e for e in ENDINGS if path.name.endswith(e)), "")
-            if ending:
-                by_case.setdefault(path.name.removesuffix(ending), []).append(path)
+            if path.name.endswith(NIFTI_ENDINGS):
+                by_case.setdefault(name_without_ending(path), []).append(path)
             elif CONFIRMED not in path.name:
                 found.remarks.append(
                     f"{path} is not read: save labels as NIfTI, under the name CASE.nii.gz"
@@ -108,8 +107,8 @@ class Inbox:
             else:
                 confirmed = any(folder.glob(f"{glob.escape(case_id)}{CONFIRMED}*"))
                 who, minutes = said.get(case_id, ("", None))
-                delivery = Delivery(case_id, paths[0], request, state, confirmed, who, minutes)
-                found.deliveries.append(delivery)
+                answer = AnswerFile(case_id, paths[0], request, state, confirmed, who, minutes)
+                found.complete.append(answer)
 
     def _settled(self, path: Path) -> tuple[int, int] | None:
         """The state of a file that has stayed the same long enough; None for another one."""
