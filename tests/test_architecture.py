@@ -21,7 +21,9 @@ from alseg.training.fit import load_weights
 from tests.conftest import write_msd
 
 PACKAGE = Path(alseg.__file__).parent
-COMMANDS = {"import_dicom", "train", "compare", "validate", "predict", "export", "sync", "ui"}
+COMMANDS = {
+    "import_dicom", "plan", "train", "compare", "validate", "predict", "export", "sync", "ui"
+}  # fmt: skip
 # What each package may import of alseg besides itself, from the lowest up: only packages that
 # stand above it in this list. docs/architecture.md says what lives in each of them.
 MAY_IMPORT = {
@@ -31,14 +33,17 @@ MAY_IMPORT = {
     "networks": "core",
     "strategies": "core",
     "data": "core system strategies",
+    "planning": "core system data",
     "run": "core system strategies",
     "tracking": "core system run",
     "oracles": "core system strategies data run",
     "scoring": "core networks strategies",
     "training": "core system networks strategies data scoring",
     "active": "core curves system networks strategies data run tracking oracles scoring training",
-    "config": "core system networks strategies data run tracking oracles scoring training active",
-    "engine": "core system networks strategies data run tracking scoring training active config",
+    "config": "core system networks strategies data planning run tracking oracles scoring training"
+    " active",
+    "engine": "core system networks strategies data planning run tracking scoring training active"
+    " config",
     "comparison": "core curves system run",
     "commands": "core system data run tracking config engine comparison",
 }

@@ -26,8 +26,8 @@ N_RESAMPLES = 2000
 FEWEST_CASES = 5  # for an interval over cases: a bootstrap of fewer is far too narrow
 BIASES = {
     VALIDATION: "; these cases also choose the weights, so it is somewhat too high",
-    CROSS: "; the network that judged a case was trained on the other folds only, so it is "
-    "somewhat too low for the round's own network",
+    CROSS: "; the network that judged a case was trained on the other folds only, so it tends to "
+    "be too low for the round's own network",
 }
 HARDLY_CORRECTED = 0.95  # Dice of a proposal with what a person has made of it, from there on
 

@@ -59,6 +59,7 @@ def composed_name(name: str, *own: str | None, _parent_: DictConfig) -> str:
 OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
 OmegaConf.register_new_resolver("tracking_store", default_store, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("length", len, replace=True)
 OmegaConf.register_new_resolver("job_hash", job_hash, replace=True)
 OmegaConf.register_new_resolver("composed_name", composed_name, replace=True)
 

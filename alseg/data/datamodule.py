@@ -81,7 +81,7 @@ class TrainingDraws(Dataset):
             seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
         )
         try:
-            with _without_metadata():
+            with without_metadata():
                 return self.augment(sample)
         except Exception as error:  # MONAI's and anybody's transforms let all kinds through
             raise DataError(
@@ -90,7 +90,7 @@ class TrainingDraws(Dataset):
 
 
 @contextmanager
-def _without_metadata() -> Iterator[None]:
+def without_metadata() -> Iterator[None]:
     """Let MONAI's transforms work on plain tensors: half the time, and nobody reads the rest."""
     before = get_track_meta()
     set_track_meta(False)

@@ -14,6 +14,8 @@ from alseg.core.pool import random_start
 from alseg.data.formats.dataset_json import read_json_object
 from alseg.data.naming import matching_case, short
 
+SPLIT_FILE = "split.json"  # in the folder of a data set
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -201,6 +203,24 @@ def split_by_fraction(
         validation=tuple(sorted(shuffled[:n_validation])),
         test=tuple(sorted(shuffled[n_validation : n_validation + n_test])),
     )
+
+
+def own_split(
+    case_ids: Iterable[str], *, root: str | Path | None, validation: float, test: float, seed: int
+) -> Splits:
+    """The split that the data set comes with, or else ``split_by_fraction``.
+
+    Args:
+        case_ids: all cases.
+        root: the folder of the data set; its ``SPLIT_FILE`` is read as by ``split_from_file``;
+            None for data that has none.
+        validation: the share of validation cases, where there is no such file.
+        test: the share of test cases, likewise.
+        seed: the split's own seed, likewise.
+    """
+    if root is not None and (path := Path(root).expanduser() / SPLIT_FILE).is_file():
+        return split_from_file(case_ids, file=path)
+    return split_by_fraction(case_ids, validation=validation, test=test, seed=seed)
 
 
 def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from alseg.config.checks import check_transforms
 from alseg.config.composition import instantiate
+from alseg.config.planned import filled, open_settings, plan_of
 from alseg.core.errors import DataError, check_part, check_text, check_whole_number
 from alseg.data.cache import VolumeCache
 from alseg.data.findings import Finding
@@ -63,6 +64,8 @@ def validate(config: DictConfig) -> Report:
     check_whole_number("workers", workers, at_least=1)
     if config.json is not None:
         check_text("json", config.json)
+    if open_settings(config):
+        config = filled(config, plan_of(config, Path.cwd()), "the plan")
     task: Task = instantiate(config.data.task)
     check_part("data.task", task, Task)
     if task.labelled:  # else there is nothing to split by now

@@ -26,6 +26,7 @@ from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste
 from alseg.config.composition import composed
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
+from alseg.config.planned import planned, same_plan
 from alseg.config.settings import (
     config_hash,
     differences,
@@ -56,6 +57,7 @@ from alseg.run.folder import (
     LOCK_FILE,
     LOG_FILE,
     OWNER_FILE,
+    PLAN_FILE,
     PROVENANCE_FILE,
     START_FILE,
 )
@@ -212,6 +214,7 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
         try:
             # Before the first long work: whenever this process is killed, the run can be resumed.
             save_start(folder, overrides)
+            config = planned(config, folder)
             save_config(config, folder)
             experiment = build(config, folder)
             note_images(experiment)
@@ -220,7 +223,10 @@ def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> flo
             prepare(experiment, state)
         except Exception as error:
             # settings or data are bad: there is nothing to resume
-            files = (CONFIG_FILE, START_FILE, IMAGES_FILE, LOCK_FILE, LOG_FILE, PROVENANCE_FILE)
+            files = (
+                CONFIG_FILE, START_FILE, PLAN_FILE, IMAGES_FILE, LOCK_FILE, LOG_FILE,
+                PROVENANCE_FILE,
+            )  # fmt: skip
             if rank() == 0 and not isinstance(error, (DiskFullError, NotAnnotatedYetError)):
                 for name in files:
                     (folder / name).unlink(missing_ok=True)
@@ -343,7 +349,7 @@ def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) ->
     config = composed([*before, *added])
     if not any(o.startswith("tracking") for o in added):
         config.tracking = saved.tracking  # where the run is, whatever the environment says by now
-    return config
+    return planned(config, folder, kept=same_plan(config, saved))
 
 
 def check_classes(state: RunState, foreground: Sequence[str]) -> None:

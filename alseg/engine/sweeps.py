@@ -26,6 +26,7 @@ from rich.text import Text
 from alseg.config.command_line import identifying, override_to_paste, typed
 from alseg.config.composition import instantiate
 from alseg.config.messages import sentence
+from alseg.config.planned import planned, same_plan
 from alseg.config.settings import (
     config_hash,
     flat,
@@ -162,8 +163,11 @@ def check_job(config: DictConfig, folder: Path, overrides: Sequence[str]) -> Non
         )
     if not (folder / CONFIG_FILE).exists():
         save_start(folder, overrides)
-        save_config(config, folder)
-    elif config_hash(load_config(folder)) != config_hash(config):
+        save_config(planned(config, folder), folder)
+        return
+    saved = load_config(folder)
+    again = planned(config, folder, kept=same_plan(config, saved))
+    if config_hash(saved) != config_hash(again):
         raise ConfigError(
             f"{folder} holds a run with other settings; start the sweep in another hydra.sweep.dir"
         )

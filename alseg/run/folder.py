@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 CONFIG_FILE = "config.yaml"  # the resolved configuration
+PLAN_FILE = "plan.yaml"  # the settings that were auto, with a reason each
 START_FILE = "start.json"  # where and with which overrides the run was started
 IMAGES_FILE = "images.json"  # by what the images are known again
 STATE_FILE = "state.json"  # pool, queries and metrics: what a resumed run reads

@@ -118,5 +118,7 @@ def test_each_round_of_a_simulation_ends_with_a_paragraph(
 
 
 def test_the_target_is_checked(shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="target_dice is 2; it must be null, or above 0"):
+    with pytest.raises(
+        ConfigError, match="target_dice is 2; it must be null or a number above 0 and at most 1"
+    ):
         run_smoke(tmp_path, shared, "target_dice=2")

@@ -164,7 +164,7 @@ def test_there_are_as_many_folds_as_cases_where_those_are_fewer(
     advice = (run.folder / STOPPING_FILE).read_text()
     assert "with 4 labelled volumes the cross-validated Dice is" in advice
     assert "(of 4 cases, too few for an interval)" in advice
-    assert "somewhat too low for the round's own network" in advice
+    assert "tends to be too low for the round's own network" in advice
 
 
 def test_beside_a_test_part_both_are_measured_and_runs_with_other_folds_are_compared(

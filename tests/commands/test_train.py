@@ -299,7 +299,10 @@ def test_every_yaml_composes() -> None:
     """The groups and choices of conf/ are known, and each composes with its defaults."""
     root = "++data.root=/somewhere"  # phantoms have none
     known = {
-        "data": (["folder", "msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"], [root]),
+        "data": (
+            ["auto", "folder", "msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"],
+            [root],
+        ),
         "experiment": (
             [
                 "campaign",
@@ -341,7 +344,10 @@ def test_every_yaml_composes() -> None:
             ],
             [],
         ),
-        "data/splits": (["file", "fraction", "growing"], []),
+        "data/splits": (
+            ["annotated", "file", "fraction", "growing", "own"],
+            ["++data.root=/somewhere"],
+        ),
     }
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         for group, (expected, extra) in known.items():

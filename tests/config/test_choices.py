@@ -19,6 +19,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from alseg.config.composition import conf_folder, instantiate
+from tests.planning.builders import with_a_plan
 
 CONF = Path(conf_folder())
 CASES = [f"case_{n:02d}" for n in range(20)]
@@ -182,7 +183,7 @@ def test_each_choice_goes_with_each_other(split_file: Path) -> None:
         for row in rows():
             command = overrides(row, split_file)
             try:
-                check(compose("config", command))
+                check(with_a_plan(compose("config", command)))
             except Exception as error:
                 pytest.fail(f"{' '.join(command)}: {error}")
 
@@ -191,7 +192,7 @@ def test_validate_takes_each_split_of_each_data_set(split_file: Path) -> None:
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         for data, splits in itertools.product(options()["data"], options()["data/splits"]):
             row = {"data": data, "data/splits": splits}
-            config = compose("validate", overrides(row, split_file))
+            config = with_a_plan(compose("validate", overrides(row, split_file)))
             OmegaConf.to_container(config, resolve=True)
             check_keywords(config.data.task)
             instantiate(config.data.splits, case_ids=case_ids(config))

@@ -76,7 +76,7 @@ def test_numbers_at_the_end_of_single_scans_are_no_channels(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("names", "arguments", "message"),
     [
-        ([], {}, "holds no images; alseg reads files ending in .nii, .nii.gz, .nrrd"),
+        ([], {}, "holds no images; alseg reads files ending in .nii.gz, .nii, .nrrd"),
         (["a.txt", ".b.nii"], {}, "holds no images"),
         (["a.nii"], {"classes": None}, r"data\.classes is not given; .*data.classes=\[liver,tum"),
         (["a.nii"], {"classes": []}, "data.classes is not given"),

@@ -26,6 +26,7 @@ from alseg.data.cache import VolumeCache
 from alseg.data.source_grid import classes_on_source_grid
 from alseg.data.task import Case, Task
 from alseg.data.volumes import read_header, read_volume, write_nifti
+from tests.planning.builders import with_a_plan
 
 CHOICES = sorted(path.stem for path in Path(conf_folder(), "data").glob("*.yaml"))
 STORAGES = [
@@ -35,7 +36,7 @@ SHAPE = (20, 18, 16)
 INSIDE, OUTSIDE = 150.0, 0.0  # HU, within the windows that configurations scale by
 # An exact grid: where files have the configuration's edges, resampling moves no voxel.
 EDGES = {"msd": (0.8, 0.8, 3.0), "nnunet": (0.8, 0.8, 3.0), "msd_liver": (0.8, 0.8, 3.0)}
-EDGES |= {"folder": (0.8, 0.8, 3.0)}
+EDGES |= {"folder": (0.8, 0.8, 3.0), "auto": (0.8, 0.8, 3.0)}
 EDGES |= {"phantom": (5.0, 5.0, 5.0), "msd_hippocampus": (1.0, 1.0, 1.0)}
 
 
@@ -75,7 +76,7 @@ def preprocess_of(choice: str, edges: tuple[float, ...]) -> list[Any]:
     config = config_of(choice).copy()
     if "spacing_mm" in config.data:
         config.data.spacing_mm = list(edges)
-    return list(instantiate(config.data.preprocess))
+    return list(instantiate(with_a_plan(config).data.preprocess))
 
 
 def cache_of(folder: Path, image: Any, transforms: list[Any], name: str) -> VolumeCache:

@@ -26,6 +26,7 @@ from alseg.core.errors import ConfigError
 from alseg.engine.bundle import as_dictionary_transform, check_is_monais, check_is_plain, datalist
 from alseg.system.files import read_json, write_json
 from tests.conftest import Outcome
+from tests.planning.builders import with_a_plan
 from tests.smoke_runs import run_smoke
 
 Export = Callable[..., Outcome]
@@ -154,7 +155,7 @@ def test_a_bundle_has_the_files_of_the_specification(export: Export, run: Path) 
 @pytest.mark.parametrize("choice", DATA)
 def test_the_preprocessing_of_each_data_configuration_is_the_same_in_a_bundle(choice: str) -> None:
     with initialize_config_dir(conf_folder(), version_base="1.3"):
-        config = compose("config", [f"data={choice}"])
+        config = with_a_plan(compose("config", [f"data={choice}"]))
     nodes: Any = [OmegaConf.to_container(node, resolve=True) for node in config.data.preprocess]
     parser = ConfigParser({"all": [as_dictionary_transform(node) for node in nodes]})
     rng = torch.Generator().manual_seed(0)

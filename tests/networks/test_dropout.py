@@ -15,6 +15,7 @@ from alseg.scoring.plain_passes import stochastic_statistics
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import variance
 from alseg.strategies.statistics import VoxelStatistics
+from tests.planning.builders import with_a_plan
 
 MODELS = sorted(path.stem for path in (Path(conf_folder()) / "model").glob("*.yaml"))
 WINDOW = (32, 32, 32)
@@ -26,7 +27,7 @@ def mask_seed(pass_index: int, window: int, layer: int) -> int:
 
 def build(model: str) -> nn.Module:
     with initialize_config_dir(conf_folder(), version_base="1.3"):
-        config = compose("config", overrides=[f"model={model}"])
+        config = with_a_plan(compose("config", overrides=[f"model={model}"]))
     torch.manual_seed(0)
     network = instantiate(config.model.network, in_channels=1, out_channels=3)
     # Batch norm with statistics that differ from those of any window, so that a scoring that

@@ -1,0 +1,1 @@
+"""Settings that follow from the images: facts, rules, and plan.yaml."""
