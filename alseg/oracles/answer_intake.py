@@ -21,6 +21,7 @@ from alseg.run.requests import (
     Request,
     proposal_file,
     read_requests,
+    unchanged_proposal,
     write_states,
 )
 from alseg.system.files import checksum_of
@@ -130,13 +131,16 @@ class AnswerIntake:
 
     def _accept(self, answer: AnswerFile, request: Request | None) -> str:
         """Accept a label; returns why it cannot be, if it cannot."""
+        proposal = None
+        if request is not None:
+            proposal = unchanged_proposal(self.run_folder, request, answer.case_id)
         try:
             added, note = accept(
                 self.task,
                 self.annotations,
                 answer.case_id,
                 answer.path,
-                proposal=self._proposal(answer.case_id, request),
+                proposal=proposal,
                 confirmed=answer.confirmed,
                 annotator=answer.annotator or self.annotator,
                 minutes=answer.minutes,
@@ -150,15 +154,6 @@ class AnswerIntake:
             self._log_once(note)
         log.info(f"accepted: {answer.case_id}{_details(added)}")
         return ""
-
-    def _proposal(self, case_id: str, request: Request | None) -> Path | None:
-        """What was proposed for a case, if there is a proposal and nobody has changed it."""
-        for item in request.items if request is not None else ():
-            if item.unit.case_id == case_id and item.proposal:
-                assert request is not None
-                path = proposal_file(self.run_folder, request.name, case_id)
-                return path if checksum_of(path) == item.proposal else None
-        return None
 
     def _report_what_was_saved_over(self, request: Request, annotated: Mapping[str, str]) -> None:
         """Report labels that were saved over the proposal, which is easily done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -210,5 +211,6 @@ def what_to_do(run_folder: Path, request: Request | None, pending: Query) -> str
     return (
         f"{len(pending)} of {len(request.items)} volumes wait for annotation ({names}). In the "
         f"folder {folder}, in the order of {REQUEST_TABLE}: open CASE.nii.gz{proposal}, and save "
-        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz."
+        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz; or annotate in the browser, with python -m "
+        f"alseg.annotate {shlex.quote(str(run_folder))}."
     )

@@ -35,6 +35,11 @@ PROPOSALS_FOLDER, ANSWERS_FOLDER = "labels/original", "labels/final"  # as MONAI
 UNCERTAINTY_FOLDER = "uncertainty"
 ANSWERS_FILE = "answers.csv"  # beside the answers: who made them, in how many minutes
 
+# what people do in the browser: in a request folder, and the address beside all of them
+DRAFTS_FOLDER = "drafts"  # what is being drawn, not yet handed in
+CLAIMS_FILE, CLAIMS_LOCK = "claims.json", ".claims.lock"  # who works on which case
+PAGE_FILE = ".page.json"  # port and token of the page's address
+
 # what has been accepted of a person's answers
 ANNOTATIONS_FOLDER = "annotations"
 HISTORY_FILE, USED_FILE = "history.csv", "used.csv"  # all versions; those that a round works with
