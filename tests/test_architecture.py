@@ -87,7 +87,7 @@ def package_of(name: str) -> str:
 
 
 def modules_imported(path: Path) -> set[str]:
-    """The modules of alseg that a module imports, be it at once or when it is needed."""
+    """The modules of alseg that a module imports, whether at once or when it is needed."""
     names = {name_of(file).removesuffix(".__init__") for file in FILES}
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -355,5 +355,5 @@ def test_the_files_of_a_run_are_named_in_one_place() -> None:
     assert len(names) > 12
     for path in FILES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-        assert name_of(path) == folder.__name__ or not said & names, name_of(path)
+        constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert name_of(path) == folder.__name__ or not constants & names, name_of(path)

@@ -28,7 +28,7 @@ from alseg.data.labels import read_label
 from alseg.data.task import Task
 from alseg.data.volumes import read_header, write_nifti
 from alseg.oracles.annotations import Annotations
-from alseg.oracles.answer_files import CONFIRMED, said_of_answers, say_of_answer
+from alseg.oracles.answer_files import CONFIRMED, details_of_answers, say_of_answer
 from alseg.oracles.label_checks import ConfirmationNeededError, check_annotation
 from alseg.run.folder import (
     ANSWERS_FILE,
@@ -93,7 +93,7 @@ class Desk:
         folder = request_folder(self.run_folder, request.name)
         accepted = Annotations(self.run_folder).newest()
         states = read_states(self.run_folder, request.name)
-        said = said_of_answers(folder / ANSWERS_FOLDER / ANSWERS_FILE, [])
+        details = details_of_answers(folder / ANSWERS_FOLDER / ANSWERS_FILE, [])
         claims = self._claims(folder).read()
         units = []
         for order, item in enumerate(request.items, start=1):
@@ -102,7 +102,7 @@ class Desk:
             state, annotator = OPEN, ""
             if place.answer is not None:
                 refused = states.get(case_id) == REFUSED
-                state, annotator = REFUSED if refused else SUBMITTED, said.get(case_id, ("",))[0]
+                state, annotator = REFUSED if refused else SUBMITTED, details.get(case_id, ("",))[0]
             if case_id in accepted:
                 state, annotator = ANNOTATED, accepted[case_id].annotator or annotator
             units.append(

@@ -16,9 +16,9 @@ LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"  # held by the process that works
 LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
 METRICS_FILE, QUERIES_FILE = "metrics.csv", "queries.csv"
 CURVE_FILE = "learning_curve.png"
-TRACKING_FILE = "tracking.json"  # what no other file says of what tracking stores are told
+TRACKING_FILE = "tracking.json"  # what no other file says of what tracking stores get
 SENT_FILE = ".sent.json"  # which files the tracking store has; without it they are sent again
-STOPPING_FILE = "when_to_stop.txt"  # what the last round says about going on
+STOPPING_FILE = "when_to_stop.txt"  # what the last round says about continuing
 TASK_FILE = "task.json"  # channels and classes: what using the network needs of the data set
 
 # in the folder of a round

@@ -33,7 +33,7 @@ def output_of(plan: Plan, n_channels: int, n_classes: int) -> torch.Size:
     with torch.device("meta"):
         network = planned_unet(
             n_channels, n_classes, values["model.strides"], values["model.kernel_size"],
-            values["model.filters"], dropout=0.1,
+            values["model.filters"], dropout=0.1, norm="batch",
         )  # fmt: skip
         batch = torch.empty(values["data.batch_size"], n_channels, *values["data.patch_size"])
         return network.train()(batch).shape
@@ -180,4 +180,4 @@ def test_what_is_no_plan_at_all_is_reported(tmp_path: Path) -> None:
 
 def test_levels_of_different_numbers_are_no_network() -> None:
     with pytest.raises(ConfigError, match=r"are of 2, 1 and 2 levels; they must be of as many"):
-        planned_unet(1, 2, [[1] * 3, [2] * 3], [[3] * 3], [4, 8], 0.1)
+        planned_unet(1, 2, [[1] * 3, [2] * 3], [[3] * 3], [4, 8], 0.1, "batch")
