@@ -489,10 +489,14 @@ def summary(record: Record, cases: Sequence[str]) -> pd.DataFrame:
             cost["n_passes"] = float(np.mean([row[c]["n_passes"] for c in cases]))
             scores = np.array([row[c]["score"] for c in cases])
             lines.append(line(name, int(passes), int(seed), scores, cost))
-    table = pd.DataFrame(lines)
+    return mean_over_seeds(pd.DataFrame(lines))
+
+
+def mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """One line for each way and T, and of how many seeds."""
     table["seeds"] = 1
-    how = dict.fromkeys(table.columns[2:-1], "mean") | {"seeds": "sum"}
-    return table.groupby(["way", "T"], as_index=False, sort=False).agg(how)
+    aggregations = dict.fromkeys(table.columns[2:-1], "mean") | {"seeds": "sum"}
+    return table.groupby(["way", "T"], as_index=False, sort=False).agg(aggregations)
 
 
 def query_size(n_volumes: int) -> int:

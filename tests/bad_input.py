@@ -212,7 +212,7 @@ CHOICES = [
     setting("steps_per_rond=5", "there is no setting steps_per_rond", "steps_per_round?"),
     setting("pool.querysize=5", "no setting pool.querysize; did you mean query_size?"),
     setting("+pool.round=5", "pool has no setting 'round'; did you mean rounds?"),
-    setting("seed", "seed is no setting; one is given as name=value"),
+    setting("seed", "seed is not a setting; one is given as name=value"),
     setting("seed=[1", "seed=[1 cannot be read; if the value is one text, put it in quotes"),
     setting("~seed", "there is no setting seed, which alseg needs"),
     setting("seed=${nothing}", "seed=${nothing}: there is no setting nothing"),
@@ -234,7 +234,7 @@ SETTINGS = [
     setting("round_start=warm", "round_start is 'warm'; allowed are scratch, continue,"),
     setting("uncertainty.n_passes=0", "uncertainty.n_passes is 0"),
     setting("uncertainty.n_passes=40000", "uncertainty.n_passes is 40000; at most 32767 fit"),
-    setting("uncertainty.gate=1.5", "uncertainty.gate is 1.5; it must be null or a number from 0"),
+    setting("uncertainty.gate=1.5", "uncertainty.gate is 1.5; it must be null or a number of"),
     setting("uncertainty.passes=some", "uncertainty.passes is 'some'; allowed are fixed, adaptive"),
     setting("uncertainty.passes=adaptive uncertainty.error_rate=0", "uncertainty.error_rate is 0"),
     setting("uncertainty.passes=adaptive strategy=power_bald", "a selector that needs every score"),
@@ -259,7 +259,7 @@ SETTINGS = [
     setting("uncertainty.gate=0.01 strategy=badge", "strategy badge takes features of all windows"),
     setting(
         "uncertainty.gate=0.01 +data.inferer.buffer_steps=2",
-        "data.scoring_inferer is no plain SlidingWindowInferer",
+        "data.scoring_inferer is not a plain SlidingWindowInferer",
     ),
     setting(
         "model.dropout_placement=encoder",
@@ -281,7 +281,7 @@ SETTINGS = [
     setting("pool.candidates=1", "pool.candidates is 1; it must be a whole number of at least 2"),
     setting("cost=gold", "cost is 'gold'; allowed are volume, voxels,"),
     setting("cost=minutes", "this oracle measures none; choose oracle=person, or one of volume"),
-    setting("target_dice=2", "target_dice is 2; it must be null, or above 0, at most 1"),
+    setting("target_dice=2", "target_dice is 2; it must be null or a number above 0"),
     setting("pictures=-1", "pictures is -1; it must be a whole number of at least 0"),
     setting("save_maps=maybe", "save_maps is 'maybe'; it must be true or false"),
     setting("cache_dir=null", "cache_dir is None; it must be text"),
@@ -303,7 +303,7 @@ SETTINGS = [
     setting("data.splits.seed=x", "data.splits.seed is 'x'"),
     setting(
         "data/splits=growing data.splits.validation_share=1",
-        "data.splits.validation_share is 1; it must lie between 0 and 1",
+        "data.splits.validation_share is 1; it must be a number above 0 and below 1",
     ),
     setting("data/splits=growing pool.initial=1", "pool.initial is 1; this split takes at least 2"),
     setting(
@@ -353,7 +353,9 @@ SETTINGS = [
     setting("data.patch_size=16", "data.patch_size is 16; it must be three whole numbers"),
     setting("data.batch_size=0", "data.batch_size is 0; it must be a whole number"),
     setting("data.num_workers=-1", "data.num_workers is -1; it must be auto or a whole number"),
-    setting("data.inferer.overlap=2", "data.inferer.overlap is 2; it must lie in [0, 1)"),
+    setting(
+        "data.inferer.overlap=2", "data.inferer.overlap is 2; it must be a number of at least 0"
+    ),
     setting("data.inferer.sw_batch_size=0", "data.inferer.sw_batch_size is 0"),
     setting("data.inferer.roi_size=[16,16]", "data.inferer: Inputs must have 4 dimensions"),
     setting("data.inferer=null", "data.inferer builds None", "type Inferer"),
@@ -420,7 +422,7 @@ YAML = [
         conf(b"name: \xff\xfe"),
     ),
     Row("a key twice in one YAML", ["duplicate key name"], OWN, conf("name: a\nname: b\n")),
-    Row("`--config-dir` is no folder", ["/nowhere"], ("--config-dir=/nowhere",)),
+    Row("`--config-dir` is not a folder", ["/nowhere"], ("--config-dir=/nowhere",)),
 ]
 JSON = [
     Row("no dataset.json", ["holds no dataset.json"], (), lambda root: dataset(root).unlink()),
@@ -443,7 +445,9 @@ JSON = [
         write_json('{"labels": ' + "9" * 5000 + "}"),
     ),
     Row("dataset.json lists no cases", ["lists no cases under 'training'"], (), edit(training=[])),
-    Row("'training' is no list", ["lists no cases under 'training'"], (), edit(training={"a": 1})),
+    Row(
+        "'training' is not a list", ["lists no cases under 'training'"], (), edit(training={"a": 1})
+    ),
     Row(
         "an entry without a label",
         ["needs 'image' and 'label', got"],
@@ -465,7 +469,7 @@ JSON = [
     ),
     Row(
         "a file name of 5000 letters",
-        ["which is no path: ", "too long"],
+        ["which is not a path: ", "too long"],
         (),
         first_entry(image="a" * 5000),
     ),
@@ -534,7 +538,10 @@ JSON = [
     Row("a class without a name", ["holds the name None"], (), edit(labels={"0": "b", "1": None})),
     Row("no modality", ["'modality' must number at least 1 name(s)"], (), edit(modality={})),
     Row(
-        "a data set's name that is no text", ["'name' is [1], which is no text"], (), edit(name=[1])
+        "a data set's name that is not text",
+        ["'name' is [1], which is not text"],
+        (),
+        edit(name=[1]),
     ),
     Row("a missing image", ["but there is no file"], (), lambda root: image(root).unlink()),
     Row("a missing label", ["but there is no file"], (), lambda root: label(root).unlink()),
@@ -576,7 +583,7 @@ LINKS = [
         (),
         lambda root: (dataset(root).unlink(), dataset(root).symlink_to("/etc/passwd")),
     ),
-    Row("an image that links to itself", ["which is no path"], (), loop),
+    Row("an image that links to itself", ["which is not a path"], (), loop),
     Row(
         "an image that is a folder",
         ["but there is no file"],
@@ -760,7 +767,7 @@ GEOMETRY = [
 ]
 CLASSES = [
     Row(
-        "a label value that is no class",
+        "a label value that is not a class",
         ["holds the value(s) [7.0]; allowed are 0 to 1 (background, blob)"],
         (),
         voxels(label, 7),
@@ -786,7 +793,7 @@ SPLITS = [
     ),
     Row(
         "an unknown case in a split file",
-        ["'test' names 'case_99', which the data set has not"],
+        ["'test' names 'case_99', which the data set does not have"],
         SPLIT,
         split(test=["case_99"]),
     ),
@@ -796,7 +803,7 @@ SPLITS = [
         "a number in a split file", ["'test' holds 8, which names no case"], SPLIT, split(test=[8])
     ),
     Row(
-        "a split file that is no path",
+        "a split file that is not a path",
         ["data.splits.file is 3; it must be the path"],
         (*SPLIT, "data.splits.file=3"),
     ),
@@ -849,7 +856,7 @@ alseg's parts, MONAI's transforms, losses, networks and inferers, `torch.nn`, `t
 Lightning's callbacks, profilers and precision are built; no method, nothing that one of these
 modules has imported, and no reader that takes a class by its name (`monai.transforms.LoadImage`);
 the list is in `alseg/config/trust.py`. All else is refused in one sentence. A run with functions
-of your own goes on with `trusted_packages=[my_measures]`, on the command line; what the folder
+of your own continues with `trusted_packages=[my_measures]`, on the command line; what the folder
 says of it is ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a
 first run or a sweep, is yours and not looked at. The folder still says which paths are read and
 written and which tracking store is sent to: look at `config.yaml` and `start.json` first, or give

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from alseg.data.datamodule import TrainingDraws
 from alseg.data.phantom import write_phantom_dataset
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Task04_Hippocampus"
@@ -65,7 +67,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+        "headless", "no-sandbox", "disable-quic", "no-first-run",
+        "use-gl=angle", "use-angle=swiftshader", "enable-unsafe-swiftshader",  # WebGL without a GPU
         "disable-background-networking", "disable-component-update", "disable-sync",
         f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):  # fmt: skip
@@ -122,6 +125,25 @@ def train(
         return Outcome(exit_code, captured.out, captured.err, folder)
 
     return call
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
+    """How often each training has each case to draw from, in the order of the trainings."""
+    found: list[Counter[str]] = []
+    init = TrainingDraws.__init__
+
+    def noted(self: TrainingDraws, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        found.append(Counter(args[2]))
+
+    monkeypatch.setattr(TrainingDraws, "__init__", noted)
+    return found
+
+
+def are_equal(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two networks have the same weights, bit by bit."""
+    return all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def write_msd(

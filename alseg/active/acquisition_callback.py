@@ -9,12 +9,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from alseg.active.appraisal import Appraisal, revealed
+from alseg.active.answer_costs import AnswerCosts
 from alseg.active.query_selection import Chooser, Chosen
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
 from alseg.core.units import Unit
-from alseg.data.annotation import Annotation
+from alseg.data.annotation import Annotation, revealed
 from alseg.oracles.base import Oracle, annotated
 from alseg.run.score_journal import ScoreFile
 from alseg.strategies.strategy import CaseScore
@@ -49,7 +49,7 @@ class AcquisitionCallback(Collection):
     Args:
         chooser: chooses the query.
         oracle: annotates it.
-        appraise: says what annotating the query's units costs.
+        answer_costs: says what annotating the query's units costs.
         save: saves the query, before the oracle is asked: an answer may take longer than a process
             lives.
         earlier: the scores that an interrupted prediction run has left.
@@ -60,7 +60,7 @@ class AcquisitionCallback(Collection):
         self,
         chooser: Chooser,
         oracle: Oracle,
-        appraise: Appraisal,
+        answer_costs: AnswerCosts,
         save: Callable[[Chosen], None],
         earlier: Sequence[CaseScore] = (),
         file: ScoreFile | None = None,
@@ -68,7 +68,7 @@ class AcquisitionCallback(Collection):
         super().__init__(earlier if rank() == 0 else ())
         self.chooser = chooser
         self.oracle = oracle
-        self.appraise = appraise
+        self.answer_costs = answer_costs
         self.save = save
         self.file = file
         self.chosen: Chosen | None = None
@@ -101,7 +101,7 @@ class AcquisitionCallback(Collection):
         pool, started = self.chooser.pool, time.monotonic()
         answer = annotated(self.oracle, chosen.query).with_unrequested(pool.unlabelled)
         seconds = time.monotonic() - started
-        columns = self.appraise(answer, pool)
+        columns = self.answer_costs(answer, pool)
         new_pool = pool.after(answer)
         return Acquired(
             pool=new_pool,
@@ -143,7 +143,7 @@ def query_rows(
         round_number: the round; 0 for the initial pool.
         query: the units, in the order of acquisition.
         scores: by the units' names.
-        columns: what annotating has shown of each unit, see ``Appraisal``.
+        columns: what annotating has shown of each unit, see ``AnswerCosts``.
     """
     return tuple(
         {

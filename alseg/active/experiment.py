@@ -11,12 +11,12 @@ import pytorch_lightning as pl
 import torch
 from monai.inferers import Inferer
 
-from alseg.active.appraisal import Appraisal
+from alseg.active.answer_costs import AnswerCosts
 from alseg.active.plan import Plan
 from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.active.region_units import RegionUnits
-from alseg.core.errors import ConfigError, check_choice, check_whole_number
+from alseg.core.errors import check_choice, check_number, check_whole_number
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.folds import CrossValidation
 from alseg.data.similarity import LabelledSimilarity
@@ -68,7 +68,7 @@ class Experiment:
         cost_unit: what ``cost`` counts.
         cross_validation: lets the annotated cases validate each other; None where others validate.
         proxy_key: names all that its choice depends on.
-        effort: what a region's cost in a person's minutes is reckoned with.
+        effort: what a region's cost in a person's minutes is computed from.
     """
 
     plan: Plan
@@ -106,9 +106,7 @@ class Experiment:
             check_whole_number(
                 "checkpoint_every_n_steps", self.checkpoint_every_n_steps, at_least=1
             )
-        target = self.target_dice
-        if target is not None and not (type(target) in (int, float) and 0 < target <= 1):
-            raise ConfigError(f"target_dice is {target!r}; it must be null, or above 0, at most 1")
+        check_number("target_dice", self.target_dice, above=0, at_most=1, or_null=True)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NON_FINITE)
 
     @property
@@ -120,11 +118,11 @@ class Experiment:
         return RegionUnits(self.data.cache, shape, self.plan.max_regions_per_case)
 
     @property
-    def appraisal(self) -> Appraisal:
+    def answer_costs(self) -> AnswerCosts:
         """What says what an answer has cost."""
         ignored = self.data.cache.task.ignore_value
         is_region = self.plan.unit_shape.is_region
-        return Appraisal(self.cost, ignored, self.effort if is_region else None)
+        return AnswerCosts(self.cost, ignored, self.effort if is_region else None)
 
     @property
     def needs_prediction(self) -> bool:

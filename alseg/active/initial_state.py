@@ -43,7 +43,7 @@ def initial_state(experiment: Experiment) -> RunState:
     return RunState(
         pool=pool.after(answer),
         config_hash=experiment.config_hash,
-        queries=query_rows(0, answer.labels, {}, experiment.appraisal(answer, pool)),
+        queries=query_rows(0, answer.labels, {}, experiment.answer_costs(answer, pool)),
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from alseg.active.initial_pool_from_images import STARTS
-from alseg.core.errors import ConfigError, check_choice, check_flag, check_whole_number
+from alseg.core.errors import (
+    ConfigError,
+    check_choice,
+    check_flag,
+    check_number,
+    check_whole_number,
+)
 from alseg.core.units import PLURALS
 from alseg.data.regions import UnitShape
 
@@ -39,11 +43,7 @@ class Plan:
         repeat_uncertain: labelled volumes stay selectable; one that is acquired again costs nothing
             and is drawn that much more often in training (Nath et al., IEEE TMI 2020, there the
             flag Delete = False).
-        unit: what is annotated in one go, and what ``initial`` and ``query_size`` count:
-            ``volume``, ``patch`` or ``slice``; see ``UnitShape`` for it and the next three.
-        patch_mm: the edges of a patch in mm.
-        patch_voxels: in voxels of the file instead.
-        slice_axis: the axis that slices lie across.
+        unit_shape: what is annotated in one go, and what ``initial`` and ``query_size`` count.
         max_regions_per_case: patches or slices of one case in all rounds together; None for as many
             as there is room for.
 
@@ -63,10 +63,7 @@ class Plan:
     budget: float | None = None
     candidates: int | None = None
     repeat_uncertain: bool = False
-    unit: str = "volume"
-    patch_mm: float | Sequence[float] | None = None
-    patch_voxels: int | Sequence[int] | None = None
-    slice_axis: str | int = "auto"
+    unit_shape: UnitShape = field(default_factory=UnitShape)
     max_regions_per_case: int | None = None
 
     def __post_init__(self) -> None:
@@ -83,12 +80,7 @@ class Plan:
         check_choice("round_start", self.round_start, ROUND_STARTS)
         check_choice("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS)
         check_choice("pool.start", self.start, STARTS)
-        if self.budget is not None and not (
-            type(self.budget) in (int, float) and 0 < self.budget < math.inf
-        ):
-            raise ConfigError(
-                f"pool.budget is {self.budget!r}; it must be null or a number above 0"
-            )
+        check_number("pool.budget", self.budget, above=0, or_null=True)
         if self.candidates is not None:
             at_least = 1 if self.unit_shape.is_region else self.query_size
             check_whole_number("pool.candidates", self.candidates, at_least=at_least)
@@ -102,26 +94,21 @@ class Plan:
                 raise ConfigError("pool.max_regions_per_case is for pool.unit=patch or slice")
         if not self.unit_shape.is_region:
             return
+        with_unit = f"with pool.unit={self.unit_shape.unit}"
         if self.repeat_uncertain:
             raise ConfigError(
-                f"pool.repeat_uncertain is for whole volumes: with pool.unit={self.unit} no region "
-                "is asked for twice"
+                f"pool.repeat_uncertain is for whole volumes: {with_unit} no region is asked for "
+                "twice"
             )
         if self.start != "random":
             raise ConfigError(
-                f"pool.start={self.start} chooses whole volumes; with pool.unit={self.unit} use "
-                "pool.start=random"
+                f"pool.start={self.start} chooses whole volumes; {with_unit} use pool.start=random"
             )
 
     @property
     def units(self) -> str:
         """What ``initial`` and ``query_size`` count, in the plural."""
-        return PLURALS[self.unit]
-
-    @property
-    def unit_shape(self) -> UnitShape:
-        """What is annotated in one go."""
-        return UnitShape(self.unit, self.patch_mm, self.patch_voxels, self.slice_axis)
+        return PLURALS[self.unit_shape.unit]
 
     def val_interval_steps(self, n_volumes: int, batch_size: int) -> int:
         """Steps between two validations, at most the steps of a round."""

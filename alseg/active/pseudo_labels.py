@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import nn
 
-from alseg.core.errors import ConfigError, check_whole_number
+from alseg.core.errors import check_number, check_whole_number
 from alseg.scoring.scorer import Scoring
 from alseg.strategies.aggregations import foreground_mean
 from alseg.strategies.measures import entropy
@@ -56,21 +57,15 @@ class SemiSupervised:
     dilation_voxels: int = 2
 
     def __post_init__(self) -> None:
-        factor = self.learning_rate_factor
-        for name, value, allowed, range_ in (
-            ("step_share", self.step_share, 0 < self.step_share < 1, "between 0 and 1"),
-            ("case_share", self.case_share, 0 < self.case_share <= 1, "above 0, at most 1"),
-            (
-                "annotated_share",
-                self.annotated_share,
-                0 <= self.annotated_share < 1,
-                "from 0 to below 1",
-            ),
-            ("pseudo_weight", self.pseudo_weight, 0 < self.pseudo_weight < math.inf, "above 0"),
-            ("learning_rate_factor", factor, 0 < factor <= 1, "above 0, at most 1"),
-        ):
-            if not allowed:
-                raise ConfigError(f"semi_supervised.{name} is {value!r}; it must be {range_}")
+        limits: dict[str, dict[str, Any]] = {
+            "step_share": {"above": 0, "below": 1},
+            "case_share": {"above": 0, "at_most": 1},
+            "annotated_share": {"at_least": 0, "below": 1},
+            "pseudo_weight": {"above": 0},
+            "learning_rate_factor": {"above": 0, "at_most": 1},
+        }
+        for name, limit in limits.items():
+            check_number(f"semi_supervised.{name}", getattr(self, name), **limit)
         if self.max_candidates is not None:
             check_whole_number("semi_supervised.max_candidates", self.max_candidates, at_least=1)
         check_whole_number("semi_supervised.dilation_voxels", self.dilation_voxels, at_least=0)

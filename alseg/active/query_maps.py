@@ -14,8 +14,8 @@ from alseg.core.units import Unit, region_from_text
 from alseg.data.annotation import Annotation
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import annotated_label
-from alseg.data.nifti import write_nifti
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
+from alseg.data.volumes import write_nifti
 from alseg.run.folder import MAPS_FOLDER, PICTURES_FOLDER, PROPOSALS_FOLDER, UNCERTAINTY_FOLDER
 from alseg.scoring.scorer import Scoring
 from alseg.training.metrics import hard_labels

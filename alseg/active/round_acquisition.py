@@ -95,7 +95,7 @@ def acquisition_callback(this_round: Round, earlier: Sequence[CaseScore]) -> Acq
     return AcquisitionCallback(
         chooser,
         experiment.oracle,
-        experiment.appraisal,
+        experiment.answer_costs,
         partial(save_query, this_round),
         earlier,
         this_round.score_file,

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from alseg.active.acquisition_callback import Acquired
-from alseg.active.appraisal import as_annotations, revealed
 from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
 from alseg.active.reports import write_reports
@@ -21,6 +20,7 @@ from alseg.active.round_training import TRAINED, train
 from alseg.active.when_to_stop import advise
 from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import whole
+from alseg.data.annotation import as_annotations, revealed
 from alseg.oracles.base import annotated
 from alseg.run.state import RunState
 from alseg.system.console import duration
@@ -82,7 +82,7 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
         status = "KILLED"
         raise
     except NotAnnotatedYetError:
-        status = "SCHEDULED"  # it goes on once the labels are there
+        status = "SCHEDULED"  # it continues once the labels are there
         raise
     except Exception as error:
         reason = str(error) or type(error).__name__

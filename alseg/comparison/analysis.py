@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from alseg.comparison import statistics
-from alseg.comparison.asked import asked_table
 from alseg.comparison.budget import along
+from alseg.comparison.query_places import query_places
 from alseg.comparison.runs import (
     RunSet,
     calibration_table,
@@ -47,7 +47,7 @@ class Comparison:
         forecasts: one for each strategy.
         back_test: errors of the forecast on the curves themselves.
         queries: the acquired cases.
-        asked: where in the volumes each query asked; empty without runs of regions.
+        query_places: where in the volumes the units of queries lie; empty without runs of regions.
         calibration: reliability histograms; may be empty.
         differing: settings that differ between the runs.
     """
@@ -69,7 +69,7 @@ class Comparison:
     forecasts: tuple[Forecast, ...]
     back_test: pd.DataFrame
     queries: pd.DataFrame
-    asked: pd.DataFrame
+    query_places: pd.DataFrame
     calibration: pd.DataFrame
     differing: dict[str, tuple[str, ...]]
 
@@ -157,7 +157,7 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
         ),
         back_test=back_test(curves),
         queries=query_table(run_set),
-        asked=asked_table(run_set),
+        query_places=query_places(run_set),
         calibration=calibration_table(run_set),
         differing=differing_settings(run_set.runs),
     )

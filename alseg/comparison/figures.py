@@ -23,7 +23,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from alseg.comparison.asked import PLACES
+from alseg.comparison.query_places import PLACES
 from alseg.comparison.statistics import Ranking, mean_curves, reliability
 from alseg.curves.forecast import MAX_EXTRAPOLATION, Forecast
 from alseg.system.plotting import (
@@ -207,13 +207,13 @@ def paired_differences(
         return figure
 
 
-def asked_figure(asked: pd.DataFrame, labels: Mapping[str, str], width: float) -> Figure:
+def query_places_figure(places: pd.DataFrame, labels: Mapping[str, str], width: float) -> Figure:
     """Shares of the queried voxels on foreground, boundaries and background, a bar a strategy.
 
     The initial regions, which all strategies share, are left out where there are others.
     """
-    later = asked[asked["round"] > 0]
-    shares = (asked if later.empty else later).groupby("strategy")[list(PLACES)].mean()
+    later = places[places["round"] > 0]
+    shares = (places if later.empty else later).groupby("strategy")[list(PLACES)].mean()
     names = [wrapped(labels[str(name)], 0.3 * width) for name in shares.index]
     colours = dict(zip(PLACES, ("#e69f00", "#0072b2", "#c0c0c0"), strict=True))
     with canvas(width, 1.2 + len(names) * _row_height(names)) as figure:

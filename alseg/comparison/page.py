@@ -219,7 +219,7 @@ def _curve_drawings(comparison: Comparison, palette: Palette, width: float) -> l
                 ),
             )
         )
-    if not comparison.asked.empty:
+    if not comparison.query_places.empty:
         drawings.append(_effort_drawing(comparison, palette, width, band))
     return drawings
 
@@ -304,7 +304,7 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
                 figures.query_heat_map(comparison.queries, comparison.labels, width),
             )
         )
-    if not comparison.asked.empty:
+    if not comparison.query_places.empty:
         drawings.append(_asked_drawing(comparison, width))
     if not comparison.calibration.empty:
         drawings.append(
@@ -321,12 +321,12 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
 def _asked_drawing(comparison: Comparison, width: float) -> Drawing:
     """Where in the volumes each strategy asks."""
     return Drawing(
-        "asked",
+        "query_places",
         "Where in the volumes each strategy asks: shares of the voxels of its queries, means over "
         "rounds and seeds.",
         "Bars of the shares inside foreground, on boundaries and in the background; the table has "
         "the numbers.",
-        figures.asked_figure(comparison.asked, comparison.labels, width),
+        figures.query_places_figure(comparison.query_places, comparison.labels, width),
     )
 
 
@@ -388,7 +388,9 @@ def sections(
             ],
         )
 
-    queries = section("queries", "Queries", ["asked", "queries"], ["asked", "queries"])
+    queries = section(
+        "queries", "Queries", ["query_places", "queries"], ["query_places", "queries"]
+    )
     queries.galleries.extend(galleries(comparison))
     found = [
         section(

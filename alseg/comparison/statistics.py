@@ -18,7 +18,7 @@ from scipy import stats
 from scipy.optimize import curve_fit
 
 from alseg.comparison.budget import whole_if_it_is
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.core.errors import ConfigError
 
 MIN_PAIRS = 3
@@ -68,8 +68,8 @@ def common_budgets(curves: pd.DataFrame) -> list[float]:
 def run_summaries(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame:
     """One row a run: ``area`` under the budget curve and ``final`` Dice, over the common budgets.
 
-    The area is that of ``alseg.core.budget.area_under_budget_curve`` (trapezoidal rule, divided by
-    the range of budgets; Zhan et al., IJCAI 2021), a mean Dice in [0, 1].
+    The area is that of ``alseg.core.area_under_curve.area_under_budget_curve`` (trapezoidal rule,
+    divided by the range of budgets; Zhan et al., IJCAI 2021), a mean Dice in [0, 1].
 
     Args:
         curves: columns strategy, seed, labelled and ``value``; no full-data runs.

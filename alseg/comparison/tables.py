@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from alseg.comparison.analysis import Comparison
-from alseg.comparison.asked import PLACES
 from alseg.comparison.budget import BUDGETS, OF_REGIONS, whole_if_it_is
 from alseg.comparison.conclusions import p_text, too_few_seeds
+from alseg.comparison.query_places import PLACES
 from alseg.comparison.statistics import (
     ALPHA,
     MIN_PAIRS,
@@ -86,8 +86,8 @@ def all_tables(comparison: Comparison) -> list[Table]:
         tables.append(calibration_table(comparison))
     if not comparison.queries.empty:
         tables.append(query_table(comparison))
-    if not comparison.asked.empty:
-        tables += [asked_table(comparison), effort_table(comparison)]
+    if not comparison.query_places.empty:
+        tables += [query_places_table(comparison), effort_table(comparison)]
     tables.append(clock_table(comparison))
     return tables
 
@@ -330,9 +330,9 @@ def query_table(comparison: Comparison) -> Table:
     )
 
 
-def asked_table(comparison: Comparison) -> Table:
+def query_places_table(comparison: Comparison) -> Table:
     """Where in the volumes each strategy asks."""
-    data = comparison.asked
+    data = comparison.query_places
     mean = data.groupby(["strategy", "round"])[[*PLACES, "n_classes", "n_regions"]].mean()
     rows = [
         {
@@ -345,7 +345,7 @@ def asked_table(comparison: Comparison) -> Table:
         for (strategy, number), row in mean.iterrows()  # type: ignore[misc]
     ]
     return Table(
-        "asked",
+        "query_places",
         "Where in the volumes each strategy asks: shares of the voxels of its queries, means over "
         "seeds (after round 0: the initial regions)",
         data,

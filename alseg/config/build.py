@@ -23,7 +23,6 @@ from alseg.config.checks import (
     check_keys,
     check_losses,
     check_network,
-    check_positive,
     check_scores,
     check_training,
     check_transforms,
@@ -36,6 +35,7 @@ from alseg.core.errors import (
     DataError,
     check_choice,
     check_flag,
+    check_number,
     check_part,
     check_text,
     check_whole_number,
@@ -45,6 +45,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.data.findings import listed
 from alseg.data.folds import CrossValidation
 from alseg.data.headers import check_headers
+from alseg.data.regions import UnitShape
 from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
 from alseg.data.survey import warn
@@ -138,10 +139,14 @@ def check_plain_settings(config: DictConfig) -> None:
 
 def build_plan(config: DictConfig) -> Plan:
     """The numbers of the experiment."""
-    settings = [field.name for field in fields(Plan)]
-    check_keys("pool", config.pool, [name for name in settings if name not in config])
+    shape_settings = [field.name for field in fields(UnitShape)]
+    settings = {field.name for field in fields(Plan)} - {"unit_shape"} - config.keys()
+    check_keys("pool", config.pool, [*settings, *shape_settings])
+    pool: dict[str, Any] = OmegaConf.to_container(config.pool)  # type: ignore[assignment]
+    shape = {name: pool.pop(name) for name in shape_settings if name in pool}
     return Plan(
-        **OmegaConf.to_container(config.pool),  # type: ignore[arg-type]
+        **pool,
+        unit_shape=UnitShape(**shape),
         steps_per_round=config.steps_per_round,
         val_interval=config.val_interval,
         val_interval_unit=config.val_interval_unit,
@@ -151,7 +156,7 @@ def build_plan(config: DictConfig) -> Plan:
 
 
 def build_effort(config: DictConfig) -> Effort:
-    """What a person's minutes are reckoned with."""
+    """What a person's minutes are computed from."""
     check_keys("effort", config.effort, [field.name for field in fields(Effort)])
     return Effort(**config.effort)
 
@@ -252,7 +257,7 @@ def build_training(
     """What a round trains with, and its second stage, if there is one."""
     settings, semi_supervised = config.training, instantiate(config.semi_supervised)
     if "learning_rate" in settings:
-        check_positive("training.learning_rate", settings.learning_rate)
+        check_number("training.learning_rate", settings.learning_rate, above=0)
     recipe = Recipe(
         loss=instantiate(settings.loss),
         optimizer=instantiate(settings.optimizer),

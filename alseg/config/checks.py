@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 
-from alseg.core.errors import ConfigError, check_part, check_whole_number, nearest
+from alseg.core.errors import ConfigError, check_number, check_part, check_whole_number, nearest
 from alseg.data.task import Task
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.strategies.strategy import Strategy
-from alseg.training.annotated import pools_samples
-from alseg.training.marginal import check_marginal
+from alseg.training.annotated_loss import pools_samples
+from alseg.training.marginal_loss import check_marginal
 from alseg.training.recipe import Loss, Recipe
 
 
@@ -42,16 +41,6 @@ def check_sizes(name: str, value: object) -> None:
     sizes = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
     if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
         raise ConfigError(f"{name} is {value!r}; it must be three whole numbers of at least 1")
-
-
-def check_positive(name: str, value: object) -> None:
-    """Check a setting that is a quantity.
-
-    Raises:
-        ConfigError: if it is no finite number above 0.
-    """
-    if type(value) not in (int, float) or not 0 < float(str(value)) < math.inf:
-        raise ConfigError(f"{name} is {value!r}; it must be a finite number above 0")
 
 
 def check_transforms(name: str, transforms: Any) -> None:
@@ -141,8 +130,7 @@ def check_inferer(name: str, inferer: Inferer) -> None:
     check_whole_number(f"{name}.sw_batch_size", getattr(inferer, "sw_batch_size", 1), at_least=1)
     overlap = getattr(inferer, "overlap", 0)
     for share in overlap if isinstance(overlap, Sequence) else [overlap]:
-        if type(share) not in (int, float) or not 0 <= share < 1:
-            raise ConfigError(f"{name}.overlap is {overlap!r}; it must lie in [0, 1)")
+        check_number(f"{name}.overlap", share, at_least=0, below=1)
     volume = torch.zeros(1, 1, 8, 8, 8)
     with name_setting_in_errors(name):
         output = inferer(volume, torch.nn.Identity())

@@ -28,7 +28,7 @@ def check_regions(
     if not plan.unit_shape.is_region or strategy.full_data:
         return
     check_for_regions(strategy)
-    with_unit = f"with pool.unit={plan.unit}"
+    with_unit = f"with pool.unit={plan.unit_shape.unit}"
     if source.passes != "fixed":
         raise ConfigError(
             f"uncertainty.passes={source.passes} lets whole volumes race; {with_unit} use "

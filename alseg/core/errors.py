@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -69,10 +70,52 @@ def check_whole_number(name: str, value: object, at_least: int) -> None:
     """Check a setting that counts something.
 
     Raises:
-        ConfigError: if it is no whole number, or too small.
+        ConfigError: if it is not a whole number, or too small.
     """
     if type(value) is not int or value < at_least:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    or_null: bool = False,
+) -> None:
+    """Check a setting that is a quantity: a finite number within the limits that are given.
+
+    Args:
+        name: of the setting.
+        value: of the setting.
+        above: it must be larger than this.
+        at_least: the smallest that is allowed.
+        below: it must be smaller than this.
+        at_most: the largest that is allowed.
+        or_null: whether None is allowed as well.
+
+    Raises:
+        ConfigError: if it is not a number, or out of range.
+    """
+    if value is None and or_null:
+        return
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (below is None or value < below)
+        and (at_most is None or value <= at_most)
+    ):
+        return
+    limits = {"above": above, "of at least": at_least, "below": below, "at most": at_most}
+    range_ = " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
+    kind = "null or a number" if or_null else "a number"
+    raise ConfigError(f"{name} is {value!r}; it must be {kind} {range_}")
 
 
 def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
@@ -99,7 +142,7 @@ def check_text(name: str, value: object) -> None:
     """Check a setting that is a name or a path.
 
     Raises:
-        ConfigError: if it is no text, or empty.
+        ConfigError: if it is not text, or empty.
     """
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{name} is {value!r}; it must be text (quote a number: '\"3\"')")

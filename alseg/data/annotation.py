@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from alseg.core.errors import DataError
-from alseg.core.units import Region
+from alseg.core.pool import Pool
+from alseg.core.units import Answer, Region
 from alseg.data.task import Task
 from alseg.strategies.statistics import class_dtype
 
@@ -27,6 +28,24 @@ class Annotation:
 
     path: Path
     regions: tuple[Region, ...] | None = None
+
+
+def revealed(answer: Answer, pool: Pool) -> dict[str, Annotation]:
+    """What may be read of the labels in an answer, with what could be read of them before.
+
+    Args:
+        answer: of the oracle.
+        pool: after it.
+    """
+    return as_annotations({unit.case_id: path for unit, path in answer.labels.items()}, pool)
+
+
+def as_annotations(labels: Mapping[str, Path], pool: Pool) -> dict[str, Annotation]:
+    """What a pool allows to read of some cases' label files: all, or the annotated regions."""
+    return {
+        case_id: Annotation(path, pool.regions_of(case_id) or None)
+        for case_id, path in labels.items()
+    }
 
 
 def partial_dtype(n_classes: int) -> torch.dtype:

@@ -27,9 +27,9 @@ from alseg.data.findings import Finding, by, in_mm, warning
 from alseg.data.headers import check_image_headers, check_label_header
 from alseg.data.itk import data_file
 from alseg.data.labels import read_label
-from alseg.data.nifti import MAX_GIB, read_volume
 from alseg.data.regions import Grid
 from alseg.data.task import Case, Task
+from alseg.data.volumes import MAX_GIB, read_volume
 from alseg.strategies.statistics import class_dtype
 from alseg.system.files import TEMPORARY, locked, read_tensors, write_tensors
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from alseg.data.file_types import NIFTI_ENDINGS, case_of_channel, name_without_ending
 from alseg.data.findings import Finding, listed, warning
-from alseg.data.naming import composed, short
-from alseg.data.nifti import NIFTI_ENDINGS
+from alseg.data.naming import nfc, short
 
 _BACKGROUND = ("bg", "bkg", "none", "other", "unlabeled", "unlabelled", "clear label")
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})\.nii(\.gz)?$")
 
 
 def number_of(content: Mapping[str, Any], key: str, n_found: int, found: str) -> Iterator[Finding]:
@@ -25,9 +23,9 @@ def number_of(content: Mapping[str, Any], key: str, n_found: int, found: str) ->
         n_found: what it should be.
         found: how that was found, such as ``10 cases are listed``.
     """
-    said = content.get(key, n_found)
-    if said != n_found and str(said) != str(n_found):
-        yield warning(key, f"dataset.json says {key} {short(said)}, but {found}")
+    stated = content.get(key, n_found)
+    if stated != n_found and str(stated) != str(n_found):
+        yield warning(key, f"dataset.json says {key} {short(stated)}, but {found}")
 
 
 def tested_on_training(training: Collection[Path], test: Collection[Path]) -> Iterator[Finding]:
@@ -67,13 +65,13 @@ def differ_in_case(case_ids: Collection[str]) -> Iterator[Finding]:
 
 def image_size(content: Mapping[str, Any], n_channels: int) -> Iterator[Finding]:
     """MSD's tensorImageSize (3D for one channel, 4D for several) if it contradicts the channels."""
-    said = content.get("tensorImageSize")
+    stated = content.get("tensorImageSize")
     expected = "3D" if n_channels == 1 else "4D"
-    if said is not None and str(said).upper() != expected:
+    if stated is not None and str(stated).upper() != expected:
         yield warning(
             "tensorImageSize",
-            f"dataset.json says tensorImageSize {short(said)}, but names {n_channels} channel(s), "
-            f"which is {expected}",
+            f"dataset.json says tensorImageSize {short(stated)}, but names {n_channels} "
+            f"channel(s), which is {expected}",
         )
 
 
@@ -150,22 +148,15 @@ def not_used_nnunet(
 ) -> Iterator[Finding]:
     """The same for imagesTr and labelsTr of nnU-Net, where names say what is missing."""
     for parent, names in _unused(folder, used, ()).items():
-        incomplete = {
-            composed(match["case"])
-            for name in names
-            if parent.name == "imagesTr" and (match := _CHANNEL.match(name))
-        } - set(case_ids)
+        cases = {name: nfc(case_of_channel(name_without_ending(PurePath(name)))) for name in names}
+        incomplete = set(cases.values()) - {"", *case_ids} if parent.name == "imagesTr" else set()
         if incomplete:
             yield warning(
                 "channels missing",
                 f"{len(incomplete)} case(s) of imagesTr have no label and lack a channel; they are "
                 f"not used: {listed(sorted(incomplete))}",
             )
-        others = [
-            name
-            for name in names
-            if not (match := _CHANNEL.match(name)) or composed(match["case"]) not in incomplete
-        ]
+        others = [name for name in names if cases[name] not in incomplete]
         if others:
             yield warning(
                 "not used",

@@ -31,7 +31,7 @@ from pydicom.errors import InvalidDicomError
 
 from alseg.core.errors import AlsegError, DataError, check_choice
 from alseg.data.findings import by
-from alseg.data.nifti import MAX_GIB, as_int16_if_exact, read_header, save_nifti
+from alseg.data.volumes import MAX_GIB, as_int16_if_exact, read_header, save_nifti
 from alseg.system.console import say, track
 from alseg.system.files import name_file_in_errors, write_atomically
 
@@ -339,7 +339,7 @@ def check_images(series: Series) -> None:
                 f"its slices have no place in space ({kind} without {', '.join(missing)})"
             )
     if len(series.headers) < 2:
-        raise DataError("it holds one slice, which is no volume")
+        raise DataError("it holds one slice, which is not a volume")
 
 
 def _is_whole(header: pydicom.Dataset) -> bool:

@@ -9,8 +9,8 @@ import numpy as np
 
 from alseg.core.errors import DataError
 from alseg.data.findings import Finding
-from alseg.data.nifti import Header, read_header
 from alseg.data.task import Case, Task
+from alseg.data.volumes import Header, read_header
 
 
 def check_headers(

@@ -16,8 +16,8 @@ import numpy as np
 import SimpleITK
 
 from alseg.core.errors import DataError
+from alseg.data.file_types import ITK_ENDINGS
 
-ITK_ENDINGS = (".nrrd", ".mha", ".mhd")
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes point to left, back and head
 _MAX_HEADER = 2**16  # bytes
 _MAX_RATIO = 1032  # of deflate

@@ -7,16 +7,16 @@ or DataLad, its target is only read.
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from alseg.core.errors import DataError
+from alseg.data.file_types import case_of_channel, name_without_ending
 
 
-def composed(name: str) -> str:
+def nfc(name: str) -> str:
     """A name in Unicode's composed form (NFC): a Mac's file names are decomposed."""
     return unicodedata.normalize("NFC", name)
 
@@ -36,7 +36,7 @@ def inside(folder: Path, name: Any, source: Path) -> Path:
     Raises:
         DataError: if there is no such regular file.
     """
-    # unprintable: control characters, and bytes that are no text
+    # unprintable: control characters, and bytes that are not text
     if not isinstance(name, str) or not name.isprintable():
         raise DataError(
             f"{source}: a file name must be a string of printable characters, got {short(name)}"
@@ -58,7 +58,7 @@ def inside(folder: Path, name: Any, source: Path) -> Path:
         target = path.resolve()
         is_file = path.is_file()
     except (OSError, RuntimeError) as error:  # a name too long, a loop of links
-        raise DataError(f"{source} names {short(name)}, which is no path: {error}") from error
+        raise DataError(f"{source} names {short(name)}, which is not a path: {error}") from error
     if path.is_symlink() and not path.exists():
         raise DataError(
             f"{source} names {name}, a link to {target}, which is not there; fetch the content "
@@ -74,7 +74,7 @@ def _spelt_as_on_disk(folder: Path, relative: str) -> Path:
     path = folder
     for part in PurePosixPath(relative).parts:
         if not os.path.lexists(path / part) and path.is_dir():
-            same = [name for name in os.listdir(path) if composed(name) == composed(part)]
+            same = [name for name in os.listdir(path) if nfc(name) == nfc(part)]
             part = same[0] if len(same) == 1 else part
         path = path / part
     return path
@@ -82,7 +82,7 @@ def _spelt_as_on_disk(folder: Path, relative: str) -> Path:
 
 def case_id_of(path: PurePath) -> str:
     """The case id of an image path: its file name without ``.nii.gz`` or another ending."""
-    return composed(re.sub(r"(\.nii(\.gz)?|\.gz|\.nrrd|\.mha|\.mhd)$", "", path.name))
+    return nfc(name_without_ending(path))
 
 
 def case_ids_of(images: Sequence[PurePath], source: Path) -> list[str]:
@@ -106,9 +106,7 @@ def case_ids_of(images: Sequence[PurePath], source: Path) -> list[str]:
         )
     if len(set(names)) == len(names):
         return names
-    parts = [
-        (*map(composed, path.parent.parts), name) for path, name in zip(images, names, strict=True)
-    ]
+    parts = [(*map(nfc, path.parent.parts), name) for path, name in zip(images, names, strict=True)]
     first = _n_common(parts)
     last = _n_common([path[::-1] for path in parts])
     for end in (last, 0):
@@ -141,8 +139,8 @@ def matching_case(name: str, known: Collection[str]) -> str:
     case_id = case_id_of(path)
     if case_id in known:
         return case_id
-    parts = [*map(composed, path.parent.parts), case_id]
+    parts = [*map(nfc, path.parent.parts), case_id]
     n = len(parts)
     meant = {"_".join(parts[i:j]) for i in range(n) for j in range(i + 1, n + 1)}
-    meant.add(re.sub(r"_\d{4}$", "", case_id))  # nnU-Net's channel
+    meant.add(case_of_channel(case_id) or case_id)  # nnU-Net's channel
     return max(meant & set(known), key=len, default=case_id)

@@ -9,7 +9,6 @@ coarser by a factor f, what comes back lies inside and lacks less than f voxels 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from alseg.core.errors import ConfigError, check_choice, check_whole_number
+from alseg.core.errors import ConfigError, check_choice, check_number, check_whole_number
 from alseg.core.units import PLURALS, Region
 from alseg.strategies.places import AxisPlaces, Places
 
@@ -190,8 +189,7 @@ class UnitShape:
             raise ConfigError(f"pool.{given[0]} is for pool.unit=patch, not for {self.unit}")
         if self.patch_mm is not None:
             for edge in _three("pool.patch_mm", self.patch_mm):
-                if type(edge) not in (int, float) or not 0 < edge < math.inf:
-                    raise ConfigError(f"pool.patch_mm holds {edge!r}; it must be a number above 0")
+                check_number("each number of pool.patch_mm", edge, above=0)
         if self.patch_voxels is not None:
             for edge in _three("pool.patch_voxels", self.patch_voxels):
                 check_whole_number("each number of pool.patch_voxels", edge, at_least=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alseg.core.errors import ConfigError, DataError, check_whole_number
+from alseg.core.errors import ConfigError, DataError, check_number, check_whole_number
 from alseg.core.pool import random_start
 from alseg.data.formats.dataset_json import read_json_object
 from alseg.data.naming import matching_case, short
@@ -167,8 +167,7 @@ def check_share(name: str, share: object) -> None:
     Raises:
         ConfigError: if it does not lie between 0 and 1.
     """
-    if type(share) is not float or not 0 < share < 1:
-        raise ConfigError(f"data.splits.{name} is {share!r}; it must lie between 0 and 1")
+    check_number(f"data.splits.{name}", share, above=0, below=1)
 
 
 def split_by_fraction(
@@ -252,8 +251,8 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
         for case_id in ids:
             if case_id not in known:
                 raise DataError(
-                    f"{path}: '{part}' names {short(case_id)}, which the data set has not, or not "
-                    "with the label that a simulation needs"
+                    f"{path}: '{part}' names {short(case_id)}, which the data set does not have, "
+                    "or not with the label that a simulation needs"
                 )
             if case_id in seen:
                 raise DataError(f"{path} names {case_id} twice")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,19 +13,11 @@ import numpy as np
 
 from alseg.core.errors import AlsegError
 from alseg.data.cache import VolumeCache, axis_findings
-from alseg.data.findings import Finding, by, in_mm, listed, warning
+from alseg.data.findings import Finding, listed, warning
 from alseg.data.headers import check_image_headers, check_label_header, label_of
 from alseg.data.task import Case, Task
 
 log = logging.getLogger(__name__)
-
-MAX_ANISOTROPY = 3.0  # largest to smallest voxel edge
-MAX_FACTOR = 2.0  # from the median of the data set, along any axis
-MAX_GRID_FACTOR = 10.0  # between the voxels along an axis before and after preprocessing
-MIN_SHIFT = 0.5  # of intensities, in spreads from the 5th to the 95th percentile
-MAX_SCALE = 4.0  # of that spread, from the median of the data set
-OUTLYING = 5.0  # robust standard deviations
-RARE = 0.1  # share of cases that may differ where a scale is the scanner's own
 
 
 @dataclass(frozen=True)
@@ -126,125 +118,6 @@ def _look_at_label(cache: VolumeCache, case: Case, dtype: np.dtype) -> LabelFact
     )
 
 
-def oddities(
-    facts: Mapping[str, Facts], classes: Sequence[str], channels: Sequence[str]
-) -> dict[str, list[Finding]]:
-    """What is odd about each case, by itself and against the others.
-
-    Args:
-        facts: of all cases that can be used, by id.
-        classes: the class names by label value.
-        channels: the channels' names; CT has a scale that all its scans share.
-    """
-    if not facts:
-        return {}
-    spacing = np.median([f.spacing_mm for f in facts.values()], axis=0)
-    size = np.median([f.size_mm for f in facts.values()], axis=0)
-    (usual, _), *_ = Counter(f.orientation for f in facts.values()).most_common(1)
-    first = {f.voxels: case_id for case_id, f in reversed(list(facts.items()))}
-    labels = {case_id: f.label for case_id, f in facts.items() if f.label is not None}
-    first_label = {label.voxels: case_id for case_id, label in reversed(list(labels.items()))}
-    others = intensity_oddities({c: f.quantiles for c, f in facts.items()}, channels)
-
-    def of_label(case_id: str, label: LabelFacts) -> Iterator[tuple[str, str]]:
-        expected = {*range(len(classes))} - {*label.not_annotated}
-        missing = [classes[value] for value in sorted(expected - {*label.classes_in_file})]
-        lost = [classes[value] for value in label.classes_in_file if value not in label.classes]
-        if label.ignored_share == 1:
-            yield "nothing annotated", "all voxels of its label are ignored"
-        elif len(missing) == len(expected) - 1 and classes[0] not in missing:
-            yield "empty label", "its label holds no foreground"
-        elif missing:
-            yield "class missing", f"its label holds no {', '.join(missing)}"
-        if lost:
-            yield "class lost", f"preprocessing leaves no voxel of {', '.join(lost)}"
-        # one value everywhere is no shape that could be another case's
-        if first_label[label.voxels] != case_id and len(label.classes) > 1:
-            yield "twin label", f"its label is the same as {first_label[label.voxels]}'s"
-        if label.dtype.kind == "f":
-            yield "label type", f"its label holds whole numbers as {label.dtype}"
-
-    def of(case_id: str, case: Facts) -> Iterator[tuple[str, str]]:
-        if case.label is not None:
-            yield from of_label(case_id, case.label)
-        if case.constant:
-            yield "constant", "all its voxels have one intensity after preprocessing"
-        if first[case.voxels] != case_id:
-            yield "twin", f"its image is the same as {first[case.voxels]}'s"
-        if case.spacing_mm.max() > MAX_ANISOTROPY * case.spacing_mm.min():
-            yield "anisotropic", f"its voxels measure {in_mm(case.spacing_mm)}"
-        if _far(case.spacing_mm, spacing):
-            yield (
-                "spacing",
-                f"its voxels measure {in_mm(case.spacing_mm)}, the median {in_mm(spacing)}",
-            )
-        if _far(case.size_mm, size):
-            yield "size", f"it measures {in_mm(case.size_mm)}, the median {in_mm(size)}"
-        if case.orientation != usual:
-            yield "orientation", f"its axes run {case.orientation}, most cases' {usual}"
-        if message := others.get(case_id):
-            yield "intensities", message
-        before, after = np.sort(case.grids, axis=1)  # whatever the order of axes
-        if np.maximum(before / after, after / before).max() > MAX_GRID_FACTOR:
-            yield "grid", f"preprocessing turns {by(case.grids[0])} voxels into {by(case.grids[1])}"
-        if not np.allclose(case.direction.T @ case.direction, np.eye(3), atol=1e-3):
-            yield "sheared", "its axes are not at right angles to each other"
-
-    return {
-        case_id: [*case.header, *(warning(kind, message) for kind, message in of(case_id, case))]
-        for case_id, case in facts.items()
-    }
-
-
-def _far(values: np.ndarray, median: np.ndarray) -> bool:
-    return bool((np.maximum(values / median, median / values) > MAX_FACTOR).any())
-
-
-def intensity_oddities(
-    quantiles: Mapping[str, np.ndarray], channels: Sequence[str]
-) -> dict[str, str]:
-    """Cases whose intensities are shifted or scaled against the others', and by how much.
-
-    A shift, such as the 1024 of a CT that was stored without its rescale intercept, moves both ends
-    of the intensities and leaves their spread. Both are judged from the medians over the cases, in
-    robust standard deviations, so that a data set whose intensities vary anyway gives no findings.
-    Only CT has a scale that all scans share; elsewhere a scale is told where nearly all share one.
-
-    Args:
-        quantiles: of each case, [channels, 3].
-        channels: their names.
-    """
-    found: dict[str, str] = {}
-    for channel, name in enumerate(channels):
-        ends = np.array([q[channel, [0, -1]] for q in quantiles.values()])  # [cases, 2]
-        spread = np.maximum(ends[:, 1] - ends[:, 0], np.finfo(np.float32).tiny)
-        scale = np.log(spread / np.median(spread))
-        moved = ends - np.median(ends, axis=0)
-        shift = moved[
-            np.arange(len(ends)), np.abs(moved).argmin(axis=1)
-        ]  # of the end that did less
-        shifted = (
-            (moved.prod(axis=1) > 0)  # both ends the same way
-            & (np.abs(scale) < np.log(2))
-            & (np.abs(shift) > MIN_SHIFT * np.median(spread))
-            & (np.abs(moved) > OUTLYING * _deviation(ends)).all(axis=1)
-        )
-        scaled = np.abs(scale) > np.maximum(np.log(MAX_SCALE), OUTLYING * _deviation(scale))
-        if "ct" not in name.casefold() and scaled.mean() > RARE:
-            scaled[:] = False
-        usual = _interval(np.median(ends, axis=0))
-        for case_id, end, distance, is_shifted, is_scaled in zip(
-            quantiles, ends, shift, shifted, scaled, strict=True
-        ):
-            if is_shifted or is_scaled:
-                how = f"shifted by about {distance:.4g}" if is_shifted else "on another scale"
-                found[case_id] = (
-                    f"its intensities ({name}) lie in {_interval(end)}, those of the others in "
-                    f"{usual} (5th to 95th percentile): {how}"
-                )
-    return found
-
-
 def set_findings(cache: VolumeCache, facts: Mapping[str, Facts]) -> list[Finding]:
     """What is to know about a data set as a whole.
 
@@ -298,7 +171,7 @@ def left_out(task: Task) -> list[Finding]:
 
 
 def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]], *, simulated: bool) -> None:
-    """Tell a run what can be known before any voxel is read; ``alseg.validate`` tells more.
+    """Log what can be known before any voxel is read; ``alseg.validate`` reports more.
 
     Args:
         cache: the data set and its preprocessing.
@@ -318,12 +191,3 @@ def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]], *, simula
             f"warning: data set: {kind} in {len(messages)} case(s) ({listed(list(messages))}); of "
             f"{first}: {message}"
         )
-
-
-def _interval(ends: np.ndarray) -> str:
-    return f"[{ends[0]:.4g}, {ends[1]:.4g}]"
-
-
-def _deviation(values: np.ndarray) -> np.ndarray:
-    """A robust standard deviation along the first axis: 1.4826 times the median absolute one."""
-    return np.asarray(1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0))

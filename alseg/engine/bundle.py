@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from alseg import __version__
 from alseg.config.trust import targets, within
 from alseg.core.errors import ConfigError, check_text
-from alseg.engine.trained import TrainedRun, load_trained
+from alseg.engine.trained_run import TrainedRun, load_trained
 from alseg.networks.committee import reported_network
 from alseg.run.measure import TEST, validation_of
 from alseg.run.state import RunState
@@ -111,7 +111,7 @@ def inference_config(run: TrainedRun) -> dict[str, Any]:
         "datalist": datalist(n_channels),
         "network_def": network | {"in_channels": n_channels, "out_channels": n_classes},
         "network": "$@network_def.to(@device)",
-        "preprocessing": composed(
+        "preprocessing": in_sequence(
             transform("LoadImage", IMAGE, ensure_channel_first=True, reader="NibabelReader"),
             transform("CopyItems", IMAGE, times=1, names=[SOURCE]),
             *(as_dictionary_transform(node) for node in data["preprocess"]),
@@ -159,7 +159,7 @@ def datalist(n_channels: int) -> str:
 
 def postprocessing(n_classes: int) -> dict[str, Any]:
     """From logits to a label map on the grid of the source image, in a file."""
-    return composed(
+    return in_sequence(
         transform("Activations", PREDICTION, softmax=True),
         transform(
             "ResampleToMatch",
@@ -181,7 +181,7 @@ def postprocessing(n_classes: int) -> dict[str, Any]:
     )
 
 
-def composed(*transforms: dict[str, Any]) -> dict[str, Any]:
+def in_sequence(*transforms: dict[str, Any]) -> dict[str, Any]:
     """Transforms one after another."""
     return {"_target_": "monai.transforms.Compose", "transforms": list(transforms)}
 
@@ -330,7 +330,7 @@ def license_note(run: TrainedRun) -> str:
 README = """# {name}
 
 The network of round {round} of a run of alseg {version}, trained on {labelled} annotated volumes.
-Mean foreground Dice, on the preprocessed grid: {dice}. It is no medical device.
+Mean foreground Dice, on the preprocessed grid: {dice}. It is not a medical device.
 
 Classes:
 

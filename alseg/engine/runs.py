@@ -38,7 +38,7 @@ from alseg.config.settings import (
     save_start,
 )
 from alseg.config.trust import check_targets, untrusted
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.core.errors import (
     ConfigError,
     DataError,
@@ -48,9 +48,9 @@ from alseg.core.errors import (
     check_text,
     nearest,
 )
-from alseg.engine.images import check_images, note_images
+from alseg.engine.image_changes import check_images, note_images
 from alseg.engine.jobs import is_job
-from alseg.engine.trained import note_task
+from alseg.engine.trained_run import note_task
 from alseg.run.folder import (
     CONFIG_FILE,
     IMAGES_FILE,
@@ -187,7 +187,7 @@ def interruptible(folder: Path) -> Iterator[None]:
 
 
 def to_resume(folder: Path) -> str:
-    """The arguments that resume the run in a folder; empty if it has not come to that."""
+    """The arguments that resume the run in a folder; empty if there is nothing to resume yet."""
     if not (folder / CONFIG_FILE).is_file():
         return ""
     own = untrusted(OmegaConf.to_container(load_config(folder)))

@@ -7,7 +7,6 @@ here and one entry in ``COSTS``; ``cost=`` chooses. ``cost=minutes`` asks the or
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -15,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from alseg.core.errors import ConfigError, check_choice
+from alseg.core.errors import ConfigError, check_choice, check_number
 from alseg.data.regions import slice_axis
-from alseg.oracles.annotated import Annotated
+from alseg.oracles.annotated_voxels import AnnotatedVoxels
 from alseg.oracles.base import Oracle
 
-AnnotationCost = Callable[[Annotated], float]
+AnnotationCost = Callable[[AnnotatedVoxels], float]
 
 
 @dataclass(frozen=True)
@@ -42,29 +41,25 @@ class Effort:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) not in (int, float) or not 0 <= value < math.inf:
-                raise ConfigError(
-                    f"effort.{field.name} is {value!r}; it must be a number of at least 0"
-                )
+            check_number(f"effort.{field.name}", getattr(self, field.name), at_least=0)
 
 
-def volume(annotated: Annotated) -> float:
+def volume(annotated: AnnotatedVoxels) -> float:
     """1 for a volume, so that every case costs the same; for a region its share of the voxels."""
     return annotated.n_voxels / annotated.n_voxels_of_case
 
 
-def voxels(annotated: Annotated) -> float:
+def voxels(annotated: AnnotatedVoxels) -> float:
     """The number of voxels: all of them have to be looked at."""
     return float(annotated.is_known.sum())
 
 
-def foreground_voxels(annotated: Annotated) -> float:
+def foreground_voxels(annotated: AnnotatedVoxels) -> float:
     """The number of foreground voxels: all of them have to be painted."""
     return float(annotated.foreground.sum())
 
 
-def slices(annotated: Annotated) -> float:
+def slices(annotated: AnnotatedVoxels) -> float:
     """The number of slices with foreground: in each of them contours have to be drawn.
 
     Slices lie across the axis that ``slice_axis`` gives.
@@ -74,18 +69,18 @@ def slices(annotated: Annotated) -> float:
     return float(annotated.foreground.any(axis=others).sum())
 
 
-def effort(annotated: Annotated, *, minutes: Effort) -> float:
+def effort(annotated: AnnotatedVoxels, *, minutes: Effort) -> float:
     """A person's minutes: for the case, once a query; for the unit; and for its contours."""
     opening = minutes.minutes_per_case if annotated.opens_case else 0.0
     drawing = minutes.minutes_per_cm * contour_mm(annotated) / 10
     return opening + minutes.minutes_per_region + drawing
 
 
-def contour_mm(annotated: Annotated) -> float:
+def contour_mm(annotated: AnnotatedVoxels) -> float:
     """The length of the contours in all slices, in mm: where one class meets another in a plane.
 
     Along the edges of voxels, which makes a slanted line longer, a circle by 4 / pi. What is cut at
-    the border of a region is no contour.
+    the border of a region is not a contour.
     """
     axis = slice_axis(annotated.affine)
     spacing = np.linalg.norm(annotated.affine[:3, :3], axis=0)
@@ -117,7 +112,7 @@ def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
 
     Args:
         name: of the cost.
-        minutes: what ``effort`` reckons with.
+        minutes: what ``effort`` is computed from.
 
     Raises:
         ConfigError: if there is none.
@@ -127,7 +122,7 @@ def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
 
 
 def cost_by(oracle: Oracle, name: str, minutes: Effort | None = None) -> AnnotationCost:
-    """The cost of that name, be it read from a label or measured by the oracle.
+    """The cost of that name, whether it is read from a label or measured by the oracle.
 
     Raises:
         ConfigError: if there is none, or it is minutes and the oracle measures none.
@@ -142,7 +137,7 @@ def cost_by(oracle: Oracle, name: str, minutes: Effort | None = None) -> Annotat
     return lambda annotated: oracle.minutes(annotated.path)
 
 
-def contents(annotated: Annotated, minutes: Effort | None = None) -> dict[str, Any]:
+def contents(annotated: AnnotatedVoxels, minutes: Effort | None = None) -> dict[str, Any]:
     """What a region holds: columns of queries.csv.
 
     Returns:

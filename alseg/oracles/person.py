@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-import math
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from alseg.core.errors import ConfigError, NotAnnotatedYetError, check_choice, check_flag
+from alseg.core.errors import (
+    ConfigError,
+    NotAnnotatedYetError,
+    check_choice,
+    check_flag,
+    check_number,
+)
 from alseg.core.units import Answer, Query, Unit
 from alseg.data.findings import listed
 from alseg.data.task import Task
+from alseg.oracles.answer_intake import AnswerIntake
 from alseg.oracles.base import Propose
-from alseg.oracles.reception import Reception
 from alseg.oracles.request_layout import lay_out, place_for, request_for
 from alseg.run.folder import (
     ANSWERS_FILE,
@@ -74,14 +80,13 @@ class PersonOracle:
         if not isinstance(annotator, str):
             raise ConfigError(f"oracle.annotator is {annotator!r}; it must be text")
         for name, value in (("poll_seconds", poll_seconds), ("settle_seconds", settle_seconds)):
-            if type(value) not in (int, float) or not 0 <= value < math.inf:
-                raise ConfigError(f"oracle.{name} is {value!r}; it must be a number of at least 0")
+            check_number(f"oracle.{name}", value, at_least=0)
         self.task = task
         self.folder = folder
         self.accept = accept
         self.wait = wait
         self.poll_seconds = poll_seconds
-        self.reception = Reception(task, folder, annotator, accept_unrequested, settle_seconds)
+        self.intake = AnswerIntake(task, folder, annotator, accept_unrequested, settle_seconds)
 
     def request(
         self,
@@ -101,7 +106,7 @@ class PersonOracle:
     def annotate(self, query: Query) -> Answer:
         """What has been annotated by now; with ``wait``, once that is enough."""
         request = next((r for r in read_requests(self.folder) if r.query == query), None)
-        told_of = -1
+        n_reported = -1
         while True:
             self._take_in(returns=self.wait)
             answer, done = self._answer(query), 0
@@ -109,21 +114,21 @@ class PersonOracle:
                 done = len({item.unit for item in request.items} - set(answer.pending))
             if not answer.pending or (done and self.accept == "any"):
                 if request is not None and rank() == 0:
-                    self.reception.report(request)
+                    self.intake.report(request)
                 return Answer(answer.labels, unrequested=self._further(query))
-            how = what_to_do(self.folder, request, answer.pending)
+            instructions = what_to_do(self.folder, request, answer.pending)
             if not self.wait or request is None:
-                return Answer(answer.labels, answer.pending, what_to_do=how)
-            if told_of < 0:
-                log.info(how)
-            if told_of != done:
+                return Answer(answer.labels, answer.pending, what_to_do=instructions)
+            if n_reported < 0:
+                log.info(instructions)
+            if n_reported != done:
                 log.info(f"{done} of {len(request.items)} annotated")
-            told_of = done
+            n_reported = done
             time.sleep(self.poll_seconds)
 
     def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The labels that a round works with: the newest versions when it is first asked about."""
-        ids, annotations = list(case_ids), self.reception.annotations
+        ids, annotations = list(case_ids), self.intake.annotations
         self._take_in(returns=False)
         if rank() == 0:
             annotations.for_round(round_number, ids)  # noted for the others
@@ -137,7 +142,7 @@ class PersonOracle:
             NotAnnotatedYetError: naming the cases of whose labels nobody has said how long they
                 took, if this is one of them.
         """
-        annotations = self.reception.annotations
+        annotations = self.intake.annotations
         minutes = annotations.minutes(label)
         if minutes is not None:
             return minutes
@@ -159,7 +164,7 @@ class PersonOracle:
 
     def _take_in(self, *, returns: bool) -> None:
         if rank() == 0:
-            self.reception.take_in(returns=returns)
+            self.intake.take_in(returns=returns)
         wait_for_all()
 
     def _answer(self, query: Query) -> Answer:
@@ -180,7 +185,7 @@ class PersonOracle:
 
     def _annotated(self) -> dict[str, Path]:
         """The newest label that somebody has made for each case."""
-        annotations = self.reception.annotations
+        annotations = self.intake.annotations
         return {case_id: annotations.path(each) for case_id, each in annotations.newest().items()}
 
     def _labels_of_data_set(self, case_ids: Iterable[str]) -> dict[str, Path]:
@@ -206,5 +211,6 @@ def what_to_do(run_folder: Path, request: Request | None, pending: Query) -> str
     return (
         f"{len(pending)} of {len(request.items)} volumes wait for annotation ({names}). In the "
         f"folder {folder}, in the order of {REQUEST_TABLE}: open CASE.nii.gz{proposal}, and save "
-        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz."
+        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz; or annotate in the browser, with python -m "
+        f"alseg.annotate {shlex.quote(str(run_folder))}."
     )

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alseg.core.units import Query
-from alseg.data.itk import ITK_ENDINGS
-from alseg.data.nifti import exact_voxels, save_nifti
+from alseg.data.file_types import ITK_ENDINGS, NIFTI_ENDINGS, ending_of
 from alseg.data.task import Task
+from alseg.data.volumes import exact_voxels, save_nifti
 from alseg.oracles.base import Propose
 from alseg.run.folder import (
     ANSWERS_FOLDER,
@@ -61,7 +61,7 @@ def lay_out(
 def lay_out_images(task: Task, case_id: str, folder: Path) -> tuple[str, ...]:
     """Link the images of a case into a folder, or copy them where there are no links.
 
-    Those that are no NIfTI files are converted, so that all programs and the labels that come back
+    Those that are not NIfTI files are converted, so that all programs and the labels that come back
     have to do with NIfTI only.
 
     Returns:
@@ -69,7 +69,7 @@ def lay_out_images(task: Task, case_id: str, folder: Path) -> tuple[str, ...]:
     """
     images, names = task.cases[case_id].images, []
     for channel, image in enumerate(images):
-        ending = ".nii" if image.suffix == ".nii" else ".nii.gz"
+        ending = ending_of(image) if ending_of(image) in NIFTI_ENDINGS else NIFTI_ENDINGS[0]
         number = f"_{channel:04d}" if len(images) > 1 else ""
         path = folder / f"{case_id}{number}{ending}"
         names.append(path.name)

@@ -41,7 +41,7 @@ class SimulatedOracle:
 
     def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The label file of each case."""
-        return {case_id: label_of(self._cases[case_id]) for case_id in case_ids}
+        return self._labels(case_ids)
 
     def minutes(self, label: Path) -> float:
         """Refuse: a simulation takes nobody's time.
@@ -53,4 +53,7 @@ class SimulatedOracle:
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Return the hidden label file of each case."""
+        return self._labels(case_ids)
+
+    def _labels(self, case_ids: Iterable[str]) -> dict[str, Path]:
         return {case_id: label_of(self._cases[case_id]) for case_id in case_ids}

@@ -12,8 +12,8 @@ import nibabel
 import numpy as np
 
 from alseg.data.headers import check_image_headers
-from alseg.data.nifti import Header, read_volume
 from alseg.data.task import Case, Task
+from alseg.data.volumes import Header, read_volume
 
 MAX_HEADERS = 500  # images whose headers are read
 MAX_SAMPLED = 16  # images of which voxels are read, and

@@ -17,7 +17,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from alseg.core.errors import ConfigError, check_choice, check_whole_number
+from alseg.core.errors import ConfigError, check_choice, check_number, check_whole_number
 from alseg.networks.committee import reported_network
 from alseg.networks.dropout import MaskSeed, check_dropout
 from alseg.networks.features import BottleneckFeatures
@@ -112,16 +112,9 @@ class MCDropout(UncertaintySource):
         check_whole_number("uncertainty.n_passes", self.n_passes, at_least=1)
         if self.n_passes > MAX_PASSES:
             raise ConfigError(f"uncertainty.n_passes is {self.n_passes}; at most {MAX_PASSES} fit")
-        if self.gate is not None and not (type(self.gate) in (int, float) and 0 <= self.gate < 1):
-            raise ConfigError(
-                f"uncertainty.gate is {self.gate!r}; it must be null or a number from 0 to below 1"
-            )
+        check_number("uncertainty.gate", self.gate, at_least=0, below=1, or_null=True)
         check_choice("uncertainty.passes", self.passes, PASSES)
-        if not (type(self.error_rate) in (int, float) and 0 < self.error_rate < 1):
-            raise ConfigError(
-                f"uncertainty.error_rate is {self.error_rate!r}; it must be a number between 0 "
-                "and 1"
-            )
+        check_number("uncertainty.error_rate", self.error_rate, above=0, below=1)
 
     def check(self, network: nn.Module) -> None:
         """The network needs active dropout."""
@@ -277,7 +270,7 @@ def check_savings(
         )
     if not is_plain(inferer):
         raise ConfigError(
-            f"uncertainty.gate is {source.gate!r}, but data.scoring_inferer is no plain "
+            f"uncertainty.gate is {source.gate!r}, but data.scoring_inferer is not a plain "
             "SlidingWindowInferer: use uncertainty.gate=null"
         )
 

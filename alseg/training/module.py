@@ -10,8 +10,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from alseg.training.annotated import AnnotatedLoss
-from alseg.training.marginal import marginal_logits
+from alseg.training.annotated_loss import AnnotatedLoss
+from alseg.training.marginal_loss import marginal_logits
 from alseg.training.metrics import Calibration, CaseDice, hard_labels
 from alseg.training.recipe import Recipe
 from alseg.training.weighting import weighted_loss

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from alseg.active.acquisition_callback import Acquired, AcquisitionCallback
-from alseg.active.appraisal import Appraisal
+from alseg.active.answer_costs import AnswerCosts
 from alseg.active.query_selection import Chooser, Chosen
 from alseg.core.errors import NotAnnotatedYetError, ScoringError
 from alseg.core.pool import Pool
@@ -36,7 +36,7 @@ def make(
     ids = pool.unlabelled if candidates is None else tuple(candidates)
     chooser = Chooser(strategy, 3, seed, 4, 2, pool, ids, pool.labelled)
     return AcquisitionCallback(
-        chooser, SimulatedOracle(read_msd(phantoms)), Appraisal(volume), lambda chosen: None
+        chooser, SimulatedOracle(read_msd(phantoms)), AnswerCosts(volume), lambda chosen: None
     )
 
 
@@ -137,11 +137,11 @@ class Slow(SimulatedOracle):
 def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
     phantoms: Path, pool: Pool
 ) -> None:
-    said: list[object] = []
+    logged: list[object] = []
 
-    class Told(SimulatedOracle):
+    class Noted(SimulatedOracle):
         def annotate(self, query: Query) -> Answer:
-            said.append(query)
+            logged.append(query)
             return super().annotate(query)
 
     chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled, pool.labelled)
@@ -150,14 +150,14 @@ def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
     assert chosen.scores == dict.fromkeys(["phantom_003", "phantom_007", "phantom_011"], 3.0)
     assert len(chosen.case_scores) == 11
     acquisition = AcquisitionCallback(
-        chooser, Told(read_msd(phantoms)), Appraisal(volume), said.append
+        chooser, Noted(read_msd(phantoms)), AnswerCosts(volume), logged.append
     )
     acquired = acquire(acquisition, scores(pool))
-    assert [type(each) for each in said] == [Chosen, tuple]
-    assert said[1] == chosen.query
+    assert [type(each) for each in logged] == [Chosen, tuple]
+    assert logged[1] == chosen.query
     # a query that was kept leads to the same pool without any score
     again = AcquisitionCallback(
-        chooser, SimulatedOracle(read_msd(phantoms)), Appraisal(volume), said.append
+        chooser, SimulatedOracle(read_msd(phantoms)), AnswerCosts(volume), logged.append
     )
     assert again.annotate(Chosen(chosen.query, chosen.scores)) == acquired
 
@@ -165,7 +165,7 @@ def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
 def test_what_is_not_annotated_yet_is_told_and_makes_no_pool(phantoms: Path, pool: Pool) -> None:
     chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled, pool.labelled)
     acquisition = AcquisitionCallback(
-        chooser, Slow(read_msd(phantoms)), Appraisal(volume), lambda chosen: None
+        chooser, Slow(read_msd(phantoms)), AnswerCosts(volume), lambda chosen: None
     )
     with pytest.raises(
         NotAnnotatedYetError, match="not annotated yet: phantom_007, phantom_011; resume"
@@ -177,7 +177,7 @@ def test_a_query_that_takes_all_that_is_left_is_told(
     pool: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     n_left = len(pool.unlabelled)
-    for query_size, told in ((n_left, False), (n_left + 1, True)):
+    for query_size, is_reported in ((n_left, False), (n_left + 1, True)):
         chooser = Chooser(TOP_K, query_size, 1, 4, 2, pool, pool.unlabelled, pool.labelled)
         assert len(chooser.choose(scores(pool)).query) == n_left
-        assert (f"{n_left} volumes are left to choose from" in caplog.text) == told
+        assert (f"{n_left} volumes are left to choose from" in caplog.text) == is_reported

@@ -10,7 +10,6 @@ import pytest
 
 from alseg.compare import compare
 from alseg.core.errors import ConfigError
-from alseg.data.datamodule import TrainingDraws
 from tests.smoke_runs import run_smoke
 
 # 5 of the 7 training volumes are labelled, the query takes 4: two of them at least are repeated
@@ -26,16 +25,8 @@ REPEATS = (
 
 
 def test_repeated_volumes_are_trained_with_more_and_counted_once(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Path, tmp_path: Path, drawn: list[Counter[str]]
 ) -> None:
-    drawn: list[Counter[str]] = []
-    init = TrainingDraws.__init__
-
-    def recorded(self: TrainingDraws, *args, **kwargs) -> None:
-        init(self, *args, **kwargs)
-        drawn.append(Counter(args[2]))
-
-    monkeypatch.setattr(TrainingDraws, "__init__", recorded)
     state = run_smoke(tmp_path / "run", shared, *REPEATS)
     queries = pd.DataFrame(state["queries"])
     first = queries[queries["round"] == 1]

@@ -17,12 +17,13 @@ from alseg.core.errors import DataError
 from alseg.data.cache import VolumeCache
 from alseg.data.formats.nnunet import read_nnunet
 from alseg.engine.data_report import survey
-from alseg.oracles.annotated import Annotated
+from alseg.oracles.annotated_voxels import AnnotatedVoxels
 from alseg.oracles.costs import cost_named
 from alseg.strategies.aggregations import hidden_dice_error
 from alseg.strategies.measures import hidden_class_voxels, prediction_error
 from alseg.strategies.statistics import VoxelStatistics
 from alseg.training.metrics import Calibration, CaseDice
+from tests.conftest import are_equal
 from tests.data.nnunet_with_ignore import IGNORE, SHAPE, write
 
 Train = Callable[..., Any]
@@ -57,10 +58,6 @@ def weights(outcome: Any) -> dict[str, torch.Tensor]:
     path = outcome.folder / "rounds/round_02/last.ckpt"
     found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return found
-
-
-def are_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def labels_of(root: Path) -> dict[str, np.ndarray]:
@@ -171,7 +168,7 @@ def test_costs_leave_ignored_voxels_out(tmp_path: Path) -> None:
     path = tmp_path / "label.nii.gz"
     nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), path)
     expected = {"volume": 1, "voxels": 80, "foreground_voxels": 2, "slices": 2}
-    assert {name: cost_named(name)(Annotated.read(path, 3)) for name in expected} == expected
+    assert {name: cost_named(name)(AnnotatedVoxels.read(path, 3)) for name in expected} == expected
 
 
 def test_metrics_are_those_of_the_annotated_part() -> None:
@@ -265,7 +262,7 @@ def test_a_loss_without_softmax_is_refused(train: Train, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"nobody": ["large"]}, "names the case 'nobody', which the data set has not"),
+        ({"nobody": ["large"]}, "names the case 'nobody', which the data set does not have"),
         ({"case_000": []}, "must name at least one class of case_000"),
         ({"case_000": "large"}, "must name at least one class of case_000"),
         ({"case_000": ["huge"]}, "the class 'huge'; there are large, small"),

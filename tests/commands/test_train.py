@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from alseg.config.composition import conf_folder
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.data.formats.msd import read_msd
 from alseg.run.state import RunState
 from alseg.system.files import read_tensors
@@ -224,7 +224,7 @@ def test_resuming_ends_as_the_uninterrupted_run(
     monkeypatch.setattr(alseg.active.round_loop, "run_round", run_round)
     resumed = train(resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
-    assert not resumed.folder.exists()  # it went on in the old folder
+    assert not resumed.folder.exists()  # it continued in the old folder
 
     def without_hash(folder: Path) -> dict:
         return {k: v for k, v in state_of(folder).items() if k != "config_hash"}

@@ -145,22 +145,25 @@ def test_reading_off_is_linear_and_goes_no_further_than_the_run() -> None:
 
 def test_where_strategies_ask_is_counted(folders: tuple[Path, ...]) -> None:
     comparison = analyse(run_set_of(folders))
-    asked = comparison.asked.query("strategy == 'entropy' and seed == 2 and round == 1").iloc[0]
-    shares = asked[["inner", "boundary", "background"]].tolist()
+    places = comparison.query_places
+    first = places.query("strategy == 'entropy' and seed == 2 and round == 1").iloc[0]
+    shares = first[["inner", "boundary", "background"]].tolist()
     assert shares == pytest.approx([0.2, 0.4, 0.4])
-    assert asked["n_classes"] == 2
-    assert comparison.asked.query("strategy == 'random'")["n_classes"].eq(1).all()
+    assert first["n_classes"] == 2
+    assert places.query("strategy == 'random'")["n_classes"].eq(1).all()
     tables = {table.name: table for table in all_tables(comparison)}
-    assert "20.0%" in tables["asked"].shown.to_string()
-    assert {"asked", "effort_curves"} <= {drawing.name for drawing in all_drawings(comparison)}
+    assert "20.0%" in tables["query_places"].shown.to_string()
+    assert {"query_places", "effort_curves"} <= {
+        drawing.name for drawing in all_drawings(comparison)
+    }
     assert tables["effort"].data["annotated_effort"].max() == 10
 
 
 def test_whole_volumes_have_no_table_of_regions(tmp_path: Path) -> None:
     whole = tuple(write_run(tmp_path / s, s, 1) for s in ("random", "entropy"))
     comparison = analyse(run_set_of(whole))
-    assert comparison.asked.empty
-    assert not {"asked", "effort"} & {table.name for table in all_tables(comparison)}
+    assert comparison.query_places.empty
+    assert not {"query_places", "effort"} & {table.name for table in all_tables(comparison)}
 
 
 def test_a_run_of_regions_is_complete_when_its_rounds_are_or_the_pool_is_dry(

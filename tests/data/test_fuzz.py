@@ -18,8 +18,8 @@ from alseg.core.pool import Pool
 from alseg.data.formats.msd import read_msd
 from alseg.data.formats.nnunet import read_nnunet
 from alseg.data.headers import check_headers
-from alseg.data.nifti import read_volume
 from alseg.data.splits import split_from_file
+from alseg.data.volumes import read_volume
 from alseg.run.state import RunState
 from tests.conftest import write_msd
 

@@ -23,9 +23,9 @@ from scipy.spatial.transform import Rotation
 
 from alseg.config.composition import conf_folder, instantiate
 from alseg.data.cache import VolumeCache
-from alseg.data.nifti import read_header, read_volume, write_nifti
 from alseg.data.source_grid import classes_on_source_grid
 from alseg.data.task import Case, Task
+from alseg.data.volumes import read_header, read_volume, write_nifti
 from tests.planning.builders import with_a_plan
 
 CHOICES = sorted(path.stem for path in Path(conf_folder(), "data").glob("*.yaml"))

@@ -13,9 +13,10 @@ import torch
 
 from alseg.core.errors import DataError
 from alseg.data.cache import VolumeCache
-from alseg.data.itk import ITK_ENDINGS, data_file
-from alseg.data.nifti import read_header, read_volume, write_nifti
+from alseg.data.file_types import ITK_ENDINGS
+from alseg.data.itk import data_file
 from alseg.data.task import Case, Task
+from alseg.data.volumes import read_header, read_volume, write_nifti
 
 SHAPE = (7, 6, 5)
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alseg.data.findings import warning
-from alseg.data.survey import Facts, LabelFacts, intensity_oddities, oddities
+from alseg.data.oddities import intensity_oddities, oddities
+from alseg.data.survey import Facts, LabelFacts
 from alseg.system.isolation import Died, map_in_processes
 from tests import bad_input
 from tests.bad_input import CASE, ROWS
@@ -54,9 +55,14 @@ def validate(
             main()
         except SystemExit as stop:
             exit_code = int(stop.code or 0)
-        said = capfd.readouterr()
+        printed = capfd.readouterr()
         path = tmp_path / "report.json"
-        return exit_code, said.out, said.err, json.loads(path.read_text()) if path.exists() else {}
+        return (
+            exit_code,
+            printed.out,
+            printed.err,
+            json.loads(path.read_text()) if path.exists() else {},
+        )
 
     return call
 

@@ -11,18 +11,18 @@ import pytest
 
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.units import Unit
-from alseg.oracles.annotated import Annotated, annotated_units
+from alseg.oracles.annotated_voxels import AnnotatedVoxels, annotated_units
 from alseg.oracles.costs import COSTS, Effort, contents, contour_mm, cost_named
 
 
-def label_of(folder: Path, spacing: tuple[float, float, float]) -> Annotated:
+def label_of(folder: Path, spacing: tuple[float, float, float]) -> AnnotatedVoxels:
     """10 x 8 x 6 voxels with a box of 5 x 3 x 2, two classes."""
     classes = np.zeros((10, 8, 6), np.uint8)
     classes[2:7, 1:4, 3:5] = 1
     classes[2, 1, 3] = 2
     path = folder / "label.nii.gz"
     nibabel.save(nibabel.Nifti1Image(classes, np.diag([*spacing, 1.0])), path)  # type: ignore[attr-defined]
-    return Annotated.read(path)
+    return AnnotatedVoxels.read(path)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_an_empty_label_costs_nothing_to_paint(tmp_path: Path) -> None:
     path = tmp_path / "empty.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)  # type: ignore[attr-defined]
     costs = {name: cost_named(name) for name in COSTS}
-    assert {name: cost(Annotated.read(path)) for name, cost in costs.items()} == {
+    assert {name: cost(AnnotatedVoxels.read(path)) for name, cost in costs.items()} == {
         "volume": 1,
         "voxels": 64,
         "foreground_voxels": 0,
@@ -61,7 +61,7 @@ def test_unknown_costs_and_broken_labels_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"no nifti")
     with pytest.raises(DataError, match=r"broken\.nii\.gz"):
-        Annotated.read(broken)
+        AnnotatedVoxels.read(broken)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from alseg.data.file_types import ITK_ENDINGS
 from alseg.data.formats.folder import read_folder
-from alseg.data.itk import ITK_ENDINGS
-from alseg.data.nifti import read_header
+from alseg.data.volumes import read_header
 from alseg.oracles.request_layout import lay_out_images
 from tests.data.test_itk import VOXELS, write
 

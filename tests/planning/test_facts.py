@@ -12,8 +12,8 @@ import pytest
 from alseg.core.errors import DataError
 from alseg.data.formats.detected import read_detected
 from alseg.data.formats.msd import read_msd
-from alseg.data.nifti import Header
 from alseg.data.splits import own_split, split_by_fraction
+from alseg.data.volumes import Header
 from alseg.planning import facts as reading
 from alseg.planning.facts import by_axes, evenly_spaced, facts_of
 from tests.conftest import write_msd

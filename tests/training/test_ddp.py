@@ -124,7 +124,7 @@ def test_one_process_scores_and_selects_the_same(
     )
     noted: list[Chosen] = []
     acquisition = AcquisitionCallback(
-        chooser, experiment.oracle, experiment.appraisal, noted.append
+        chooser, experiment.oracle, experiment.answer_costs, noted.append
     )
     scorer = ScoringModule(module.network, scoring)
     predict(experiment.make_trainer, scorer, data.volumes(pool.unlabelled), [acquisition])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from alseg.core.budget import area_under_budget_curve
+from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.training.metrics import Calibration, CaseDice, hard_labels
 
 

@@ -34,7 +34,7 @@ from alseg.training.module import SegmentationModule
 from alseg.training.recipe import Recipe
 from alseg.training.svgd import SteinModule
 from alseg.training.trainers import make_trainer
-from tests.conftest import write_msd
+from tests.conftest import are_equal, write_msd
 
 KEYS, PATCH = ["image", "label"], (8, 8, 8)
 SHAPE = (13, 11, 7)
@@ -116,10 +116,6 @@ def trained(
     )
     trainer.fit(module, data.train_dataloader())
     return module.network.state_dict()
-
-
-def are_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 @pytest.mark.parametrize("crop", CROPS)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
+from alseg.data import declared
+from alseg.data.findings import Finding
 from alseg.data.naming import matching_case, short
-from alseg.data.task import Case
+from alseg.data.task import Case, Task
 
 CONVERT = "convert it with nnUNetv2_convert_old_nnUNet_dataset for data=nnunet"
 ANNOTATED_CLASSES = "annotated_classes"
@@ -80,7 +82,7 @@ def names_by_index(mapping: Any, key: str, path: Path, at_least: int = 1) -> tup
     names = tuple(mapping[index] for index in expected)
     for name in names:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise DataError(f"{path}: '{key}' holds the name {short(name)}, which is no text")
+            raise DataError(f"{path}: '{key}' holds the name {short(name)}, which is not text")
     # two channels may be of one modality: nnU-Net normalises by the name
     if key == "labels" and len(set(names)) < len(names):
         raise DataError(f"{path}: '{key}' holds a name twice: {short(mapping)}")
@@ -91,7 +93,7 @@ def name_of(content: Mapping[str, Any], folder: Path, path: Path) -> str:
     """The name of a data set, by default its folder's."""
     name = content.get("name", folder.name)
     if not isinstance(name, str) or not name.isprintable():
-        raise DataError(f"{path}: 'name' is {short(name)}, which is no text")
+        raise DataError(f"{path}: 'name' is {short(name)}, which is not text")
     return name
 
 
@@ -119,6 +121,56 @@ def cases_by_id(cases: Iterable[Case], source: Path) -> dict[str, Case]:
                 )
             owners[file] = case.id
     return dict(sorted(by_id.items()))
+
+
+def described_task(
+    folder: Path,
+    content: Mapping[str, Any],
+    *,
+    name: str,
+    channels: tuple[str, ...],
+    channels_key: str,
+    classes: tuple[str, ...],
+    cases: Mapping[str, Case],
+    findings: Iterable[Finding],
+    ignore_value: int | None = None,
+) -> Task:
+    """The task of a data set with a dataset.json, and what that says wrongly about it.
+
+    Args:
+        folder: of the data set.
+        content: of dataset.json.
+        name: of the data set.
+        channels: their names.
+        channels_key: the key that they were read from.
+        classes: the class names by label value.
+        cases: by id; which classes were annotated in them is read here.
+        findings: what only this format can know.
+        ignore_value: of voxels that nobody annotated; None for none.
+
+    Raises:
+        DataError: as ``with_annotated_classes``.
+    """
+    return Task(
+        name=name,
+        root=folder,
+        channels=channels,
+        classes=classes,
+        cases=with_annotated_classes(cases, content, classes, folder / "dataset.json"),
+        ignore_value=ignore_value,
+        findings=(
+            *findings,
+            *declared.differ_in_case(cases),
+            *declared.channel_names(content, channels_key, channels),
+            *declared.background(classes),
+            *declared.links_out(folder, files_of(cases)),
+        ),
+    )
+
+
+def files_of(cases: Mapping[str, Case]) -> set[Path]:
+    """The images and labels of all cases."""
+    return {file for case in cases.values() for file in case.files}
 
 
 def with_annotated_classes(
@@ -151,7 +203,7 @@ def with_annotated_classes(
         if case_id not in cases:
             raise DataError(
                 f"{path}: {ANNOTATED_CLASSES!r} names the case {short(name)}, which the data set "
-                "has not"
+                "does not have"
             )
         if cases[case_id].label is None:
             raise DataError(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from alseg.core.errors import ConfigError, DataError
 from alseg.data import declared
+from alseg.data.file_types import ENDINGS
 from alseg.data.findings import Finding, listed, warning
 from alseg.data.formats.dataset_json import data_folder
-from alseg.data.naming import case_id_of, composed, inside, short
-from alseg.data.nifti import ENDINGS
+from alseg.data.naming import case_id_of, inside, nfc, short
 from alseg.data.task import Case, Task
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
@@ -38,7 +38,7 @@ def read_folder(
         classes: names of the foreground classes, of the label values 1, 2, ...; the background may
             stand before them.
         channels: names of the image channels.
-        labels: a folder of label files that are called as the cases.
+        labels: a folder of label files named like the cases.
 
     Raises:
         DataError: if the folder holds no images, two files give one id, channels are missing, or no
@@ -120,7 +120,7 @@ def _files(folder: Path, without: Path | None = None) -> tuple[list[Path], list[
 
 
 def _id_of(path: Path) -> str:
-    return "_".join([*map(composed, path.parent.parts), case_id_of(path)])
+    return "_".join([*map(nfc, path.parent.parts), case_id_of(path)])
 
 
 def _images(files: Sequence[Path], folder: Path, n_channels: int) -> dict[str, tuple[Path, ...]]:
@@ -184,7 +184,7 @@ def _labels(
     apart = sorted(set(labels) - set(images))
     if len(apart) == len(labels):
         raise DataError(
-            f"no label of data.labels={folder} is called as an image: there are the labels "
+            f"no label of data.labels={folder} is named like an image: there are the labels "
             f"{listed(apart)} and the images {listed(sorted(images))}"
         )
     message = f"{len(apart)} label(s) go with no image and are not used: {listed(apart)}"

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alseg.core.errors import DataError
 from alseg.data import declared
-from alseg.data.findings import listed
+from alseg.data.findings import Finding, listed
 from alseg.data.formats.dataset_json import (
     CONVERT,
     cases_by_id,
     check_background,
+    described_task,
+    files_of,
     name_of,
     names_by_index,
     read_dataset_json,
-    with_annotated_classes,
 )
-from alseg.data.naming import case_id_of, case_ids_of, composed, inside, short
+from alseg.data.naming import case_id_of, case_ids_of, inside, nfc, short
 from alseg.data.task import Case, Task
 
 
@@ -37,6 +38,30 @@ def read_msd(root: str | Path) -> Task:
     """
     folder, content = read_dataset_json(root)
     path = folder / "dataset.json"
+    labelled = _labelled(folder, content, path)
+    test = content.get("test")
+    test = test if isinstance(test, list) else []
+    cases = cases_by_id([*labelled, *_unlabelled(test, folder, path, labelled)], path)
+    channels = names_by_index(content.get("modality"), "modality", path)
+    classes = names_by_index(content.get("labels"), "labels", path, at_least=2)
+    check_background(classes, path)
+    return described_task(
+        folder,
+        content,
+        name=name_of(content, folder, path),
+        channels=channels,
+        channels_key="modality",
+        classes=classes,
+        cases=cases,
+        findings=[
+            *_test_findings(folder, content, test, cases),
+            *declared.image_size(content, len(channels)),
+        ],
+    )
+
+
+def _labelled(folder: Path, content: Mapping[str, Any], path: Path) -> list[Case]:
+    """The cases of 'training'."""
     entries = content.get("training")
     if "training" not in content and {"channel_names", "file_ending"} & content.keys():
         raise DataError(f"{path} describes an nnU-Net v2 raw data set; use data=nnunet")
@@ -56,38 +81,26 @@ def read_msd(root: str | Path) -> Task:
         seen.add(image)
     ids = case_ids_of([image.relative_to(folder) for image in images], path)
     parts = zip(ids, images, labels, strict=True)
-    labelled = [Case(case_id, (image,), label) for case_id, image, label in parts]
-    test = content.get("test")
-    test = test if isinstance(test, list) else []
-    test_files = {folder / os.path.normpath(name) for name in test if isinstance(name, str)}
-    unlabelled = _unlabelled(test, folder, path, labelled)
-    cases = cases_by_id([*labelled, *unlabelled], path)
-    channels = names_by_index(content.get("modality"), "modality", path)
-    classes = names_by_index(content.get("labels"), "labels", path, at_least=2)
-    check_background(classes, path)
-    used = {file for case in cases.values() for file in case.files}
-    findings = [
-        *declared.number_of(
-            content, "numTraining", len(entries), f"'training' lists {len(entries)} case(s)"
-        ),
-        *declared.number_of(content, "numTest", len(test), f"'test' lists {len(test)}"),
-        *declared.tested_on_training(images, test_files),
-        *declared.missing_test_images(test_files - {*images}, used),
-        *declared.differ_in_case(cases),
-        *declared.image_size(content, len(channels)),
-        *declared.channel_names(content, "modality", channels),
-        *declared.background(classes),
-        *declared.not_used(folder, used, test_files, "'training'"),
-        *declared.links_out(folder, used),
-    ]
-    return Task(
-        name=name_of(content, folder, path),
-        root=folder,
-        channels=channels,
-        classes=classes,
-        cases=with_annotated_classes(cases, content, classes, path),
-        findings=tuple(findings),
+    return [Case(case_id, (image,), label) for case_id, image, label in parts]
+
+
+def _test_findings(
+    folder: Path, content: Mapping[str, Any], test: Sequence[Any], cases: Mapping[str, Case]
+) -> Iterator[Finding]:
+    """Where the numbers and the lists of dataset.json contradict each other and the files."""
+    images = {case.images[0] for case in cases.values() if case.label is not None}
+    files, used = (
+        {folder / os.path.normpath(n) for n in test if isinstance(n, str)},
+        files_of(cases),
     )
+    n_listed = len(content["training"])
+    yield from declared.number_of(
+        content, "numTraining", n_listed, f"'training' lists {n_listed} case(s)"
+    )
+    yield from declared.number_of(content, "numTest", len(test), f"'test' lists {len(test)}")
+    yield from declared.tested_on_training(images, files)
+    yield from declared.missing_test_images(files - images, used)
+    yield from declared.not_used(folder, used, files, "'training'")
 
 
 def _unlabelled(
@@ -95,7 +108,7 @@ def _unlabelled(
 ) -> list[Case]:
     """The images of 'test' that are there and not in 'training', as cases without a label.
 
-    One that is called as a labelled case is named by its folder as well.
+    One that is named like a labelled case gets the name of its folder as well.
     """
     taken = {file for case in labelled for file in case.files}
     images: list[Path] = []
@@ -111,7 +124,7 @@ def _unlabelled(
     ids = case_ids_of(relative, source) if images else []
     known = {case.id for case in labelled}
     ids = [
-        "_".join([*map(composed, place.parent.parts), case_id]) if case_id in known else case_id
+        "_".join([*map(nfc, place.parent.parts), case_id]) if case_id in known else case_id
         for case_id, place in zip(ids, relative, strict=True)
     ]
     return [Case(case_id, (image,), None) for case_id, image in zip(ids, images, strict=True)]
@@ -136,7 +149,7 @@ def _found(
 
 
 def _inside_msd(folder: Path, name: Any, source: Path) -> Path:
-    """``inside``, with a word on images that are called as in nnU-Net."""
+    """``inside``, with a hint where images are named like those of nnU-Net."""
     try:
         return inside(folder, name, source)
     except DataError as error:

@@ -9,15 +9,17 @@ from typing import Any
 
 from alseg.core.errors import DataError
 from alseg.data import declared
+from alseg.data.file_types import NIFTI_ENDINGS
 from alseg.data.formats.dataset_json import (
     CONVERT,
     cases_by_id,
     check_background,
+    described_task,
+    files_of,
     names_by_index,
     read_dataset_json,
-    with_annotated_classes,
 )
-from alseg.data.naming import composed, inside, short
+from alseg.data.naming import inside, nfc, short
 from alseg.data.task import Case, Task
 
 IGNORE = "ignore"  # what nnU-Net calls the label of voxels that nobody annotated
@@ -41,6 +43,38 @@ def read_nnunet(root: str | Path) -> Task:
     """
     folder, content = read_dataset_json(root)
     path = folder / "dataset.json"
+    _check_layout(folder, content, path)
+    channels = names_by_index(content.get("channel_names"), "channel_names", path)
+    classes, ignore_value = _classes(content, path)
+    is_named = "dataset" in content
+    find = _named_cases if is_named else _found_cases
+    cases = cases_by_id(find(folder, content, path, len(channels)), path)
+    n_labelled = sum(case.label is not None for case in cases.values())
+    unused = (
+        declared.not_used(folder, files_of(cases), (), "'dataset'")
+        if is_named
+        else declared.not_used_nnunet(folder, files_of(cases), cases)
+    )
+    return described_task(
+        folder,
+        content,
+        name=folder.name,
+        channels=channels,
+        channels_key="channel_names",
+        classes=classes,
+        cases=cases,
+        ignore_value=ignore_value,
+        findings=[
+            *declared.number_of(
+                content, "numTraining", n_labelled, f"{n_labelled} case(s) have a label"
+            ),
+            *unused,
+        ],
+    )
+
+
+def _check_layout(folder: Path, content: Mapping[str, Any], path: Path) -> None:
+    """Check that dataset.json is of nnU-Net v2 and of files that alseg reads."""
     if "training" in content and not {"channel_names", "file_ending"} & content.keys():
         entries = content["training"]
         first = entries[0] if isinstance(entries, list) and entries else None
@@ -49,12 +83,15 @@ def read_nnunet(root: str | Path) -> Task:
             raise DataError(f"{path} is of the Medical Segmentation Decathlon; use data=msd")
         raise DataError(f"{path} is of nnU-Net v1; {CONVERT}")
     ending = content.get("file_ending")
-    if ending not in (".nii.gz", ".nii"):
+    if ending not in NIFTI_ENDINGS:
         raise DataError(
-            f"{path}: file_ending is {ending!r}; alseg reads .nii.gz and .nii, into which "
-            "SimpleITK converts most formats"
+            f"{path}: file_ending is {ending!r}; alseg reads {' and '.join(NIFTI_ENDINGS)}, into "
+            "which SimpleITK converts most formats"
         )
-    channels = names_by_index(content.get("channel_names"), "channel_names", path)
+
+
+def _classes(content: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], int | None]:
+    """The class names by label value, and the value of voxels that nobody annotated."""
     labels = content.get("labels")
     if not isinstance(labels, dict) or not all(type(v) is int for v in labels.values()):
         raise DataError(
@@ -73,35 +110,7 @@ def read_nnunet(root: str | Path) -> Task:
     by_value.pop(str(ignore_value), None)
     classes = names_by_index(by_value, "labels", path, at_least=2)
     check_background(classes, path)
-    named = "dataset" in content
-    found = _named_cases if named else _found_cases
-    cases = cases_by_id(found(folder, content, path, len(channels)), path)
-    used = {file for case in cases.values() for file in case.files}
-    unused = (
-        declared.not_used(folder, used, (), "'dataset'")
-        if named
-        else declared.not_used_nnunet(folder, used, cases)
-    )
-    n_labelled = sum(case.label is not None for case in cases.values())
-    findings = [
-        *declared.number_of(
-            content, "numTraining", n_labelled, f"{n_labelled} case(s) have a label"
-        ),
-        *declared.differ_in_case(cases),
-        *declared.channel_names(content, "channel_names", channels),
-        *declared.background(classes),
-        *unused,
-        *declared.links_out(folder, used),
-    ]
-    return Task(
-        name=folder.name,
-        root=folder,
-        channels=channels,
-        classes=classes,
-        cases=with_annotated_classes(cases, content, classes, path),
-        ignore_value=ignore_value,
-        findings=tuple(findings),
-    )
+    return classes, ignore_value
 
 
 def _found_cases(
@@ -129,7 +138,7 @@ def _found_cases(
             )
         names = [f"imagesTr/{name}_{index:04d}{ending}" for index in range(n_channels)]
         images = tuple(inside(folder, image, path) for image in names)
-        yield Case(composed(name), images, inside(folder, f"labelsTr/{label.name}", path))
+        yield Case(nfc(name), images, inside(folder, f"labelsTr/{label.name}", path))
 
 
 def _unlabelled(
@@ -140,11 +149,11 @@ def _unlabelled(
     for image in sorted((folder / "imagesTr").glob(f"[!.]*{first}")):
         name = image.name.removesuffix(first)
         files = [f"{name}_{index:04d}{ending}" for index in range(n_channels)]
-        known = {composed(label) for label in labels}
+        known = {nfc(label) for label in labels}
         is_whole = all((folder / "imagesTr" / file).is_file() for file in files)
-        if name and composed(f"{name}{ending}") not in known and is_whole:
+        if name and nfc(f"{name}{ending}") not in known and is_whole:
             images = tuple(inside(folder, f"imagesTr/{file}", path) for file in files)
-            cases.append(Case(composed(name), images, None))
+            cases.append(Case(nfc(name), images, None))
     return cases
 
 
@@ -157,7 +166,7 @@ def _named_cases(
         raise DataError(f"{path}: 'dataset' must name at least one case, got {short(entries)}")
     for name, entry in entries.items():
         if not name.strip() or not name.isprintable() or "/" in name:
-            raise DataError(f"{path}: 'dataset' names the case {short(name)}, which is no name")
+            raise DataError(f"{path}: 'dataset' names the case {short(name)}, which is not a name")
         images = entry.get("images") if isinstance(entry, dict) else None
         if not isinstance(images, list) or len(images) != n_channels or "label" not in entry:
             raise DataError(
@@ -165,7 +174,7 @@ def _named_cases(
                 f"file(s), one a channel, and 'label', got {short(entry)}"
             )
         yield Case(
-            composed(name),
+            nfc(name),
             tuple(inside(folder, image, path) for image in images),
             inside(folder, entry["label"], path),
         )

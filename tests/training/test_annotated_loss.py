@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from alseg.core.errors import ConfigError
 from alseg.core.units import IGNORED
-from alseg.training.annotated import AnnotatedLoss, pools_samples
+from alseg.training.annotated_loss import AnnotatedLoss, pools_samples
 from alseg.training.svgd import LogDice
 from alseg.training.weighting import weighted_loss
 

@@ -12,8 +12,8 @@ from alseg.core.units import IGNORED
 from alseg.data.findings import in_mm
 from alseg.data.headers import check_label_header
 from alseg.data.labels import read_label
-from alseg.data.nifti import Header, read_header
 from alseg.data.task import Case, Task
+from alseg.data.volumes import Header, read_header
 
 MAX_NOISE = 0.05  # voxel edges that a label may lie beside its image: headers round
 
@@ -54,7 +54,7 @@ def check_annotation(
 
     Raises:
         ConfirmationNeededError: if the label is empty or the unchanged proposal, and not confirmed.
-        DataError: if the file is broken, lies on another grid, or holds values that are no classes.
+        DataError: if the file is broken, lies on another grid, or holds values of no class.
     """
     case = task.cases[case_id]
     note = grid_note(case, path)

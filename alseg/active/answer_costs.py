@@ -1,28 +1,25 @@
-"""What an answer of the oracle has shown: what the units cost, and what may be read now."""
+"""What the units of an answer of the oracle cost, and what they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from alseg.core.pool import Pool
 from alseg.core.units import Answer, Unit
-from alseg.data.annotation import Annotation
-from alseg.oracles.annotated import annotated_units
+from alseg.oracles.annotated_voxels import annotated_units
 from alseg.oracles.costs import AnnotationCost, Effort, contents
 
 
 @dataclass(frozen=True)
-class Appraisal:
+class AnswerCosts:
     """Says what annotating the units of a query has cost: columns of queries.csv.
 
     Attributes:
         cost: of annotating a unit.
         ignore_value: what voxels that nobody annotated have in label files; None for none.
-        effort: what a region's minutes are reckoned with; None where units are whole volumes, of
-            which ``cost`` is all that is told.
+        effort: what a region's minutes are computed from; None where units are whole volumes, of
+            which ``cost`` is all that is reported.
     """
 
     cost: AnnotationCost
@@ -44,21 +41,3 @@ class Appraisal:
             if self.effort is not None:
                 columns[unit] |= {"region": unit.where, **contents(annotated, self.effort)}
         return columns
-
-
-def revealed(answer: Answer, pool: Pool) -> dict[str, Annotation]:
-    """What may be read of the labels in an answer, with what could be read of them before.
-
-    Args:
-        answer: of the oracle.
-        pool: after it.
-    """
-    return as_annotations({unit.case_id: path for unit, path in answer.labels.items()}, pool)
-
-
-def as_annotations(labels: Mapping[str, Path], pool: Pool) -> dict[str, Annotation]:
-    """What a pool allows to read of some cases' label files: all, or the annotated regions."""
-    return {
-        case_id: Annotation(path, pool.regions_of(case_id) or None)
-        for case_id, path in labels.items()
-    }

@@ -9,7 +9,7 @@ from alseg.comparison.runs import RunSet
 PLACES = ("inner", "boundary", "background")
 
 
-def asked_table(run_set: RunSet) -> pd.DataFrame:
+def query_places(run_set: RunSet) -> pd.DataFrame:
     """One row a run of regions and query, the initial pool among them; empty without such runs.
 
     Columns: ``strategy``, ``seed``, ``round`` (0: initial), ``n_regions``, ``voxels``, the shares

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from alseg.core.units import Region, Unit
-from alseg.data.nifti import read_volume
+from alseg.data.volumes import read_volume
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotatedVoxels:
     """The voxels that were annotated in one go.
 
     Attributes:
@@ -34,7 +34,7 @@ class Annotated:
     opens_case: bool = True
 
     @classmethod
-    def read(cls, label: Path, ignore_value: int | None = None) -> Annotated:
+    def read(cls, label: Path, ignore_value: int | None = None) -> AnnotatedVoxels:
         """A label file, all of it.
 
         Raises:
@@ -44,7 +44,7 @@ class Annotated:
         classes = volume[0].numpy()
         return cls(classes, volume.affine.numpy(), label, classes.size, ignore_value)
 
-    def within(self, region: Region | None) -> Annotated:
+    def within(self, region: Region | None) -> AnnotatedVoxels:
         """The part of it in a region; all of it for None."""
         if region is None:
             return self
@@ -82,11 +82,11 @@ class Annotated:
 
 def annotated_units(
     labels: Mapping[Unit, Path], ignore_value: int | None = None
-) -> Iterator[tuple[Unit, Annotated]]:
+) -> Iterator[tuple[Unit, AnnotatedVoxels]]:
     """What was annotated of each unit of an answer; each file is read once, one at a time."""
     paths = dict.fromkeys((unit.case_id, path) for unit, path in labels.items())
     for case_id, path in paths:
-        whole = Annotated.read(path, ignore_value)
+        whole = AnnotatedVoxels.read(path, ignore_value)
         opens_case = True
         for unit in labels:
             if unit.case_id == case_id and labels[unit] == path:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from alseg.core.errors import DataError
-from alseg.data.nifti import write_nifti
 from alseg.data.task import Task
+from alseg.data.volumes import write_nifti
 from alseg.oracles.annotations import Annotation, Annotations
-from alseg.oracles.checking import Checked, check_annotation
+from alseg.oracles.label_checks import Checked, check_annotation
 from alseg.strategies.statistics import class_dtype
 from alseg.system.files import checksum, checksum_of, replacing
 

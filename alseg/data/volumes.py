@@ -20,12 +20,11 @@ from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from alseg.core.errors import DataError
+from alseg.data.file_types import ENDINGS, ITK_ENDINGS
 from alseg.data.findings import Finding, in_mm, warning
-from alseg.data.itk import ITK_ENDINGS, read_itk_header, read_itk_voxels
+from alseg.data.itk import read_itk_header, read_itk_voxels
 from alseg.system.files import replacing
 
-NIFTI_ENDINGS = (".nii", ".nii.gz")
-ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)
 MAX_GIB = 8  # of a file's voxels as float32: a scan of 1024 x 1024 x 2048
 _MAX_DATA_OFFSET = 2**24  # bytes of header extensions; nibabel reads them all
 _MAX_GZIP_RATIO = 1032  # deflate can do no more

@@ -17,8 +17,8 @@ from monai.losses import (
 )
 
 from alseg.core.errors import ConfigError
-from alseg.training.annotated import AnnotatedLoss
-from alseg.training.marginal import check_marginal, marginal_logits
+from alseg.training.annotated_loss import AnnotatedLoss
+from alseg.training.marginal_loss import check_marginal, marginal_logits
 
 SOFTMAX = {"to_onehot_y": True, "softmax": True}
 LOSSES = {
