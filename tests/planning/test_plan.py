@@ -85,6 +85,33 @@ def test_a_gpu_gets_larger_patches_and_networks_than_a_cpu() -> None:
     assert gpu["steps_per_round"] > cpu["steps_per_round"]
 
 
+@pytest.mark.parametrize("kind", [ON_CPU, ON_GPU])
+@pytest.mark.parametrize("shape", [(48, 48, 32), (64, 64, 6)])
+def test_the_estimate_of_memory_covers_what_a_step_keeps(
+    kind: Budget, shape: tuple[int, ...]
+) -> None:
+    given_values = {"data.patch_size": list(shape), "data.batch_size": 1}
+    values = make_plan(facts(shape, (1, 1, 1)), kind, given_values).values
+    network = planned_unet(
+        1, 3, values["model.strides"], values["model.kernel_size"], values["model.filters"],
+        dropout=0.1, norm="batch",
+    )  # fmt: skip
+    parameters = {p.data_ptr() for p in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = network.train()(torch.zeros(1, 1, *shape))
+    assert logits.requires_grad
+    estimate = training_bytes(shape, 1, values["model.strides"], values["model.filters"], 3)
+    assert 1 < estimate / sum(kept.values()) < 2  # gradients come on top of what is kept
+
+
 def test_less_memory_makes_smaller_patches() -> None:
     large = facts((300, 300, 200))
     small = make_plan(large, Budget("a small GPU", 2 * 2**30, GPU)).values["data.patch_size"]
