@@ -1,4 +1,4 @@
-"""Receives labels: what has been put into the request folders is checked and accepted, or told."""
+"""Takes in answers: labels in the request folders are accepted, or what is wrong is reported."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from alseg.run.requests import (
     Request,
     proposal_file,
     read_requests,
+    unchanged_proposal,
     write_states,
 )
 from alseg.system.files import checksum_of
@@ -31,7 +32,7 @@ UNREQUESTED = "not asked for"
 
 
 class AnswerIntake:
-    """Takes in labels from the request folders of a run; says each thing once.
+    """Takes in labels from the request folders of a run; reports each thing once.
 
     Args:
         task: the data set.
@@ -56,10 +57,10 @@ class AnswerIntake:
         self.annotations = Annotations(run_folder)
         self.answer_files = AnswerFiles(run_folder, settle_seconds)
         self._refused: dict[tuple[object, ...], str] = {}  # what was found wrong with a file
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def take_in(self, *, returns: bool) -> None:
-        """Accept what has come and is sound; tell of what is not.
+        """Accept what has come and is sound; report what is not.
 
         Args:
             returns: whether this is called again before long: then a file that may still be
@@ -68,10 +69,10 @@ class AnswerIntake:
         requests = {each.name: each for each in read_requests(self.run_folder)}
         found = self.answer_files.look() if returns else self.answer_files.wait_and_look()
         for remark in found.remarks:
-            self._say(remark)
+            self._log_once(remark)
         if not returns:
             for path in found.arriving:
-                self._say(f"{path} is still being written: resume the run once it is complete")
+                self._log_once(f"{path} is still being written: resume the run once it is complete")
         asked = {case_id for each in requests.values() for case_id in each.case_ids}
         refused: dict[str, list[str]] = {}
         unrequested: list[str] = []
@@ -81,9 +82,9 @@ class AnswerIntake:
                 unrequested.append(answer.case_id)
             elif reason:
                 refused.setdefault(answer.request, []).append(answer.case_id)
-                self._say(reason)
+                self._log_once(reason)
         if unrequested:
-            self._say(
+            self._log_once(
                 f"not asked for, and not used: {len(unrequested)} label(s), {listed(unrequested)}; "
                 "oracle.accept_unrequested=true takes them in"
             )
@@ -91,7 +92,7 @@ class AnswerIntake:
         for name, request in requests.items():
             states = dict.fromkeys(refused.get(name, ()), REFUSED)
             write_states(self.run_folder, request, states | annotated)
-            self._say_what_was_saved_over(request, annotated)
+            self._report_what_was_saved_over(request, annotated)
 
     def report(self, request: Request) -> None:
         """Sum up what has come of a request."""
@@ -104,7 +105,7 @@ class AnswerIntake:
                     )
                 if not math.isnan(row["minutes"]):
                     parts.append(f"{row['minutes']:.3g} minutes a volume")
-                self._say(" · ".join(parts), logging.INFO)
+                self._log_once(" · ".join(parts), logging.INFO)
 
     def _consider(self, answer: AnswerFile, request: Request | None, asked: set[str]) -> str:
         """Accept a label that has been handed in; returns why it is not used, if it is not."""
@@ -116,7 +117,7 @@ class AnswerIntake:
         versions = [each for each in self.annotations.history if each.case == case_id]
         received = checksum_of(path)
         from_here = [each for each in versions if each.request == answer.request]
-        # the same file in another request folder is no new version
+        # the same file in another request folder is not a new version
         for each in from_here[-1:] or versions:
             if each.received == received:
                 self.annotations.amend(each, answer.annotator, answer.minutes)
@@ -130,13 +131,16 @@ class AnswerIntake:
 
     def _accept(self, answer: AnswerFile, request: Request | None) -> str:
         """Accept a label; returns why it cannot be, if it cannot."""
+        proposal = None
+        if request is not None:
+            proposal = unchanged_proposal(self.run_folder, request, answer.case_id)
         try:
             added, note = accept(
                 self.task,
                 self.annotations,
                 answer.case_id,
                 answer.path,
-                proposal=self._proposal(answer.case_id, request),
+                proposal=proposal,
                 confirmed=answer.confirmed,
                 annotator=answer.annotator or self.annotator,
                 minutes=answer.minutes,
@@ -147,30 +151,23 @@ class AnswerIntake:
         except DataError as error:
             return f"not accepted, and left where it is: {error}"
         if note:
-            self._say(note)
+            self._log_once(note)
         log.info(f"accepted: {answer.case_id}{_details(added)}")
         return ""
 
-    def _proposal(self, case_id: str, request: Request | None) -> Path | None:
-        """What was proposed for a case, if there is a proposal and nobody has changed it."""
-        for item in request.items if request is not None else ():
-            if item.unit.case_id == case_id and item.proposal:
-                assert request is not None
-                path = proposal_file(self.run_folder, request.name, case_id)
-                return path if checksum_of(path) == item.proposal else None
-        return None
-
-    def _say_what_was_saved_over(self, request: Request, annotated: Mapping[str, str]) -> None:
-        """Tell of labels that were saved over the proposal, which is easily done."""
+    def _report_what_was_saved_over(self, request: Request, annotated: Mapping[str, str]) -> None:
+        """Report labels that were saved over the proposal, which is easily done."""
         for item in request.items:
             path = proposal_file(self.run_folder, request.name, item.unit.case_id)
             is_open = bool(item.proposal) and item.unit.case_id not in annotated
             if is_open and checksum_of(path) != item.proposal:
-                self._say(f"{path} has changed, and is not read: answers go to {ANSWERS_FOLDER}")
+                self._log_once(
+                    f"{path} has changed, and is not read: answers go to {ANSWERS_FOLDER}"
+                )
 
-    def _say(self, message: str, level: int = logging.WARNING) -> None:
-        if message not in self._told:
-            self._told.add(message)
+    def _log_once(self, message: str, level: int = logging.WARNING) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
             log.log(level, message)
 
 

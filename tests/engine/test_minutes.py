@@ -41,11 +41,11 @@ def test_measured_time_is_the_budget_and_the_run_says_when_to_stop(
     while "wait for annotation" in outcome.out:
         waited += 1
         if waited == 2:  # a person reads it before they annotate the first query
-            said = (folder / "when_to_stop.txt").read_text()
-            assert said.startswith("When to stop: with 3 labelled volumes the validation Dice")
-            assert f"{MINUTES} minutes a volume so far" in said
-            assert "Hardly any correction" not in said  # nothing has been proposed yet
-            assert said.strip() in outcome.out
+            advice = (folder / "when_to_stop.txt").read_text()
+            assert advice.startswith("When to stop: with 3 labelled volumes the validation Dice")
+            assert f"{MINUTES} minutes a volume so far" in advice
+            assert "Hardly any correction" not in advice  # nothing has been proposed yet
+            assert advice.strip() in outcome.out
         visit(folder, labels, with_mistakes=False)
         outcome = train(resume=folder, smoke=False)
         assert outcome.exit_code == 0, outcome.err
@@ -69,13 +69,13 @@ def test_a_run_waits_until_somebody_has_said_how_long_it_took(
     folder = outcome.folder
     visit(folder, labels, with_mistakes=False)
     answers = folder / "requests" / "initial" / "labels" / "final" / "answers.csv"
-    told = answers.read_text()
+    table = answers.read_text()
     answers.unlink()
     waiting = train(resume=folder, smoke=False)
     assert waiting.exit_code == 0, waiting.err
     assert "nobody has said them for phantom_" in waiting.out
     assert f"resume={folder}" in waiting.out
-    answers.write_text(told)
+    answers.write_text(table)
     finished = train(resume=folder, smoke=False)
     assert finished.exit_code == 0, finished.err
     assert (pd.read_csv(folder / "metrics.csv")["cost"] > 0).all()
