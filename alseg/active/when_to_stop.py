@@ -13,7 +13,7 @@ import pandas as pd
 from alseg.active.round import Round
 from alseg.curves.forecast import expected_gain, forecast
 from alseg.curves.models import MIN_ROUNDS
-from alseg.oracles.annotations import Annotation, Annotations
+from alseg.oracles.annotations import Annotation, Annotations, minutes_by_case
 from alseg.run.folder import CASES_FILE, STOPPING_FILE
 from alseg.run.measure import CROSS, VALIDATION, measure_of
 from alseg.system.distributed import rank
@@ -165,15 +165,6 @@ def target(this_round: Round, curve: pd.DataFrame, minutes: float | None) -> Seq
         upper = "no upper limit" if math.isinf(high) else f"{high:.1f}"
         said += f" That is {hours:.1f} hours of annotation from here ({low:.1f} to {upper})."
     return (said,)
-
-
-def minutes_by_case(history: Sequence[Annotation]) -> dict[str, float]:
-    """The minutes of each case of which somebody has said them, all versions together."""
-    minutes: dict[str, float] = {}
-    for each in history:
-        if each.minutes is not None:
-            minutes[each.case] = minutes.get(each.case, 0.0) + each.minutes
-    return minutes
 
 
 def minutes_per_volume(history: Sequence[Annotation]) -> float | None:

@@ -27,7 +27,7 @@ class AnswerFile:
         state: the file's size and time of change.
         confirmed: whether somebody has confirmed what looks like a mistake.
         annotator: who made it, as ``answers.csv`` says; empty if that says nothing.
-        minutes: that it took, from there; None if that says nothing.
+        minutes: that the volume has taken so far, from there; None if that says nothing.
     """
 
     case_id: str

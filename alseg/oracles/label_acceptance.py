@@ -39,7 +39,7 @@ def accept(
         proposal: what was proposed, if anything was.
         confirmed: whether an empty label, or an unchanged proposal, is meant.
         annotator: who made it.
-        minutes: that it took.
+        minutes: that the volume has taken so far.
         request: what it answers.
 
     Returns:

@@ -135,7 +135,7 @@ class PersonOracle:
         return annotations.for_round(round_number, ids) | self._labels_of_data_set(ids)
 
     def minutes(self, label: Path) -> float:
-        """The minutes of all versions of a label up to this one; 0 for one of the data set.
+        """The minutes that a volume had taken with this label; 0 for one of the data set.
 
         Raises:
             NotAnnotatedYetError: naming the cases of whose labels nobody has said how long they

@@ -58,11 +58,12 @@ def test_a_class_that_no_case_has_and_too_few_cases_have_no_interval() -> None:
     assert interval_over_cases(only_one[:4], 1) is None
 
 
-def test_minutes_are_of_all_versions_of_a_case() -> None:
+def test_minutes_are_the_total_of_a_case_and_count_once() -> None:
     history = [
         annotation("a", minutes=10.0),
         annotation("b", minutes=4.0),
-        annotation("a", version=2, minutes=2.0),
+        annotation("a", version=2, minutes=12.0),
+        annotation("b", version=2),  # nobody has said anything new of it
     ]
     assert minutes_per_volume(history) == 8.0
     assert time_so_far(history) == ("Annotation has taken 8.0 minutes a volume so far.",)

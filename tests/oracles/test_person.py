@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from alseg.active.when_to_stop import time_so_far
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.units import IGNORED, Answer, Query, Unit, whole
 from alseg.data.formats.msd import read_msd
@@ -343,6 +344,29 @@ def test_a_changed_label_is_a_new_version_for_the_next_round(
         {"round": 2, "case": HIDDEN[0], "version": 1},
         {"round": 3, "case": HIDDEN[0], "version": 2},
     ]
+
+
+def test_minutes_of_a_label_that_is_changed_count_once(
+    campaign: tuple[Task, Path], oracle: PersonOracle
+) -> None:
+    query = whole(HIDDEN[:2])
+    oracle.request("round_01", query, {})
+    table = final(oracle, "x").with_name("answers.csv")
+    table.write_text("case,annotator,minutes\ncase_01,Ada,10\ncase_02,Ada,4\n")
+    hand_in(campaign, oracle, *HIDDEN[:2])
+    oracle.annotate(query)
+    save(final(oracle, HIDDEN[0]), label_of(2))  # with the row as it was
+    labels = oracle.annotate(query).labels
+    assert [row["version"] for row in history(oracle)] == [1, 1, 2]
+    assert [oracle.minutes(path) for path in labels.values()] == [10, 4]
+    table.write_text("case,annotator,minutes\ncase_01,Ada,10\ncase_02,Ada,5.5\n")
+    save(final(oracle, HIDDEN[1]), label_of(0))
+    labels = oracle.annotate(query).labels
+    assert [oracle.minutes(path) for path in labels.values()] == [10, 5.5]
+    summary = pd.read_csv(oracle.folder / "annotations" / "summary.csv").to_dict("records")
+    assert [(row["annotated"], row["minutes"]) for row in summary] == [(2, 7.75)]
+    said = time_so_far(oracle.intake.annotations.history)
+    assert said == ("Annotation has taken 7.8 minutes a volume so far.",)
 
 
 def test_the_same_label_twice_is_one_version_and_a_label_can_be_taken_back(
