@@ -6,12 +6,13 @@ import csv
 import glob
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from alseg.data.file_types import NIFTI_ENDINGS, name_without_ending
-from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUESTS_FOLDER
+from alseg.data.findings import listed
+from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUEST_TABLE, REQUESTS_FOLDER
 
 CONFIRMED = ".confirmed"  # behind the case, the name of the empty file that confirms a label
 
@@ -62,11 +63,13 @@ class AnswerFiles:
 
     Args:
         run_folder: the run's.
+        case_ids: of the data set.
         settle_seconds: how long a file must have stayed the same.
     """
 
-    def __init__(self, run_folder: Path, settle_seconds: float) -> None:
+    def __init__(self, run_folder: Path, case_ids: Container[str], settle_seconds: float) -> None:
         self.run_folder = run_folder
+        self.case_ids = case_ids
         self.settle_seconds = settle_seconds
         self._seen: dict[Path, tuple[tuple[int, int], float]] = {}  # state, and since when
 
@@ -96,7 +99,7 @@ class AnswerFiles:
                 found.remarks.append(
                     f"{path} is not read: save labels as NIfTI, under the name CASE.nii.gz"
                 )
-        said = said_of_answers(folder / ANSWERS_FILE, found.remarks)
+        said = said_of_answers(folder / ANSWERS_FILE, self.case_ids, found.remarks)
         for case_id, paths in by_case.items():
             if len(paths) > 1:
                 found.remarks.append(f"{paths[0]} and {paths[1].name} are of one case: delete one")
@@ -124,40 +127,65 @@ class AnswerFiles:
         return state if now - since >= self.settle_seconds else None
 
 
-def said_of_answers(path: Path, remarks: list[str]) -> dict[str, tuple[str, float | None]]:
+def said_of_answers(
+    path: Path, case_ids: Container[str], remarks: list[str]
+) -> dict[str, tuple[str, float | None]]:
     """Annotator and minutes of each case, from ``answers.csv``: case, annotator, minutes.
 
     Args:
         path: the table; it may be missing, and any spreadsheet program may have written it.
+        case_ids: of the data set; the name of a case's file is as good.
         remarks: what cannot be used of it is added to them.
     """
     said: dict[str, tuple[str, float | None]] = {}
     if not path.is_file():
         return said
+    unknown, line = [], 1
     try:
-        for row in _table(path):
-            said[row.get("case", "")] = (row.get("annotator", ""), _minutes(row))
+        for line, row in _table(path):
+            name = row.get("case", "")
+            case_id = name if name in case_ids else name_without_ending(PurePath(name))
+            if case_id in case_ids:
+                said[case_id] = (row.get("annotator", ""), _minutes(row))
+            elif any(row.values()):
+                unknown.append(f"{name or 'no name'} in line {line}")
     except (OSError, ValueError, csv.Error) as error:
-        remarks.append(f"{path} is not used from here on: {error}")
+        remarks.append(f"{path} is not used from line {line} on: {error}")
+    if unknown:
+        remarks.append(
+            f"{path} has rows that are of no case of the data set, and are not used: "
+            f"{listed(unknown)}; name the cases as {REQUEST_TABLE} does"
+        )
     return said
 
 
-def _table(path: Path) -> Iterator[dict[str, str]]:
-    text = path.read_text(encoding="utf-8-sig")
-    lines = text.splitlines()
+def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table, each with the number of its last line; names are in lower case."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     if not lines or "case" not in (names := lines[0].lower()):
         raise ValueError("its first line must be case,annotator,minutes")
     separator = max(",;\t", key=names.count)
-    lines[0] = names
-    for row in csv.DictReader(lines, delimiter=separator):
-        yield {str(k).strip(): str(v or "").strip() for k, v in row.items()}
+    rows = csv.reader(lines, delimiter=separator)
+    header = [name.strip().lower() for name in next(rows)]
+    for row in rows:
+        yield rows.line_num, dict(zip(header, map(in_one_line, row), strict=False))
+
+
+def in_one_line(text: str) -> str:
+    """A text with a space wherever it has a line break, or several spaces."""
+    return " ".join(text.split())
 
 
 def _minutes(row: dict[str, str]) -> float | None:
     text = row.get("minutes", "").replace(",", ".")
     if not text:
         return None
-    minutes = float(text)
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
     if not 0 <= minutes < math.inf:
-        raise ValueError(f"the minutes of {row.get('case')} are {text}")
+        raise ValueError(
+            f"the minutes of {row.get('case')} are {text}; they must be a number of at least 0"
+        )
     return minutes

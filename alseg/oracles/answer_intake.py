@@ -11,7 +11,7 @@ from alseg.core.errors import DataError
 from alseg.data.findings import listed
 from alseg.data.task import Task
 from alseg.oracles.annotations import Annotation, Annotations
-from alseg.oracles.answer_files import CONFIRMED, AnswerFile, AnswerFiles
+from alseg.oracles.answer_files import CONFIRMED, AnswerFile, AnswerFiles, in_one_line
 from alseg.oracles.label_acceptance import accept
 from alseg.oracles.label_checks import ConfirmationNeededError
 from alseg.run.folder import ANSWERS_FOLDER
@@ -51,10 +51,10 @@ class AnswerIntake:
     ) -> None:
         self.task = task
         self.run_folder = run_folder
-        self.annotator = annotator
+        self.annotator = in_one_line(annotator)
         self.accept_unrequested = accept_unrequested
         self.annotations = Annotations(run_folder)
-        self.answer_files = AnswerFiles(run_folder, settle_seconds)
+        self.answer_files = AnswerFiles(run_folder, task.cases, settle_seconds)
         self._refused: dict[tuple[object, ...], str] = {}  # what was found wrong with a file
         self._told: set[str] = set()
 

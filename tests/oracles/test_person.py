@@ -419,7 +419,32 @@ def test_who_and_how_long_comes_from_a_spreadsheet(
     assert summary[0]["proposal_dice"] == pytest.approx(np.mean(dice))
     table.write_text("case,annotator,minutes\ncase_01,Ada,-3\n")
     oracle.annotate(query)
-    assert "answers.csv is not used from here on: the minutes of case_01 are -3" in caplog.text
+    assert "answers.csv is not used from line 2 on: the minutes of case_01 are -3" in caplog.text
+
+
+def test_rows_of_no_case_are_told_and_file_names_are_as_good_as_cases(
+    campaign: tuple[Task, Path], oracle: PersonOracle, caplog: pytest.LogCaptureFixture
+) -> None:
+    query = whole(HIDDEN[:2])
+    oracle.request("round_01", query, {})
+    table = final(oracle, "x").with_name("answers.csv")
+    table.write_text(
+        "case,annotator,minutes\npatient_99,Bob,3\ncase_01.nii.gz,Eve,4\n\n,,\n,Bob,2\n"
+        'case_02,"Ada\nLovelace",5\ncase_03,Bob,long\ncase_04,Bob,1\n'
+    )
+    hand_in(campaign, oracle, *HIDDEN[:2])
+    for _ in range(2):
+        oracle.annotate(query)
+    assert [(r["annotator"], r["minutes"]) for r in history(oracle)] == [
+        ("Eve", 4.0), ("Ada Lovelace", 5.0),
+    ]  # fmt: skip
+    told = [r.message.removeprefix(f"{table} ") for r in caplog.records]
+    assert told == [
+        "is not used from line 9 on: the minutes of case_03 are long; they must be a number of at "
+        "least 0",
+        "has rows that are of no case of the data set, and are not used: patient_99 in line 2, "
+        "no name in line 6; name the cases as request.csv does",
+    ]
 
 
 def test_a_label_saved_over_the_proposal_is_noticed(
