@@ -41,6 +41,7 @@ class Annotation:
         checksum: of the file.
         received: the checksum of the file as it was handed in.
         request: what it is an answer to; empty if it was not asked for.
+        folder: the name of the request folder that it was handed in to.
         proposal_dice: its Dice with what was proposed; None without a proposal.
     """
 
@@ -53,6 +54,7 @@ class Annotation:
     checksum: str
     received: str
     request: str
+    folder: str
     proposal_dice: float | None
 
 
@@ -92,6 +94,7 @@ class Annotations:
         annotator: str = "",
         minutes: float | None = None,
         request: str = "",
+        folder: str = "",
         proposal_dice: float | None = None,
     ) -> Annotation:
         """Add a version; see ``Annotation``.
@@ -103,6 +106,7 @@ class Annotations:
             annotator: who made it.
             minutes: that the volume has taken so far.
             request: what it answers.
+            folder: that it was handed in to.
             proposal_dice: with what was proposed.
         """
         (self.folder / case_id).mkdir(parents=True, exist_ok=True)
@@ -122,6 +126,7 @@ class Annotations:
                 checksum=checksum_of(path),
                 received=received,
                 request=request,
+                folder=folder,
                 proposal_dice=proposal_dice,
             )
             _write(self.folder / HISTORY_FILE, [asdict(each) for each in (*history, added)])

@@ -24,7 +24,7 @@ class AnswerFile:
     Attributes:
         case_id: the name of the file, without its ending.
         path: the file.
-        request: the name of the request folder that it lies in.
+        folder: the name of the request folder that it lies in.
         state: the file's size and time of change.
         confirmed: whether somebody has confirmed what looks like a mistake.
         annotator: who made it, as ``answers.csv`` says; empty if that says nothing.
@@ -33,7 +33,7 @@ class AnswerFile:
 
     case_id: str
     path: Path
-    request: str
+    folder: str
     state: tuple[int, int]
     confirmed: bool
     annotator: str

@@ -14,7 +14,7 @@ from alseg.oracles.annotations import Annotation, Annotations
 from alseg.oracles.answer_files import CONFIRMED, AnswerFile, AnswerFiles, in_one_line
 from alseg.oracles.label_acceptance import accept
 from alseg.oracles.label_checks import ConfirmationNeededError
-from alseg.run.folder import ANSWERS_FOLDER
+from alseg.run.folder import ANSWERS_FOLDER, REQUESTS_FOLDER
 from alseg.run.requests import (
     ANNOTATED,
     REFUSED,
@@ -72,15 +72,15 @@ class AnswerIntake:
         if not returns:
             for path in found.arriving:
                 self._say(f"{path} is still being written: resume the run once it is complete")
-        asked = {case_id for each in requests.values() for case_id in each.case_ids}
-        refused: dict[str, list[str]] = {}
+        asking = {case_id: each for each in requests.values() for case_id in each.case_ids}
+        refused: list[str] = []
         unrequested: list[str] = []
         for answer in found.complete:
-            reason = self._consider(answer, requests.get(answer.request), asked)
+            reason = self._consider(answer, asking.get(answer.case_id))
             if reason == UNREQUESTED:
                 unrequested.append(answer.case_id)
             elif reason:
-                refused.setdefault(answer.request, []).append(answer.case_id)
+                refused.append(answer.case_id)
                 self._say(reason)
         if unrequested:
             self._say(
@@ -88,8 +88,8 @@ class AnswerIntake:
                 "oracle.accept_unrequested=true takes them in"
             )
         annotated = dict.fromkeys(self.annotations.newest(), ANNOTATED)
-        for name, request in requests.items():
-            states = dict.fromkeys(refused.get(name, ()), REFUSED)
+        for request in requests.values():
+            states = dict.fromkeys(refused, REFUSED)
             write_states(self.run_folder, request, states | annotated)
             self._say_what_was_saved_over(request, annotated)
 
@@ -106,8 +106,11 @@ class AnswerIntake:
                     parts.append(f"{row['minutes']:.3g} minutes a volume")
                 self._say(" · ".join(parts), logging.INFO)
 
-    def _consider(self, answer: AnswerFile, request: Request | None, asked: set[str]) -> str:
-        """Accept a label that has been handed in; returns why it is not used, if it is not."""
+    def _consider(self, answer: AnswerFile, request: Request | None) -> str:
+        """Accept a label that has been handed in; returns why it is not used, if it is not.
+
+        It belongs to the newest request that asks for its case, in whichever folder it lies.
+        """
         case_id, path = answer.case_id, answer.path
         if case_id not in self.task.cases:
             return f"{path} is of no case: the data set has none that is called {case_id}"
@@ -115,13 +118,13 @@ class AnswerIntake:
             return f"{path} is not used: the data set has a label for {case_id}"
         versions = [each for each in self.annotations.history if each.case == case_id]
         received = checksum_of(path)
-        from_here = [each for each in versions if each.request == answer.request]
+        from_here = [each for each in versions if each.folder == answer.folder]
         # the same file in another request folder is no new version
         for each in from_here[-1:] or versions:
             if each.received == received:
                 self.annotations.amend(each, answer.annotator, answer.minutes)
                 return ""
-        if not versions and case_id not in asked and not self.accept_unrequested:
+        if not versions and request is None and not self.accept_unrequested:
             return UNREQUESTED
         key = (path, *answer.state, answer.confirmed)
         if key not in self._refused:
@@ -140,7 +143,8 @@ class AnswerIntake:
                 confirmed=answer.confirmed,
                 annotator=answer.annotator or self.annotator,
                 minutes=answer.minutes,
-                request=answer.request,
+                request=request.name if request is not None else "",
+                folder=answer.folder,
             )
         except ConfirmationNeededError as error:
             return f"not accepted: {error} with an empty file {answer.case_id}{CONFIRMED} there"
@@ -178,6 +182,8 @@ def _details(annotation: Annotation) -> str:
     parts = []
     if annotation.version > 1:
         parts.append(f"version {annotation.version}, used from the next round on")
+    if annotation.folder != annotation.request:
+        parts.append(f"found in {REQUESTS_FOLDER}/{annotation.folder}")
     if annotation.annotator:
         parts.append(f"by {annotation.annotator}")
     if annotation.minutes is not None:

@@ -48,7 +48,8 @@ class PersonOracle:
         folder: the run folder.
         annotator: who makes the labels, where ``answers.csv`` beside them does not say it.
         accept: ``all``: a query is answered once each of its units is annotated; ``any``: once one
-            of those that had to be annotated is; the others go back to the pool.
+            of those that had to be annotated is, by a label that came after they were asked for;
+            the others go back to the pool.
         accept_unrequested: whether labels of cases that were not asked for are taken in as well.
         wait: stay, and look for labels every ``poll_seconds``, instead of ending the run.
         poll_seconds: between two looks.
@@ -111,7 +112,8 @@ class PersonOracle:
             answer, done = self._answer(query), 0
             if request is not None:
                 done = len({item.unit for item in request.items} - set(answer.pending))
-            if not answer.pending or (done and self.accept == "any"):
+            is_enough = self.accept == "any" and self._has_come(request)
+            if not answer.pending or is_enough:
                 if request is not None and rank() == 0:
                     self.intake.report(request)
                 return Answer(answer.labels, unrequested=self._further(query))
@@ -171,6 +173,14 @@ class PersonOracle:
         return Answer(
             {unit: labels[unit.case_id] for unit in query if unit.case_id in labels},
             tuple(unit for unit in query if unit.case_id not in labels),
+        )
+
+    def _has_come(self, request: Request | None) -> bool:
+        """Whether a label of a request has come since it was laid out; not one that lay around."""
+        newest = self.intake.annotations.newest()
+        return request is not None and any(
+            item.unit.case_id in newest and newest[item.unit.case_id].received != item.left_over
+            for item in request.items
         )
 
     def _further(self, query: Query) -> dict[Unit, Path]:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alseg.core.units import Query
-from alseg.data.file_types import ITK_ENDINGS, NIFTI_ENDINGS, ending_of
+from alseg.data.file_types import ITK_ENDINGS, NIFTI_ENDINGS, ending_of, name_without_ending
 from alseg.data.task import Task
 from alseg.data.volumes import exact_voxels, save_nifti
 from alseg.oracles.base import Propose
 from alseg.run.folder import (
     ANSWERS_FOLDER,
     PROPOSALS_FOLDER,
+    REQUESTS_FOLDER,
     UNCERTAINTY_FOLDER,
     request_folder,
 )
@@ -48,14 +49,25 @@ def lay_out(
         propose(tuple(item.unit for item in request.items), folder)
     wait_for_all()
     if rank() == 0:
-        items = []
+        items, left_over = [], labels_left_over(run_folder)
         for item in request.items:
             case_id = item.unit.case_id
             images = lay_out_images(task, case_id, folder)
             proposal = checksum_of(proposal_file(run_folder, request.name, case_id))
-            items.append(Item(item.unit, item.score, images, proposal))
+            left = checksum_of(left_over[case_id]) if case_id in left_over else ""
+            items.append(Item(item.unit, item.score, images, proposal, left))
         write_request(run_folder, Request(request.name, request.query, tuple(items)))
     wait_for_all()
+
+
+def labels_left_over(run_folder: Path) -> dict[str, Path]:
+    """The label files in all request folders, by case, used or not."""
+    files = sorted((run_folder / REQUESTS_FOLDER).glob(f"*/{ANSWERS_FOLDER}/*"))
+    return {
+        name_without_ending(path): path
+        for path in files
+        if path.name.endswith(NIFTI_ENDINGS) and path.is_file() and not path.is_symlink()
+    }
 
 
 def lay_out_images(task: Task, case_id: str, folder: Path) -> tuple[str, ...]:

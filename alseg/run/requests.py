@@ -38,12 +38,15 @@ class Item:
         score: that it was chosen by; None where there is none.
         images: the names of its images in the request folder, one a channel or one for all.
         proposal: the checksum of its proposal; empty without one.
+        left_over: the checksum of a label that lay in an earlier request's folder when this one was
+            laid out, and that had not been used; empty without one.
     """
 
     unit: Unit
     score: float | None
     images: tuple[str, ...]
     proposal: str = ""
+    left_over: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def write_request(run_folder: Path, request: Request) -> None:
     write_atomically(folder / WORKLIST_FILE, _worklist(request).to_csv(index=False))
     items = [
         {"order": order, **asdict(item.unit), "score": item.score, "images": list(item.images)}
-        | {"proposal": item.proposal}
+        | {"proposal": item.proposal, "left_over": item.left_over}
         for order, item in enumerate(request.items, start=1)
     ]
     query = [asdict(unit) for unit in request.query]
@@ -120,7 +123,13 @@ def read_request(run_folder: Path, name: str) -> Request | None:
     content = read_json(path)
     try:
         items = tuple(
-            Item(_unit(each), each["score"], tuple(each["images"]), each["proposal"])
+            Item(
+                _unit(each),
+                each["score"],
+                tuple(each["images"]),
+                each["proposal"],
+                each["left_over"],
+            )
             for each in content["units"]
         )
         return Request(name, tuple(map(_unit, content["query"])), items)

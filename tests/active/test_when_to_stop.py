@@ -31,7 +31,7 @@ def annotation(
     request: str = "round_01",
     dice: float | None = None,
 ) -> Annotation:
-    return Annotation(case, version, "", "Ada", "", minutes, "", "", request, dice)
+    return Annotation(case, version, "", "Ada", "", minutes, "", "", request, request, dice)
 
 
 def test_the_interval_is_of_means_over_classes_of_means_over_drawn_cases() -> None:

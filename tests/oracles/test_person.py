@@ -175,6 +175,50 @@ def test_any_starts_with_what_has_come(campaign: tuple[Task, Path], tmp_path: Pa
     assert tuple(answer.labels) == whole([CASES[0], CASES[2]])
 
 
+def test_a_label_that_lay_around_belongs_to_the_request_that_asks_for_it(
+    campaign: tuple[Task, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    oracle = PersonOracle(campaign[0], tmp_path / "run", accept="any", settle_seconds=0)
+    oracle.request("round_02", whole(HIDDEN[:1]), {})
+    hand_in(campaign, oracle, HIDDEN[0], HIDDEN[3], request="round_02")
+    assert oracle.annotate(whole(HIDDEN[:1])).pending == ()
+    assert "not asked for, and not used: 1 label(s), case_04" in caplog.text
+    query = whole(HIDDEN[1:4])
+    oracle.request("round_03", query, {}, propose(campaign[0]))
+    # it is an answer, and nobody has had the time to annotate another
+    assert oracle.annotate(query).pending == whole(HIDDEN[1:3])
+    assert "accepted: case_04 (found in requests/round_02" in caplog.text
+    assert states(oracle, "round_03")[HIDDEN[3]] == "annotated"
+    hand_in(campaign, oracle, HIDDEN[1], request="round_03")
+    answer = oracle.annotate(query)
+    assert (answer.pending, tuple(answer.labels)) == ((), whole([HIDDEN[1], HIDDEN[3]]))
+    assert [(r["case"], r["request"], r["folder"]) for r in history(oracle)] == [
+        (HIDDEN[0], "round_02", "round_02"),
+        (HIDDEN[3], "round_03", "round_02"),
+        (HIDDEN[1], "round_03", "round_03"),
+    ]
+    assert history(oracle)[1]["proposal_dice"] < 1
+    summary = pd.read_csv(oracle.folder / "annotations" / "summary.csv")
+    assert dict(zip(summary["request"], summary["annotated"], strict=True)) == {
+        "round_02": 1, "round_03": 2,
+    }  # fmt: skip
+
+
+def test_a_label_that_lay_around_counts_as_new_once_it_is_changed(
+    campaign: tuple[Task, Path], tmp_path: Path
+) -> None:
+    oracle = PersonOracle(campaign[0], tmp_path / "run", accept="any", settle_seconds=0)
+    oracle.request("initial", whole(HIDDEN[:1]), {})
+    save(final(oracle, HIDDEN[2], "initial"), np.zeros(SHAPE, np.uint8))
+    query = whole(HIDDEN[1:3])
+    oracle.request("round_01", query, {})
+    assert oracle.annotate(query).pending == query
+    assert states(oracle) == {HIDDEN[1]: "open", HIDDEN[2]: "refused"}
+    hand_in(campaign, oracle, HIDDEN[2], request="initial")
+    assert oracle.annotate(query).pending == ()
+
+
 @pytest.mark.parametrize(
     ("classes", "affine", "reason"),
     [
