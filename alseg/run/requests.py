@@ -74,8 +74,13 @@ def proposal_file(run_folder: Path, name: str, case_id: str) -> Path:
     return request_folder(run_folder, name) / PROPOSALS_FOLDER / f"{case_id}.nii.gz"
 
 
-def write_request(run_folder: Path, request: Request) -> None:
+def write_request(run_folder: Path, request: Request, classes: Mapping[int, str]) -> None:
     """Write the tables of a request, and at last ``request.json``.
+
+    Args:
+        run_folder: the run's.
+        request: what is asked for.
+        classes: the name of each value that a label may hold.
 
     Raises:
         StorageError: if they cannot be written.
@@ -89,7 +94,9 @@ def write_request(run_folder: Path, request: Request) -> None:
         for order, item in enumerate(request.items, start=1)
     ]
     query = [asdict(unit) for unit in request.query]
-    write_json(folder / REQUEST_FILE, {"name": request.name, "query": query, "units": items})
+    named = {str(value): name for value, name in classes.items()}
+    content = {"name": request.name, "classes": named, "query": query, "units": items}
+    write_json(folder / REQUEST_FILE, content)
 
 
 def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) -> None:

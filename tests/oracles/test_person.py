@@ -115,6 +115,17 @@ def test_a_request_folder_holds_what_other_programs_read(
     assert [unit["case_id"] for unit in content["query"]] == [CASES[3], CASES[0], CASES[1]]
     first = {"order": 1, "case_id": CASES[3], "region": None, "score": 0.5}
     assert content["units"][0].items() >= first.items()
+    assert content["classes"] == {"0": "background", "1": "blob"}
+    said = (folder / "README.txt").read_text()
+    for part in (
+        "2 volumes wait for annotation; request.csv lists them",
+        "open case_03.nii.gz.\n",
+        "labels/original/case_03.nii.gz",
+        "Save the label as labels/final/case_03.nii.gz",
+        "\n  0 = background\n  1 = blob\n",
+        "case,annotator,minutes",
+    ):
+        assert part in said
     table = pd.read_csv(folder / "request.csv")
     assert list(table.columns) == ["order", "case", "score", "state"]
     assert list(table["case"]) == [CASES[3], CASES[1]]
@@ -122,6 +133,18 @@ def test_a_request_folder_holds_what_other_programs_read(
     for row in worklist.to_dict("records"):
         assert (folder / row["image"]).is_file()
         assert (folder / row["mask"]).is_file()
+
+
+def test_a_request_of_many_classes_is_read_as_it_was_written(
+    campaign: tuple[Task, Path], tmp_path: Path
+) -> None:
+    task = replace(campaign[0], classes=("background", *(f"organ_{i}" for i in range(1, 13))))
+    PersonOracle(task, tmp_path / "run").request("initial", whole(HIDDEN[:1]), {})
+    request = read_request(tmp_path / "run", "initial")
+    assert request is not None
+    assert request.case_ids == HIDDEN[:1]
+    said = (tmp_path / "run" / "requests" / "initial" / "README.txt").read_text()
+    assert "  9 = organ_9\n  10 = organ_10\n" in said
 
 
 def test_where_there_are_no_links_images_are_copied(
@@ -272,6 +295,10 @@ def test_the_ignore_label_of_a_data_set_is_kept_when_a_header_is_put_right(
     oracle = PersonOracle(replace(campaign[0], ignore_value=2), tmp_path / "run", settle_seconds=0)
     query = whole(HIDDEN[:1])
     oracle.request("round_01", query, {})
+    said = (oracle.folder / "requests" / "round_01" / "README.txt").read_text()
+    assert said.startswith("1 volume waits for annotation;")
+    assert "  2 = ignored" in said
+    assert "labels/original" not in said  # nothing is proposed
     label, affine = label_of(1), np.diag([1.0, 1.5, 2.0, 1.0])
     label[5], affine[0, 3] = 2, 0.02
     save(final(oracle, HIDDEN[0]), label, affine)
@@ -579,7 +606,7 @@ def test_a_kill_at_any_write_of_a_request_loses_and_doubles_nothing(
             "round_01", query, {}, propose(campaign[0])
         )
     assert renamed[-1] == "request.json"
-    assert len(renamed) == 3
+    assert len(renamed) == 4
     for number in range(len(renamed)):
         folder = tmp_path / f"run_{number}"
         oracle = PersonOracle(campaign[0], folder, settle_seconds=0)
