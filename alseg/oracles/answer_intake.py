@@ -17,7 +17,9 @@ from alseg.oracles.label_checks import ConfirmationNeededError
 from alseg.run.folder import ANSWERS_FOLDER, REQUESTS_FOLDER
 from alseg.run.requests import (
     ANNOTATED,
+    OPEN,
     REFUSED,
+    RETURNED,
     Request,
     proposal_file,
     read_requests,
@@ -57,11 +59,13 @@ class AnswerIntake:
         self.answer_files = AnswerFiles(run_folder, task.cases, settle_seconds)
         self._refused: dict[tuple[object, ...], str] = {}  # what was found wrong with a file
         self._told: set[str] = set()
+        self._news: set[str] = set()  # the requests of which something has been accepted
 
-    def take_in(self, *, returns: bool) -> None:
+    def take_in(self, asking: str, *, returns: bool) -> None:
         """Accept what has come and is sound; tell of what is not.
 
         Args:
+            asking: the request that is being answered, or comes next: those before it are closed.
             returns: whether this is called again before long: then a file that may still be
                 changing is left for that time, and not waited for.
         """
@@ -72,11 +76,11 @@ class AnswerIntake:
         if not returns:
             for path in found.arriving:
                 self._say(f"{path} is still being written: resume the run once it is complete")
-        asking = {case_id: each for each in requests.values() for case_id in each.case_ids}
+        asked_by = {case_id: each for each in requests.values() for case_id in each.case_ids}
         refused: list[str] = []
         unrequested: list[str] = []
         for answer in found.complete:
-            reason = self._consider(answer, asking.get(answer.case_id))
+            reason = self._consider(answer, asked_by.get(answer.case_id))
             if reason == UNREQUESTED:
                 unrequested.append(answer.case_id)
             elif reason:
@@ -89,14 +93,15 @@ class AnswerIntake:
             )
         annotated = dict.fromkeys(self.annotations.newest(), ANNOTATED)
         for request in requests.values():
-            states = dict.fromkeys(refused, REFUSED)
+            states = dict.fromkeys(request.case_ids, RETURNED if request.name < asking else OPEN)
+            states |= dict.fromkeys(refused, REFUSED)
             write_states(self.run_folder, request, states | annotated)
             self._say_what_was_saved_over(request, annotated)
 
     def report(self, request: Request) -> None:
-        """Sum up what has come of a request."""
+        """Sum up what has come of a request, if anything has come of it since it was last said."""
         for row in self.annotations.summary().to_dict("records"):
-            if row["request"] == request.name:
+            if row["request"] == request.name and request.name in self._news:
                 parts = [f"{request.name}: {row['annotated']} of {len(request.items)} annotated"]
                 if not math.isnan(row["proposal_dice"]):
                     parts.append(
@@ -105,6 +110,7 @@ class AnswerIntake:
                 if not math.isnan(row["minutes"]):
                     parts.append(f"{row['minutes']:.3g} minutes a volume")
                 self._say(" · ".join(parts), logging.INFO)
+        self._news.discard(request.name)
 
     def _consider(self, answer: AnswerFile, request: Request | None) -> str:
         """Accept a label that has been handed in; returns why it is not used, if it is not.
@@ -150,6 +156,7 @@ class AnswerIntake:
             return f"not accepted: {error} with an empty file {answer.case_id}{CONFIRMED} there"
         except DataError as error:
             return f"not accepted, and left where it is: {error}"
+        self._news.add(added.request)
         if note:
             self._say(note)
         log.info(f"accepted: {answer.case_id}{_details(added)}")

@@ -26,6 +26,7 @@ from alseg.run.folder import (
     PROPOSALS_FOLDER,
     REQUEST_TABLE,
     request_folder,
+    request_of_round,
 )
 from alseg.run.requests import Request, read_requests
 from alseg.system.distributed import rank, wait_for_all
@@ -108,7 +109,7 @@ class PersonOracle:
         request = next((r for r in read_requests(self.folder) if r.query == query), None)
         told_of = -1
         while True:
-            self._take_in(returns=self.wait)
+            self._take_in("" if request is None else request.name, returns=self.wait)
             answer, done = self._answer(query), 0
             if request is not None:
                 done = len({item.unit for item in request.items} - set(answer.pending))
@@ -119,6 +120,8 @@ class PersonOracle:
                 return Answer(answer.labels, unrequested=self._further(query))
             how = what_to_do(self.folder, request, answer.pending)
             if not self.wait or request is None:
+                if request is not None and done and rank() == 0:
+                    self.intake.report(request)
                 return Answer(answer.labels, answer.pending, what_to_do=how)
             if told_of < 0:
                 log.info(how)
@@ -130,7 +133,7 @@ class PersonOracle:
     def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The labels that a round works with: the newest versions when it is first asked about."""
         ids, annotations = list(case_ids), self.intake.annotations
-        self._take_in(returns=False)
+        self._take_in(request_of_round(round_number), returns=False)
         if rank() == 0:
             annotations.for_round(round_number, ids)  # noted for the others
         wait_for_all()
@@ -163,9 +166,9 @@ class PersonOracle:
         """
         raise ConfigError("a strategy that reads hidden labels works in a simulation only")
 
-    def _take_in(self, *, returns: bool) -> None:
+    def _take_in(self, asking: str, *, returns: bool) -> None:
         if rank() == 0:
-            self.intake.take_in(returns=returns)
+            self.intake.take_in(asking, returns=returns)
         wait_for_all()
 
     def _answer(self, query: Query) -> Answer:

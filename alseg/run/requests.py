@@ -27,6 +27,7 @@ from alseg.run.folder import (
 from alseg.system.files import read_json, write_atomically, write_json
 
 OPEN, ANNOTATED, REFUSED = "open", "annotated", "refused"  # the states of a unit
+RETURNED = "returned to the pool"  # a round goes ahead without it
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) 
     Args:
         run_folder: the run's.
         request: what is asked for.
-        states: ``open``, ``annotated`` or ``refused``, by case; open where it is not named.
+        states: by case, of ``OPEN`` and its like; open where it is not named.
     """
     rows = [
         (order, item.unit.case_id, item.score, states.get(item.unit.case_id, OPEN))

@@ -68,7 +68,10 @@ def test_minutes_are_the_total_of_a_case_and_count_once() -> None:
     assert minutes_per_volume(history) == 8.0
     assert time_so_far(history) == ("Annotation has taken 8.0 minutes a volume so far.",)
     (said,) = time_so_far([*history, annotation("c")])
-    assert said == ("Annotation has taken 8.0 minutes a volume so far (said of 2 of 3 volumes).")
+    assert said == (
+        "Annotation has taken 8.0 minutes a volume so far (the mean of 2 of 3 volumes; of the "
+        "others nobody has said it)."
+    )
     assert time_so_far([annotation("c")]) == time_so_far([]) == ()
 
 

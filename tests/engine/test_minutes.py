@@ -46,6 +46,9 @@ def test_measured_time_is_the_budget_and_the_run_says_when_to_stop(
             assert f"{MINUTES} minutes a volume so far" in said
             assert "Hardly any correction" not in said  # nothing has been proposed yet
             assert said.strip() in outcome.out
+            again = train(resume=folder, smoke=False)  # nobody has annotated anything meanwhile
+            assert said.strip() not in again.out
+            assert f"When to stop: {folder / 'when_to_stop.txt'} says it" in again.out
         visit(folder, labels, with_mistakes=False)
         outcome = train(resume=folder, smoke=False)
         assert outcome.exit_code == 0, outcome.err

@@ -198,6 +198,49 @@ def test_any_starts_with_what_has_come(campaign: tuple[Task, Path], tmp_path: Pa
     assert tuple(answer.labels) == whole([CASES[0], CASES[2]])
 
 
+def test_what_a_round_goes_ahead_without_has_returned_to_the_pool(
+    campaign: tuple[Task, Path], tmp_path: Path
+) -> None:
+    oracle = PersonOracle(campaign[0], tmp_path / "run", accept="any", settle_seconds=0)
+    query = whole(HIDDEN[:3])
+    oracle.request("round_01", query, {})
+    hand_in(campaign, oracle, HIDDEN[0])
+    save(final(oracle, HIDDEN[1]), np.zeros(SHAPE, np.uint8))
+    oracle.labels_for_round(1, [])  # of a process that continues the round
+    expected = {HIDDEN[0]: "annotated", HIDDEN[1]: "refused", HIDDEN[2]: "open"}
+    assert states(oracle) == expected
+    assert oracle.annotate(query).pending == ()
+    oracle.labels_for_round(2, HIDDEN[:1])
+    assert states(oracle) == expected | {HIDDEN[2]: "returned to the pool"}
+    hand_in(campaign, oracle, HIDDEN[2])
+    oracle.labels_for_round(3, HIDDEN[:1])
+    assert states(oracle)[HIDDEN[2]] == "annotated"
+
+
+def test_the_request_is_summed_up_of_which_something_has_come(
+    campaign: tuple[Task, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    first, second = whole(HIDDEN[:1]), whole(HIDDEN[1:3])
+    settings: dict[str, Any] = {"accept_unrequested": True, "settle_seconds": 0}
+    oracle = PersonOracle(campaign[0], tmp_path / "run", **settings)
+    oracle.request("initial", first, {})
+    hand_in(campaign, oracle, HIDDEN[0], request="initial")
+    oracle.annotate(first)
+    assert "initial: 1 of 1 annotated" in caplog.text
+    oracle.request("round_01", second, {})
+    hand_in(campaign, oracle, HIDDEN[1], HIDDEN[3])
+    caplog.clear()
+    again = PersonOracle(campaign[0], tmp_path / "run", **settings)
+    for query in (first, second, second):  # as a run does that is resumed in its first round
+        again.annotate(query)
+    said = [r.message for r in caplog.records if "annotated" in r.message]
+    assert said == ["round_01: 1 of 2 annotated"]  # and not the one that was not asked for
+    hand_in(campaign, oracle, HIDDEN[2])
+    again.annotate(second)
+    assert "round_01: 2 of 2 annotated" in caplog.text
+
+
 def test_a_label_that_lay_around_belongs_to_the_request_that_asks_for_it(
     campaign: tuple[Task, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
