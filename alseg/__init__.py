@@ -5,7 +5,7 @@ import os
 
 __version__ = "0.1.0"
 
-# Before anything imports MLflow, as Lightning does: it would call home and tell of its tables.
+# Before anything imports MLflow, as Lightning does: it would otherwise send usage statistics.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 

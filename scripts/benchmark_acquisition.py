@@ -495,8 +495,8 @@ def summary(record: Record, cases: Sequence[str]) -> pd.DataFrame:
 def mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """One line for each way and T, and of how many seeds."""
     table["seeds"] = 1
-    how = dict.fromkeys(table.columns[2:-1], "mean") | {"seeds": "sum"}
-    return table.groupby(["way", "T"], as_index=False, sort=False).agg(how)
+    aggregations = dict.fromkeys(table.columns[2:-1], "mean") | {"seeds": "sum"}
+    return table.groupby(["way", "T"], as_index=False, sort=False).agg(aggregations)
 
 
 def query_size(n_volumes: int) -> int:

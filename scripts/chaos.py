@@ -168,7 +168,7 @@ def chaos(
         kills: how often.
         seed: of the moments.
         variants: names of VARIANTS.
-        say: told how it goes.
+        say: called with what happens.
     """
     rng, report = random.Random(seed), Report()
     expected: dict[str, dict[str, Any]] = {}

@@ -63,7 +63,7 @@ def wrong_grid(request: Path, label: Path, path: Path) -> bool:
 
 
 def unknown_class(request: Path, label: Path, path: Path) -> bool:
-    """Save a label with a class that the data set has not."""
+    """Save a label with a class that the data set does not have."""
     image = nibabel.load(label)  # type: ignore[attr-defined]
     classes = np.asarray(image.dataobj).astype(np.uint8)
     classes[0, 0, 0] = 200

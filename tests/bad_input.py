@@ -212,7 +212,7 @@ CHOICES = [
     setting("steps_per_rond=5", "there is no setting steps_per_rond", "steps_per_round?"),
     setting("pool.querysize=5", "no setting pool.querysize; did you mean query_size?"),
     setting("+pool.round=5", "pool has no setting 'round'; did you mean rounds?"),
-    setting("seed", "seed is no setting; one is given as name=value"),
+    setting("seed", "seed is not a setting; one is given as name=value"),
     setting("seed=[1", "seed=[1 cannot be read; if the value is one text, put it in quotes"),
     setting("~seed", "there is no setting seed, which alseg needs"),
     setting("seed=${nothing}", "seed=${nothing}: there is no setting nothing"),
@@ -259,7 +259,7 @@ SETTINGS = [
     setting("uncertainty.gate=0.01 strategy=badge", "strategy badge takes features of all windows"),
     setting(
         "uncertainty.gate=0.01 +data.inferer.buffer_steps=2",
-        "data.scoring_inferer is no plain SlidingWindowInferer",
+        "data.scoring_inferer is not a plain SlidingWindowInferer",
     ),
     setting(
         "model.dropout_placement=encoder",
@@ -422,7 +422,7 @@ YAML = [
         conf(b"name: \xff\xfe"),
     ),
     Row("a key twice in one YAML", ["duplicate key name"], OWN, conf("name: a\nname: b\n")),
-    Row("`--config-dir` is no folder", ["/nowhere"], ("--config-dir=/nowhere",)),
+    Row("`--config-dir` is not a folder", ["/nowhere"], ("--config-dir=/nowhere",)),
 ]
 JSON = [
     Row("no dataset.json", ["holds no dataset.json"], (), lambda root: dataset(root).unlink()),
@@ -445,7 +445,9 @@ JSON = [
         write_json('{"labels": ' + "9" * 5000 + "}"),
     ),
     Row("dataset.json lists no cases", ["lists no cases under 'training'"], (), edit(training=[])),
-    Row("'training' is no list", ["lists no cases under 'training'"], (), edit(training={"a": 1})),
+    Row(
+        "'training' is not a list", ["lists no cases under 'training'"], (), edit(training={"a": 1})
+    ),
     Row(
         "an entry without a label",
         ["needs 'image' and 'label', got"],
@@ -467,7 +469,7 @@ JSON = [
     ),
     Row(
         "a file name of 5000 letters",
-        ["which is no path: ", "too long"],
+        ["which is not a path: ", "too long"],
         (),
         first_entry(image="a" * 5000),
     ),
@@ -536,7 +538,10 @@ JSON = [
     Row("a class without a name", ["holds the name None"], (), edit(labels={"0": "b", "1": None})),
     Row("no modality", ["'modality' must number at least 1 name(s)"], (), edit(modality={})),
     Row(
-        "a data set's name that is no text", ["'name' is [1], which is no text"], (), edit(name=[1])
+        "a data set's name that is not text",
+        ["'name' is [1], which is not text"],
+        (),
+        edit(name=[1]),
     ),
     Row("a missing image", ["but there is no file"], (), lambda root: image(root).unlink()),
     Row("a missing label", ["but there is no file"], (), lambda root: label(root).unlink()),
@@ -578,7 +583,7 @@ LINKS = [
         (),
         lambda root: (dataset(root).unlink(), dataset(root).symlink_to("/etc/passwd")),
     ),
-    Row("an image that links to itself", ["which is no path"], (), loop),
+    Row("an image that links to itself", ["which is not a path"], (), loop),
     Row(
         "an image that is a folder",
         ["but there is no file"],
@@ -762,7 +767,7 @@ GEOMETRY = [
 ]
 CLASSES = [
     Row(
-        "a label value that is no class",
+        "a label value that is not a class",
         ["holds the value(s) [7.0]; allowed are 0 to 1 (background, blob)"],
         (),
         voxels(label, 7),
@@ -788,7 +793,7 @@ SPLITS = [
     ),
     Row(
         "an unknown case in a split file",
-        ["'test' names 'case_99', which the data set has not"],
+        ["'test' names 'case_99', which the data set does not have"],
         SPLIT,
         split(test=["case_99"]),
     ),
@@ -798,7 +803,7 @@ SPLITS = [
         "a number in a split file", ["'test' holds 8, which names no case"], SPLIT, split(test=[8])
     ),
     Row(
-        "a split file that is no path",
+        "a split file that is not a path",
         ["data.splits.file is 3; it must be the path"],
         (*SPLIT, "data.splits.file=3"),
     ),
@@ -851,7 +856,7 @@ alseg's parts, MONAI's transforms, losses, networks and inferers, `torch.nn`, `t
 Lightning's callbacks, profilers and precision are built; no method, nothing that one of these
 modules has imported, and no reader that takes a class by its name (`monai.transforms.LoadImage`);
 the list is in `alseg/config/trust.py`. All else is refused in one sentence. A run with functions
-of your own goes on with `trusted_packages=[my_measures]`, on the command line; what the folder
+of your own continues with `trusted_packages=[my_measures]`, on the command line; what the folder
 says of it is ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a
 first run or a sweep, is yours and not looked at. The folder still says which paths are read and
 written and which tracking store is sent to: look at `config.yaml` and `start.json` first, or give

@@ -67,7 +67,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+        "headless", "no-sandbox", "disable-quic", "no-first-run",
+        "use-gl=angle", "use-angle=swiftshader", "enable-unsafe-swiftshader",  # WebGL without a GPU
         "disable-background-networking", "disable-component-update", "disable-sync",
         f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):  # fmt: skip

@@ -22,7 +22,8 @@ from tests.conftest import write_msd
 
 PACKAGE = Path(alseg.__file__).parent
 COMMANDS = {
-    "import_dicom", "plan", "train", "compare", "validate", "predict", "export", "sync", "ui"
+    "annotate", "import_dicom", "plan", "train", "compare", "validate", "predict", "export",
+    "sync", "ui",
 }  # fmt: skip
 # What each package may import of alseg besides itself, from the lowest up: only packages that
 # stand above it in this list. docs/architecture.md says what lives in each of them.
@@ -44,8 +45,9 @@ MAY_IMPORT = {
     " active",
     "engine": "core system networks strategies data planning run tracking scoring training active"
     " config",
+    "annotation_page": "core system data run oracles config",
     "comparison": "core curves system run",
-    "commands": "core system data run tracking config engine comparison",
+    "commands": "core system data run tracking config engine annotation_page comparison",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((PACKAGE.parent / "scripts").rglob("*.py"))
@@ -85,7 +87,7 @@ def package_of(name: str) -> str:
 
 
 def modules_imported(path: Path) -> set[str]:
-    """The modules of alseg that a module imports, be it at once or when it is needed."""
+    """The modules of alseg that a module imports, whether at once or when it is needed."""
     names = {name_of(file).removesuffix(".__init__") for file in FILES}
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -353,5 +355,5 @@ def test_the_files_of_a_run_are_named_in_one_place() -> None:
     assert len(names) > 12
     for path in FILES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-        assert name_of(path) == folder.__name__ or not said & names, name_of(path)
+        constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert name_of(path) == folder.__name__ or not constants & names, name_of(path)

@@ -18,8 +18,8 @@ class AnswerCosts:
     Attributes:
         cost: of annotating a unit.
         ignore_value: what voxels that nobody annotated have in label files; None for none.
-        effort: what a region's minutes are reckoned with; None where units are whole volumes, of
-            which ``cost`` is all that is told.
+        effort: what a region's minutes are computed from; None where units are whole volumes, of
+            which ``cost`` is all that is reported.
     """
 
     cost: AnnotationCost

@@ -68,7 +68,7 @@ class Experiment:
         cost_unit: what ``cost`` counts.
         cross_validation: lets the annotated cases validate each other; None where others validate.
         proxy_key: names all that its choice depends on.
-        effort: what a region's cost in a person's minutes is reckoned with.
+        effort: what a region's cost in a person's minutes is computed from.
     """
 
     plan: Plan

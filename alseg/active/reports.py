@@ -23,10 +23,10 @@ from alseg.system.files import write_atomically
 
 NO_TEST_PART = {
     VALIDATION: "there is no test part: Dice is of the annotated cases that validate, which choose "
-    "the weights and grow round by round; it guides this campaign, and is no fair comparison of "
+    "the weights and grow round by round; it guides this campaign, and is not a fair comparison of "
     "strategies",
     CROSS: "there is no test part: Dice is of all annotated cases, each judged by a network that "
-    "was trained on the other folds only; it guides this campaign, and is no fair comparison of "
+    "was trained on the other folds only; it guides this campaign, and is not a fair comparison of "
     "strategies",
 }
 CLASS_WIDTH, ROUND_WIDTH = 30, 8  # of the columns in classes_table; a count has up to 5 digits

@@ -82,7 +82,7 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
         status = "KILLED"
         raise
     except NotAnnotatedYetError:
-        status = "SCHEDULED"  # it goes on once the labels are there
+        status = "SCHEDULED"  # it continues once the labels are there
         raise
     except Exception as error:
         reason = str(error) or type(error).__name__

@@ -33,7 +33,7 @@ HARDLY_CORRECTED = 0.95  # Dice of a proposal with what a person has made of it,
 
 
 def advise(this_round: Round, rows: Sequence[Row]) -> None:
-    """Say, and write to ``when_to_stop.txt``, what the rounds so far say about going on.
+    """Say, and write to ``when_to_stop.txt``, what the rounds so far say about continuing.
 
     Before the query, which a person may take days to answer. A run that is resumed meanwhile has
     said it already: it names the file, which is brought up to date.
@@ -159,15 +159,15 @@ def target(this_round: Round, curve: pd.DataFrame, minutes: float | None) -> Seq
     found = forecast(curve.assign(strategy="Target", seed=0), wanted, label=label)
     if found.fit is None and curve["labelled"].nunique() < MIN_ROUNDS and found.volumes is None:
         return ()  # that has been said
-    said = found.statement
+    statement = found.statement
     now = len(this_round.pool.units)
     if minutes is not None and found.volumes is not None and found.volumes > now:
         hours, low, high = (
             max(v - now, 0) * minutes / 60 for v in (found.volumes, found.low, found.high)
         )
         upper = "no upper limit" if math.isinf(high) else f"{high:.1f}"
-        said += f" That is {hours:.1f} hours of annotation from here ({low:.1f} to {upper})."
-    return (said,)
+        statement += f" That is {hours:.1f} hours of annotation from here ({low:.1f} to {upper})."
+    return (statement,)
 
 
 def minutes_per_volume(history: Sequence[Annotation]) -> float | None:
@@ -199,12 +199,12 @@ def corrections(history: Sequence[Annotation]) -> Sequence[str]:
     if not proposed:
         return ()
     last = [each for each in proposed if each.request == proposed[-1].request]
-    said = f"{share_hardly_corrected(last)} proposals of the last query"
+    shares = f"{share_hardly_corrected(last)} proposals of the last query"
     if len(last) < len(proposed):
-        said += f", and {share_hardly_corrected(proposed)} of all"
+        shares += f", and {share_hardly_corrected(proposed)} of all"
     return (
         f"Hardly any correction (Dice with the label of at least {HARDLY_CORRECTED}) was needed by "
-        f"{said}.",
+        f"{shares}.",
     )
 
 

@@ -32,13 +32,13 @@ def _without_test_part(comparison: Comparison) -> list[str]:
     if comparison.measure is CROSS:
         return [
             "There is no test part (validation=cross): each Dice is of all annotated cases, which "
-            "are others for each strategy and round. It guides your own campaign and is no fair "
+            "are others for each strategy and round. It guides your own campaign and is not a fair "
             "comparison of strategies."
         ]
     return [
         "There is no test part (data/splits=growing): each Dice is of the annotated cases that "
         "validate, which are others for each strategy and round, and choose the weights too. It "
-        "guides your own campaign and is no fair comparison of strategies."
+        "guides your own campaign and is not a fair comparison of strategies."
     ]
 
 
@@ -194,7 +194,7 @@ def _saved(comparison: Comparison) -> list[str]:
         verdict = f"Whether {best} saved annotations is not certain"
     fewer = saved >= 0
     span = _interval(low, high, ".1f") if fewer else _interval(-high, -low, ".1f")
-    said = (
+    sentence = (
         f"{verdict}: for the {comparison.measure.label} that both reach, it needed "
         f"{rows['labelled'].mean():.1f} {comparison.budget_label} where {reference} needed "
         f"{rows['reference'].mean():.1f}, "
@@ -202,11 +202,11 @@ def _saved(comparison: Comparison) -> list[str]:
     )
     n_never = int((~rows["reaches_final"]).sum())
     if n_never:
-        said += (
+        sentence += (
             f" In {n_never} of {len(rows)} seeds {reference} never reached the final Dice of "
             f"{best}: that takes it more than {common_budgets(comparison.curves)[-1]}."
         )
-    return [said]
+    return [sentence]
 
 
 def _forecast(comparison: Comparison) -> list[str]:

@@ -208,7 +208,7 @@ def find_run_folders(paths: Iterable[Path]) -> tuple[Path, ...]:
     The copies of run folders that a tracking store keeps (``mlartifacts``) are not searched.
 
     Raises:
-        ConfigError: if a path is no folder, or there is no run folder in it.
+        ConfigError: if a path is not a folder, or there is no run folder in it.
     """
     found: set[Path] = set()
     for path in paths:
@@ -256,7 +256,7 @@ def read_run(folder: Path) -> Run:
     try:  # half of a surrogate pair, which JSON and YAML can hold, could be written nowhere
         json.dumps([config, asdict(state)], ensure_ascii=False, default=str).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{folder} holds a name that is no text: {error.reason}") from error
+        raise DataError(f"{folder} holds a name that is not text: {error.reason}") from error
     return Run(folder, config, state)
 
 
@@ -272,7 +272,7 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
     """
     check_unchanged(path)
     try:
-        # a case may be called NA or null: only what is no text can be missing, and is empty then
+        # a case may be called NA or null: only what is not text can be missing, and is empty then
         missing_values = {name: [""] for name, kind in columns.items() if kind is not str}
         table = pd.read_csv(
             path, dtype=dict(columns), keep_default_na=False, na_values=missing_values
@@ -498,7 +498,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     """Settings that differ between runs and may make the comparison unfair, with their values.
 
     The strategy, the seed and where things are stored may differ; the number of labelled volumes
-    of a full-data run is no setting of it.
+    of a full-data run is not a setting of it.
     """
     flat = [(run, dict(_flat(run.config))) for run in runs]
     names = {name for _, settings in flat for name in settings}

@@ -156,7 +156,7 @@ def build_plan(config: DictConfig) -> Plan:
 
 
 def build_effort(config: DictConfig) -> Effort:
-    """What a person's minutes are reckoned with."""
+    """What a person's minutes are computed from."""
     check_keys("effort", config.effort, [field.name for field in fields(Effort)])
     return Effort(**config.effort)
 

@@ -73,7 +73,7 @@ def how_to_quote(argument: str) -> str:
     """What to do about an argument that Hydra cannot read, or could read in two ways."""
     name, separator, value = argument.partition("=")
     if not separator:
-        return f"{argument} is no setting; one is given as name=value"
+        return f"{argument} is not a setting; one is given as name=value"
     if value.startswith("~"):
         return f"{argument}: the shell leaves this ~ as it is; write {name}=$HOME{value[1:]}"
     text = value.strip("'\"")

@@ -94,7 +94,7 @@ def _settled(node: Any) -> Any:
 
 
 def settle_ranks() -> None:
-    """Forget ranks in the environment that are no numbers, before Lightning stumbles over them.
+    """Forget ranks in the environment that are not numbers, before Lightning stumbles over them.
 
     Raises:
         ConfigError: if torchrun has started this process, which then has to have a number.

@@ -129,7 +129,7 @@ def _unknown_choice(choice: str, options: list[str]) -> str:
 
 
 def _no_choice(arguments: list[str]) -> str:
-    """The override that gives a group something that is no name, such as null."""
+    """The override that gives a group something that is not a name, such as null."""
     for argument in arguments:
         group, _, name = argument.partition("=")
         options = sorted(path.stem for path in Path(conf_folder(), group).glob("*.yaml"))
@@ -184,12 +184,12 @@ def report_errors() -> Iterator[None]:
         finally:
             remove_bar()
     except Interrupted as stop:
-        how = f"; continue with: python -m alseg.train {stop.resume}" if stop.resume else ""
-        print(f"alseg: {stop}{how}", file=sys.stderr)
+        advice = f"; continue with: python -m alseg.train {stop.resume}" if stop.resume else ""
+        print(f"alseg: {stop}{advice}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except NotAnnotatedYetError as wait:
-        how = f" Then continue with: python -m alseg.train {wait.resume}" if wait.resume else ""
-        print(f"{sentence(wait)}{how}")
+        advice = f" Then continue with: python -m alseg.train {wait.resume}" if wait.resume else ""
+        print(f"{sentence(wait)}{advice}")
         sys.exit(0)
     except KeyboardInterrupt:
         print("alseg: interrupted", file=sys.stderr)

@@ -70,7 +70,7 @@ def check_whole_number(name: str, value: object, at_least: int) -> None:
     """Check a setting that counts something.
 
     Raises:
-        ConfigError: if it is no whole number, or too small.
+        ConfigError: if it is not a whole number, or too small.
     """
     if type(value) is not int or value < at_least:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")
@@ -142,7 +142,7 @@ def check_text(name: str, value: object) -> None:
     """Check a setting that is a name or a path.
 
     Raises:
-        ConfigError: if it is no text, or empty.
+        ConfigError: if it is not text, or empty.
     """
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{name} is {value!r}; it must be text (quote a number: '\"3\"')")

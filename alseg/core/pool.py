@@ -15,7 +15,7 @@ class Pool:
     """An immutable split of the training cases into labelled and unlabelled ones.
 
     Attributes:
-        labelled: case ids in the order in which they were acquired, be it a part of them.
+        labelled: case ids in the order in which they were acquired, as a whole or in part.
         unlabelled: the remaining case ids, sorted.
         repeated: labelled cases that were acquired again, once for each time; they are trained with
             that much more often.
@@ -43,7 +43,7 @@ class Pool:
         for unit in self.regions:
             taken = by_case.setdefault(unit.case_id, [])
             if unit.region is None or unit.case_id not in known:
-                raise ValueError(f"{unit.name} is no region of a labelled case")
+                raise ValueError(f"{unit.name} is not a region of a labelled case")
             if any(overlap(unit.region, other) for other in taken):
                 raise ValueError(f"the region {unit.name} overlaps another one that is annotated")
             taken.append(unit.region)

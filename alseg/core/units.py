@@ -51,13 +51,13 @@ def as_region(edges: Any) -> Region:
     """A region out of JSON.
 
     Raises:
-        ValueError: if it is no box of whole numbers.
+        ValueError: if it is not a box of whole numbers.
     """
     box = tuple((start, stop) for start, stop in edges)
     if len(box) != 3 or not all(
         type(start) is int and type(stop) is int and 0 <= start < stop for start, stop in box
     ):
-        raise ValueError(f"{edges!r} is no box: (start, stop) of voxels along three axes")
+        raise ValueError(f"{edges!r} is not a box: (start, stop) of voxels along three axes")
     return box
 
 
@@ -83,7 +83,7 @@ class Answer:
 
     Attributes:
         labels: the label file of each unit that has been annotated, in the order of the query.
-        pending: the units that have not been annotated yet, without which nothing goes on.
+        pending: the units that have not been annotated yet, without which nothing continues.
         unrequested: the label files of units that have been annotated without being in the query.
         what_to_do: how to have the pending units annotated, for a person to read.
     """

@@ -76,8 +76,8 @@ def forecast(
     missed = 0.0 if fit is None else miss(fit, mean)
     fit = None if missed > MOST_MISS else fit
     if len(reached):
-        said = f"{strategy}: Dice {target:.3f} is reached with {reached[0]:.6g} {label}."
-        return Forecast(strategy, target, said, float(reached[0]), fit=fit)
+        statement = f"{strategy}: Dice {target:.3f} is reached with {reached[0]:.6g} {label}."
+        return Forecast(strategy, target, statement, float(reached[0]), fit=fit)
     if missed > MOST_MISS:
         return declined(
             f"no forecast for Dice {target:.3f}; the fitted curve misses the rounds so far by "
@@ -108,8 +108,8 @@ def forecast(
             fit,
         )
     low, high, span = _interval_of(resampled, MAX_EXTRAPOLATION * largest)
-    said = f"{strategy}: about {_needed(volumes)} {label} for Dice {target:.3f} ({span})."
-    return Forecast(strategy, target, said, volumes, low, high, fit)
+    statement = f"{strategy}: about {_needed(volumes)} {label} for Dice {target:.3f} ({span})."
+    return Forecast(strategy, target, statement, volumes, low, high, fit)
 
 
 def _needed(volumes: float) -> str:

@@ -1,1 +1,1 @@
-"""Data: what a data set holds, its preprocessing, the loaders and the oracle."""
+"""Data sets: formats, files of volumes, tasks and splits, preprocessing and its cache, loaders."""

@@ -126,7 +126,7 @@ def _by_classes(crop: Any, sample: Sample) -> Any:
     ratios = [1] * len(indices) if cropper.ratios is None else cropper.ratios
     if not any(ratio and len(found) for ratio, found in zip(ratios, indices, strict=True)):
         indices = [_annotated_voxels(label)] * len(indices)
-    cropper.warn = False  # a region without one of the classes is nothing to be told of
+    cropper.warn = False  # a region without one of the classes is nothing to report
     crop = copy(crop)
     crop.cropper, crop.indices_key = cropper, _INDICES
     return crop({**sample, _INDICES: indices})

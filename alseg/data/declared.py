@@ -23,9 +23,9 @@ def number_of(content: Mapping[str, Any], key: str, n_found: int, found: str) ->
         n_found: what it should be.
         found: how that was found, such as ``10 cases are listed``.
     """
-    said = content.get(key, n_found)
-    if said != n_found and str(said) != str(n_found):
-        yield warning(key, f"dataset.json says {key} {short(said)}, but {found}")
+    stated = content.get(key, n_found)
+    if stated != n_found and str(stated) != str(n_found):
+        yield warning(key, f"dataset.json says {key} {short(stated)}, but {found}")
 
 
 def tested_on_training(training: Collection[Path], test: Collection[Path]) -> Iterator[Finding]:
@@ -65,13 +65,13 @@ def differ_in_case(case_ids: Collection[str]) -> Iterator[Finding]:
 
 def image_size(content: Mapping[str, Any], n_channels: int) -> Iterator[Finding]:
     """MSD's tensorImageSize (3D for one channel, 4D for several) if it contradicts the channels."""
-    said = content.get("tensorImageSize")
+    stated = content.get("tensorImageSize")
     expected = "3D" if n_channels == 1 else "4D"
-    if said is not None and str(said).upper() != expected:
+    if stated is not None and str(stated).upper() != expected:
         yield warning(
             "tensorImageSize",
-            f"dataset.json says tensorImageSize {short(said)}, but names {n_channels} channel(s), "
-            f"which is {expected}",
+            f"dataset.json says tensorImageSize {short(stated)}, but names {n_channels} "
+            f"channel(s), which is {expected}",
         )
 
 

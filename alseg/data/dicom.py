@@ -339,7 +339,7 @@ def check_images(series: Series) -> None:
                 f"its slices have no place in space ({kind} without {', '.join(missing)})"
             )
     if len(series.headers) < 2:
-        raise DataError("it holds one slice, which is no volume")
+        raise DataError("it holds one slice, which is not a volume")
 
 
 def _is_whole(header: pydicom.Dataset) -> bool:

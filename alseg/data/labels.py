@@ -1,4 +1,4 @@
-"""Label files: read, and held to the classes of their data set."""
+"""Label files: read, and checked against the classes of their data set."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_label(
         values that occur, sorted, int64.
 
     Raises:
-        DataError: if the file is broken, or holds a value that is no class.
+        DataError: if the file is broken, or holds a value that is not a class.
     """
     label, n_classes = read_volume((path,)), len(task.classes)
     annotated = None if regions is None else inside_of(tuple(regions), label.shape[1:])

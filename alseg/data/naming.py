@@ -36,7 +36,7 @@ def inside(folder: Path, name: Any, source: Path) -> Path:
     Raises:
         DataError: if there is no such regular file.
     """
-    # unprintable: control characters, and bytes that are no text
+    # unprintable: control characters, and bytes that are not text
     if not isinstance(name, str) or not name.isprintable():
         raise DataError(
             f"{source}: a file name must be a string of printable characters, got {short(name)}"
@@ -58,7 +58,7 @@ def inside(folder: Path, name: Any, source: Path) -> Path:
         target = path.resolve()
         is_file = path.is_file()
     except (OSError, RuntimeError) as error:  # a name too long, a loop of links
-        raise DataError(f"{source} names {short(name)}, which is no path: {error}") from error
+        raise DataError(f"{source} names {short(name)}, which is not a path: {error}") from error
     if path.is_symlink() and not path.exists():
         raise DataError(
             f"{source} names {name}, a link to {target}, which is not there; fetch the content "

@@ -136,7 +136,8 @@ def intensity_oddities(
     A shift, such as the 1024 of a CT that was stored without its rescale intercept, moves both ends
     of the intensities and leaves their spread. Both are judged from the medians over the cases, in
     robust standard deviations, so that a data set whose intensities vary anyway gives no findings.
-    Only CT has a scale that all scans share; elsewhere a scale is told where nearly all share one.
+    Only CT has a scale that all scans share; elsewhere a scale is reported where nearly all share
+    one.
 
     Args:
         quantiles: of each case, [channels, 3].
@@ -165,10 +166,12 @@ def intensity_oddities(
             quantiles, ends, shift, shifted, scaled, strict=True
         ):
             if is_shifted or is_scaled:
-                how = f"shifted by about {distance:.4g}" if is_shifted else "on another scale"
+                difference = (
+                    f"shifted by about {distance:.4g}" if is_shifted else "on another scale"
+                )
                 found[case_id] = (
                     f"its intensities ({name}) lie in {_interval(end)}, those of the others in "
-                    f"{usual} (5th to 95th percentile): {how}"
+                    f"{usual} (5th to 95th percentile): {difference}"
                 )
     return found
 

@@ -251,8 +251,8 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
         for case_id in ids:
             if case_id not in known:
                 raise DataError(
-                    f"{path}: '{part}' names {short(case_id)}, which the data set has not, or not "
-                    "with the label that a simulation needs"
+                    f"{path}: '{part}' names {short(case_id)}, which the data set does not have, "
+                    "or not with the label that a simulation needs"
                 )
             if case_id in seen:
                 raise DataError(f"{path} names {case_id} twice")

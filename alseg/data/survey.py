@@ -171,7 +171,7 @@ def left_out(task: Task) -> list[Finding]:
 
 
 def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]], *, simulated: bool) -> None:
-    """Tell a run what can be known before any voxel is read; ``alseg.validate`` tells more.
+    """Log what can be known before any voxel is read; ``alseg.validate`` reports more.
 
     Args:
         cache: the data set and its preprocessing.

@@ -1,4 +1,4 @@
-"""Notes on what each loader process is reading, for the day on which one of them dies."""
+"""Notes on what each loader process is reading, in case one of them dies."""
 
 from __future__ import annotations
 
@@ -103,18 +103,18 @@ def dead_worker_error(
     if found := re.search(_DEATH, str(error)):
         dead = {int(process) for process in found[1].split(",")}
         cases = {case for process, case, _ in readings if process in dead}
-        how = found[2].replace("is killed by signal: ", "was killed by signal ")
+        end = found[2].replace("is killed by signal: ", "was killed by signal ")
     elif isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
         try:
             cases = {case for process, case, reading in readings if reading and _has_ended(process)}
         except RuntimeError as torch_error:
             return dead_worker_error(torch_error, datasets)
-        how = "died"
+        end = "died"
         if not cases:
             return None
     else:
         return None
     return DataError(
-        f"a loader process {how} while it was reading {', '.join(sorted(cases)) or 'no case yet'}; "
+        f"a loader process {end} while it was reading {', '.join(sorted(cases)) or 'no case yet'}; "
         "if it ran out of memory, lower data.num_workers or data.batch_size"
     )

@@ -330,7 +330,7 @@ def license_note(run: TrainedRun) -> str:
 README = """# {name}
 
 The network of round {round} of a run of alseg {version}, trained on {labelled} annotated volumes.
-Mean foreground Dice, on the preprocessed grid: {dice}. It is no medical device.
+Mean foreground Dice, on the preprocessed grid: {dice}. It is not a medical device.
 
 Classes:
 

@@ -91,16 +91,16 @@ def validate(config: DictConfig) -> Report:
 
 def survey(cache: VolumeCache, n_processes: int) -> Report:
     """Look at all cases in processes of their own, with a progress bar."""
-    looks = map_in_processes(partial(look_at, cache), cache.task.cases, n_processes)
+    results = map_in_processes(partial(look_at, cache), cache.task.cases, n_processes)
     facts: dict[str, Facts] = {}
     errors: dict[str, list[Finding]] = {}
-    for case_id, look in track(looks, "checking", "case", len(cache.task.cases)):
-        if isinstance(look, Facts):
-            facts[case_id] = look
-        elif isinstance(look, Died):
-            errors[case_id] = [Finding("error", "crash", f"the process that read it {look.how}")]
+    for case_id, result in track(results, "checking", "case", len(cache.task.cases)):
+        if isinstance(result, Facts):
+            facts[case_id] = result
+        elif isinstance(result, Died):
+            errors[case_id] = [Finding("error", "crash", f"the process that read it {result.end}")]
         else:
-            errors[case_id] = [look]
+            errors[case_id] = [result]
     facts = dict(sorted(facts.items()))
     cases = errors | oddities(facts, cache.task.classes, cache.task.channels)
     return Report(set_findings(cache, facts), dict(sorted(cases.items())))

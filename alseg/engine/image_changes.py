@@ -94,11 +94,11 @@ def check_present(known: set[str], training: set[str], task: Task) -> None:
         DataError: naming those that are not.
     """
     missing = sorted(known - training)
-    gone = [case_id for case_id in missing if case_id not in task.cases]
-    if gone:
+    absent = [case_id for case_id in missing if case_id not in task.cases]
+    if absent:
         raise DataError(
-            f"{len(gone)} image(s) of the run are no longer in {task.root}: {listed(gone)}; put "
-            "them back under the same names"
+            f"{len(absent)} image(s) of the run are no longer in {task.root}: {listed(absent)}; "
+            "put them back under the same names"
         )
     if missing:
         raise DataError(

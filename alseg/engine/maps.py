@@ -112,7 +112,7 @@ def case_maps(
     maps = []
     for case_id in case_ids:
         if case_id not in cache.task.cases:
-            raise ConfigError(f"{case_id} is no case of {cache.task.name}")
+            raise ConfigError(f"{case_id} is not a case of {cache.task.name}")
         entry = cache.image(case_id)
         image = entry["image"].unsqueeze(0)  # [1, channels, D, H, W]
         statistics = scoring.statistics(network, image, case_id)

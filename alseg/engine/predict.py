@@ -345,7 +345,7 @@ class Predictor(pl.LightningModule):
         return run.source.statistics(networks, image, self.scoring_inferer, mask_seed)
 
     def refuse(self, case_id: str, error: BaseException) -> None:
-        """Note and tell why a scan could not be segmented."""
+        """Note and report why a scan could not be segmented."""
         message = str(error)
         if not isinstance(error, AlsegError):
             message = f"{self.job.task.cases[case_id].images[0]} does not fit into memory: {error}"
@@ -368,7 +368,7 @@ def sizes(classes: Tensor, names: tuple[str, ...], voxel_ml: float) -> dict[str,
 def scans_of(folder: Path, task: Task) -> Task:
     """The scans of a folder as cases of a task, as ``data=folder`` reads them.
 
-    Where each file is called as nnU-Net's first channel, ``_0000`` is no part of the case's id.
+    Where each file is named like nnU-Net's first channel, ``_0000`` is not part of the case's id.
     """
     found = read_folder(folder, task.foreground, task.channels).cases
     first = "_0000"
@@ -392,10 +392,10 @@ def report(table: PredictionTable, task: Task, run: TrainedRun, n_before: int) -
         f"segmented {n_new} scan(s) with the network of round {run.round_number} of {run.folder}"
         f"{before}: {table.path.parent}"
     )
-    looks = rows[(rows["look"] != "") & (rows["status"] == DONE)].sort_values("rank")
-    if len(looks):
-        named = [f"{case_id} ({why})" for case_id, why in looks["look"].items()]
-        say(f"{len(looks)} worth a look: {listed(named)}; all are in {table.path}")
+    noticeable = rows[(rows["look"] != "") & (rows["status"] == DONE)].sort_values("rank")
+    if len(noticeable):
+        named = [f"{case_id} ({why})" for case_id, why in noticeable["look"].items()]
+        say(f"{len(noticeable)} worth a look: {listed(named)}; all are in {table.path}")
     if refused:
         raise DataError(
             f"{len(refused)} of {len(rows)} scan(s) could not be segmented: {listed(refused)}; "

@@ -26,7 +26,7 @@ LAST = ("seconds", "file", "message", "checksum", "made_of")
 
 
 class PredictionTable:
-    """A CSV file that is whole after each row, and goes on where an earlier process has left it.
+    """A CSV file that is whole after each row, and continues where an earlier process has left it.
 
     Columns: ``case``; ``status`` (done, refused, or writing: it was interrupted there); ``look``,
     why the case is worth a look; ``rank`` by uncertainty, 1 is the highest; ``uncertainty``, the
@@ -66,8 +66,8 @@ class PredictionTable:
             raise DataError(f"{self.path} cannot be read: {error}; give another output") from error
         if list(table.columns) != self.columns:
             raise DataError(
-                f"{self.path} is no table of these classes ({', '.join(self.classes)}): it belongs "
-                "to something else; give another output"
+                f"{self.path} is not a table of these classes ({', '.join(self.classes)}): it "
+                "belongs to something else; give another output"
             )
         self.rows = {row["case"]: row for row in table.to_dict("records")}
 

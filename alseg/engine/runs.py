@@ -187,7 +187,7 @@ def interruptible(folder: Path) -> Iterator[None]:
 
 
 def to_resume(folder: Path) -> str:
-    """The arguments that resume the run in a folder; empty if it has not come to that."""
+    """The arguments that resume the run in a folder; empty if there is nothing to resume yet."""
     if not (folder / CONFIG_FILE).is_file():
         return ""
     own = untrusted(OmegaConf.to_container(load_config(folder)))

@@ -207,7 +207,7 @@ def _run_child(folder: Path, name: str, work: Callable[[Path], None]) -> str:
 
 
 def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:
-    """Mark the job's run in the tracking store as failed; makes one if it had not come to that."""
+    """Mark the job's run in the tracking store as failed; makes one if there is none yet."""
     try:
         tracker = Trackers(instantiate(config.tracking))
         tags = {"strategy": str(config.strategy.name), "seed": str(config.seed)}

@@ -93,13 +93,13 @@ def load_trained(
 
     Raises:
         ConfigError: if there is no such round, or the settings name what is not to be trusted.
-        DataError: if the folder is no run folder, no round is finished, or a file is damaged.
+        DataError: if the folder is not a run folder, no round is finished, or a file is damaged.
     """
     check_text("run", folder)
     check_names("trusted_packages", trusted_packages)
     path = Path(str(folder)).expanduser()
     if not RunState.is_in(path):
-        raise DataError(f"{path} is no run folder, or its run has finished no round yet")
+        raise DataError(f"{path} is not a run folder, or its run has finished no round yet")
     number = chosen_round(path, RunState.load(path), round_number)
     config = trusted_config(path, trusted_packages)
     task = read_task(path)

@@ -1,4 +1,4 @@
-"""Networks that are trained jointly and pass for one."""
+"""Networks that are trained jointly and used like one."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class BottleneckFeatures:
 def depth(activation: Any) -> tuple[int, int] | None:
     """Grows with fewer voxels, then with more channels, of [B, K, d, h, w].
 
-    None for what is no volume of more than one voxel.
+    None for what is not a volume of more than one voxel.
     """
     if not isinstance(activation, Tensor) or activation.ndim != 5:
         return None

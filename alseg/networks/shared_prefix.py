@@ -122,7 +122,7 @@ def _checked_split(network: nn.Module, example: Tensor) -> SplitNetwork | None:
         activations = parts.head(example)
         if not all(isinstance(a, Tensor) and len(a) == len(example) for a in activations):
             raise RuntimeError("what crosses the first dropout is not one tensor a window")
-        with torch.autocast(example.device.type, enabled=False):  # its rounding is no difference
+        with torch.autocast(example.device.type, enabled=False):  # its rounding is not a difference
             logits, expected = parts.tail(parts.head(example), None), network(example)
         # 1e-3: some convolutions of a GPU round in another way in each call
         if not torch.allclose(logits, expected, rtol=0, atol=1e-3 * float(expected.abs().max())):

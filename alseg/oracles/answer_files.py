@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import math
 import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from alseg.core.errors import DataError
 from alseg.data.file_types import NIFTI_ENDINGS, name_without_ending
 from alseg.data.findings import listed
 from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUEST_TABLE, REQUESTS_FOLDER
+from alseg.system.files import write_atomically
 
 CONFIRMED = ".confirmed"  # behind the case, the name of the empty file that confirms a label
 
@@ -99,7 +102,7 @@ class AnswerFiles:
                 found.remarks.append(
                     f"{path} is not read: save labels as NIfTI, under the name CASE.nii.gz"
                 )
-        said = said_of_answers(folder / ANSWERS_FILE, self.case_ids, found.remarks)
+        details = details_of_answers(folder / ANSWERS_FILE, self.case_ids, found.remarks)
         for case_id, paths in by_case.items():
             if len(paths) > 1:
                 found.remarks.append(f"{paths[0]} and {paths[1].name} are of one case: delete one")
@@ -109,7 +112,7 @@ class AnswerFiles:
                 found.arriving.append(paths[0])
             else:
                 confirmed = any(folder.glob(f"{glob.escape(case_id)}{CONFIRMED}*"))
-                who, minutes = said.get(case_id, ("", None))
+                who, minutes = details.get(case_id, ("", None))
                 answer = AnswerFile(case_id, paths[0], request, state, confirmed, who, minutes)
                 found.complete.append(answer)
 
@@ -127,7 +130,7 @@ class AnswerFiles:
         return state if now - since >= self.settle_seconds else None
 
 
-def said_of_answers(
+def details_of_answers(
     path: Path, case_ids: Container[str], remarks: list[str]
 ) -> dict[str, tuple[str, float | None]]:
     """Annotator and minutes of each case, from ``answers.csv``: case, annotator, minutes.
@@ -137,16 +140,16 @@ def said_of_answers(
         case_ids: of the data set; the name of a case's file is as good.
         remarks: what cannot be used of it is added to them.
     """
-    said: dict[str, tuple[str, float | None]] = {}
+    details: dict[str, tuple[str, float | None]] = {}
     if not path.is_file():
-        return said
+        return details
     unknown, line = [], 1
     try:
         for line, row in _table(path):
             name = row.get("case", "")
             case_id = name if name in case_ids else name_without_ending(PurePath(name))
             if case_id in case_ids:
-                said[case_id] = (row.get("annotator", ""), _minutes(row))
+                details[case_id] = (row.get("annotator", ""), _minutes(row))
             elif any(row.values()):
                 unknown.append(f"{name or 'no name'} in line {line}")
     except (OSError, ValueError, csv.Error) as error:
@@ -156,7 +159,34 @@ def said_of_answers(
             f"{path} has rows that are of no case of the data set, and are not used: "
             f"{listed(unknown)}; name the cases as {REQUEST_TABLE} does"
         )
-    return said
+    return details
+
+
+def say_of_answer(path: Path, case_id: str, annotator: str, minutes: float) -> None:
+    """Write who made a label, in how many minutes, into ``answers.csv``; other rows stay.
+
+    Args:
+        path: the table; it may be missing.
+        case_id: the case.
+        annotator: one line of text.
+        minutes: that the volume has taken so far.
+
+    Raises:
+        DataError: if the table that is there cannot be read.
+        StorageError: if it cannot be written.
+    """
+    try:
+        rows = [row for _, row in _table(path)] if path.is_file() else []
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read, mend it or move it away: {error}") from error
+    rows = [row for row in rows if row["case"] != case_id]
+    rows.append({"case": case_id, "annotator": annotator, "minutes": f"{minutes:.2f}"})
+    columns = list(dict.fromkeys(["case", "annotator", "minutes", *(k for r in rows for k in r)]))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -1,4 +1,4 @@
-"""Receives labels: what has been put into the request folders is checked and accepted, or told."""
+"""Takes in answers: labels in the request folders are accepted, or what is wrong is reported."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from alseg.run.requests import (
     Request,
     proposal_file,
     read_requests,
+    unchanged_proposal,
     write_states,
 )
 from alseg.system.files import checksum_of
@@ -33,7 +34,7 @@ UNREQUESTED = "not asked for"
 
 
 class AnswerIntake:
-    """Takes in labels from the request folders of a run; says each thing once.
+    """Takes in labels from the request folders of a run; reports each thing once.
 
     Args:
         task: the data set.
@@ -58,11 +59,11 @@ class AnswerIntake:
         self.annotations = Annotations(run_folder)
         self.answer_files = AnswerFiles(run_folder, task.cases, settle_seconds)
         self._refused: dict[tuple[object, ...], str] = {}  # what was found wrong with a file
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._news: set[str] = set()  # the requests of which something has been accepted
 
     def take_in(self, asking: str, *, returns: bool) -> None:
-        """Accept what has come and is sound; tell of what is not.
+        """Accept what has come and is sound; report what is not.
 
         Args:
             asking: the request that is being answered, or comes next: those before it are closed.
@@ -72,10 +73,10 @@ class AnswerIntake:
         requests = {each.name: each for each in read_requests(self.run_folder)}
         found = self.answer_files.look() if returns else self.answer_files.wait_and_look()
         for remark in found.remarks:
-            self._say(remark)
+            self._log_once(remark)
         if not returns:
             for path in found.arriving:
-                self._say(f"{path} is still being written: resume the run once it is complete")
+                self._log_once(f"{path} is still being written: resume the run once it is complete")
         asked_by = {case_id: each for each in requests.values() for case_id in each.case_ids}
         refused: list[str] = []
         unrequested: list[str] = []
@@ -85,9 +86,9 @@ class AnswerIntake:
                 unrequested.append(answer.case_id)
             elif reason:
                 refused.append(answer.case_id)
-                self._say(reason)
+                self._log_once(reason)
         if unrequested:
-            self._say(
+            self._log_once(
                 f"not asked for, and not used: {len(unrequested)} label(s), {listed(unrequested)}; "
                 "oracle.accept_unrequested=true takes them in"
             )
@@ -96,7 +97,7 @@ class AnswerIntake:
             states = dict.fromkeys(request.case_ids, RETURNED if request.name < asking else OPEN)
             states |= dict.fromkeys(refused, REFUSED)
             write_states(self.run_folder, request, states | annotated)
-            self._say_what_was_saved_over(request, annotated)
+            self._report_what_was_saved_over(request, annotated)
 
     def report(self, request: Request) -> None:
         """Sum up what has come of a request, if anything has come of it since it was last said."""
@@ -109,7 +110,7 @@ class AnswerIntake:
                     )
                 if not math.isnan(row["minutes"]):
                     parts.append(f"{row['minutes']:.3g} minutes a volume")
-                self._say(" · ".join(parts), logging.INFO)
+                self._log_once(" · ".join(parts), logging.INFO)
         self._news.discard(request.name)
 
     def _consider(self, answer: AnswerFile, request: Request | None) -> str:
@@ -125,7 +126,7 @@ class AnswerIntake:
         versions = [each for each in self.annotations.history if each.case == case_id]
         received = checksum_of(path)
         from_here = [each for each in versions if each.folder == answer.folder]
-        # the same file in another request folder is no new version
+        # the same file in another request folder is not a new version
         for each in from_here[-1:] or versions:
             if each.received == received:
                 self.annotations.amend(each, answer.annotator, answer.minutes)
@@ -139,13 +140,16 @@ class AnswerIntake:
 
     def _accept(self, answer: AnswerFile, request: Request | None) -> str:
         """Accept a label; returns why it cannot be, if it cannot."""
+        proposal = None
+        if request is not None:
+            proposal = unchanged_proposal(self.run_folder, request, answer.case_id)
         try:
             added, note = accept(
                 self.task,
                 self.annotations,
                 answer.case_id,
                 answer.path,
-                proposal=self._proposal(answer.case_id, request),
+                proposal=proposal,
                 confirmed=answer.confirmed,
                 annotator=answer.annotator or self.annotator,
                 minutes=answer.minutes,
@@ -158,30 +162,23 @@ class AnswerIntake:
             return f"not accepted, and left where it is: {error}"
         self._news.add(added.request)
         if note:
-            self._say(note)
+            self._log_once(note)
         log.info(f"accepted: {answer.case_id}{_details(added)}")
         return ""
 
-    def _proposal(self, case_id: str, request: Request | None) -> Path | None:
-        """What was proposed for a case, if there is a proposal and nobody has changed it."""
-        for item in request.items if request is not None else ():
-            if item.unit.case_id == case_id and item.proposal:
-                assert request is not None
-                path = proposal_file(self.run_folder, request.name, case_id)
-                return path if checksum_of(path) == item.proposal else None
-        return None
-
-    def _say_what_was_saved_over(self, request: Request, annotated: Mapping[str, str]) -> None:
-        """Tell of labels that were saved over the proposal, which is easily done."""
+    def _report_what_was_saved_over(self, request: Request, annotated: Mapping[str, str]) -> None:
+        """Report labels that were saved over the proposal, which is easily done."""
         for item in request.items:
             path = proposal_file(self.run_folder, request.name, item.unit.case_id)
             is_open = bool(item.proposal) and item.unit.case_id not in annotated
             if is_open and checksum_of(path) != item.proposal:
-                self._say(f"{path} has changed, and is not read: answers go to {ANSWERS_FOLDER}")
+                self._log_once(
+                    f"{path} has changed, and is not read: answers go to {ANSWERS_FOLDER}"
+                )
 
-    def _say(self, message: str, level: int = logging.WARNING) -> None:
-        if message not in self._told:
-            self._told.add(message)
+    def _log_once(self, message: str, level: int = logging.WARNING) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
             log.log(level, message)
 
 

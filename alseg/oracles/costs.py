@@ -80,7 +80,7 @@ def contour_mm(annotated: AnnotatedVoxels) -> float:
     """The length of the contours in all slices, in mm: where one class meets another in a plane.
 
     Along the edges of voxels, which makes a slanted line longer, a circle by 4 / pi. What is cut at
-    the border of a region is no contour.
+    the border of a region is not a contour.
     """
     axis = slice_axis(annotated.affine)
     spacing = np.linalg.norm(annotated.affine[:3, :3], axis=0)
@@ -112,7 +112,7 @@ def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
 
     Args:
         name: of the cost.
-        minutes: what ``effort`` reckons with.
+        minutes: what ``effort`` is computed from.
 
     Raises:
         ConfigError: if there is none.
@@ -122,7 +122,7 @@ def cost_named(name: str, minutes: Effort | None = None) -> AnnotationCost:
 
 
 def cost_by(oracle: Oracle, name: str, minutes: Effort | None = None) -> AnnotationCost:
-    """The cost of that name, be it read from a label or measured by the oracle.
+    """The cost of that name, whether it is read from a label or measured by the oracle.
 
     Raises:
         ConfigError: if there is none, or it is minutes and the oracle measures none.

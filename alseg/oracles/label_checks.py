@@ -54,7 +54,7 @@ def check_annotation(
 
     Raises:
         ConfirmationNeededError: if the label is empty or the unchanged proposal, and not confirmed.
-        DataError: if the file is broken, lies on another grid, or holds values that are no classes.
+        DataError: if the file is broken, lies on another grid, or holds values of no class.
     """
     case = task.cases[case_id]
     note = grid_note(case, path)

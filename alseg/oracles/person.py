@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -107,7 +108,7 @@ class PersonOracle:
     def annotate(self, query: Query) -> Answer:
         """What has been annotated by now; with ``wait``, once that is enough."""
         request = next((r for r in read_requests(self.folder) if r.query == query), None)
-        told_of = -1
+        n_reported = -1
         while True:
             self._take_in("" if request is None else request.name, returns=self.wait)
             answer, done = self._answer(query), 0
@@ -118,16 +119,16 @@ class PersonOracle:
                 if request is not None and rank() == 0:
                     self.intake.report(request)
                 return Answer(answer.labels, unrequested=self._further(query))
-            how = what_to_do(self.folder, request, answer.pending)
+            instructions = what_to_do(self.folder, request, answer.pending)
             if not self.wait or request is None:
                 if request is not None and done and rank() == 0:
                     self.intake.report(request)
-                return Answer(answer.labels, answer.pending, what_to_do=how)
-            if told_of < 0:
-                log.info(how)
-            if told_of != done:
+                return Answer(answer.labels, answer.pending, what_to_do=instructions)
+            if n_reported < 0:
+                log.info(instructions)
+            if n_reported != done:
                 log.info(f"{done} of {len(request.items)} annotated")
-            told_of = done
+            n_reported = done
             time.sleep(self.poll_seconds)
 
     def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
@@ -223,5 +224,6 @@ def what_to_do(run_folder: Path, request: Request | None, pending: Query) -> str
     return (
         f"{len(pending)} of {len(request.items)} volumes wait for annotation ({names}). In the "
         f"folder {folder}, in the order of {REQUEST_TABLE}: open CASE.nii.gz{proposal}, and save "
-        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz."
+        f"the label as {ANSWERS_FOLDER}/CASE.nii.gz; or annotate in the browser, with python -m "
+        f"alseg.annotate {shlex.quote(str(run_folder))}."
     )

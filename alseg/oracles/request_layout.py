@@ -117,7 +117,7 @@ def labels_left_over(run_folder: Path) -> dict[str, Path]:
 def lay_out_images(task: Task, case_id: str, folder: Path) -> tuple[str, ...]:
     """Link the images of a case into a folder, or copy them where there are no links.
 
-    Those that are no NIfTI files are converted, so that all programs and the labels that come back
+    Those that are not NIfTI files are converted, so that all programs and the labels that come back
     have to do with NIfTI only.
 
     Returns:

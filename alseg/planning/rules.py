@@ -195,7 +195,7 @@ def training_bytes(
 ) -> int:
     """About the memory that a training step takes for activations and their gradients, in float32.
 
-    Measured against DynUNet on the CPU: see docs/auto.md.
+    One to two times what autograd keeps for a step of DynUNet.
     """
     voxels, total = float(math.prod(patch) * batch_size), 0.0
     for stride, n in zip(strides, n_filters, strict=True):

@@ -1,1 +1,1 @@
-"""A run folder: its state, finished stages, scores on their way, who works on it."""
+"""A run folder: its state, finished stages, the scores so far, who works on it."""

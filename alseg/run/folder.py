@@ -16,9 +16,9 @@ LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"  # held by the process that works
 LOG_FILE, PROVENANCE_FILE = "run.log", "provenance.json"
 METRICS_FILE, QUERIES_FILE = "metrics.csv", "queries.csv"
 CURVE_FILE = "learning_curve.png"
-TRACKING_FILE = "tracking.json"  # what no other file says of what tracking stores are told
+TRACKING_FILE = "tracking.json"  # what no other file says of what tracking stores get
 SENT_FILE = ".sent.json"  # which files the tracking store has; without it they are sent again
-STOPPING_FILE = "when_to_stop.txt"  # what the last round says about going on
+STOPPING_FILE = "when_to_stop.txt"  # what the last round says about continuing
 TASK_FILE = "task.json"  # channels and classes: what using the network needs of the data set
 
 # in the folder of a round
@@ -35,6 +35,11 @@ REQUEST_README = "README.txt"  # what to do, for whoever annotates
 PROPOSALS_FOLDER, ANSWERS_FOLDER = "labels/original", "labels/final"  # as MONAI Label has them
 UNCERTAINTY_FOLDER = "uncertainty"
 ANSWERS_FILE = "answers.csv"  # beside the answers: who made them, in how many minutes
+
+# what people do in the browser: in a request folder, and the address beside all of them
+DRAFTS_FOLDER = "drafts"  # what is being drawn, not yet handed in
+CLAIMS_FILE, CLAIMS_LOCK = "claims.json", ".claims.lock"  # who works on which case
+PAGE_FILE = ".page.json"  # port and token of the page's address
 
 # what has been accepted of a person's answers
 ANNOTATIONS_FOLDER = "annotations"

@@ -24,7 +24,7 @@ from alseg.run.folder import (
     WORKLIST_FILE,
     request_folder,
 )
-from alseg.system.files import read_json, write_atomically, write_json
+from alseg.system.files import checksum_of, read_json, write_atomically, write_json
 
 OPEN, ANNOTATED, REFUSED = "open", "annotated", "refused"  # the states of a unit
 RETURNED = "returned to the pool"  # a round goes ahead without it
@@ -75,6 +75,15 @@ def proposal_file(run_folder: Path, name: str, case_id: str) -> Path:
     return request_folder(run_folder, name) / PROPOSALS_FOLDER / f"{case_id}.nii.gz"
 
 
+def unchanged_proposal(run_folder: Path, request: Request, case_id: str) -> Path | None:
+    """What was proposed for a case, if there is a proposal and nobody has changed it."""
+    for item in request.items:
+        if item.unit.case_id == case_id and item.proposal:
+            path = proposal_file(run_folder, request.name, case_id)
+            return path if checksum_of(path) == item.proposal else None
+    return None
+
+
 def write_request(run_folder: Path, request: Request, classes: Mapping[int, str]) -> None:
     """Write the tables of a request, and at last ``request.json``.
 
@@ -117,6 +126,20 @@ def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) 
     pd.DataFrame(rows, columns=["order", "case", "score", "state"]).to_csv(buffer, index=False)
     if not path.is_file() or path.read_text(encoding="utf-8") != buffer.getvalue():
         write_atomically(path, buffer.getvalue())
+
+
+def read_states(run_folder: Path, name: str) -> dict[str, str]:
+    """The state of each case of a request, as ``write_states`` has written it last.
+
+    Raises:
+        DataError: if the table is damaged.
+    """
+    path = request_folder(run_folder, name) / REQUEST_TABLE
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return dict(zip(table["case"], table["state"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def read_request(run_folder: Path, name: str) -> Request | None:

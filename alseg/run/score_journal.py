@@ -1,4 +1,4 @@
-"""Scores on their way to the disk: a scoring pass that is interrupted continues where it was."""
+"""Scores are kept one by one: a scoring pass that is interrupted continues where it was."""
 
 from __future__ import annotations
 

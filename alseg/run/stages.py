@@ -22,7 +22,7 @@ class Stages:
     """What the finished stages of a round have given, by their names; kept in ``stages.json``.
 
     A stage writes its files first and is noted after, with their checksums, so one that is noted is
-    complete, and a file of another round does not pass for its own. Where something is damaged, the
+    complete, and a file of another round is not taken for its own. Where something is damaged, the
     stage and those after it are run again, which a warning says.
 
     Args:

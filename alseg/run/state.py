@@ -61,9 +61,9 @@ class RunState:
         for name in ("config_hash", "hardware"):
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise TypeError(f"{name} is {value!r}, which is no text")
+                raise TypeError(f"{name} is {value!r}, which is not text")
         if not all(isinstance(i, str) for i in self.pool.labelled + self.pool.unlabelled):
-            raise ValueError("a case id in the pool is no text")
+            raise ValueError("a case id in the pool is not text")
 
     @property
     def measure(self) -> Measure:
@@ -94,7 +94,7 @@ class RunState:
     def save(self, folder: Path) -> None:
         """Write ``state.json`` so that a reader sees the old or the new state, never a part.
 
-        The old one is kept beside it: for the day when the new one is found damaged.
+        The old one is kept beside it, in case the new one is found damaged.
 
         Raises:
             StorageError: if it cannot be written; the old state is as it was.

@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout the plain way, which faster ones are held against."""
+"""Monte-Carlo dropout the plain way, which faster ones are compared with."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class Scoring:
                 yield score
 
         contender = Contender(case_id, scores(), self._hint(passes, hidden_label))
-        # without a gate nobody knows what the volume will keep: it races alone
+        # without a gate nobody knows what the volume will keep: it races by itself
         n_bytes = heats.limit if passes.n_bytes is None else passes.n_bytes
         return heats.enter(contender, n_bytes, is_last=is_last)
 

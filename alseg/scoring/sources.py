@@ -270,7 +270,7 @@ def check_savings(
         )
     if not is_plain(inferer):
         raise ConfigError(
-            f"uncertainty.gate is {source.gate!r}, but data.scoring_inferer is no plain "
+            f"uncertainty.gate is {source.gate!r}, but data.scoring_inferer is not a plain "
             "SlidingWindowInferer: use uncertainty.gate=null"
         )
 

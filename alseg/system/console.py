@@ -7,6 +7,7 @@ pipe, a job of a sweep, a terminal without cursor movements) it has a log line n
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -62,6 +63,13 @@ def animated() -> bool:
 def say(text: str) -> None:
     """Print text as it is, except for secrets; paths and commands stay in one piece to copy."""
     console().print(Text(without_secrets(text)), soft_wrap=True)
+
+
+def has_display() -> bool:
+    """Whether a browser can be opened on this machine's screen."""
+    return sys.platform != "linux" or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
 
 
 class _Bar(Progress):

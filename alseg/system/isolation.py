@@ -17,7 +17,7 @@ import torch
 class Died:
     """What became of the process that worked on an item, as a person would say it."""
 
-    how: str
+    end: str
 
 
 def map_in_processes(

@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from alseg.core.errors import ConfigError
+from alseg.system.console import has_display
 from alseg.system.secrets import without_secrets
 from alseg.system.stores import sqlite_file
 
@@ -153,11 +154,4 @@ def prepared_charts(address: str, experiment: str) -> str:
     return (
         f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning"
         f"&compareRunsMode=CHART&viewStateShareKey={VIEW_KEY}"
-    )
-
-
-def has_display() -> bool:
-    """Whether a browser can be opened on this machine's screen."""
-    return sys.platform != "linux" or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )

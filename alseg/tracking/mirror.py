@@ -20,7 +20,7 @@ from alseg.tracking.record import Point, RoundRecord, RunRecord, Span, curve_poi
 
 @dataclass(frozen=True)
 class Entry:
-    """What a store is to have of a run, or of one of its rounds.
+    """What a store should have of a run, or of one of its rounds.
 
     Attributes:
         span: when it started and ended.
@@ -44,13 +44,13 @@ class Entry:
 
 
 class Store(Protocol):
-    """A place that keeps runs. What it has been told, it is not told again."""
+    """A place that keeps runs. What it has been sent is not sent again."""
 
     def send(self, entry: Entry, key: str) -> None:
         """Send what the store misses of an entry, its end last: one that has ended is complete.
 
         Args:
-            entry: what the store is to have.
+            entry: what the store should have.
             key: the run's.
         """
 
@@ -75,7 +75,7 @@ def mirror(folder: Path, store: Store) -> None:
 
 
 def mirror_metrics(folder: Path, store: Store) -> RunRecord:
-    """Send what a store misses of a run folder, without files: while the run goes on."""
+    """Send what a store misses of a run folder, without files: while the run continues."""
     record = RunRecord.load(folder)
     run = run_entry(folder, record)
     for number, a_round in record.rounds.items():
@@ -85,7 +85,7 @@ def mirror_metrics(folder: Path, store: Store) -> RunRecord:
 
 
 def run_entry(folder: Path, record: RunRecord) -> Entry:
-    """What a store is to have of a run as a whole."""
+    """What a store should have of a run as a whole."""
     return Entry(
         span=record,
         points=lambda: round_points(folder, record),
@@ -97,7 +97,7 @@ def run_entry(folder: Path, record: RunRecord) -> Entry:
 
 
 def round_entry(folder: Path, run: Entry, number: int, a_round: RoundRecord) -> Entry:
-    """What a store is to have of a round."""
+    """What a store should have of a round."""
     return Entry(
         span=a_round,
         points=lambda: curve_points(folder, number),

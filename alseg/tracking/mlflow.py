@@ -1,4 +1,4 @@
-"""``tracking=mlflow``: the run folder, mirrored in MLflow while the run goes on."""
+"""``tracking=mlflow``: the run folder, mirrored in MLflow while the run continues."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MLflowTracker:
             tag ``run_folder`` says where they are.
 
     Raises:
-        ConfigError: if a setting is no text, or the store cannot be opened.
+        ConfigError: if a setting is not text, or the store cannot be opened.
     """
 
     def __init__(self, uri: str, experiment: str, run_name: str, skip: Sequence[str] = ()) -> None:
@@ -52,7 +52,7 @@ class MLflowTracker:
         self._failed_at: float | None = None
 
     def open(self, folder: Path, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Tell the store of the run.
+        """Send the run to the store.
 
         Raises:
             ConfigError: if the store does not answer.

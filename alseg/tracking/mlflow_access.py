@@ -136,7 +136,7 @@ def store_lock(uri: str) -> Iterator[Path | None]:
 def make_store(database: Path) -> None:
     """Make a sqlite store beside its place, so that a process killed meanwhile leaves none.
 
-    MLflow builds the schema in hundreds of steps, and cannot go on from the middle of them.
+    MLflow builds the schema in hundreds of steps, and cannot continue from the middle of them.
     """
     for left in database.parent.glob(f"{TEMPORARY}*-{database.name}*"):
         left.unlink(missing_ok=True)  # by a process that was killed: we hold the lock

@@ -44,7 +44,7 @@ CODE = ("_target_", "_partial_")  # how settings end that name code
 
 @dataclass
 class Known:
-    """What the store has of a run, as far as it has been asked or told."""
+    """What the store has of a run, as far as is known here."""
 
     run_id: str
     status: str = RUNNING

@@ -1,4 +1,4 @@
-"""What the files of a run folder say about its run: all that tracking stores are told.
+"""What the files of a run folder say about its run: all that tracking stores get.
 
 The metrics are in ``metrics.csv`` and in the training curves of each round. What no other file says
 is in ``tracking.json``: tags, settings, and when run and rounds started and ended.
@@ -45,7 +45,7 @@ class Span:
     Attributes:
         started: in milliseconds since 1970.
         status: RUNNING, FINISHED, FAILED, KILLED or, while it waits for labels, SCHEDULED.
-        ended: in milliseconds since 1970; None while it goes on.
+        ended: in milliseconds since 1970; None while it continues.
     """
 
     started: int
@@ -58,7 +58,7 @@ class Span:
         return self.ended is not None
 
     def again(self: S) -> S:
-        """It goes on after an earlier process has ended."""
+        """It continues after an earlier process has ended."""
         return replace(self, status=RUNNING, ended=None)
 
     def end(self: S, status: str) -> S:
@@ -101,7 +101,7 @@ class RunRecord(Span):
     def opened(
         cls, folder: Path, settings: Mapping[str, Any], tags: Mapping[str, str]
     ) -> RunRecord:
-        """The record of a run that starts, or goes on after an earlier process.
+        """The record of a run that starts, or continues after an earlier process.
 
         What an earlier process has noted stays: settings are recorded as the run started with them.
 
@@ -138,7 +138,7 @@ class RunRecord(Span):
         write_json(folder / TRACKING_FILE, TypeAdapter(RunRecord).dump_python(self, mode="json"))
 
     def with_round(self, number: int, labelled: int) -> RunRecord:
-        """The record with a round that starts or goes on; one that is finished stays so."""
+        """The record with a round that starts or continues; one that is finished stays so."""
         begun = self.rounds.get(number, RoundRecord(now_ms()))
         if begun.status != FINISHED:
             begun = replace(begun.again(), labelled=labelled)

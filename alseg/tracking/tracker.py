@@ -19,7 +19,7 @@ from alseg.tracking.record import FinishedRound, RunRecord, finished_rounds
 class Tracker(Protocol):
     """Records one run: its settings, its metrics by labelled count, its training curves.
 
-    The run folder is ahead of it: what a tracker is told of is in the folder's files already.
+    The run folder is ahead of it: what a tracker gets is in the folder's files already.
     """
 
     def open(self, folder: Path, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -62,7 +62,7 @@ class Trackers:
         by_name: the trackers, as the group ``tracking`` names them.
 
     Raises:
-        ConfigError: if one of them is no tracker.
+        ConfigError: if one of them is not a tracker.
     """
 
     def __init__(self, by_name: Mapping[str, Tracker]) -> None:

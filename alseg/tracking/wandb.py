@@ -57,7 +57,7 @@ class WandbTracker(LoggerTracker):
 
     def _init(self, folder: Path) -> Any:
         # not WandbLogger's own: its offline mode is a variable that later runs would inherit
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would call home
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send error reports
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb  # here, for it is an extra
 

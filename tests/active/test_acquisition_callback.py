@@ -137,11 +137,11 @@ class Slow(SimulatedOracle):
 def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
     phantoms: Path, pool: Pool
 ) -> None:
-    said: list[object] = []
+    logged: list[object] = []
 
-    class Told(SimulatedOracle):
+    class Noted(SimulatedOracle):
         def annotate(self, query: Query) -> Answer:
-            said.append(query)
+            logged.append(query)
             return super().annotate(query)
 
     chooser = Chooser(TOP_K, 3, 1, 4, 2, pool, pool.unlabelled, pool.labelled)
@@ -150,14 +150,14 @@ def test_choosing_asks_nobody_and_is_kept_before_the_oracle_is_asked(
     assert chosen.scores == dict.fromkeys(["phantom_003", "phantom_007", "phantom_011"], 3.0)
     assert len(chosen.case_scores) == 11
     acquisition = AcquisitionCallback(
-        chooser, Told(read_msd(phantoms)), AnswerCosts(volume), said.append
+        chooser, Noted(read_msd(phantoms)), AnswerCosts(volume), logged.append
     )
     acquired = acquire(acquisition, scores(pool))
-    assert [type(each) for each in said] == [Chosen, tuple]
-    assert said[1] == chosen.query
+    assert [type(each) for each in logged] == [Chosen, tuple]
+    assert logged[1] == chosen.query
     # a query that was kept leads to the same pool without any score
     again = AcquisitionCallback(
-        chooser, SimulatedOracle(read_msd(phantoms)), AnswerCosts(volume), said.append
+        chooser, SimulatedOracle(read_msd(phantoms)), AnswerCosts(volume), logged.append
     )
     assert again.annotate(Chosen(chosen.query, chosen.scores)) == acquired
 
@@ -177,7 +177,7 @@ def test_a_query_that_takes_all_that_is_left_is_told(
     pool: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     n_left = len(pool.unlabelled)
-    for query_size, told in ((n_left, False), (n_left + 1, True)):
+    for query_size, is_reported in ((n_left, False), (n_left + 1, True)):
         chooser = Chooser(TOP_K, query_size, 1, 4, 2, pool, pool.unlabelled, pool.labelled)
         assert len(chooser.choose(scores(pool)).query) == n_left
-        assert (f"{n_left} volumes are left to choose from" in caplog.text) == told
+        assert (f"{n_left} volumes are left to choose from" in caplog.text) == is_reported

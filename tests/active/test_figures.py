@@ -122,8 +122,8 @@ def test_the_true_label_and_its_dice_are_shown_where_the_label_is_known(
     with_label, without = figures
     titles = [axes.get_title() for axes in with_label.axes]
     assert titles[:4] == ["image", "prediction, mean Dice 0.67", "true label", "uncertainty"]
-    said = [text.get_text() for text in with_label.legends[0].get_texts()]
-    assert said == ["liver: Dice 0.67", "tumour: not in this volume"]
+    texts = [text.get_text() for text in with_label.legends[0].get_texts()]
+    assert texts == ["liver: Dice 0.67", "tumour: not in this volume"]
     assert [axes.get_title() for axes in without.axes][:3] == ["image", "prediction", "uncertainty"]
     assert [t.get_text() for t in without.legends[0].get_texts()] == ["liver", "tumour"]
 

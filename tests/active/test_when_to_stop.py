@@ -67,8 +67,8 @@ def test_minutes_are_the_total_of_a_case_and_count_once() -> None:
     ]
     assert minutes_per_volume(history) == 8.0
     assert time_so_far(history) == ("Annotation has taken 8.0 minutes a volume so far.",)
-    (said,) = time_so_far([*history, annotation("c")])
-    assert said == (
+    (sentence,) = time_so_far([*history, annotation("c")])
+    assert sentence == (
         "Annotation has taken 8.0 minutes a volume so far (the mean of 2 of 3 volumes; of the "
         "others nobody has said it)."
     )
@@ -87,8 +87,8 @@ def test_proposals_that_needed_hardly_any_correction_are_counted_by_their_newest
         annotation("c", request="round_02", dice=0.99),
         annotation("d", request="round_02", dice=0.94),
     ]
-    (said,) = corrections(later)
-    assert said.endswith("1 of 2 proposals of the last query, and 1 of 3 of all.")
+    (sentence,) = corrections(later)
+    assert sentence.endswith("1 of 2 proposals of the last query, and 1 of 3 of all.")
     assert corrections([annotation("a", request="initial")]) == corrections([]) == ()
 
 
@@ -102,21 +102,25 @@ def test_each_round_of_a_simulation_ends_with_a_paragraph(
         "steps_per_round=1", "val_interval=1", "target_dice=1.0", "data.num_workers=0",
     )  # fmt: skip
     run_smoke(tmp_path, shared, *settings)
-    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("When to stop")]
-    assert len(told) == 5
-    for number, paragraph in enumerate(told):
+    paragraphs = [
+        r.getMessage() for r in caplog.records if r.getMessage().startswith("When to stop")
+    ]
+    assert len(paragraphs) == 5
+    for number, paragraph in enumerate(paragraphs):
         assert f"with {2 + number} labelled volumes the " in paragraph
         has_test_part = "the test Dice is" in paragraph
         assert has_test_part == (splits == "fraction")
         assert ("validation Dice (no test part)" in paragraph) != has_test_part
         assert "minutes" not in paragraph
         assert "correction" not in paragraph
-    assert all("1 more labelled volume would bring" in paragraph for paragraph in told[:3])
-    assert all("cannot be said before 4 rounds" in paragraph for paragraph in told[:3])
-    assert all("Target: " in paragraph for paragraph in told[3:])
-    assert (tmp_path / STOPPING_FILE).read_text(encoding="utf-8") == f"{told[-1]}\n"
+    assert all("1 more labelled volume would bring" in paragraph for paragraph in paragraphs[:3])
+    assert all("cannot be said before 4 rounds" in paragraph for paragraph in paragraphs[:3])
+    assert all("Target: " in paragraph for paragraph in paragraphs[3:])
+    assert (tmp_path / STOPPING_FILE).read_text(encoding="utf-8") == f"{paragraphs[-1]}\n"
 
 
 def test_the_target_is_checked(shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="target_dice is 2; it must be null, or above 0"):
+    with pytest.raises(
+        ConfigError, match="target_dice is 2; it must be null or a number above 0 and at most 1"
+    ):
         run_smoke(tmp_path, shared, "target_dice=2")

@@ -262,7 +262,7 @@ def test_a_loss_without_softmax_is_refused(train: Train, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"nobody": ["large"]}, "names the case 'nobody', which the data set has not"),
+        ({"nobody": ["large"]}, "names the case 'nobody', which the data set does not have"),
         ({"case_000": []}, "must name at least one class of case_000"),
         ({"case_000": "large"}, "must name at least one class of case_000"),
         ({"case_000": ["huge"]}, "the class 'huge'; there are large, small"),

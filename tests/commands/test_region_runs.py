@@ -127,12 +127,12 @@ def test_an_interrupted_run_ends_as_if_left_alone(
     settings = (*unit, f"strategy={strategy}", "steps_per_round=2")
     left_alone = train(*settings)
     assert left_alone.exit_code == 0, left_alone.err
-    looks = [0]
+    n_calls = [0]
     original = ScoringModule.predict_step
 
     def cut_at_the_third(self: ScoringModule, *args: Any) -> Any:
-        looks[0] += 1
-        if looks[0] == 3:
+        n_calls[0] += 1
+        if n_calls[0] == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *args)
 

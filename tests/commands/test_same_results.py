@@ -52,5 +52,10 @@ def test_other_results_are_told() -> None:
     case_id, score = next(iter(now["scores"].items()))
     now["scores"][case_id] = 1.03 * score
     now["dice"]["test_dice"][1] += 0.02
-    told = differences(before, now)
-    assert [text.split(" ")[0] for text in told] == ["queries.csv", "queries", "score", "test_dice"]
+    reported = differences(before, now)
+    assert [text.split(" ")[0] for text in reported] == [
+        "queries.csv",
+        "queries",
+        "score",
+        "test_dice",
+    ]

@@ -40,7 +40,7 @@ def test_strategy_runs_for_two_rounds(
     assert len(set(acquired)) == (0 if name == "full" else 2)
     history = pd.read_csv(tmp_path / "metrics.csv")
     assert history["cost"].tolist() == history["labelled"].tolist()  # cost=volume
-    # Hidden labels are for those that say so, and for them the candidates' alone.
+    # Hidden labels are for those that say so, and for them the candidates' only.
     candidates = sorted([*state["pool"]["unlabelled"], *acquired])
     assert sorted(peeked) == (candidates if name in READ_LABELS else [])
 

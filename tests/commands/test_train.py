@@ -224,7 +224,7 @@ def test_resuming_ends_as_the_uninterrupted_run(
     monkeypatch.setattr(alseg.active.round_loop, "run_round", run_round)
     resumed = train(resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
-    assert not resumed.folder.exists()  # it went on in the old folder
+    assert not resumed.folder.exists()  # it continued in the old folder
 
     def without_hash(folder: Path) -> dict:
         return {k: v for k, v in state_of(folder).items() if k != "config_hash"}

@@ -34,13 +34,13 @@ def test_run_folders_give_a_page_and_the_answer(
     write_sweep(tmp_path / "runs", ("random", "power"), (1, 2, 3))
     monkeypatch.chdir(tmp_path)
     assert exit_code(monkeypatch, "runs", "--target-dice", "0.95") == 0
-    said = capsys.readouterr().out
-    assert "power was the best strategy" in said
-    assert "page: runs/compare_hippocampus/index.html" in said
-    assert f"browser: {(tmp_path / 'runs/compare_hippocampus/index.html').as_uri()}" in said
+    printed = capsys.readouterr().out
+    assert "power was the best strategy" in printed
+    assert "page: runs/compare_hippocampus/index.html" in printed
+    assert f"browser: {(tmp_path / 'runs/compare_hippocampus/index.html').as_uri()}" in printed
     assert (
         "power: no forecast for Dice 0.950; the curve fitted to the rounds so far levels off"
-        in said
+        in printed
     )
     assert (tmp_path / "runs" / "compare_hippocampus" / "index.html").is_file()
     # again, with the page among the folders that are searched
@@ -107,7 +107,7 @@ def test_an_mlflow_experiment_gives_the_same_numbers_and_takes_the_page(tmp_path
     assert set(runs[0].data.metrics) == {"area/power", "area/random"}
     artifacts = {entry.path for entry in client.list_artifacts(runs[0].info.run_id)}
     assert artifacts == {"index.html", "comparison.json", "figures", "tables"}
-    # the comparison is no run of a strategy
+    # the comparison is not a run of a strategy
     compare([*source, "--output", str(tmp_path / "again")])
 
 
@@ -133,10 +133,10 @@ def test_a_terminal_gets_whole_words_and_whole_paths(tmp_path: Path) -> None:
         "-m", "alseg.compare", "runs", "--output", str(output), folder=tmp_path, columns=80
     )
     assert run.exit_code == 0, run.text
-    said = run.raw.decode().replace("\r\n", "\n")
-    assert f"page: {output}/index.html\n" in said  # the terminal breaks it, we do not
-    assert f"open it in a browser: {output.as_uri()}/index.html\n" in said
-    sentences = said.partition("page: ")[0]
+    printed = run.raw.decode().replace("\r\n", "\n")
+    assert f"page: {output}/index.html\n" in printed  # the terminal breaks it, we do not
+    assert f"open it in a browser: {output.as_uri()}/index.html\n" in printed
+    sentences = printed.partition("page: ")[0]
     assert all(len(line) <= 80 for line in sentences.splitlines())
     assert sentences.startswith("power came out highest, with too few seeds for a test: from 5 to")
 
@@ -196,8 +196,8 @@ def test_figures_and_tables_of_the_comparison_before_do_not_stay(tmp_path: Path)
 
 def test_the_command_can_be_pasted_and_holds_no_password() -> None:
     given = ["my runs", "--tracking-uri", "postgresql://me:secret@host/db", "--reference", "$x"]
-    said = shown_command(given)
-    assert "secret" not in said
-    assert shlex.split(said)[3:] == [
+    printed = shown_command(given)
+    assert "secret" not in printed
+    assert shlex.split(printed)[3:] == [
         "my runs", "--tracking-uri", "postgresql://***@host/db", "--reference", "$x",
     ]  # fmt: skip

@@ -118,13 +118,13 @@ def test_the_svgs_of_the_page_are_xml(page: Path) -> None:
 
 
 def test_the_answer_comes_first_and_is_plain(comparison: Comparison, page: Path) -> None:
-    said = sentences(comparison)
-    assert said[0].startswith("power was the best strategy: from 5 to 30 labelled volumes")
-    assert "With 4 seeds this difference" in said[1]
-    assert any("Training on all 60 volumes" in s for s in said)
-    assert any("1 run was left out" in s for s in said)
+    found = sentences(comparison)
+    assert found[0].startswith("power was the best strategy: from 5 to 30 labelled volumes")
+    assert "With 4 seeds this difference" in found[1]
+    assert any("Training on all 60 volumes" in s for s in found)
+    assert any("1 run was left out" in s for s in found)
     text = " ".join(read(page).text)
-    assert text.index(said[0]) < text.index("Learning curves")
+    assert text.index(found[0]) < text.index("Learning curves")
 
 
 def test_a_strategy_that_reads_labels_never_wins_and_is_marked(

@@ -188,7 +188,7 @@ def test_a_run_with_repeats_is_read_off_at_the_others_budgets(tmp_path: Path) ->
 
 def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", "random", 1, data={"name": "\ud800"})
-    with pytest.raises(DataError, match="holds a name that is no text: surrogates not allowed"):
+    with pytest.raises(DataError, match="holds a name that is not text: surrogates not allowed"):
         read_run(folder)
 
 
@@ -216,7 +216,7 @@ def test_runs_without_a_test_part_are_compared_by_their_validation_dice(tmp_path
     assert one["dice_anterior"].tolist() == [row["val_dice_anterior"] for row in history]
     first, second, *_ = sentences(analyse(run_set, 0.8))
     assert "mean validation Dice (no test part)" in first
-    assert "no fair comparison" in second
+    assert "not a fair comparison" in second
 
 
 def test_a_round_without_a_dice_is_left_out(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_cross_validated_runs_are_compared_by_a_dice_of_that_name_and_not_mixed(
     assert run_set.measure is CROSS
     first, second, *_ = sentences(analyse(run_set, 0.8))
     assert "its mean cross-validated Dice was" in first
-    assert "no fair comparison" in second
+    assert "not a fair comparison" in second
     assert "choose the weights" not in second
     write_cross(tmp_path / "folds", "random")
     write_cross(tmp_path / "folds", "variance", folds=4)

@@ -63,7 +63,7 @@ def test_missing_checkpoints_and_cases_are_told(smoke: Path) -> None:
     with pytest.raises(DataError, match=r"there is no .*round_09/best\.ckpt"):
         case_maps(folder, 9, ["phantom_000"])
     assert not (folder / "rounds" / "round_09").exists()
-    with pytest.raises(ConfigError, match="nobody is no case of"):
+    with pytest.raises(ConfigError, match="nobody is not a case of"):
         case_maps(folder, 1, ["nobody"])
 
 

@@ -144,13 +144,13 @@ def test_a_loader_process_that_ends_is_told_with_its_case(
     )
     assert run.exit_code == 2
     assert "Traceback" not in run.err + run.out
-    told = run.err.splitlines()[-1]
+    message = run.err.splitlines()[-1]
     if what == "Deadly":
         # which of them depends on where the main process was
         death = "(was killed by signal Killed|exited unexpectedly|died)"
-        assert re.search(rf"{death} while it was reading {marked};", told)
+        assert re.search(rf"{death} while it was reading {marked};", message)
     else:
-        assert told == f"alseg: error: data.augment failed on the case {marked}: no 99, please"
+        assert message == f"alseg: error: data.augment failed on the case {marked}: no 99, please"
 
 
 class Broken:

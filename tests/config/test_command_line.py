@@ -89,21 +89,21 @@ UNREADABLE = ["a,b", "a(b", "it's", "[日", "{a", '"a', "日,x", "a]b"]
 
 @pytest.mark.parametrize("value", UNREADABLE)
 def test_the_cure_for_an_unreadable_value_can_be_pasted(value: str) -> None:
-    told = how_to_quote(f"data.root={value}")
-    assert told.startswith(f"data.root={value} ")
-    (word,) = shlex.split(told.partition("put it in quotes: ")[2])
+    advice = how_to_quote(f"data.root={value}")
+    assert advice.startswith(f"data.root={value} ")
+    (word,) = shlex.split(advice.partition("put it in quotes: ")[2])
     assert str(value_of(word)) == value.strip("\"'")
 
 
 def test_what_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
-    told = {
+    advice = {
         "data.root=/tmp/日本(1)": "data.root='/tmp/日本(1)'",
         "data.root=~/x": "write data.root=$HOME/x",
         "strategy=random,variance": "takes a sweep (-m)",
         "日=3": "日=3: no setting can be called 日",
-        "foo": "foo is no setting",
+        "foo": "foo is not a setting",
     }
-    for argument, cure in told.items():
+    for argument, cure in advice.items():
         done = run_command(tmp_path, "alseg.train", "data=msd", argument, "--cfg", "job")
         assert done.returncode == 2
         assert done.stderr.startswith(f"alseg: error: {argument}")

@@ -127,7 +127,7 @@ RUNS_WHAT_IT_READS = re.compile(
     r"|(.*\.)?(pickle|subprocess|cpp_extension)\.\w+|os\.system|torch\.load|torch\.hub\.load"
 )
 LOOKED_AT = {
-    "monai.inferers.inferer": ["locate"],  # the merger of PatchInferer; builds Mergers alone
+    "monai.inferers.inferer": ["locate"],  # the merger of PatchInferer; builds Mergers only
     "monai.networks.nets.flexible_unet": ["locate"],  # for a registry of MONAI's own
 }
 

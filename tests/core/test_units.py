@@ -84,9 +84,9 @@ def test_a_case_with_regions_is_labelled_and_stays_incomplete() -> None:
 
 
 def test_pools_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"b\[0:2,0:2,0:2\] is no region of a labelled case"):
+    with pytest.raises(ValueError, match=r"b\[0:2,0:2,0:2\] is not a region of a labelled case"):
         Pool(("a",), ("b",), regions=(Unit("b", box(0)),))
-    with pytest.raises(ValueError, match="a is no region"):
+    with pytest.raises(ValueError, match="a is not a region"):
         Pool(("a",), ("b",), regions=(Unit("a"),))
     with pytest.raises(ValueError, match=r"a\[1:3,0:2,0:2\] overlaps another one"):
         Pool(("a",), ("b",), regions=(Unit("a", box(0)), Unit("a", box(1))))

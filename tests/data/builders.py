@@ -1,4 +1,4 @@
-"""Data sets whose volumes are empty files: for what is decided by names alone."""
+"""Data sets whose volumes are empty files: for what is decided by names only."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_what_lies_outside_of_a_region_is_never_read(tmp_path: Path, preprocess:
     image = nibabel.load(path)
     inside = np.zeros(label.shape, bool)
     inside[tuple(slice(*ends) for ends in BOX)] = True
-    for hidden in (0, 1, 77):  # 77 is no class: nobody looks
+    for hidden in (0, 1, 77):  # 77 is not a class: nobody looks
         nibabel.save(
             nibabel.Nifti1Image(np.where(inside, label, hidden).astype(np.uint8), image.affine),
             path,

@@ -21,7 +21,7 @@ NAMES = [f"case_{i:02d}" for i in range(6)]
 SOME = st.sets(st.sampled_from(NAMES), max_size=len(NAMES) - 1)
 
 
-def told(task: object) -> dict[str, str]:
+def messages(task: object) -> dict[str, str]:
     return {finding.kind: finding.message for finding in task.findings}  # type: ignore[attr-defined]
 
 
@@ -63,7 +63,7 @@ def test_nnunet_files_that_go_with_no_case_are_named(
     content["channel_names"] = {str(i): f"channel {i}" for i in range(named)}
     write_json(root / "dataset.json", content)
     task = read_nnunet(root)
-    findings = told(task)
+    findings = messages(task)
     assert set(task.unlabelled) == unlabelled
     assert [names_all(finding.message, unlabelled) for finding in left_out(task)] == (
         [True] if unlabelled else []
@@ -77,7 +77,7 @@ def test_a_label_in_another_ending_is_not_dropped_silently(tmp_path: Path) -> No
     (root / "labelsTr" / "case_00.nii.gz").rename(root / "labelsTr" / "case_00.nii")
     task = read_nnunet(root)
     assert task.unlabelled == ["case_00"]
-    assert "case_00.nii" in told(task)["not used"]
+    assert "case_00.nii" in messages(task)["not used"]
 
 
 def entry_of(name: str) -> dict:
@@ -90,7 +90,7 @@ def test_nnunets_key_dataset_is_read(tmp_path: Path) -> None:
         touch(root / "corrected" / f"{name}.nii.gz")
     task = read_nnunet(root)
     assert [case.label.parent.name for case in task.cases.values()] == ["corrected"] * len(NAMES)
-    assert told(task)["not used"].startswith("labelsTr holds 6 file(s) that 'dataset' does not")
+    assert messages(task)["not used"].startswith("labelsTr holds 6 file(s) that 'dataset' does not")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_nnunets_key_dataset_is_read(tmp_path: Path) -> None:
         ({"a": {"images": ["imagesTr/case_00_0000.nii.gz"]}}, "and 'label', got"),
         ({"a": entry_of("../../x")}, "lies outside the data set's folder"),
         ({"a": entry_of("case_00") | {"label": "/etc/passwd"}}, "lies outside the data set's"),
-        ({"a/b": entry_of("case_00")}, "which is no name"),
+        ({"a/b": entry_of("case_00")}, "which is not a name"),
         ({"a": entry_of("case_00"), "b": entry_of("case_00")}, "twice, for a and for b"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_broken_key_dataset_is_told(tmp_path: Path, change: object, message: s
     ],
 )
 def test_statements_that_do_not_hold_are_told(tmp_path: Path, changes: dict, kind: str) -> None:
-    assert list(told(read_msd(touch_msd(tmp_path, NAMES, **changes)))) == [kind]
+    assert list(messages(read_msd(touch_msd(tmp_path, NAMES, **changes)))) == [kind]
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, changes: dict, message:
 def test_names_that_differ_in_capital_letters_only_are_told(tmp_path: Path, read: Callable) -> None:
     touch_data = touch_msd if read is read_msd else touch_nnunet
     task = read(touch_data(tmp_path / "alike", ["Case_1", "case_1", "case_2"]))
-    assert "Case_1, case_1;" in told(task)["capital letters"]
-    assert not told(read(touch_data(tmp_path / "apart", ["Case_1", "case_2"])))
+    assert "Case_1, case_1;" in messages(task)["capital letters"]
+    assert not messages(read(touch_data(tmp_path / "apart", ["Case_1", "case_2"])))
 
 
 @pytest.mark.parametrize(

@@ -191,9 +191,9 @@ def test_two_series_in_one_folder_and_files_of_other_kinds(
         (6, "imported"),
     ]
     assert len({row["patient"] for row in rows}) == 2
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"{source / 'cut.dcm'} is a damaged DICOM file" in said
-    assert "2 file(s) are not DICOM" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{source / 'cut.dcm'} is a damaged DICOM file" in printed
+    assert "2 file(s) are not DICOM" in printed
 
 
 def rgb() -> dict[str, object]:
@@ -360,16 +360,16 @@ def command(
             main()
         except SystemExit as stop:
             exit_code = int(stop.code or 0)
-        said = capfd.readouterr()
-        return exit_code, " ".join((said.out + said.err).split())
+        printed = capfd.readouterr()
+        return exit_code, " ".join((printed.out + printed.err).split())
 
     return call
 
 
 def test_the_command(tmp_path: Path, command: Callable) -> None:
     source, target = write_series(tmp_path / "src"), tmp_path / "out"
-    exit_code, said = command(source, target)
-    assert (exit_code, "1 series imported, 0 refused; 0 file(s)" in said) == (0, True), said
+    exit_code, printed = command(source, target)
+    assert (exit_code, "1 series imported, 0 refused; 0 file(s)" in printed) == (0, True), printed
     assert command(source, target, "patient_ids=plain")[0] == 0
     assert "DOE-1970" in (target / "series.csv").read_text()
     (tmp_path / "empty").mkdir()
@@ -380,6 +380,6 @@ def test_the_command(tmp_path: Path, command: Callable) -> None:
         ((source, target, "patient_ids=none"), "patient_ids is 'none'; allowed are hashed, plain"),
         ((source, target, "salt=x"), "setting is 'salt'; allowed are patient_ids"),
     ):
-        exit_code, said = command(*arguments)
+        exit_code, printed = command(*arguments)
         assert exit_code == 2
-        assert message in said
+        assert message in printed

@@ -76,7 +76,7 @@ def test_numbers_at_the_end_of_single_scans_are_no_channels(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("names", "arguments", "message"),
     [
-        ([], {}, "holds no images; alseg reads files ending in .nii, .nii.gz, .nrrd"),
+        ([], {}, "holds no images; alseg reads files ending in .nii.gz, .nii, .nrrd"),
         (["a.txt", ".b.nii"], {}, "holds no images"),
         (["a.nii"], {"classes": None}, r"data\.classes is not given; .*data.classes=\[liver,tum"),
         (["a.nii"], {"classes": []}, "data.classes is not given"),
@@ -169,32 +169,32 @@ def validate(
             main()
         except SystemExit as stop:
             exit_code = int(stop.code or 0)
-        said = capfd.readouterr()
+        printed = capfd.readouterr()
         path = tmp_path / "report.json"
         report = json.loads(path.read_text()) if path.exists() else {}
-        return exit_code, " ".join((said.out + said.err).split()), report
+        return exit_code, " ".join((printed.out + printed.err).split()), report
 
     return call
 
 
 def test_validate_looks_at_a_folder(scans: Path, tmp_path: Path, validate: Callable) -> None:
     where = f"data.root={scans}"
-    exit_code, said, report = validate(where, "data.classes=[vessel]")
-    assert exit_code == 0, said
-    assert "6 case(s) have no label and are left out of the simulation: a, b, c, d, f" in said
+    exit_code, printed, report = validate(where, "data.classes=[vessel]")
+    assert exit_code == 0, printed
+    assert "6 case(s) have no label and are left out of the simulation: a, b, c, d, f" in printed
     assert [case["case"] for case in report["cases"]] == ["a", "b", "c", "d", "f", "p_e"]
-    exit_code, said, report = validate(
+    exit_code, printed, report = validate(
         where, "data.classes=[vessel]", f"data.labels={tmp_path / 'labels'}"
     )
-    assert exit_code == 0, said
-    assert "4 case(s) have no label" in said
+    assert exit_code == 0, printed
+    assert "4 case(s) have no label" in printed
     (scans / "d.mha").write_bytes((scans / "d.mha").read_bytes()[:500])
-    exit_code, said, report = validate(where, "data.classes=[vessel]")
+    exit_code, printed, report = validate(where, "data.classes=[vessel]")
     assert exit_code == 2
-    assert "1 of the 6 cases" in said
-    exit_code, said, _ = validate(where)
+    assert "1 of the 6 cases" in printed
+    exit_code, printed, _ = validate(where)
     assert exit_code == 2
-    assert "data.classes is not given" in said
+    assert "data.classes is not given" in printed
 
 
 def test_a_person_is_offered_all_scans_of_a_folder(scans: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def watched() -> WatchedDataset:
 
 def test_torchs_own_message_is_understood(watched: WatchedDataset) -> None:
     (first, _, _), (second, _, _) = watched.readings()
-    for pids, how, told in (
+    for pids, end, expected in (
         (f"pid {first}", "is killed by signal: Killed. ", "signal Killed while it was reading b;"),
         (
             f"pid {second}",
@@ -45,8 +45,8 @@ def test_torchs_own_message_is_understood(watched: WatchedDataset) -> None:
         ),
         ("pid 1", "is killed by signal: Killed. ", "reading no case yet;"),
     ):
-        error = RuntimeError(f"DataLoader worker ({pids}) {how}")
-        assert told in str(dead_worker_error(error, [watched]))
+        error = RuntimeError(f"DataLoader worker ({pids}) {end}")
+        assert expected in str(dead_worker_error(error, [watched]))
 
 
 def test_a_broken_connection_is_a_death_if_a_reader_is_gone(watched: WatchedDataset) -> None:

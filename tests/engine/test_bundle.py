@@ -96,8 +96,8 @@ def export(
             main()
         except SystemExit as stop:
             exit_code = stop.code if isinstance(stop.code, int) else 1
-        said = capfd.readouterr()
-        return Outcome(exit_code, said.out, said.err, folder)
+        printed = capfd.readouterr()
+        return Outcome(exit_code, printed.out, printed.err, folder)
 
     return call
 
@@ -218,7 +218,7 @@ def test_what_a_bundle_cannot_hold_is_reported(
     write_json(hostile / "task.json", task | {"classes": classes})
     check(export(of=hostile), "which a MONAI bundle would take for an expression and run")
     assert not Path("made").exists()
-    check(export(of=tmp_path / "nowhere"), "nowhere is no run folder")
+    check(export(of=tmp_path / "nowhere"), "nowhere is not a run folder")
 
 
 @pytest.mark.parametrize(

@@ -58,18 +58,18 @@ def run_campaign(
     train: Train, labels: Path, *overrides: str, smoke: bool = True
 ) -> tuple[Path, list[str]]:
     """Start, and resume after each visit of the annotator; returns the run and what was said."""
-    said = []
+    printed = []
     outcome = train(*PERSON, *overrides, smoke=smoke)
     folder = outcome.folder
     for _ in range(12):
         assert outcome.exit_code == 0, outcome.err
-        said.append(outcome.out)
+        printed.append(outcome.out)
         if "wait for annotation" not in outcome.out:
-            return folder, said
+            return folder, printed
         assert f"Then continue with: python -m alseg.train resume={folder}" in outcome.out
         assert visit(folder, labels)
         outcome = train(resume=folder, smoke=False)
-    raise AssertionError(f"the campaign does not end: {said[-1]}")
+    raise AssertionError(f"the campaign does not end: {printed[-1]}")
 
 
 @pytest.mark.parametrize("splits", ["fraction", "growing", "annotated"])
@@ -86,16 +86,16 @@ def test_a_campaign_ends_with_the_bits_of_the_simulation(
         settings += ("validation=cross", "validation.folds=3")
     simulated = train(*settings)
     assert simulated.exit_code == 0, simulated.err
-    folder, said = run_campaign(train, labels, *settings, f"data.task.root={data}")
-    assert len(said) > 4  # late and in parts
+    folder, printed = run_campaign(train, labels, *settings, f"data.task.root={data}")
+    assert len(printed) > 4  # late and in parts
     assert results(folder) == results(simulated.folder)
-    told = (folder / "run.log").read_text()
+    log = (folder / "run.log").read_text()
     for reason in (
         "but its image",
         "holds the value(s) [200.0]; allowed are 0 to 2",
         "holds background only",
     ):
-        assert reason in told
+        assert reason in log
     history = pd.read_csv(folder / "annotations" / "history.csv")
     assert set(history["case"]) <= set(hidden)
     assert not history.duplicated(["case"]).any()
@@ -141,14 +141,14 @@ def test_a_run_that_waits_continues_by_itself_and_ends_at_ctrl_c(
     settings = (*POOL, f"data.task.root={data}", "oracle.wait=true", "oracle.poll_seconds=3")
     whole, _ = run_campaign(train, labels, *POOL, f"data.task.root={data}")
     folders: list[Path] = []
-    looks: Iterator[int] = iter(range(100))
+    calls: Iterator[int] = iter(range(100))
     really_sleep = time.sleep
 
     def sleep(seconds: float) -> None:
         if seconds != 3:
             really_sleep(seconds)
             return
-        if next(looks) == 2:
+        if next(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         visit(folders[-1], labels)
 
@@ -302,8 +302,8 @@ def test_real_volumes_end_with_the_bits_of_the_simulation(
     )  # fmt: skip
     simulated = train(*settings, f"data.root={whole}", smoke=False)
     assert simulated.exit_code == 0, simulated.err
-    folder, said = run_campaign(train, labels, *settings, f"data.root={data}", smoke=False)
-    assert len(said) > 6
+    folder, printed = run_campaign(train, labels, *settings, f"data.root={data}", smoke=False)
+    assert len(printed) > 6
     assert results(folder) == results(simulated.folder)
     history = pd.read_csv(folder / "annotations" / "history.csv")
     assert len(history) == 13

@@ -1,4 +1,4 @@
-"""Damaged, swapped and made-up files in a run folder: computed again or told, never a traceback."""
+"""Damaged, swapped and made-up files in a run folder: computed again, or an error of one line."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def whole(run: Run) -> dict[str, Any]:
-    """The results of the run that went on from undamaged files."""
+    """The results of the run that continued from undamaged files."""
     run.resume(run.copy(run.folder.parent / "whole", lambda folder: None))
     return results(run.folder.parent / "whole")
 
@@ -199,7 +199,7 @@ def test_a_comparison_reads_a_table_as_it_was_left_or_tells(
     unreadable = (b"", b"\xff\xfe\x00", b'"', header.encode() + b"a,b\n" * 2 + b"x,y,z,z,z,z,z,z\n")
     for content in (*unreadable, *(cuts(good) if noted else ()), *((changed,) if noted else ())):
         path.write_bytes(content)
-        assert is_told(read, folder), content
+        assert is_reported(read, folder), content
 
 
 def read_provenance(folder: Path) -> None:
@@ -230,22 +230,22 @@ def test_whatever_a_file_holds_it_is_told_in_a_sentence(
     path = folder / name
     good = path.read_bytes()
     others = [p.read_bytes() for p in sorted(folder.rglob("*.json")) if p != path]
-    told = 0
+    n_reported = 0
     for content in (*cuts(good), *others, *(json.dumps(wrong).encode() for wrong in WRONG)):
         path.write_bytes(content)
-        told += is_told(read, folder)
+        n_reported += is_reported(read, folder)
         if name.endswith(".yaml") and holds_no_settings(content):
-            assert is_told(read, folder), content
+            assert is_reported(read, folder), content
     if has_checksum:
         path.write_bytes(good)
         objects = [content for content in variants(read_json(path)) if isinstance(content, dict)]
         for content in objects[:: 1 + len(objects) // 60]:
             write_json(path, content)  # as if it had always been so
-            told += is_told(read, folder)
+            n_reported += is_reported(read, folder)
     if has_checksum:  # half a YAML file is often a whole one
-        assert told > 10 or name in (f"{ONE}/stages.json", "job.json")  # these are done again
+        assert n_reported > 10 or name in (f"{ONE}/stages.json", "job.json")  # these are done again
     else:
-        assert told > 0
+        assert n_reported > 0
 
 
 def holds_no_settings(content: bytes) -> bool:
@@ -256,7 +256,7 @@ def holds_no_settings(content: bytes) -> bool:
         return True
 
 
-def is_told(read: Callable[[Path], object], folder: Path) -> bool:
+def is_reported(read: Callable[[Path], object], folder: Path) -> bool:
     try:
         read(folder)
     except AlsegError as error:

@@ -80,8 +80,8 @@ def test_new_cases_join_the_pool_of_a_run_whose_oracle_can_annotate_them(
     listed(data, json.loads((data.parent / "all.json").read_text())[: N_FIRST + 2])
     outcome = train(resume=folder, smoke=False)
     assert outcome.exit_code == 0, outcome.err
-    said = " ".join((outcome.out + outcome.err).split())
-    assert "2 new image(s) join the pool: phantom_008, phantom_009" in said
+    printed = " ".join((outcome.out + outcome.err).split())
+    assert "2 new image(s) join the pool: phantom_008, phantom_009" in printed
     pool = RunState.load(folder).pool
     assert {"phantom_008", "phantom_009"} <= {*pool.labelled, *pool.unlabelled}
     again = train(resume=folder, smoke=False)

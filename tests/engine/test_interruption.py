@@ -102,10 +102,10 @@ def test_sigterm_saves_the_step_and_says_how_to_go_on(
     calls = at_call("training_step", 3, send(signal.SIGTERM))
     cut = train(*STEPS, "checkpoint_every_n_steps=null")
     assert cut.exit_code == 143
-    told = (
+    message = (
         f"alseg: interrupted by SIGTERM; continue with: python -m alseg.train resume={cut.folder}"
     )
-    assert cut.err.count(told) == 1
+    assert cut.err.count(message) == 1
     assert "Traceback" not in cut.err
     assert signal.getsignal(signal.SIGTERM) == before
     saved = torch.load(cut.folder / "rounds/round_01/training_best.ckpt", weights_only=True)
@@ -141,7 +141,7 @@ def test_ctrl_c_while_scoring_keeps_the_scores(
     assert resumed.exit_code == 0, resumed.err
     assert "3 of 7 volumes were scored before the interruption" in resumed.out
     assert calls[0] == 4 + 4  # 5 candidates and 2 labelled volumes, to compare them with
-    assert steps[0] == 6  # of the second round alone
+    assert steps[0] == 6  # of the second round only
     assert results(cut.folder) == whole
     assert list(cut.folder.glob("rounds/round_01/maps/*"))
     assert not list(cut.folder.glob("rounds/*/partial_scores*"))
@@ -168,11 +168,11 @@ def test_a_kill_between_choosing_and_annotating_asks_for_the_same_query(
     assert RunState.load(cut.folder).finished_rounds == 0
     chosen = asked[-1]
     steps = at_call("training_step", 99, lambda: None)
-    looks = at_call("predict_step", 99, lambda: None)
+    calls = at_call("predict_step", 99, lambda: None)
     resumed = train("save_maps=true", resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
     assert asked[4] == chosen  # before it, what may be read
-    assert looks[0] == 0  # no volume was scored again
+    assert calls[0] == 0  # no volume was scored again
     assert steps[0] == 6  # of the second round only
     assert results(cut.folder) == whole
     maps = {path.name for path in cut.folder.glob("rounds/round_01/maps/*_uncertainty*")}
@@ -240,8 +240,8 @@ def test_volumes_race_as_without_an_interruption(
     assert cut.exit_code == 130
     resumed = train(resume=cut.folder, smoke=False)
     assert resumed.exit_code == 0, resumed.err
-    told = f"{kept} of 5 volumes were scored before the interruption"
-    assert (told in resumed.out) == (kept > 0)
+    message = f"{kept} of 5 volumes were scored before the interruption"
+    assert (message in resumed.out) == (kept > 0)
     assert results(cut.folder) == results(uninterrupted.folder)
 
 

@@ -72,13 +72,13 @@ def test_a_run_waits_until_somebody_has_said_how_long_it_took(
     folder = outcome.folder
     visit(folder, labels, with_mistakes=False)
     answers = folder / "requests" / "initial" / "labels" / "final" / "answers.csv"
-    told = answers.read_text()
+    table = answers.read_text()
     answers.unlink()
     waiting = train(resume=folder, smoke=False)
     assert waiting.exit_code == 0, waiting.err
     assert "nobody has said them for phantom_" in waiting.out
     assert f"resume={folder}" in waiting.out
-    answers.write_text(told)
+    answers.write_text(table)
     finished = train(resume=folder, smoke=False)
     assert finished.exit_code == 0, finished.err
     assert (pd.read_csv(folder / "metrics.csv")["cost"] > 0).all()

@@ -80,8 +80,8 @@ def predict(
             main()
         except SystemExit as stop:
             exit_code = stop.code if isinstance(stop.code, int) else 1
-        said = capfd.readouterr()
-        return Outcome(exit_code, said.out, said.err, folder)
+        printed = capfd.readouterr()
+        return Outcome(exit_code, printed.out, printed.err, folder)
 
     return call
 
@@ -383,7 +383,7 @@ def test_folders_that_cannot_be_used_are_reported(
     empty = tmp_path / "empty"
     empty.mkdir()
     check(predict(images=empty), "holds no images; alseg reads files ending in")
-    check(predict(of=tmp_path / "nowhere"), "nowhere is no run folder")
+    check(predict(of=tmp_path / "nowhere"), "nowhere is not a run folder")
     inside = predict(f"output={scans / 'out'}")
     check(inside, "in the folder of the images")
     assert not (scans / "out").exists()
@@ -398,7 +398,7 @@ def test_a_table_of_something_else_is_left_alone(predict: Predict, tmp_path: Pat
     (folder / "cases.csv").write_text("case_id,dice\na,1\n")
     done = predict()
     assert done.exit_code == 2
-    assert "is no table of these classes" in done.err
+    assert "is not a table of these classes" in done.err
     assert (folder / "cases.csv").read_text() == "case_id,dice\na,1\n"
 
 
@@ -408,7 +408,7 @@ def test_a_table_of_something_else_is_left_alone(predict: Predict, tmp_path: Pat
         (lambda run: (run / "rounds/round_02/best.ckpt").unlink(), "weights have been removed"),
         (lambda run: cut(run / "rounds/round_02/best.ckpt"), "best.ckpt is damaged"),
         (lambda run: (run / "state.json").write_text("{"), "state.json cannot be read"),
-        (lambda run: (run / "state.json").unlink(), "is no run folder"),
+        (lambda run: (run / "state.json").unlink(), "is not a run folder"),
         (lambda run: unfinished(run), "has finished no round yet"),
         (lambda run: (run / "task.json").write_text("{}"), "does not say which channels"),
         (lambda run: (run / "task.json").unlink(), "task.json cannot be read"),

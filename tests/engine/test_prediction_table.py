@@ -23,7 +23,7 @@ def filled(path: Path, rows: list[dict[str, Any]]) -> PredictionTable:
     return table
 
 
-def looks(table: PredictionTable) -> dict[str, str]:
+def reasons(table: PredictionTable) -> dict[str, str]:
     found = table.table().set_index("case")["look"]
     return {case_id: why for case_id, why in found.items() if why}
 
@@ -33,23 +33,23 @@ def test_cases_without_foreground_or_without_a_class_that_most_have_are_worth_a_
 ) -> None:
     nothing = {"voxels_liver": 0, "voxels_tumour": 0}
     rows = [{}, {}, {}, nothing, {"voxels_tumour": 0}]
-    assert looks(filled(tmp_path / "a.csv", rows)) == {
+    assert reasons(filled(tmp_path / "a.csv", rows)) == {
         "case_03": "nothing found",
         "case_04": "no tumour",
     }
     rare = [{"voxels_tumour": 0}] * 4 + [{}]  # most have none: that says nothing
-    assert looks(filled(tmp_path / "b.csv", rare)) == {}
+    assert reasons(filled(tmp_path / "b.csv", rare)) == {}
 
 
 def test_outliers_are_worth_a_look_once_there_are_enough_cases(tmp_path: Path) -> None:
     usual = [{"voxels_liver": 100 + number} for number in range(8)]
     odd = [{"voxels_liver": 500}, {"voxels_liver": 20}, {"uncertainty": 0.9}]
-    assert looks(filled(tmp_path / "a.csv", usual + odd)) == {
+    assert reasons(filled(tmp_path / "a.csv", usual + odd)) == {
         "case_08": "much liver",
         "case_09": "little liver",
         "case_10": "uncertain",
     }
-    assert looks(filled(tmp_path / "b.csv", usual[:4] + odd)) == {}
+    assert reasons(filled(tmp_path / "b.csv", usual[:4] + odd)) == {}
 
 
 def test_ranks_are_by_uncertainty_and_refused_cases_have_none(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def crashed(own: Sequence[str], folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def told(own: Sequence[str], folder: Path) -> None:
+def refused(own: Sequence[str], folder: Path) -> None:
     print("alseg: error: data.root is x", file=sys.stderr)
     sys.exit(2)
 
@@ -234,7 +234,7 @@ def run(output_dir: Path, folder: Path, *overrides: str, work: Work = silent) ->
     [
         (killed, r"the process was killed by SIGKILL (out of memory?)"),
         (crashed, r"the process was killed by SIGSEGV"),
-        (told, "data.root is x"),
+        (refused, "data.root is x"),
         (raised, "ValueError: no"),
         (silent, "exit code 7"),
     ],

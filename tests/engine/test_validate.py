@@ -55,9 +55,14 @@ def validate(
             main()
         except SystemExit as stop:
             exit_code = int(stop.code or 0)
-        said = capfd.readouterr()
+        printed = capfd.readouterr()
         path = tmp_path / "report.json"
-        return exit_code, said.out, said.err, json.loads(path.read_text()) if path.exists() else {}
+        return (
+            exit_code,
+            printed.out,
+            printed.err,
+            json.loads(path.read_text()) if path.exists() else {},
+        )
 
     return call
 

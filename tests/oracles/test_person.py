@@ -156,7 +156,7 @@ def test_where_there_are_no_links_images_are_copied(
     monkeypatch.setattr(Path, "symlink_to", refuse)
     copy = oracle.folder / "requests" / "initial" / f"{HIDDEN[0]}.nii.gz"
     with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, 0)  # no half of a copy is left to pass for a whole one
+        kill_at(patch, 0)  # no half of a copy is left to be taken for a whole one
         with pytest.raises(Killed):
             oracle.request("initial", whole(HIDDEN[:1]), {})
     assert not copy.exists()
@@ -377,7 +377,7 @@ def test_files_that_are_being_copied_are_not_read(
     path.write_bytes(whole_label[:60])
     answer_files = oracle.intake.answer_files
     assert answer_files.look().arriving == [path]
-    path.write_bytes(whole_label[:80])  # goes on
+    path.write_bytes(whole_label[:80])  # is still being written
     assert answer_files.wait_and_look().arriving == []
     path.write_bytes(whole_label[:70])
     assert oracle.annotate(query).pending == query  # it stays like that: cut off
@@ -400,7 +400,7 @@ def test_what_does_not_belong_there_is_told(
     plain = folder / f"{HIDDEN[1]}.nii"
     plain.write_bytes(gzip.decompress(final(oracle, HIDDEN[1]).read_bytes()))
     assert oracle.annotate(query).pending == query
-    for said in (
+    for messages in (
         "case_01.seg.nrrd is not read: save labels as NIfTI",
         "case_99.nii.gz is of no case",
         "case_00.nii.gz is not used: the data set has a label for case_00",
@@ -408,7 +408,7 @@ def test_what_does_not_belong_there_is_told(
         "case_01.nii.gz is not read: it must be a file, and no link",
         "are of one case: delete one",
     ):
-        assert said in caplog.text
+        assert messages in caplog.text
     final(oracle, HIDDEN[1]).unlink()
     assert oracle.annotate(query).pending == query[:1]  # without compression is as good
     kept = oracle.folder / "annotations" / HIDDEN[1] / "01.nii.gz"
@@ -614,8 +614,8 @@ def test_waiting_says_how_far_it_is_and_continues_by_itself(
 
     monkeypatch.setattr("alseg.oracles.person.time.sleep", sleep)
     assert oracle.annotate(query).pending == ()
-    said = [record.message for record in caplog.records]
-    assert [line for line in said if line[1:] == " of 2 annotated"] == [
+    messages = [record.message for record in caplog.records]
+    assert [line for line in messages if line[1:] == " of 2 annotated"] == [
         "0 of 2 annotated", "1 of 2 annotated",
     ]  # fmt: skip
 

@@ -33,7 +33,7 @@ def output_of(plan: Plan, n_channels: int, n_classes: int) -> torch.Size:
     with torch.device("meta"):
         network = planned_unet(
             n_channels, n_classes, values["model.strides"], values["model.kernel_size"],
-            values["model.filters"], dropout=0.1,
+            values["model.filters"], dropout=0.1, norm="batch",
         )  # fmt: skip
         batch = torch.empty(values["data.batch_size"], n_channels, *values["data.patch_size"])
         return network.train()(batch).shape
@@ -83,6 +83,33 @@ def test_a_gpu_gets_larger_patches_and_networks_than_a_cpu() -> None:
     assert gpu["data.spacing_mm"][0] < cpu["data.spacing_mm"][0]
     assert gpu["model.filters"][0] > cpu["model.filters"][0]
     assert gpu["steps_per_round"] > cpu["steps_per_round"]
+
+
+@pytest.mark.parametrize("kind", [ON_CPU, ON_GPU])
+@pytest.mark.parametrize("shape", [(48, 48, 32), (64, 64, 6)])
+def test_the_estimate_of_memory_covers_what_a_step_keeps(
+    kind: Budget, shape: tuple[int, ...]
+) -> None:
+    given_values = {"data.patch_size": list(shape), "data.batch_size": 1}
+    values = make_plan(facts(shape, (1, 1, 1)), kind, given_values).values
+    network = planned_unet(
+        1, 3, values["model.strides"], values["model.kernel_size"], values["model.filters"],
+        dropout=0.1, norm="batch",
+    )  # fmt: skip
+    parameters = {p.data_ptr() for p in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = network.train()(torch.zeros(1, 1, *shape))
+    assert logits.requires_grad
+    estimate = training_bytes(shape, 1, values["model.strides"], values["model.filters"], 3)
+    assert 1 < estimate / sum(kept.values()) < 2  # gradients come on top of what is kept
 
 
 def test_less_memory_makes_smaller_patches() -> None:
@@ -180,4 +207,4 @@ def test_what_is_no_plan_at_all_is_reported(tmp_path: Path) -> None:
 
 def test_levels_of_different_numbers_are_no_network() -> None:
     with pytest.raises(ConfigError, match=r"are of 2, 1 and 2 levels; they must be of as many"):
-        planned_unet(1, 2, [[1] * 3, [2] * 3], [[3] * 3], [4, 8], 0.1)
+        planned_unet(1, 2, [[1] * 3, [2] * 3], [[3] * 3], [4, 8], 0.1, "batch")

@@ -1,4 +1,4 @@
-"""Scores on their way to the disk."""
+"""Scores are kept one by one."""
 
 from pathlib import Path
 

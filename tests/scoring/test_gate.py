@@ -122,7 +122,7 @@ def test_kept_windows_use_their_own_masks_and_skipped_ones_stay(lopsided: Tensor
     network = Unsure().eval()
     full = stochastic_statistics(network, lopsided, INFERER, 3, mask_seed)
     part = gated(network, lopsided, 3, mask_seed, 0.3)
-    # the corner is covered by the first window alone, the far end by windows that are skipped
+    # the corner is covered by the first window only, the far end by windows that are skipped
     corner = (slice(None), slice(0, 10), slice(0, 10), slice(None))
     torch.testing.assert_close(part.variance[corner], full.variance[corner])
     assert not part.variance[:, 40:].any()

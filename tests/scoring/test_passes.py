@@ -115,7 +115,7 @@ def test_a_network_that_cannot_be_traced_runs_whole_and_says_so_once(
 
 
 class Specialised(nn.Module):
-    """Tracing with a constant of its own: right for the windows of the example alone."""
+    """Tracing with a constant of its own: right for the windows of the example only."""
 
     def __init__(self) -> None:
         super().__init__()

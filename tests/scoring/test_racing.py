@@ -144,7 +144,7 @@ def test_heats_and_hints_save_passes() -> None:
 
     alone, together, hinted = taken(None, 1), taken(None, 20), taken(hints, 20)
     assert hinted.sum() < 0.7 * together.sum() < 0.7 * alone.sum()
-    assert (hinted == 0).mean() > 0.4  # a hint alone stops them
+    assert (hinted == 0).mean() > 0.4  # a hint by itself stops them
     assert (together >= 2).all()
 
 

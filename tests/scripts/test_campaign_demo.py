@@ -19,7 +19,7 @@ def test_the_demo_shows_all_of_a_campaign(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), f"--folder={tmp_path / 'demo'}", *QUICK]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ)
     assert done.returncode == 0, done.stderr + done.stdout
-    said = done.stdout + done.stderr
+    printed = done.stdout + done.stderr
     for line in (
         "$ python -m alseg.train experiment=campaign",
         "6 of 6 volumes wait for annotation",
@@ -32,7 +32,7 @@ def test_the_demo_shows_all_of_a_campaign(tmp_path: Path) -> None:
         "round_01: 4 of 4 annotated · Dice of the proposals with the labels",
         "round 2/2 done · 10 labelled",
     ):
-        assert line in said, line
+        assert line in printed, line
     run_folder = tmp_path / "demo" / "run"
     assert len(RunState.load(run_folder).pool.labelled) == 10
     history = pd.read_csv(run_folder / "annotations" / "history.csv")

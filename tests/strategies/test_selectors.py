@@ -122,7 +122,7 @@ def test_class_stratified_skips_a_class_that_is_never_predicted() -> None:
     candidates = candidates_of([1.0, 2.0, 3.0, 4.0], class_scores=[[4, 0], [3, 0], [2, 0], [1, 0]])
     assert indices_of(balanced.class_stratified(candidates, 3, rng())) == [0, 1, 3]
     never = candidates_of([1.0, 2.0, 3.0], class_scores=[[0, 0], [0, 0], [0, 0]])
-    assert indices_of(balanced.class_stratified(never, 2, rng())) == [2, 1]  # the plain score alone
+    assert indices_of(balanced.class_stratified(never, 2, rng())) == [2, 1]  # the plain score only
 
 
 def test_class_stratified_with_one_class_and_overlapping_rankings() -> None:

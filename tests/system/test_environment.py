@@ -1,4 +1,4 @@
-"""What a machine lacks, and what other programs left on it: works, or is told with its cure."""
+"""What a machine lacks, and what other programs left on it: works, or is reported with its cure."""
 
 from __future__ import annotations
 
@@ -136,10 +136,10 @@ SHORTAGES = {
 
 @pytest.mark.parametrize("shortage", SHORTAGES)
 def test_too_little_shared_memory_is_told_with_its_cure(shortage: str) -> None:
-    told = dead_worker_error(SHORTAGES[shortage], [])
-    assert isinstance(told, StorageError)
-    assert "data.num_workers=0" in str(told)
-    assert "--shm-size" in str(told)
+    error = dead_worker_error(SHORTAGES[shortage], [])
+    assert isinstance(error, StorageError)
+    assert "data.num_workers=0" in str(error)
+    assert "--shm-size" in str(error)
 
 
 def test_locks_of_processes_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

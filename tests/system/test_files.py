@@ -52,14 +52,14 @@ def test_a_changed_json_file_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_generation_before_stands_in(tmp_path: Path) -> None:
-    path, told = tmp_path / "a.json", list[str]()
-    assert newest_intact(path, read_json, told.append) is None
+    path, messages = tmp_path / "a.json", list[str]()
+    assert newest_intact(path, read_json, messages.append) is None
     write_json(previous(path), {"generation": 1})
-    assert newest_intact(path, read_json, told.append) == (previous(path), {"generation": 1})
+    assert newest_intact(path, read_json, messages.append) == (previous(path), {"generation": 1})
     path.write_text("{")
-    assert newest_intact(path, read_json, told.append) == (previous(path), {"generation": 1})
-    assert len(told) == 1
-    assert str(path) in told[0]
+    assert newest_intact(path, read_json, messages.append) == (previous(path), {"generation": 1})
+    assert len(messages) == 1
+    assert str(path) in messages[0]
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "os.replace"])

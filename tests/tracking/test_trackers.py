@@ -161,12 +161,12 @@ def test_the_environment_names_the_store_unless_the_command_does(
     short = ("strategy=full", "steps_per_round=1", "experiment_name=environment")
     run = train(*short, tracking="mlflow")
     assert run.exit_code == 0, run.err
-    told = f"recording in MLflow: experiment environment in {store} (from MLFLOW_TRACKING_URI)"
-    assert told in run.out
+    message = f"recording in MLflow: experiment environment in {store} (from MLFLOW_TRACKING_URI)"
+    assert message in run.out
     assert f"python -m alseg.ui {store} --experiment environment" in run.out
     stored_runs(store, "environment")
     assert not list(tmp_path.glob("**/mlflow.db"))
-    # a run goes on where it was recorded, whatever the environment says by now
+    # a run continues where it was recorded, whatever the environment says by now
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
     assert load_config(run.folder).tracking.mlflow.uri == store
     resumed = with_overrides(load_config(run.folder), run.folder, ["pictures=0"])

@@ -135,9 +135,9 @@ FULL = (
 def test_a_store_on_a_full_disk_is_told_like_any_other_file(
     error: Exception, tmp_path: Path
 ) -> None:
-    told = rf"cannot write {tmp_path}/mlflow.db: No space left on device \(\d+ MiB are free"
+    message = rf"cannot write {tmp_path}/mlflow.db: No space left on device \(\d+ MiB are free"
     with (
-        pytest.raises(DiskFullError, match=told),
+        pytest.raises(DiskFullError, match=message),
         access.errors_named(f"sqlite:///{tmp_path}/mlflow.db"),
     ):
         raise error
@@ -148,9 +148,9 @@ def test_a_deleted_experiment_is_told_with_the_way_back(tmp_path: Path, name: st
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tracker = MLflowTracker(uri, name, "run")
     tracker.store.client.delete_experiment(tracker.store.experiment_id)
-    with pytest.raises(ConfigError, match="was deleted; take another experiment_name") as told:
+    with pytest.raises(ConfigError, match="was deleted; take another experiment_name") as message:
         MLflowTracker(uri, name, "run")
-    command = shlex.split(str(told.value).rpartition("restore it: ")[2])
+    command = shlex.split(str(message.value).rpartition("restore it: ")[2])
     assert command[0] == f"MLFLOW_TRACKING_URI={uri}"
     assert command[-1] == tracker.store.experiment_id
 

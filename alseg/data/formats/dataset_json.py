@@ -82,7 +82,7 @@ def names_by_index(mapping: Any, key: str, path: Path, at_least: int = 1) -> tup
     names = tuple(mapping[index] for index in expected)
     for name in names:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise DataError(f"{path}: '{key}' holds the name {short(name)}, which is no text")
+            raise DataError(f"{path}: '{key}' holds the name {short(name)}, which is not text")
     # two channels may be of one modality: nnU-Net normalises by the name
     if key == "labels" and len(set(names)) < len(names):
         raise DataError(f"{path}: '{key}' holds a name twice: {short(mapping)}")
@@ -93,7 +93,7 @@ def name_of(content: Mapping[str, Any], folder: Path, path: Path) -> str:
     """The name of a data set, by default its folder's."""
     name = content.get("name", folder.name)
     if not isinstance(name, str) or not name.isprintable():
-        raise DataError(f"{path}: 'name' is {short(name)}, which is no text")
+        raise DataError(f"{path}: 'name' is {short(name)}, which is not text")
     return name
 
 
@@ -203,7 +203,7 @@ def with_annotated_classes(
         if case_id not in cases:
             raise DataError(
                 f"{path}: {ANNOTATED_CLASSES!r} names the case {short(name)}, which the data set "
-                "has not"
+                "does not have"
             )
         if cases[case_id].label is None:
             raise DataError(

@@ -38,7 +38,7 @@ def read_folder(
         classes: names of the foreground classes, of the label values 1, 2, ...; the background may
             stand before them.
         channels: names of the image channels.
-        labels: a folder of label files that are called as the cases.
+        labels: a folder of label files named like the cases.
 
     Raises:
         DataError: if the folder holds no images, two files give one id, channels are missing, or no
@@ -184,7 +184,7 @@ def _labels(
     apart = sorted(set(labels) - set(images))
     if len(apart) == len(labels):
         raise DataError(
-            f"no label of data.labels={folder} is called as an image: there are the labels "
+            f"no label of data.labels={folder} is named like an image: there are the labels "
             f"{listed(apart)} and the images {listed(sorted(images))}"
         )
     message = f"{len(apart)} label(s) go with no image and are not used: {listed(apart)}"

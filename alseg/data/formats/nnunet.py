@@ -166,7 +166,7 @@ def _named_cases(
         raise DataError(f"{path}: 'dataset' must name at least one case, got {short(entries)}")
     for name, entry in entries.items():
         if not name.strip() or not name.isprintable() or "/" in name:
-            raise DataError(f"{path}: 'dataset' names the case {short(name)}, which is no name")
+            raise DataError(f"{path}: 'dataset' names the case {short(name)}, which is not a name")
         images = entry.get("images") if isinstance(entry, dict) else None
         if not isinstance(images, list) or len(images) != n_channels or "label" not in entry:
             raise DataError(

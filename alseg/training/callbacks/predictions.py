@@ -38,8 +38,8 @@ class Collection(pl.Callback):
 def gather(outputs: list[Any]) -> list[Any]:
     """All ranks' outputs, those of one case, or one region of it, once.
 
-    Distributed samplers fill up uneven parts by repeating cases. A case's masks depend on its name
-    alone, so the repetitions are equal and the first is kept. (In a race one of them may be
+    Distributed samplers fill up uneven parts by repeating cases. A case's masks depend only on its
+    name, so the repetitions are equal and the first is kept. (In a race one of them may be
     predicted and the other exact: either is right about the query.)
     """
     parts = gathered(outputs)

@@ -1,0 +1,74 @@
+"""What ``python -m alseg.annotate`` does."""
+
+from __future__ import annotations
+
+import webbrowser
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from alseg.annotation_page.desk import Desk
+from alseg.annotation_page.server import serve
+from alseg.config.build import build_task
+from alseg.config.settings import load_config
+from alseg.config.trust import check_targets
+from alseg.core.errors import (
+    ConfigError,
+    DataError,
+    check_flag,
+    check_names,
+    check_text,
+    check_whole_number,
+)
+from alseg.run.folder import CONFIG_FILE
+from alseg.system.console import has_display, say
+
+PERSON = "alseg.oracles.person.PersonOracle"
+
+
+def annotate(config: DictConfig) -> None:
+    """Serve the page of a run until Ctrl-C; print its address.
+
+    Args:
+        config: of conf/annotate.yaml.
+
+    Raises:
+        AlsegError: with one clear sentence, if there is nothing to annotate or no port.
+    """
+    check_whole_number("port", config.port, at_least=1)
+    check_whole_number("claim_minutes", config.claim_minutes, at_least=1)
+    check_flag("open_browser", config.open_browser)
+    desk = desk_of(config.run, config.claim_minutes, config.trusted_packages)
+    serve(desk, config.port, partial(_announce, desk.run_folder, config.open_browser))
+
+
+def desk_of(run: object, claim_minutes: int, trusted_packages: Any = ()) -> Desk:
+    """The desk of a run folder.
+
+    Raises:
+        ConfigError: if the run asks nobody, or its settings name what is not to be trusted.
+        DataError: if the folder is no run folder, or its data set is missing.
+    """
+    check_text("run", run)
+    check_names("trusted_packages", trusted_packages)
+    folder = Path(str(run)).expanduser().absolute()
+    if not (folder / CONFIG_FILE).is_file():
+        raise DataError(f"{folder} is no run folder: it has no {CONFIG_FILE}")
+    config = load_config(folder)
+    if OmegaConf.select(config, "oracle._target_") != PERSON:
+        raise ConfigError(
+            f"the run in {folder} asks nobody for labels: it was started without oracle=person"
+        )
+    data = OmegaConf.to_container(
+        OmegaConf.create({"data": {"task": OmegaConf.select(config, "data.task")}})
+    )
+    check_targets(data, folder / CONFIG_FILE, trusted_packages)
+    return Desk(build_task(config), folder, claim_minutes)
+
+
+def _announce(folder: Path, open_browser: bool, address: str) -> None:
+    say(f"annotate {folder.name} at {address}\nCtrl-C ends; drafts are kept")
+    if open_browser and has_display():
+        webbrowser.open(address)

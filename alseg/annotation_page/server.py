@@ -1,0 +1,297 @@
+"""Serves the page to the browsers of this computer, and to nobody else.
+
+It listens on the loopback device only. All addresses begin with a random token, so that no other
+user and no other web site can reach anything; a foreign ``Host`` or ``Origin`` is refused besides.
+Files of the page come from this package, those of a case by names that the request has: no path
+that a browser sends is ever opened.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import socket
+import threading
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Flask, Request, Response, abort, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from alseg.annotation_page.claims import TakenError
+from alseg.annotation_page.desk import Desk
+from alseg.core.errors import AlsegError, ConfigError, DataError
+from alseg.oracles.label_checks import ConfirmationNeededError
+from alseg.run.folder import PAGE_FILE, REQUESTS_FOLDER
+from alseg.system.files import replacing
+
+HOST = "127.0.0.1"
+N_PORTS = 100
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # by any port: one may be forwarded through SSH
+STATIC = Path(__file__).parent / "static"
+LONGEST_NAME = 80
+MOST_JSON = 2**14  # bytes of a message that holds no drawing
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        "connect-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def make_app(desk: Desk, token: str) -> Flask:
+    """The page as a WSGI application, below ``/TOKEN/``."""
+    app = Flask("alseg.annotate", static_folder=None)
+    app.url_map.merge_slashes = False  # no path except the one that was asked for
+    base = f"/{token}"
+
+    @app.before_request
+    def guard() -> None:
+        if problem := refusal(request, token):
+            abort(Response(problem, HTTPStatus.FORBIDDEN, mimetype="text/plain"))
+
+    @app.after_request
+    def harden(response: Response) -> Response:
+        response.headers.update(HEADERS)
+        return response
+
+    @app.errorhandler(AlsegError)
+    def tell(error: AlsegError) -> tuple[dict[str, str], int]:
+        if isinstance(error, ConfirmationNeededError):
+            return {"confirm": str(error)}, HTTPStatus.CONFLICT
+        taken = isinstance(error, TakenError)
+        return {"problem": str(error)}, HTTPStatus.CONFLICT if taken else HTTPStatus.BAD_REQUEST
+
+    @app.errorhandler(HTTPException)
+    def tell_http(error: HTTPException) -> Any:
+        if error.response is not None:
+            return error.response
+        return {"problem": error.description or error.name}, error.code or 500
+
+    _add_page(app, base)
+    _add_cases(app, base, desk)
+    _add_drawings(app, base, desk)
+    return app
+
+
+def refusal(asked: Request, token: str) -> str:
+    """Why a request is not answered; empty if it is."""
+    host = urlsplit(f"//{asked.host}").hostname
+    if host not in LOOPBACK:
+        return "this page is served to this computer only, as 127.0.0.1 or localhost"
+    origin = asked.headers.get("Origin")
+    if origin is not None and origin != f"http://{asked.host}":
+        return "another web site may not use this page"
+    if asked.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return "another web site may not use this page"
+    given = asked.path.split("/")[1]
+    if not secrets.compare_digest(given.encode(), token.encode()):
+        return "open the address that python -m alseg.annotate has printed: it has a token"
+    return ""
+
+
+def _add_page(app: Flask, base: str) -> None:
+    types = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+    files = {
+        path.relative_to(STATIC).as_posix(): path
+        for path in STATIC.rglob("*")
+        if path.suffix in types
+    }
+
+    @app.get(f"{base}/")
+    def index() -> Response:
+        return static("index.html")
+
+    @app.get(f"{base}/static/<path:name>")
+    def static(name: str) -> Response:
+        path = files.get(name)
+        if path is None:
+            abort(HTTPStatus.NOT_FOUND)
+        return Response(path.read_bytes(), mimetype=types[path.suffix])
+
+
+def _add_cases(app: Flask, base: str, desk: Desk) -> None:
+    @app.get(f"{base}/api/overview")
+    def overview() -> dict[str, Any]:
+        return desk.overview()
+
+    @app.post(f"{base}/api/<name>/next")
+    def next_case(name: str) -> dict[str, Any]:
+        said = message()
+        return {"case": desk.next_case(name, annotator_in(said), text_in(said, "holder"))}
+
+    @app.post(f"{base}/api/<name>/release")
+    def release(name: str) -> dict[str, Any]:
+        desk.give_back(name, text_in(message(), "holder"))
+        return {}
+
+    @app.post(f"{base}/api/<name>/<case_id>/open")
+    def open_case(name: str, case_id: str) -> dict[str, Any]:
+        said = message()
+        annotator, holder = annotator_in(said), text_in(said, "holder")
+        return desk.open(name, case_id, annotator, holder, take_over=said.get("take_over") is True)
+
+    @app.get(f"{base}/api/<name>/<case_id>/image")
+    def image(name: str, case_id: str) -> Response:
+        channel = request.args.get("channel", "0")
+        if not channel.isdecimal():
+            raise DataError(f"{channel} is no number of a channel")
+        return binary(desk.image(name, case_id, int(channel)))
+
+    @app.get(f"{base}/api/<name>/<case_id>/uncertainty")
+    def uncertainty(name: str, case_id: str) -> Response:
+        return binary(desk.uncertainty(name, case_id))
+
+
+def _add_drawings(app: Flask, base: str, desk: Desk) -> None:
+    @app.get(f"{base}/api/<name>/<case_id>/drawing")
+    def drawing(name: str, case_id: str) -> Response:
+        response = binary(desk.drawing(name, case_id))
+        response.headers["Content-Encoding"] = "gzip"
+        return response
+
+    @app.put(f"{base}/api/<name>/<case_id>/draft")
+    def draft(name: str, case_id: str) -> dict[str, Any]:
+        content = upload(desk, name, case_id)
+        desk.save_draft(name, case_id, request.args.get("holder", ""), seconds(), content)
+        return {}
+
+    @app.post(f"{base}/api/<name>/<case_id>/submit")
+    def submit(name: str, case_id: str) -> dict[str, Any]:
+        content, arguments = upload(desk, name, case_id), request.args
+        desk.submit(
+            name,
+            case_id,
+            arguments.get("holder", ""),
+            seconds(),
+            content,
+            based_on=arguments.get("based_on", ""),
+            confirmed=arguments.get("confirmed") == "true",
+        )
+        return {}
+
+
+def upload(desk: Desk, name: str, case_id: str) -> bytes:
+    """The body of a request that holds a drawing; no more is read than one can have."""
+    request.max_content_length = desk.most_bytes(name, case_id)
+    return request.get_data(cache=False)
+
+
+def seconds() -> float:
+    """For how long the case has been in front, as the page says."""
+    value = request.args.get("seconds", 0.0, type=float)
+    if not 0 <= value < 1e6:  # a NaN is neither
+        raise DataError(f"{value} is no number of seconds")
+    return value
+
+
+def message() -> dict[str, Any]:
+    """The body of a request, as a JSON object."""
+    request.max_content_length = MOST_JSON
+    try:
+        content = json.loads(request.get_data(cache=False))
+    except ValueError as error:
+        raise DataError(f"the message is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError("the message is no JSON object")
+    return content
+
+
+def text_in(said: dict[str, Any], name: str) -> str:
+    """A text of a message."""
+    value = said.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME:
+        raise DataError(f"the message has no {name}")
+    return value
+
+
+def annotator_in(said: dict[str, Any]) -> str:
+    """The annotator's name: one line of any text that can be shown."""
+    name = said.get("annotator")
+    name = name.strip() if isinstance(name, str) else ""
+    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise DataError(f"give your name, one line of up to {LONGEST_NAME} characters")
+    return name
+
+
+def binary(content: bytes) -> Response:
+    """Bytes that no browser takes for a page."""
+    return Response(content, mimetype="application/octet-stream")
+
+
+def start(desk: Desk, port: int) -> tuple[str, BaseWSGIServer]:
+    """A server on the first free port from ``port`` on, and the address of the page.
+
+    Token and port stay the same for a run, so that a page that is open finds a server that has been
+    started again. They stand in a file that only its owner may read.
+
+    Raises:
+        ConfigError: if no port can be used.
+        StorageError: if the file cannot be written.
+    """
+    path = desk.run_folder / REQUESTS_FOLDER / PAGE_FILE
+    known_port, token = _known_address(path)
+    listener = _listen([*([known_port] if known_port else []), *range(port, port + N_PORTS)])
+    found = listener.getsockname()[1]
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as file:  # which nobody else may read, as of its first byte
+        Path(file.name).chmod(0o600)
+        file.write(json.dumps({"port": found, "token": token}).encode())
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would print a line a request
+    server = make_server(HOST, found, make_app(desk, token), threaded=True, fd=listener.fileno())
+    listener.close()
+    return f"http://{HOST}:{found}/{token}/", server
+
+
+def serve(desk: Desk, port: int, announce: Any) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        desk: what the page works on.
+        port: the first one to try.
+        announce: called with the address.
+    """
+    address, server = start(desk, port)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    announce(address)
+    try:
+        thread.join()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _known_address(path: Path) -> tuple[int, str]:
+    """Port and token of an earlier server; 0 and a new token if there was none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        port, token = content["port"], content["token"]
+        if isinstance(port, int) and isinstance(token, str) and len(token) >= 32:
+            return port, token
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # another token is as good
+    return 0, secrets.token_urlsafe(24)
+
+
+def _listen(ports: list[int]) -> socket.socket:
+    for port in ports:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except (OSError, OverflowError):
+            listener.close()
+            continue
+        listener.listen(64)
+        return listener
+    raise ConfigError(f"port {ports[-N_PORTS]}: no port from there on can be used")

@@ -1,0 +1,136 @@
+// NiiVue with a drawing that is a byte a voxel. The server sends volumes whose axes NiiVue does not
+// re-orient, so that drawBitmap has the order of the bytes that are sent and received.
+import { Niivue, DRAG_MODE, NVImage } from "./niivue/niivue.js";
+
+const COLOURS = [
+  [230, 60, 60], [60, 160, 250], [70, 200, 90], [250, 190, 40], [190, 100, 240],
+  [40, 210, 210], [250, 130, 190], [160, 110, 60], [150, 200, 40],
+];
+const MOST_UNDO = 30;
+
+export function colour(value) {
+  return value ? COLOURS[(value - 1) % COLOURS.length] : [0, 0, 0];
+}
+
+export class Viewer {
+  constructor(drawn) {
+    this.depth = 0; // strokes that can be taken back
+    this.onWindow = () => {};
+    this.nv = new Niivue({
+      dragAndDropEnabled: false, // would load other files
+      loadingText: "",
+      logLevel: "error",
+      backColor: [0, 0, 0, 1],
+      crosshairColor: [0.9, 0.8, 0.2, 0.8],
+      crosshairGap: 4,
+      isRadiologicalConvention: true,
+      isNearestInterpolation: true,
+      multiplanarShowRender: 1, // always
+      multiplanarForceRender: true,
+      maxDrawUndoBitmaps: MOST_UNDO + 2,
+      dragMode: DRAG_MODE.windowing, // of the right button
+      clipPlaneHotKey: "", cycleClipPlaneHotKey: "", viewModeHotKey: "",
+    });
+    this.nv.keyDownListener = this.nv.keyUpListener = () => {}; // the page has keys of its own
+    this.nv.onIntensityChange = () => this.onWindow();
+    this.nv.onDrawingChanged = (action) => {
+      if (action !== "draw" && action !== "undo") return;
+      this.depth = action === "draw" ? Math.min(this.depth + 1, MOST_UNDO) : this.depth - 1;
+      drawn();
+    };
+  }
+
+  get canUndo() {
+    return this.depth > 0;
+  }
+
+  async attach(canvas) {
+    await this.nv.attachToCanvas(canvas);
+  }
+
+  setPalette(entries) {
+    const n = 1 + Math.max(...entries.map((entry) => entry.value));
+    const colours = Array.from({ length: n }, (_, value) => colour(value));
+    const labels = Array.from({ length: n }, () => "");
+    for (const entry of entries) labels[entry.value] = entry.name;
+    this.nv.setDrawColormap({
+      R: colours.map((c) => c[0]), G: colours.map((c) => c[1]), B: colours.map((c) => c[2]),
+      A: colours.map((_, value) => (value ? 255 : 0)), labels: [],
+    });
+  }
+
+  async load(imageUrl, drawing, uncertaintyUrl) {
+    this.nv.setDrawingEnabled(false);
+    if (this.nv.drawBitmap) this.nv.closeDrawing();
+    const volumes = [{ url: imageUrl, name: "image.nii", colormap: "gray" }];
+    if (uncertaintyUrl) volumes.push({ url: uncertaintyUrl, name: "uncertainty.nii", colormap: "warm", opacity: 0 });
+    await this.nv.loadVolumes(volumes);
+    this.nv.setCrosshairWidth(Math.max(...this.nv.back.dims.slice(1, 4)) / 250); // in voxels
+    this.nv.createEmptyDrawing();
+    if (this.nv.drawBitmap.length !== drawing.length) throw new Error("the drawing does not fit to the image");
+    this.nv.drawBitmap.set(drawing);
+    this.nv.drawClearAllUndoBitmaps();
+    this.nv.drawAddUndoBitmap();
+    this.nv.refreshDrawing(true);
+    this.depth = 0;
+  }
+
+  // Another channel, beneath the same drawing.
+  async setImage(url) {
+    const shown = this.nv.volumes[0];
+    const volume = await NVImage.loadFromUrl({ url, name: "image.nii", colormap: "gray" });
+    shown.img = volume.img;
+    for (const field of ["cal_min", "cal_max", "global_min", "global_max", "robust_min", "robust_max", "hdr"]) shown[field] = volume[field];
+    this.nv.updateGLVolume();
+  }
+
+  setTool(tool, value, size) {
+    this.nv.setDrawingEnabled(tool !== "look" && this.nv.volumes.length > 0);
+    this.nv.opts.penSize = tool === "fill" ? 1 : size;
+    this.nv.setPenValue(tool === "erase" ? 0 : value, tool === "fill");
+  }
+
+  undo() {
+    this.nv.drawUndo();
+  }
+
+  setDrawingOpacity(opacity) {
+    this.nv.setDrawOpacity(opacity);
+  }
+
+  setUncertainty(opacity) {
+    if (this.nv.volumes.length > 1) this.nv.setOpacity(1, opacity);
+  }
+
+  setView(type) {
+    this.nv.setSliceType(type);
+  }
+
+  slice(by) {
+    const step = { 1: [0, by, 0], 2: [by, 0, 0] }[this.nv.opts.sliceType] || [0, 0, by];
+    this.nv.moveCrosshairInVox(...step);
+  }
+
+  window() {
+    const { cal_min, cal_max } = this.nv.volumes[0];
+    return [cal_min, cal_max];
+  }
+
+  setWindow(low, high) {
+    if (!(low < high)) return;
+    Object.assign(this.nv.volumes[0], { cal_min: low, cal_max: high });
+    this.nv.updateGLVolume();
+  }
+
+  counts() {
+    const counts = new Array(256).fill(0);
+    for (const value of this.nv.drawBitmap) counts[value]++;
+    return counts;
+  }
+
+  // The drawing as the server takes it: gzip of a byte a voxel.
+  async drawing() {
+    const stream = new Blob([this.nv.drawBitmap]).stream().pipeThrough(new CompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+}
