@@ -168,10 +168,10 @@ def prepare_round(this_round: Round) -> None:
     data.prepare((*labelled, *scored))
     if not data.holds_foreground(judged):
         only = len(judged) == 1
-        labels = "the label of the only case" if only else f"no label of the {len(judged)} cases"
+        which = "the label of the only case" if only else f"no label of the {len(judged)} cases"
         holds = "no foreground" if only else "foreground"
         log.warning(
-            f"{labels} that this round validates with holds {holds}: "
+            f"{which} that this round validates with holds {holds}: "
             "its Dice is undefined, and the round keeps its last weights"
         )
 
