@@ -95,6 +95,6 @@ class ScoreFile:
 def _score(fields: dict[str, Any]) -> CaseScore:
     for name, value in fields.items():
         fields[name] = tuple(value) if isinstance(value, list) else value
-    if fields["region"] is not None:
+    if fields.get("region") is not None:
         fields["region"] = as_region(fields["region"])
     return CaseScore(**fields)

@@ -83,5 +83,5 @@ def test_what_is_no_such_table_is_refused_and_kept(tmp_path: Path, content: byte
 
 def test_a_table_of_other_classes_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "a.csv", [{}])
-    with pytest.raises(DataError, match="no table of these classes"):
+    with pytest.raises(DataError, match="not a table of these classes"):
         PredictionTable(tmp_path / "a.csv", ("spleen",))
