@@ -168,11 +168,9 @@ def prepare_round(this_round: Round) -> None:
     data.reveal(as_annotations(labels, this_round.pool))
     data.prepare((*labelled, *scored))
     if not data.holds_foreground(judged):
-        only = len(judged) == 1
-        which = "the label of the only case" if only else f"no label of the {len(judged)} cases"
-        holds = "no foreground" if only else "foreground"
+        cases = "only case" if len(judged) == 1 else f"{len(judged)} cases"
         log.warning(
-            f"{which} that this round validates with holds {holds}: "
+            f"no label of the {cases} that this round validates with holds foreground: "
             "its Dice is undefined, and the round keeps its last weights"
         )
 

@@ -291,10 +291,10 @@ def test_two_annotators_never_get_or_overwrite_the_same_case(
             page.stroke((-200, 150), (-150, 170))
             page.wait_until_saved()
             drawings[case_id] = page.drawing()
-        for page in (ada, ben):
+        # one after the other: who submits first gets the next case, and browsers delay hidden tabs
+        for page, next_case in ((ada, ASKED[2]), (ben, ASKED[3])):
             page.submit()
-        ada.wait_for(ASKED[2])
-        ben.wait_for(ASKED[3])
+            page.wait_for(next_case)
         for case_id, drawing in drawings.items():
             found = nibabel.as_closest_canonical(campaign.label(case_id))
             assert np.array_equal(np.asarray(found.dataobj), drawing)
