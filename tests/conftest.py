@@ -89,11 +89,31 @@ class Outcome:
 
 
 @pytest.fixture
+def call_entry_point(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call ``main`` as a command does, in this process: its exit code, and what it printed."""
+
+    def call(main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [main.__module__, *arguments])
+        capfd.readouterr()
+        exit_code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            exit_code = stop.code if isinstance(stop.code, int) else 1
+        captured = capfd.readouterr()
+        return exit_code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
 def train(
     tmp_path: Path,
     phantoms: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> Callable[..., Outcome]:
     """Call ``python -m alseg.train experiment=smoke`` in this process, in a folder of its own."""
     from alseg.train import main
@@ -114,15 +134,7 @@ def train(
         if smoke:
             settings += ["experiment=smoke", f"data.task.root={phantoms}", "data.num_workers=0"]
         flags_first = sorted([*settings, *overrides], key=lambda o: not o.startswith("--"))
-        monkeypatch.setattr(sys, "argv", ["alseg.train", *flags_first])
-        capfd.readouterr()
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = stop.code if isinstance(stop.code, int) else 1
-        captured = capfd.readouterr()
-        return Outcome(exit_code, captured.out, captured.err, folder)
+        return Outcome(*call_entry_point(main, *flags_first), folder)
 
     return call
 

@@ -20,7 +20,7 @@ from alseg.active.query_selection import Chooser, Chosen
 from alseg.active.region_units import RegionUnits
 from alseg.active.round import Round
 from alseg.active.round_training import Trained
-from alseg.core.units import Query, Unit, as_region
+from alseg.core.units import Query, as_unit
 from alseg.data.annotation import Annotation
 from alseg.run.folder import FEATURES_FILE, SCORES_FILE, request_of_round
 from alseg.run.stages import QUERY
@@ -169,9 +169,7 @@ def save_query(this_round: Round, chosen: Chosen) -> None:
 def saved_query(this_round: Round) -> Chosen:
     """The query that ``save_query`` has kept."""
     noted = this_round.stages[QUERY]["units"]
-    query = tuple(
-        Unit(u["case_id"], None if u["region"] is None else as_region(u["region"])) for u in noted
-    )
+    query = tuple(map(as_unit, noted))
     scores = {unit.name: u["score"] for unit, u in zip(query, noted, strict=True)}
     return Chosen(query, {name: score for name, score in scores.items() if score is not None})
 

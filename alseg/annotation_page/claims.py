@@ -107,11 +107,13 @@ class Claims:
         Args:
             case_id: the case.
             holder: the page.
-            seconds: for which the case has been in front since the last time.
+            seconds: for which the case has been in front since the last time, as the page says;
+                no more of them count than a claim lasts.
 
         Raises:
             TakenError: if the page does not hold the case any more.
         """
+        seconds = min(max(seconds, 0.0), self.limit_seconds)
         claims = self.read()
         claim = claims.get(case_id)
         if claim is None or claim.holder != holder:

@@ -220,7 +220,7 @@ class Desk:
         classes = drawing_from_page(drawing, self._grid(case_id)) if drawing else None
         claims = self._claims(place.folder)
         with claims.locked():
-            claims.keep(case_id, holder, min(max(seconds, 0.0), self.claim_seconds))
+            claims.keep(case_id, holder, seconds)
             if classes is not None:
                 self._write(place.draft, place, classes)
 
@@ -256,7 +256,7 @@ class Desk:
         classes = drawing_from_page(drawing, self._grid(case_id))
         claims = self._claims(place.folder)
         with claims.locked():
-            claim = claims.keep(case_id, holder, min(max(seconds, 0.0), self.claim_seconds))
+            claim = claims.keep(case_id, holder, seconds)
             self._write(place.draft, place, classes)
             present = place.answer
             if based_on != ("" if present is None else checksum_of(present)):

@@ -61,6 +61,17 @@ def as_region(edges: Any) -> Region:
     return box
 
 
+def as_unit(content: Mapping[str, Any]) -> Unit:
+    """A unit out of JSON, as ``dataclasses.asdict`` makes it.
+
+    Raises:
+        KeyError: if it names no case or no region, which may be None.
+        ValueError: as ``as_region``.
+    """
+    region = content["region"]
+    return Unit(content["case_id"], None if region is None else as_region(region))
+
+
 def region_from_text(where: str) -> Region:
     """A region out of what ``Unit.where`` gives.
 

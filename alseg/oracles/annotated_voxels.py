@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,27 @@ from pathlib import Path
 import numpy as np
 
 from alseg.core.units import Region, Unit
-from alseg.data.volumes import read_volume
+from alseg.data.volumes import read_header, read_volume
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label file, of which voxels are read when they are first asked for.
+
+    Attributes:
+        path: the file.
+        shape: its voxels along each axis.
+        affine: of the file, [4, 4].
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """The label values, [D, H, W] along the file's axes."""
+        return read_volume((self.path,))[0].numpy()
 
 
 @dataclass(frozen=True)
@@ -18,18 +39,14 @@ class AnnotatedVoxels:
     """The voxels that were annotated in one go.
 
     Attributes:
-        classes: the label values, [d, h, w] along the file's axes.
-        affine: of the file, [4, 4].
-        path: the label file.
-        n_voxels_of_case: voxels of the whole file.
+        file: the label file.
+        region: the part of it; None for all.
         ignore_value: what voxels that nobody annotated have; None for none.
         opens_case: whether the case was opened for it: the first of its case in a query.
     """
 
-    classes: np.ndarray
-    affine: np.ndarray
-    path: Path
-    n_voxels_of_case: int
+    file: LabelFile
+    region: Region | None = None
     ignore_value: int | None = None
     opens_case: bool = True
 
@@ -38,23 +55,34 @@ class AnnotatedVoxels:
         """A label file, all of it.
 
         Raises:
-            DataError: if it cannot be read.
+            DataError: if its header cannot be read.
         """
-        volume = read_volume((label,))
-        classes = volume[0].numpy()
-        return cls(classes, volume.affine.numpy(), label, classes.size, ignore_value)
+        header = read_header(label)
+        return cls(LabelFile(label, header.shape[:3], header.affine), ignore_value=ignore_value)
 
     def within(self, region: Region | None) -> AnnotatedVoxels:
-        """The part of it in a region; all of it for None."""
-        if region is None:
-            return self
-        rows, columns, slices = (slice(start, stop) for start, stop in region)
-        return replace(self, classes=self.classes[rows, columns, slices])
+        """The part of the file in a region; all of it for None."""
+        return replace(self, region=region)
 
     @property
     def n_voxels(self) -> int:
         """The number of its voxels."""
-        return int(self.classes.size)
+        if self.region is None:
+            return self.n_voxels_of_case
+        return math.prod(stop - start for start, stop in self.region)
+
+    @property
+    def n_voxels_of_case(self) -> int:
+        """Voxels of the whole file."""
+        return math.prod(self.file.shape)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The label values, [d, h, w] along the file's axes."""
+        if self.region is None:
+            return self.file.classes
+        rows, columns, slices = (slice(start, stop) for start, stop in self.region)
+        return self.file.classes[rows, columns, slices]
 
     @cached_property
     def is_known(self) -> np.ndarray:
@@ -66,15 +94,20 @@ class AnnotatedVoxels:
         """Where it holds a foreground class, bool [d, h, w]."""
         return (self.classes > 0) & self.is_known
 
+    def borders(self, axis: int) -> np.ndarray:
+        """Where two voxels that follow each other along an axis are of two known classes, bool.
+
+        That axis comes first, and is one shorter.
+        """
+        classes, known = (np.moveaxis(each, axis, 0) for each in (self.classes, self.is_known))
+        return (classes[1:] != classes[:-1]) & known[1:] & known[:-1]
+
     @cached_property
     def boundary(self) -> np.ndarray:
         """Where one of the six neighbours is of another class, bool [d, h, w]."""
         boundary = np.zeros(self.classes.shape, dtype=bool)
         for axis in range(3):
-            classes, known, at = (
-                np.moveaxis(volume, axis, 0) for volume in (self.classes, self.is_known, boundary)
-            )
-            differ = (classes[1:] != classes[:-1]) & known[1:] & known[:-1]
+            at, differ = np.moveaxis(boundary, axis, 0), self.borders(axis)
             at[1:] |= differ
             at[:-1] |= differ
         return boundary
@@ -83,7 +116,7 @@ class AnnotatedVoxels:
 def annotated_units(
     labels: Mapping[Unit, Path], ignore_value: int | None = None
 ) -> Iterator[tuple[Unit, AnnotatedVoxels]]:
-    """What was annotated of each unit of an answer; each file is read once, one at a time."""
+    """What was annotated of each unit of an answer; each file is read once at most."""
     paths = dict.fromkeys((unit.case_id, path) for unit, path in labels.items())
     for case_id, path in paths:
         whole = AnnotatedVoxels.read(path, ignore_value)

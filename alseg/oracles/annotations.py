@@ -7,7 +7,6 @@ version of that case takes its place.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -254,6 +253,4 @@ def _annotation(path: Path, row: dict[str, str]) -> Annotation:
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    buffer = io.StringIO()
-    pd.DataFrame(rows).to_csv(buffer, index=False)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, pd.DataFrame(rows).to_csv(index=False))

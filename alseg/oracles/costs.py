@@ -64,7 +64,7 @@ def slices(annotated: AnnotatedVoxels) -> float:
 
     Slices lie across the axis that ``slice_axis`` gives.
     """
-    axis = slice_axis(annotated.affine)
+    axis = slice_axis(annotated.file.affine)
     others = tuple(i for i in range(3) if i != axis)
     return float(annotated.foreground.any(axis=others).sum())
 
@@ -82,15 +82,12 @@ def contour_mm(annotated: AnnotatedVoxels) -> float:
     Along the edges of voxels, which makes a slanted line longer, a circle by 4 / pi. What is cut at
     the border of a region is not a contour.
     """
-    axis = slice_axis(annotated.affine)
-    spacing = np.linalg.norm(annotated.affine[:3, :3], axis=0)
+    axis = slice_axis(annotated.file.affine)
+    spacing = np.linalg.norm(annotated.file.affine[:3, :3], axis=0)
     first, second = (i for i in range(3) if i != axis)
     length = 0.0
     for along, across in ((first, second), (second, first)):
-        classes = np.moveaxis(annotated.classes, along, 0)
-        known = np.moveaxis(annotated.is_known, along, 0)
-        differ = (classes[1:] != classes[:-1]) & known[1:] & known[:-1]
-        length += float(differ.sum()) * float(spacing[across])
+        length += float(annotated.borders(along).sum()) * float(spacing[across])
     return length
 
 
@@ -134,7 +131,7 @@ def cost_by(oracle: Oracle, name: str, minutes: Effort | None = None) -> Annotat
             "cost=minutes counts the minutes that people say an annotation took, and this oracle "
             f"measures none; choose oracle=person, or one of {', '.join(COSTS)}"
         )
-    return lambda annotated: oracle.minutes(annotated.path)
+    return lambda annotated: oracle.minutes(annotated.file.path)
 
 
 def contents(annotated: AnnotatedVoxels, minutes: Effort | None = None) -> dict[str, Any]:

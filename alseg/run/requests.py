@@ -6,16 +6,14 @@ answers in ``labels/final``. ``request.json`` is written last: a folder that has
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from alseg.core.errors import DataError
-from alseg.core.units import Query, Region, Unit
+from alseg.core.units import Query, Unit, as_unit
 from alseg.run.folder import (
     PROPOSALS_FOLDER,
     REQUEST_FILE,
@@ -122,10 +120,9 @@ def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) 
         for order, item in enumerate(request.items, start=1)
     ]
     path = request_folder(run_folder, request.name) / REQUEST_TABLE
-    buffer = io.StringIO()
-    pd.DataFrame(rows, columns=["order", "case", "score", "state"]).to_csv(buffer, index=False)
-    if not path.is_file() or path.read_text(encoding="utf-8") != buffer.getvalue():
-        write_atomically(path, buffer.getvalue())
+    text = pd.DataFrame(rows, columns=["order", "case", "score", "state"]).to_csv(index=False)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
 
 
 def read_states(run_folder: Path, name: str) -> dict[str, str]:
@@ -155,7 +152,7 @@ def read_request(run_folder: Path, name: str) -> Request | None:
     try:
         items = tuple(
             Item(
-                _unit(each),
+                as_unit(each),
                 each["score"],
                 tuple(each["images"]),
                 each["proposal"],
@@ -163,7 +160,7 @@ def read_request(run_folder: Path, name: str) -> Request | None:
             )
             for each in content["units"]
         )
-        return Request(name, tuple(map(_unit, content["query"])), items)
+        return Request(name, tuple(map(as_unit, content["query"])), items)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a valid request: {error!r}") from error
 
@@ -173,14 +170,6 @@ def read_requests(run_folder: Path) -> list[Request]:
     folders = sorted((run_folder / REQUESTS_FOLDER).glob(f"*/{REQUEST_FILE}"))
     found = [read_request(run_folder, path.parent.name) for path in folders]
     return [request for request in found if request is not None]
-
-
-def _unit(content: Mapping[str, Any]) -> Unit:
-    region: Region | None = None
-    if content["region"] is not None:
-        (a, b), (c, d), (e, f) = content["region"]
-        region = ((a, b), (c, d), (e, f))
-    return Unit(content["case_id"], region)
 
 
 def _worklist(request: Request) -> pd.DataFrame:

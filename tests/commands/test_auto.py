@@ -62,7 +62,9 @@ def auto(train: Train) -> Train:
 
 @pytest.fixture
 def plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> Plan:
     """``python -m alseg.plan`` in this process."""
     from alseg.plan import main
@@ -70,15 +72,7 @@ def plan(
     monkeypatch.chdir(tmp_path)
 
     def call(*overrides: str, numbers: tuple[str, ...] = SMALL) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["alseg.plan", "trainer=cpu", *numbers, *overrides])
-        capfd.readouterr()
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = stop.code if isinstance(stop.code, int) else 1
-        captured = capfd.readouterr()
-        return Outcome(exit_code, captured.out, captured.err, tmp_path)
+        return Outcome(*call_entry_point(main, "trainer=cpu", *numbers, *overrides), tmp_path)
 
     return call
 

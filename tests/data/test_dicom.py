@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -347,21 +346,17 @@ def test_an_import_continues_and_keeps_what_is_there(
 
 @pytest.fixture
 def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> Callable[..., tuple[int, str]]:
     from alseg.import_dicom import main
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
 
     def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["alseg.import_dicom", *map(str, arguments)])
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = int(stop.code or 0)
-        printed = capfd.readouterr()
-        return exit_code, " ".join((printed.out + printed.err).split())
+        exit_code, out, err = call_entry_point(main, *map(str, arguments))
+        return exit_code, " ".join((out + err).split())
 
     return call
 

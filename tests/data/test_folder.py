@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,23 +155,19 @@ def scans(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def validate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> Callable[..., tuple[int, str, dict]]:
     from alseg.validate import main
 
     def call(*overrides: str) -> tuple[int, str, dict]:
         monkeypatch.chdir(tmp_path)
-        arguments = ["alseg.validate", "data=folder", "workers=1", "json=report.json", *overrides]
-        monkeypatch.setattr(sys, "argv", arguments)
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = int(stop.code or 0)
-        printed = capfd.readouterr()
+        arguments = ["data=folder", "workers=1", "json=report.json", *overrides]
+        exit_code, out, err = call_entry_point(main, *arguments)
         path = tmp_path / "report.json"
         report = json.loads(path.read_text()) if path.exists() else {}
-        return exit_code, " ".join((printed.out + printed.err).split()), report
+        return exit_code, " ".join((out + err).split()), report
 
     return call
 

@@ -127,18 +127,22 @@ def test_every_configuration_is_exact_in_all_48_storages(choice: str, tmp_path: 
         torch.testing.assert_close(image, images[0], atol=1e-4, rtol=0)
 
 
-@settings(
+few_examples = settings(
     max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(
+all_storages = given(
     choice=st.sampled_from(CHOICES),
     storage=st.sampled_from(STORAGES),
     tilt=st.tuples(*[st.floats(-30, 30)] * 3),
     edges=st.tuples(*[st.floats(0.5, 6)] * 3),
 )
+
+
+@few_examples
+@all_storages
 def test_oblique_and_anisotropic_storages_give_what_the_plain_one_gives(
     tmp_path: Path, choice: str, storage: Any, tilt: Any, edges: Any
 ) -> None:
@@ -153,18 +157,8 @@ def test_oblique_and_anisotropic_storages_give_what_the_plain_one_gives(
     torch.testing.assert_close(found["affine"], expected["affine"], atol=1e-3, rtol=0)
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    choice=st.sampled_from(CHOICES),
-    storage=st.sampled_from(STORAGES),
-    tilt=st.tuples(*[st.floats(-30, 30)] * 3),
-    edges=st.tuples(*[st.floats(0.5, 6)] * 3),
-)
+@few_examples
+@all_storages
 def test_maps_of_oblique_and_anisotropic_images_lie_where_the_body_is(
     tmp_path: Path, choice: str, storage: Any, tilt: Any, edges: Any
 ) -> None:

@@ -81,23 +81,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
 def export(
     run: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> Export:
     """Call ``python -m alseg.export RUN bundle=bundle`` in this process."""
     from alseg.export import main
 
     def call(*overrides: str, of: Path = run) -> Outcome:
         folder = tmp_path / "bundle"
-        monkeypatch.setattr(sys, "argv", ["alseg.export", str(of), f"bundle={folder}", *overrides])
-        capfd.readouterr()
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = stop.code if isinstance(stop.code, int) else 1
-        printed = capfd.readouterr()
-        return Outcome(exit_code, printed.out, printed.err, folder)
+        return Outcome(*call_entry_point(main, str(of), f"bundle={folder}", *overrides), folder)
 
     return call
 

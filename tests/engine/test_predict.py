@@ -64,8 +64,7 @@ def predict(
     run: Path,
     scans: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> Predict:
     """Call ``python -m alseg.predict RUN images=scans output=out`` in this process."""
     from alseg.predict import main
@@ -73,15 +72,7 @@ def predict(
     def call(*overrides: str, of: Path = run, images: Path = scans, output: str = "out") -> Outcome:
         folder = tmp_path / output
         arguments = [str(of), f"images={images}", f"output={folder}", "trainer=cpu", *overrides]
-        monkeypatch.setattr(sys, "argv", ["alseg.predict", *arguments])
-        capfd.readouterr()
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = stop.code if isinstance(stop.code, int) else 1
-        printed = capfd.readouterr()
-        return Outcome(exit_code, printed.out, printed.err, folder)
+        return Outcome(*call_entry_point(main, *arguments), folder)
 
     return call
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,27 +41,18 @@ def test_a_process_that_dies_takes_one_item_with_it() -> None:
 
 @pytest.fixture
 def validate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> Callable[..., tuple[int, str, str, dict]]:
     from alseg.validate import main
 
     def call(root: Path, *overrides: str) -> tuple[int, str, str, dict]:
         monkeypatch.chdir(tmp_path)
         settings = ["data=msd", f"data.root={root}", "data.preprocess=[]", "json=report.json"]
-        monkeypatch.setattr(sys, "argv", ["alseg.validate", *settings, "workers=1", *overrides])
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = int(stop.code or 0)
-        printed = capfd.readouterr()
+        exit_code, out, err = call_entry_point(main, *settings, "workers=1", *overrides)
         path = tmp_path / "report.json"
-        return (
-            exit_code,
-            printed.out,
-            printed.err,
-            json.loads(path.read_text()) if path.exists() else {},
-        )
+        return exit_code, out, err, json.loads(path.read_text()) if path.exists() else {}
 
     return call
 
