@@ -28,7 +28,7 @@ demo: install ## compare strategies on generated CT phantoms (5 minutes on 2 cor
 	@echo "see the runs in the MLflow UI: make ui"
 
 campaign: install ## an annotation campaign on phantoms, with a program that annotates (3 minutes on 2 cores)
-	OMP_NUM_THREADS=2 $(BIN)/python scripts/campaign.py --folder runs/campaign
+	OMP_NUM_THREADS=2 $(BIN)/python scripts/campaign.py --folder $(DEMO)_campaign
 
 test: install ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile

@@ -12,6 +12,7 @@ from alseg.active.fold_training import cross_validated, fold_of_case
 from alseg.active.round import Round
 from alseg.run.folder import CALIBRATION_FILE, CASES_FILE
 from alseg.run.measure import CROSS, FOLDS, TEST, VALIDATION, Measure
+from alseg.run.stages import EVALUATION
 from alseg.system.files import write_atomically
 from alseg.training.metrics import CaseDice
 from alseg.training.module import SegmentationModule
@@ -26,12 +27,12 @@ def evaluate(
         ``val_dice``, ``test_dice_liver``, ...: columns of metrics.csv.
     """
     stages = this_round.stages
-    if "evaluation" not in stages:
+    if EVALUATION not in stages:
         started = time.monotonic()
         columns, files = run_evaluation(this_round, trainer, module)
         seconds = round(time.monotonic() - started, 3)
-        stages.finish("evaluation", files, seconds=seconds, columns=columns)
-    found: dict[str, Any] = stages["evaluation"]["columns"]
+        stages.finish(EVALUATION, files, seconds=seconds, columns=columns)
+    found: dict[str, Any] = stages[EVALUATION]["columns"]
     return found
 
 

@@ -22,6 +22,7 @@ from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import whole
 from alseg.data.annotation import as_annotations, revealed
 from alseg.oracles.base import annotated
+from alseg.run.stages import EVALUATION
 from alseg.run.state import RunState
 from alseg.system.console import duration
 from alseg.system.interruption import Interrupted, interruption
@@ -210,7 +211,7 @@ def save(
     timings = {
         "round": this_round.number,
         "training_seconds": round(math.fsum(stage["seconds"] for stage in trained), 3),
-        "evaluation_seconds": stages["evaluation"]["seconds"],
+        "evaluation_seconds": stages[EVALUATION]["seconds"],
         "scoring_seconds": round(scoring_seconds, 3),
         "preprocessed_volumes": n_preprocessed,
         "preprocessing_seconds": round(preprocessing_seconds, 3),

@@ -57,11 +57,13 @@ def desk_of(run: object, claim_minutes: int, trusted_packages: Any = ()) -> Desk
     if not (folder / CONFIG_FILE).is_file():
         raise DataError(f"{folder} is no run folder: it has no {CONFIG_FILE}")
     config = load_config(folder)
-    if config.oracle.get("_target_") != PERSON:
+    if OmegaConf.select(config, "oracle._target_") != PERSON:
         raise ConfigError(
             f"the run in {folder} asks nobody for labels: it was started without oracle=person"
         )
-    data = OmegaConf.to_container(OmegaConf.create({"data": {"task": config.data.task}}))
+    data = OmegaConf.to_container(
+        OmegaConf.create({"data": {"task": OmegaConf.select(config, "data.task")}})
+    )
     check_targets(data, folder / CONFIG_FILE, trusted_packages)
     return Desk(build_task(config), folder, claim_minutes)
 

@@ -94,6 +94,8 @@ def volume_for_page(paths: Sequence[Path], channel: int = 0) -> bytes:
     finite = voxels[:: 1 + voxels.shape[0] // 64, :: 1 + voxels.shape[1] // 64]
     finite = finite[np.isfinite(finite)]
     window = np.percentile(finite, _PERCENTILES) if finite.size else (0.0, 1.0)
+    if window[0] == window[1]:  # a map that is the same nearly everywhere
+        window = np.nanmin(voxels), np.nanmax(voxels)
     exact = as_int16_if_exact(voxels)
     image = nibabel.Nifti1Image(grid.to_page(exact), grid.page_affine)  # type: ignore[attr-defined]
     image.header.set_xyzt_units("mm")

@@ -88,6 +88,28 @@ def how_to_quote(argument: str) -> str:
     return f"{argument} {problem}; if the value is one text, put it in quotes: {quoted}"
 
 
+def with_later(before: Sequence[str], later: Sequence[str]) -> list[str]:
+    """Overrides of Hydra's, followed by those of a later command, which replace their like.
+
+    What is chosen again with ``group=choice`` keeps the values that were given under the group. A
+    setting that was added with ``+`` stays added where a later command gives it another value.
+    """
+    kept = list(before)
+    for override in later:
+        kept = [old for old in kept if not _replaces(override, old)]
+        kept.append(override)
+    return kept
+
+
+def _replaces(override: str, old: str) -> bool:
+    (name, _, value), (old_name, _, old_value) = override.partition("="), old.partition("=")
+    if value.startswith("{") or old_value.startswith("{"):
+        return override == old  # it is merged into what is there, be that a choice or a value
+    if name.startswith("+"):
+        return name.lstrip("+") == old_name.lstrip("+~")
+    return name == old_name
+
+
 def typed(overrides: Any) -> list[str]:
     """A list of overrides in Hydra's configuration as they were typed: reading it resolves them."""
     raw: Any = OmegaConf.to_container(overrides, resolve=False)

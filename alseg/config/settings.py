@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from alseg.config.command_line import with_later
 from alseg.core.errors import DataError
 from alseg.run.folder import CONFIG_FILE, START_FILE
 from alseg.system.files import read_json, write_atomically, write_json
@@ -57,17 +58,33 @@ class Start:
 
     Attributes:
         folder: where; relative paths in the settings start there.
-        overrides: the command's.
+        overrides: the command's, and those of the commands that have resumed the run since.
     """
 
     folder: str
     overrides: tuple[str, ...]
 
 
-def save_start(folder: Path, overrides: Sequence[str]) -> None:
-    """Note in a run folder how the run is started, here and now."""
-    start = {"folder": os.getcwd(), "overrides": refer_to_secrets(overrides)}
+def save_start(folder: Path, overrides: Sequence[str], *, at: str | None = None) -> None:
+    """Note in a run folder how the run is started.
+
+    Args:
+        folder: the run folder.
+        overrides: what its settings are composed of.
+        at: the folder where relative paths in the settings start; None for the working folder.
+    """
+    start = {"folder": at or os.getcwd(), "overrides": refer_to_secrets(overrides)}
     write_json(folder / START_FILE, start)
+
+
+def add_to_start(folder: Path, overrides: Sequence[str]) -> None:
+    """Note in a run folder with which overrides the run is resumed, for the next time it is.
+
+    Raises:
+        DataError: if it is not noted there how the run was started, or the note is damaged.
+    """
+    start = load_start(folder)
+    save_start(folder, with_later(start.overrides, overrides), at=start.folder)
 
 
 def load_start(folder: Path) -> Start:

@@ -28,7 +28,6 @@ from alseg.core.errors import ConfigError, check_text
 from alseg.engine.trained_run import TrainedRun, load_trained
 from alseg.networks.committee import reported_network
 from alseg.run.measure import TEST, validation_of
-from alseg.run.state import RunState
 from alseg.system.console import say
 from alseg.system.files import TEMPORARY, name_file_in_errors, replacing, write_atomically
 
@@ -297,7 +296,7 @@ def metadata_of(run: TrainedRun) -> dict[str, Any]:
 
 def readme(run: TrainedRun) -> str:
     """docs/README.md: what it is, how good it was, how it is used."""
-    row = next(r for r in RunState.load(run.folder).history if r["round"] == run.round_number)
+    row = run.metrics
     parts = [part for part in (validation_of(row), TEST) if part.column in row]
     known = [f"{part.name} {row[part.column]:.3f}" for part in parts]
     files = (

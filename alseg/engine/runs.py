@@ -23,11 +23,12 @@ from alseg.active.reports import print_summary
 from alseg.active.round import start_again
 from alseg.active.round_loop import end_of_rounds, prepare, run_rounds
 from alseg.config.build import build
-from alseg.config.command_line import override, override_to_paste
+from alseg.config.command_line import override, override_to_paste, with_later
 from alseg.config.composition import composed
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
 from alseg.config.planned import planned, same_plan
 from alseg.config.settings import (
+    add_to_start,
     config_hash,
     differences,
     flat,
@@ -292,7 +293,8 @@ def resume_run(
         state = RunState.load(folder)
     saved = load_config(folder)
     check_version(saved, folder, known)
-    config = with_overrides(saved, folder, overrides)
+    added = given_to_the_run(overrides)
+    config = with_overrides(saved, folder, added)
     check_targets(
         OmegaConf.to_container(config, resolve=True), source=folder / CONFIG_FILE, named=trusted
     )
@@ -307,16 +309,25 @@ def resume_run(
     experiment = build(config, folder)
     check_single(experiment)
     if state is None:
+        accept(config, folder, added)  # before somebody is waited for, maybe for long
         state = initial_state(experiment)
     state = check_images(experiment, state, force=force)
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:
         log.warning(f"resumed with other settings: {'; '.join(changes)}")
         start_again(experiment.round_folder(state.finished_rounds + 1))
-    save_config(config, folder)
+    accept(config, folder, added)
     state = replace(state, config_hash=config_hash(config))
     prepare(experiment, state)
     return finish(experiment, state)
+
+
+def accept(config: DictConfig, folder: Path, added: Sequence[str]) -> None:
+    """Make a run's settings those that it is resumed with; the next resume builds on them."""
+    wait_for_all()  # all have read what they were
+    if added:
+        add_to_start(folder, added)
+    save_config(config, folder)
 
 
 def check_version(saved: DictConfig, folder: Path, known: Sequence[str]) -> None:
@@ -333,20 +344,24 @@ def check_version(saved: DictConfig, folder: Path, known: Sequence[str]) -> None
         raise of_an_earlier_version(source, f"it lacks {', '.join(missing)}")
 
 
-def with_overrides(saved: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:
-    """A run's settings, with the overrides of this command added to those that it was started with.
+def given_to_the_run(overrides: Sequence[str]) -> list[str]:
+    """The overrides of a command that resumes a run that are settings of the run."""
+    of_this_command = ("resume=", "resume_force=", "trusted_packages=")
+    return [o for o in overrides if not o.startswith(of_this_command)]
+
+
+def with_overrides(saved: DictConfig, folder: Path, added: Sequence[str]) -> DictConfig:
+    """A run's settings, with overrides added to those that it was started and resumed with.
 
     Args:
         saved: the run's configuration.
         folder: the run folder.
-        overrides: of the command that resumes it.
+        added: those of the command that resumes it.
     """
-    of_this_command = ("resume=", "resume_force=", "trusted_packages=")
-    added = [o for o in overrides if not o.startswith(of_this_command)]
     if not added:
         return saved
     before = [o for o in load_start(folder).overrides if not o.startswith("sweep.")]
-    config = composed([*before, *added])
+    config = composed(with_later(before, added))
     if not any(o.startswith("tracking") for o in added):
         config.tracking = saved.tracking  # where the run is, whatever the environment says by now
     return planned(config, folder, kept=same_plan(config, saved))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from alseg.core.errors import (
 )
 from alseg.data.task import Task
 from alseg.run.folder import CONFIG_FILE, TASK_FILE, round_folder
-from alseg.run.stages import check_unchanged
+from alseg.run.stages import check_unchanged, evaluated_columns
 from alseg.run.state import RunState
 from alseg.scoring.sources import UncertaintySource
 from alseg.system.files import read_json, write_json
@@ -35,13 +35,15 @@ from alseg.training.fit import BEST, load_weights, member_name
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished round of a run, with its best network.
+    """An evaluated round of a run, with its best network.
 
     Attributes:
         folder: the run folder.
         config: the run's settings.
         task: channels and classes of the run's data set; it holds no cases.
         round_number: the round, from 1.
+        metrics: its row of metrics.csv, of which a round that is not finished has ``round``,
+            ``labelled`` and the columns of Dice only.
         source: the run's source of uncertainty.
         network: in eval mode, with the weights that the round has kept.
     """
@@ -50,6 +52,7 @@ class TrainedRun:
     config: DictConfig
     task: Task
     round_number: int
+    metrics: Mapping[str, Any]
     source: UncertaintySource
     network: torch.nn.Module
 
@@ -88,19 +91,20 @@ def load_trained(
 
     Args:
         folder: the run folder.
-        round_number: a finished round; None for the one with the best validation Dice.
+        round_number: an evaluated round; None for the one with the best validation Dice.
         trusted_packages: of the user's own, which the run's settings may name.
 
     Raises:
         ConfigError: if there is no such round, or the settings name what is not to be trusted.
-        DataError: if the folder is not a run folder, no round is finished, or a file is damaged.
+        DataError: if the folder is not a run folder, no round is evaluated, or a file is damaged.
     """
     check_text("run", folder)
     check_names("trusted_packages", trusted_packages)
     path = Path(str(folder)).expanduser()
     if not RunState.is_in(path):
         raise DataError(f"{path} is not a run folder, or its run has finished no round yet")
-    number = chosen_round(path, RunState.load(path), round_number)
+    rounds = evaluated_rounds(path, RunState.load(path))
+    number = chosen_round(path, rounds, round_number)
     config = trusted_config(path, trusted_packages)
     task = read_task(path)
     source: UncertaintySource = instantiate(config.uncertainty)
@@ -108,29 +112,47 @@ def load_trained(
     make_network = build_network(config, task)
     network = source.untrained(lambda member: make_network())
     checkpoint = round_folder(path, number) / f"{BEST}.ckpt"
-    return TrainedRun(path, config, task, number, source, _with_weights(network, checkpoint))
+    return TrainedRun(
+        path, config, task, number, rounds[number], source, _with_weights(network, checkpoint)
+    )
 
 
-def chosen_round(folder: Path, state: RunState, wanted: object) -> int:
+def evaluated_rounds(folder: Path, state: RunState) -> dict[int, Mapping[str, Any]]:
+    """The rounds whose network is trained and evaluated, with their rows of metrics.csv.
+
+    The last one may not be finished: it waits for the annotations that it has asked for.
+
+    Args:
+        folder: the run folder.
+        state: of the run.
+    """
+    rounds: dict[int, Mapping[str, Any]] = {row["round"]: row for row in state.history}
+    number = state.finished_rounds + 1
+    if columns := evaluated_columns(round_folder(folder, number)):
+        rounds[number] = {"round": number, "labelled": len(state.pool.units), **columns}
+    return rounds
+
+
+def chosen_round(folder: Path, rounds: Mapping[int, Mapping[str, Any]], wanted: object) -> int:
     """The round that is asked for, or the one with the best validation Dice; the later of equals.
 
     Raises:
-        ConfigError: if the run has not finished the round that is asked for.
-        DataError: if it has finished none.
+        ConfigError: if the run has not evaluated the round that is asked for.
+        DataError: if it has evaluated none.
     """
-    if not state.history:
+    if not rounds:
         raise DataError(
             f"the run in {folder} has finished no round yet, so that there is no network to use; "
             "continue it with python -m alseg.train resume=..."
         )
-    dice = {row["round"]: row["val_dice"] for row in state.history}
+    dice = {number: row["val_dice"] for number, row in rounds.items()}
     if wanted is None:
         return max(dice, key=lambda n: (-math.inf if math.isnan(dice[n]) else dice[n], n))
     check_whole_number("round", wanted, at_least=1)
     assert isinstance(wanted, int)
     if wanted not in dice:
         raise ConfigError(
-            f"round is {wanted}, and the run in {folder} has finished the rounds "
+            f"round is {wanted}, and the run in {folder} has evaluated the rounds "
             f"{min(dice)} to {max(dice)}"
         )
     return wanted

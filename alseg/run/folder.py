@@ -9,7 +9,7 @@ from pathlib import Path
 
 CONFIG_FILE = "config.yaml"  # the resolved configuration
 PLAN_FILE = "plan.yaml"  # the settings that were auto, with a reason each
-START_FILE = "start.json"  # where and with which overrides the run was started
+START_FILE = "start.json"  # where the run was started, with which overrides since
 IMAGES_FILE = "images.json"  # by what the images are known again
 STATE_FILE = "state.json"  # pool, queries and metrics: what a resumed run reads
 LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"  # held by the process that works on the run

@@ -14,6 +14,7 @@ from alseg.system.files import checksum_of, read_json, write_json
 
 log = logging.getLogger(__name__)
 
+EVALUATION = "evaluation"  # the stage in which a round's network has been evaluated
 QUERY = "query"  # the stage in which a round has chosen its query
 FILES = "files"  # what a stage notes of its files: their checksums by name
 
@@ -69,6 +70,19 @@ class Stages:
         self.path.unlink(missing_ok=True)
 
 
+def evaluated_columns(folder: Path) -> Mapping[str, float] | None:
+    """The columns of metrics.csv that the evaluation of a round has given; None before it.
+
+    Args:
+        folder: the round's; it may not be there.
+    """
+    stages = Stages(folder)
+    if EVALUATION not in stages:
+        return None
+    columns: Mapping[str, float] = stages[EVALUATION]["columns"]
+    return columns
+
+
 def check_unchanged(path: Path) -> None:
     """Check that a file of a finished round is what a stage has left there, where that is noted.
 
@@ -96,7 +110,7 @@ def _is_result(name: str, result: Any) -> bool:
         return False
     if not isinstance(result.get("seconds"), int | float):
         return False
-    if name == "evaluation":
+    if name == EVALUATION:
         columns = result.get("columns")
         return isinstance(columns, Mapping) and all(
             isinstance(value, int | float) for value in columns.values()

@@ -84,7 +84,12 @@ class Page:
         return found
 
     def press(self, selector: str) -> None:
-        self.find(selector)[0].click()
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        try:
+            self.find(selector)[0].click()
+        except StaleElementReferenceException:  # the list of cases was just renewed
+            self.find(selector)[0].click()
 
     def text(self, selector: str) -> str:
         return " ".join(element.text for element in self.find(selector))

@@ -12,8 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from alseg.config.command_line import how_to_quote, override_to_paste, readable, with_run
-from alseg.config.composition import instantiate
+from alseg.config.command_line import (
+    how_to_quote,
+    override_to_paste,
+    readable,
+    with_later,
+    with_run,
+)
+from alseg.config.composition import composed, instantiate
 from tests.system.test_environment import run_command
 
 HOSTILE = st.sampled_from("ab1/.-_=,~'\"\\ ${}[]():#%!&*;?|<>`^@+é日\t")
@@ -134,3 +140,27 @@ def test_a_run_folder_needs_no_name_in_front(
     assert with_run(["images=b", "run=a"]) == ["images=b", "run=a"]
     assert with_run(["--help"]) == ["--help"]
     assert with_run([]) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "later", "values"),
+    [
+        (["oracle=person", "oracle.annotator=Zoe"], ["oracle=person", "oracle.wait=true"],
+         {"oracle.annotator": "Zoe", "oracle.wait": True}),
+        (["seed=1", "pool.rounds=2"], ["seed=3"], {"seed": 3, "pool.rounds": 2}),
+        (["+note=1"], ["note=2"], {"note": 2}),
+        (["+note=1", "note=2"], ["+note=3"], {"note": 3}),
+        (["~pictures", "seed=1"], ["~pictures"], {"pictures": None, "seed": 1}),
+        (["oracle=person", "oracle={annotator: Zoe}"], ["oracle={wait: true}"],
+         {"oracle.annotator": "Zoe", "oracle.wait": True}),
+        (["pool.rounds=2"], ["pool={rounds: 3}"], {"pool.rounds": 3}),
+        (["pool={rounds: 3}", "pool.rounds=2"], ["pool={rounds: 3}"], {"pool.rounds": 3}),
+    ],
+)  # fmt: skip
+def test_what_a_later_command_does_not_name_stays_as_it_was(
+    before: list[str], later: list[str], values: dict[str, object]
+) -> None:
+    config = composed(with_later(before, later))
+    assert {name: OmegaConf.select(config, name) for name in values} == values
+    twice = with_later(with_later(before, later), later)
+    assert twice == with_later(before, later)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -13,8 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import DictConfig
 
+import alseg.export
+import alseg.predict
 from alseg.active.query_maps import QueryMaps
+from alseg.config.settings import load_config
 from alseg.data.formats.msd import read_msd
 from alseg.data.splits import growing_split, split_by_fraction
 from alseg.run.state import RunState
@@ -285,6 +290,55 @@ def test_a_sweep_asks_no_person(
     )  # fmt: skip
     assert outcome.exit_code == 1
     assert "oracle=person is for a single run" in outcome.out + outcome.err
+
+
+def test_what_is_given_at_a_resume_stays_until_it_is_changed(
+    train: Train, trained_apart: tuple[Path, Path]
+) -> None:
+    folder = train(*PERSON, *POOL, f"data.task.root={trained_apart[0]}").folder
+
+    def resumed(*overrides: str) -> DictConfig:
+        outcome = train(*overrides, resume=folder, smoke=False)
+        assert outcome.exit_code == 0, outcome.err
+        return load_config(folder)
+
+    resumed("oracle=person", "oracle.annotator=Zoe")
+    window = "data.inferer.roi_size=[16,16,16]"
+    refused = train(window, resume=folder, smoke=False)
+    assert "cannot continue with other settings: data.inferer.roi_size" in refused.err
+    assert resumed("oracle=person", "oracle.poll_seconds=3").oracle.annotator == "Zoe"
+    resumed(window, "resume_force=true")
+    config = resumed("oracle=person", "oracle.accept=any")
+    assert (config.oracle.annotator, config.oracle.poll_seconds) == ("Zoe", 3)
+    assert config.data.inferer.roi_size == [16, 16, 16]
+    assert resumed("oracle=person", "oracle.annotator=Ada").oracle.annotator == "Ada"
+    assert resumed("pictures=1").oracle.annotator == "Ada"
+
+
+def test_the_network_can_be_used_while_a_request_is_open(
+    train: Train,
+    trained_apart: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    data, labels = trained_apart
+    folder = train(*PERSON, *POOL, f"data.task.root={data}").folder
+    visit(folder, labels, with_mistakes=False)
+    waiting = train(resume=folder, smoke=False)
+    assert "2 of 2 volumes wait for annotation" in waiting.out
+    assert RunState.load(folder).finished_rounds == 0
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(data / "imagesTr" / "phantom_000.nii.gz", scans)
+    predict = ["alseg.predict", str(folder), f"images={scans}", f"output={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", [*predict, "trainer=cpu"])
+    alseg.predict.main()
+    assert "segmented 1 scan(s) with the network of round 1" in capfd.readouterr().out
+    bundle = tmp_path / "bundle"
+    monkeypatch.setattr(sys, "argv", ["alseg.export", str(folder), f"bundle={bundle}"])
+    alseg.export.main()
+    assert "trained on 3 annotated volumes" in (bundle / "docs" / "README.md").read_text()
 
 
 def test_real_volumes_end_with_the_bits_of_the_simulation(

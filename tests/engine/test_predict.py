@@ -444,6 +444,24 @@ def swap(run: Path, old: str, new: str) -> None:
 def unfinished(run: Path) -> None:
     content = read_json(run / "state.json")
     write_json(run / "state.json", content | {"finished_rounds": 0, "history": [], "timings": []})
+    for number in (1, 2):
+        (run / f"rounds/round_{number:02d}/stages.json").unlink()
+
+
+def test_a_round_that_is_evaluated_and_not_finished_counts(
+    predict: Predict, run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "state.json.previous").unlink()
+    content = read_json(copy / "state.json")
+    first = content["history"][0] | {"val_dice": 0.0}
+    short = {"finished_rounds": 1, "history": [first], "timings": content["timings"][:1]}
+    write_json(copy / "state.json", content | short)
+    assert "with the network of round 2 of" in predict(of=copy).out
+    stages = read_json(copy / "rounds/round_02/stages.json")
+    write_json(copy / "rounds/round_02/stages.json", {"training": stages["training"]})
+    assert "with the network of round 1 of" in predict(of=copy, output="older").out
+    assert "has evaluated the rounds 1 to 1" in predict("round=2", of=copy, output="none").err
 
 
 def test_nothing_but_the_run_folder_is_needed(predict: Predict, run: Path, tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from alseg.config.settings import save_start
 from alseg.run.state import RunState
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "campaign.py"
+sys.path.insert(0, str(SCRIPT.parent))  # where it finds program_annotator
+DEMO = runpy.run_path(str(SCRIPT))
 QUICK = ("steps_per_round=4", "val_interval=4", "pool.rounds=2", "pictures=0")
 
 
@@ -37,9 +41,45 @@ def test_the_demo_shows_all_of_a_campaign(tmp_path: Path) -> None:
     assert len(RunState.load(run_folder).pool.labelled) == 10
     history = pd.read_csv(run_folder / "annotations" / "history.csv")
     assert len(history) == 10
+    foreign = DEMO["what_is_not_of_a_demo"]
+    assert foreign(tmp_path / "demo") is None
     refused = subprocess.run(
         [sys.executable, str(SCRIPT), f"--folder={run_folder}"],
         capture_output=True, encoding="utf-8",
     )  # fmt: skip
-    assert "is there, and not of an earlier campaign" in refused.stderr
-    assert run_folder.is_dir()
+    assert refused.returncode == 1
+    assert "is not of this demo, so nothing in" in refused.stderr
+    assert "choose another one with --folder" in refused.stderr
+    assert len(history) == len(pd.read_csv(run_folder / "annotations" / "history.csv"))
+    # somebody has drawn a label, or two, with the demo's run
+    history.assign(annotator="Ada").to_csv(run_folder / "annotations" / "history.csv", index=False)
+    assert foreign(tmp_path / "demo") == run_folder / "annotations" / "history.csv"
+
+
+def test_the_demo_removes_nothing_that_it_has_not_made(tmp_path: Path) -> None:
+    foreign, started_with = DEMO["what_is_not_of_a_demo"], DEMO["started_with"]
+    folder = tmp_path / "demo"
+    run, expert = folder / "run", folder / "what_an_expert_would_draw"
+    expert.mkdir(parents=True)
+    run.mkdir()
+    assert foreign(folder) == run  # it does not say how it was started
+    save_start(run, ["data=folder", "data.root=scans", "oracle=person"])
+    assert foreign(folder) == run
+    save_start(run, ["experiment=campaign", "data.task.root=elsewhere"])
+    assert foreign(folder) == run
+    save_start(run, started_with(folder))
+    assert foreign(folder) is None
+    final = run / "requests" / "initial" / "labels" / "final"
+    final.mkdir(parents=True)
+    assert foreign(folder) is None
+    (final / "a.nii.gz").write_bytes(b"drawn by hand")
+    assert foreign(folder) == final / "a.nii.gz"
+    (final / "answers.csv").write_text("case,annotator,minutes\na,program,3\n")
+    assert foreign(folder) is None
+    (final / "answers.csv").write_text("case,annotator,minutes\na,Ada,3\n")
+    assert foreign(folder) == final / "answers.csv"
+    (final / "answers.csv").unlink()
+    (folder / "a_run_of_mine").mkdir()
+    assert foreign(folder) == folder / "a_run_of_mine"
+    (tmp_path / "link").symlink_to(folder)
+    assert foreign(tmp_path / "link") == tmp_path / "link"

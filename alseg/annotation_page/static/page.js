@@ -12,8 +12,9 @@ const holder = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toSt
 
 let annotator = "";
 let overview = null;
+let shown = ""; // the states of the cases, as they are in the list
 let open = null; // the case that is being drawn: { request, case, based_on, seconds, ... }
-let seconds = 0; // of it, not told to the server yet
+let seconds = 0; // of it, not sent to the server yet
 let isChanged = false; // strokes that have not been saved yet
 let saving = null; // the save under way
 let saveTimer = 0;
@@ -64,6 +65,9 @@ function showOverview() {
   $("progress").max = Math.max(units.length, 1);
   $("progress").value = n;
   $("progress-text").textContent = request ? `${n} of ${units.length} done` : "";
+  const states = JSON.stringify([units, open && open.case, annotator]);
+  if (states === shown) return; // a row that is being clicked stays
+  shown = states;
   const rows = units.map((unit) => {
     const button = element("button", "", "");
     button.type = "button";

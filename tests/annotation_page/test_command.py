@@ -1,0 +1,56 @@
+"""What ``python -m alseg.annotate`` says where there is nothing to annotate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from alseg.annotate import main
+
+
+def told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> str:
+    monkeypatch.setattr(sys, "argv", ["alseg.annotate", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_that_is_no_run_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(monkeypatch, capsys, str(tmp_path))
+    assert f"{tmp_path} is no run folder: it has no config.yaml" in said
+
+
+def test_a_simulated_run_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = "oracle: {_target_: alseg.oracles.simulated.SimulatedOracle}\n"
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    said = told(monkeypatch, capsys, str(tmp_path))
+    assert f"the run in {tmp_path} asks nobody for labels" in said
+
+
+def test_a_run_folder_of_somebody_else_builds_nothing_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = (
+        "oracle: {_target_: alseg.oracles.person.PersonOracle}\n"
+        "data: {task: {_target_: os.mkdir, path: made}}\n"
+    )
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert "data.task._target_ is 'os.mkdir'" in told(monkeypatch, capsys, str(tmp_path))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_port_is_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(monkeypatch, capsys, str(tmp_path), "port=first")
+    assert "port is 'first'; it must be a whole number of at least 1" in said
