@@ -57,7 +57,8 @@ def composed_name(name: str, *own: str | None, _parent_: DictConfig) -> str:
 
 def without_first(values: Any) -> Any:
     """A list without its first value; what is not one yet, such as ``auto``, as it is."""
-    return list(OmegaConf.to_object(values))[1:] if OmegaConf.is_list(values) else values
+    plain: Any = OmegaConf.to_container(values) if OmegaConf.is_list(values) else values
+    return plain[1:] if isinstance(plain, list) else plain
 
 
 # For the YAML files that name other files of conf/, and for the names of strategies.
