@@ -168,8 +168,11 @@ def prepare_round(this_round: Round) -> None:
     data.reveal(as_annotations(labels, this_round.pool))
     data.prepare((*labelled, *scored))
     if not data.holds_foreground(judged):
+        only = len(judged) == 1
+        which = "the label of the only case" if only else f"no label of the {len(judged)} cases"
+        holds = "no foreground" if only else "foreground"
         log.warning(
-            f"no label of the {len(judged)} validation cases of this round holds foreground: "
+            f"{which} that this round validates with holds {holds}: "
             "its Dice is undefined, and the round keeps its last weights"
         )
 

@@ -13,7 +13,7 @@ import pandas as pd
 from alseg.active.round import Round
 from alseg.curves.forecast import expected_gain, forecast
 from alseg.curves.models import MIN_ROUNDS
-from alseg.oracles.annotations import Annotation, Annotations
+from alseg.oracles.annotations import Annotation, Annotations, minutes_by_case
 from alseg.run.folder import CASES_FILE, STOPPING_FILE
 from alseg.run.measure import CROSS, VALIDATION, measure_of
 from alseg.system.distributed import rank
@@ -35,16 +35,19 @@ HARDLY_CORRECTED = 0.95  # Dice of a proposal with what a person has made of it,
 def advise(this_round: Round, rows: Sequence[Row]) -> None:
     """Say, and write to ``when_to_stop.txt``, what the rounds so far say about continuing.
 
-    Before the query, which a person may take days to answer.
+    Before the query, which a person may take days to answer. A run that is resumed meanwhile has
+    said it already: it names the file, which is brought up to date.
 
     Args:
         this_round: the round; it has been evaluated.
         rows: of metrics.csv, of the finished rounds and of this one.
     """
     if rank() == 0:
-        text = advice(this_round, rows)
-        write_atomically(this_round.experiment.folder / STOPPING_FILE, text + "\n")
-        log.info(text)
+        text, path = advice(this_round, rows), this_round.experiment.folder / STOPPING_FILE
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        write_atomically(path, text + "\n")
+        is_said = before.startswith(dice_so_far(this_round, rows[-1]))
+        log.info(f"When to stop: {path} says it" if is_said else text)
 
 
 def advice(this_round: Round, rows: Sequence[Row]) -> str:
@@ -167,15 +170,6 @@ def target(this_round: Round, curve: pd.DataFrame, minutes: float | None) -> Seq
     return (statement,)
 
 
-def minutes_by_case(history: Sequence[Annotation]) -> dict[str, float]:
-    """The minutes of each case of which somebody has said them, all versions together."""
-    minutes: dict[str, float] = {}
-    for each in history:
-        if each.minutes is not None:
-            minutes[each.case] = minutes.get(each.case, 0.0) + each.minutes
-    return minutes
-
-
 def minutes_per_volume(history: Sequence[Annotation]) -> float | None:
     """The mean over the cases of which somebody has said it; None where nobody has."""
     minutes = minutes_by_case(history)
@@ -188,7 +182,13 @@ def time_so_far(history: Sequence[Annotation]) -> Sequence[str]:
     mean = minutes_per_volume(history)
     if mean is None:
         return ()
-    of = "" if len(minutes) == n_cases else f" (said of {len(minutes)} of {n_cases} volumes)"
+    of = (
+        ""
+        if len(minutes) == n_cases
+        else (
+            f" (the mean of {len(minutes)} of {n_cases} volumes; of the others nobody has said it)"
+        )
+    )
     return (f"Annotation has taken {mean:.1f} minutes a volume so far{of}.",)
 
 

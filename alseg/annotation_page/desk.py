@@ -93,7 +93,7 @@ class Desk:
         folder = request_folder(self.run_folder, request.name)
         accepted = Annotations(self.run_folder).newest()
         states = read_states(self.run_folder, request.name)
-        details = details_of_answers(folder / ANSWERS_FOLDER / ANSWERS_FILE, [])
+        details = details_of_answers(folder / ANSWERS_FOLDER / ANSWERS_FILE, self.task.cases, [])
         claims = self._claims(folder).read()
         units = []
         for order, item in enumerate(request.items, start=1):

@@ -8,7 +8,6 @@ version of that case takes its place.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -38,10 +37,11 @@ class Annotation:
         file: the label, relative to the folder of annotations.
         annotator: who made it; empty if nobody said.
         time: when it was accepted, ISO 8601.
-        minutes: that it took; None if nobody said.
+        minutes: that the volume had taken by then, all versions together; None if nobody said.
         checksum: of the file.
         received: the checksum of the file as it was handed in.
         request: what it is an answer to; empty if it was not asked for.
+        folder: the name of the request folder that it was handed in to.
         proposal_dice: its Dice with what was proposed; None without a proposal.
     """
 
@@ -54,6 +54,7 @@ class Annotation:
     checksum: str
     received: str
     request: str
+    folder: str
     proposal_dice: float | None
 
 
@@ -93,6 +94,7 @@ class Annotations:
         annotator: str = "",
         minutes: float | None = None,
         request: str = "",
+        folder: str = "",
         proposal_dice: float | None = None,
     ) -> Annotation:
         """Add a version; see ``Annotation``.
@@ -102,8 +104,9 @@ class Annotations:
             write: writes the label, as ``.nii.gz``, to the path that it is given; atomically.
             received: the checksum of the file as it was handed in.
             annotator: who made it.
-            minutes: that it took.
+            minutes: that the volume has taken so far.
             request: what it answers.
+            folder: that it was handed in to.
             proposal_dice: with what was proposed.
         """
         (self.folder / case_id).mkdir(parents=True, exist_ok=True)
@@ -123,6 +126,7 @@ class Annotations:
                 checksum=checksum_of(path),
                 received=received,
                 request=request,
+                folder=folder,
                 proposal_dice=proposal_dice,
             )
             _write(self.folder / HISTORY_FILE, [asdict(each) for each in (*history, added)])
@@ -145,12 +149,16 @@ class Annotations:
         """What has come of each request: a row each, in the order of time; also a file.
 
         Returns:
-            ``request``; ``annotated``, the number of cases; ``minutes``, their mean where they are
-            known; ``proposal_dice``, the mean Dice of the proposals with the newest labels.
+            ``request``; ``annotated``, the number of cases; ``minutes``, the mean of their totals
+            where they are known; ``proposal_dice``, the mean Dice of the proposals with the newest
+            labels.
         """
-        newest = pd.DataFrame([asdict(each) for each in self.newest().values()], columns=COLUMNS)
+        history = self.history
+        minutes, newest = minutes_by_case(history), {each.case: each for each in history}
+        rows = [asdict(each) | {"minutes": minutes.get(i)} for i, each in newest.items()]
         table = (
-            newest.astype({"minutes": float, "proposal_dice": float})
+            pd.DataFrame(rows, columns=COLUMNS)
+            .astype({"minutes": float, "proposal_dice": float})
             .groupby("request", sort=False)
             .agg(
                 annotated=("case", "size"),
@@ -177,7 +185,7 @@ class Annotations:
         return path
 
     def minutes(self, label: Path) -> float | None:
-        """The minutes of all versions of a label up to this one; None if any is not known.
+        """The minutes that a volume had taken with this version of its label; None if not known.
 
         Args:
             label: a file that ``path`` has given; any other one has taken 0 minutes.
@@ -186,9 +194,8 @@ class Annotations:
         this = next((each for each in history if self.folder / each.file == label), None)
         if this is None:
             return 0.0
-        spent = [e.minutes for e in history if e.case == this.case and e.version <= this.version]
-        known = [minutes for minutes in spent if minutes is not None]
-        return math.fsum(known) if len(known) == len(spent) else None
+        until = [e for e in history if e.case == this.case and e.version <= this.version]
+        return minutes_by_case(until).get(this.case)
 
     def for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The versions that a round works with: the newest ones when it is first asked about.
@@ -210,6 +217,18 @@ class Annotations:
             _write(path, [*others, *new])
         versions = {(each.case, each.version): each for each in self.history}
         return {i: self.path(versions[i, version]) for i, version in chosen.items()}
+
+
+def minutes_by_case(history: Iterable[Annotation]) -> dict[str, float]:
+    """The minutes that each volume has taken so far, of which somebody has said it.
+
+    What is said of a version is the total of its volume, so that a volume counts once: with what
+    was said of its newest version, or of the newest one of which anything was said.
+
+    Args:
+        history: versions in the order in which they were accepted.
+    """
+    return {each.case: each.minutes for each in history if each.minutes is not None}
 
 
 def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:

@@ -7,13 +7,14 @@ import glob
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from alseg.core.errors import DataError
 from alseg.data.file_types import NIFTI_ENDINGS, name_without_ending
-from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUESTS_FOLDER
+from alseg.data.findings import listed
+from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUEST_TABLE, REQUESTS_FOLDER
 from alseg.system.files import write_atomically
 
 CONFIRMED = ".confirmed"  # behind the case, the name of the empty file that confirms a label
@@ -26,16 +27,16 @@ class AnswerFile:
     Attributes:
         case_id: the name of the file, without its ending.
         path: the file.
-        request: the name of the request folder that it lies in.
+        folder: the name of the request folder that it lies in.
         state: the file's size and time of change.
         confirmed: whether somebody has confirmed what looks like a mistake.
         annotator: who made it, as ``answers.csv`` says; empty if that says nothing.
-        minutes: that it took, from there; None if that says nothing.
+        minutes: that the volume has taken so far, from there; None if that says nothing.
     """
 
     case_id: str
     path: Path
-    request: str
+    folder: str
     state: tuple[int, int]
     confirmed: bool
     annotator: str
@@ -65,11 +66,13 @@ class AnswerFiles:
 
     Args:
         run_folder: the run's.
+        case_ids: of the data set.
         settle_seconds: how long a file must have stayed the same.
     """
 
-    def __init__(self, run_folder: Path, settle_seconds: float) -> None:
+    def __init__(self, run_folder: Path, case_ids: Container[str], settle_seconds: float) -> None:
         self.run_folder = run_folder
+        self.case_ids = case_ids
         self.settle_seconds = settle_seconds
         self._seen: dict[Path, tuple[tuple[int, int], float]] = {}  # state, and since when
 
@@ -99,7 +102,7 @@ class AnswerFiles:
                 found.remarks.append(
                     f"{path} is not read: save labels as NIfTI, under the name CASE.nii.gz"
                 )
-        details = details_of_answers(folder / ANSWERS_FILE, found.remarks)
+        details = details_of_answers(folder / ANSWERS_FILE, self.case_ids, found.remarks)
         for case_id, paths in by_case.items():
             if len(paths) > 1:
                 found.remarks.append(f"{paths[0]} and {paths[1].name} are of one case: delete one")
@@ -127,21 +130,35 @@ class AnswerFiles:
         return state if now - since >= self.settle_seconds else None
 
 
-def details_of_answers(path: Path, remarks: list[str]) -> dict[str, tuple[str, float | None]]:
+def details_of_answers(
+    path: Path, case_ids: Container[str], remarks: list[str]
+) -> dict[str, tuple[str, float | None]]:
     """Annotator and minutes of each case, from ``answers.csv``: case, annotator, minutes.
 
     Args:
         path: the table; it may be missing, and any spreadsheet program may have written it.
+        case_ids: of the data set; the name of a case's file is as good.
         remarks: what cannot be used of it is added to them.
     """
     details: dict[str, tuple[str, float | None]] = {}
     if not path.is_file():
         return details
+    unknown, line = [], 1
     try:
-        for row in _table(path):
-            details[row.get("case", "")] = (row.get("annotator", ""), _minutes(row))
+        for line, row in _table(path):
+            name = row.get("case", "")
+            case_id = name if name in case_ids else name_without_ending(PurePath(name))
+            if case_id in case_ids:
+                details[case_id] = (row.get("annotator", ""), _minutes(row))
+            elif any(row.values()):
+                unknown.append(f"{name or 'no name'} in line {line}")
     except (OSError, ValueError, csv.Error) as error:
-        remarks.append(f"{path} is not used from here on: {error}")
+        remarks.append(f"{path} is not used from line {line} on: {error}")
+    if unknown:
+        remarks.append(
+            f"{path} has rows that are of no case of the data set, and are not used: "
+            f"{listed(unknown)}; name the cases as {REQUEST_TABLE} does"
+        )
     return details
 
 
@@ -152,14 +169,14 @@ def say_of_answer(path: Path, case_id: str, annotator: str, minutes: float) -> N
         path: the table; it may be missing.
         case_id: the case.
         annotator: one line of text.
-        minutes: that it took.
+        minutes: that the volume has taken so far.
 
     Raises:
         DataError: if the table that is there cannot be read.
         StorageError: if it cannot be written.
     """
     try:
-        rows = list(_table(path)) if path.is_file() else []
+        rows = [row for _, row in _table(path)] if path.is_file() else []
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read, mend it or move it away: {error}") from error
     rows = [row for row in rows if row["case"] != case_id]
@@ -172,22 +189,33 @@ def say_of_answer(path: Path, case_id: str, annotator: str, minutes: float) -> N
     write_atomically(path, text.getvalue())
 
 
-def _table(path: Path) -> Iterator[dict[str, str]]:
-    text = path.read_text(encoding="utf-8-sig")
-    lines = text.splitlines()
+def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table, each with the number of its last line; names are in lower case."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     if not lines or "case" not in (names := lines[0].lower()):
         raise ValueError("its first line must be case,annotator,minutes")
     separator = max(",;\t", key=names.count)
-    lines[0] = names
-    for row in csv.DictReader(lines, delimiter=separator):
-        yield {str(k).strip(): str(v or "").strip() for k, v in row.items()}
+    rows = csv.reader(lines, delimiter=separator)
+    header = [name.strip().lower() for name in next(rows)]
+    for row in rows:
+        yield rows.line_num, dict(zip(header, map(in_one_line, row), strict=False))
+
+
+def in_one_line(text: str) -> str:
+    """A text with a space wherever it has a line break, or several spaces."""
+    return " ".join(text.split())
 
 
 def _minutes(row: dict[str, str]) -> float | None:
     text = row.get("minutes", "").replace(",", ".")
     if not text:
         return None
-    minutes = float(text)
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
     if not 0 <= minutes < math.inf:
-        raise ValueError(f"the minutes of {row.get('case')} are {text}")
+        raise ValueError(
+            f"the minutes of {row.get('case')} are {text}; they must be a number of at least 0"
+        )
     return minutes

@@ -11,13 +11,15 @@ from alseg.core.errors import DataError
 from alseg.data.findings import listed
 from alseg.data.task import Task
 from alseg.oracles.annotations import Annotation, Annotations
-from alseg.oracles.answer_files import CONFIRMED, AnswerFile, AnswerFiles
+from alseg.oracles.answer_files import CONFIRMED, AnswerFile, AnswerFiles, in_one_line
 from alseg.oracles.label_acceptance import accept
 from alseg.oracles.label_checks import ConfirmationNeededError
-from alseg.run.folder import ANSWERS_FOLDER
+from alseg.run.folder import ANSWERS_FOLDER, REQUESTS_FOLDER
 from alseg.run.requests import (
     ANNOTATED,
+    OPEN,
     REFUSED,
+    RETURNED,
     Request,
     proposal_file,
     read_requests,
@@ -52,17 +54,19 @@ class AnswerIntake:
     ) -> None:
         self.task = task
         self.run_folder = run_folder
-        self.annotator = annotator
+        self.annotator = in_one_line(annotator)
         self.accept_unrequested = accept_unrequested
         self.annotations = Annotations(run_folder)
-        self.answer_files = AnswerFiles(run_folder, settle_seconds)
+        self.answer_files = AnswerFiles(run_folder, task.cases, settle_seconds)
         self._refused: dict[tuple[object, ...], str] = {}  # what was found wrong with a file
         self._logged: set[str] = set()
+        self._news: set[str] = set()  # the requests of which something has been accepted
 
-    def take_in(self, *, returns: bool) -> None:
+    def take_in(self, asking: str, *, returns: bool) -> None:
         """Accept what has come and is sound; report what is not.
 
         Args:
+            asking: the request that is being answered, or comes next: those before it are closed.
             returns: whether this is called again before long: then a file that may still be
                 changing is left for that time, and not waited for.
         """
@@ -73,15 +77,15 @@ class AnswerIntake:
         if not returns:
             for path in found.arriving:
                 self._log_once(f"{path} is still being written: resume the run once it is complete")
-        asked = {case_id for each in requests.values() for case_id in each.case_ids}
-        refused: dict[str, list[str]] = {}
+        asked_by = {case_id: each for each in requests.values() for case_id in each.case_ids}
+        refused: list[str] = []
         unrequested: list[str] = []
         for answer in found.complete:
-            reason = self._consider(answer, requests.get(answer.request), asked)
+            reason = self._consider(answer, asked_by.get(answer.case_id))
             if reason == UNREQUESTED:
                 unrequested.append(answer.case_id)
             elif reason:
-                refused.setdefault(answer.request, []).append(answer.case_id)
+                refused.append(answer.case_id)
                 self._log_once(reason)
         if unrequested:
             self._log_once(
@@ -89,15 +93,16 @@ class AnswerIntake:
                 "oracle.accept_unrequested=true takes them in"
             )
         annotated = dict.fromkeys(self.annotations.newest(), ANNOTATED)
-        for name, request in requests.items():
-            states = dict.fromkeys(refused.get(name, ()), REFUSED)
+        for request in requests.values():
+            states = dict.fromkeys(request.case_ids, RETURNED if request.name < asking else OPEN)
+            states |= dict.fromkeys(refused, REFUSED)
             write_states(self.run_folder, request, states | annotated)
             self._report_what_was_saved_over(request, annotated)
 
     def report(self, request: Request) -> None:
-        """Sum up what has come of a request."""
+        """Sum up what has come of a request, if anything has come of it since it was last said."""
         for row in self.annotations.summary().to_dict("records"):
-            if row["request"] == request.name:
+            if row["request"] == request.name and request.name in self._news:
                 parts = [f"{request.name}: {row['annotated']} of {len(request.items)} annotated"]
                 if not math.isnan(row["proposal_dice"]):
                     parts.append(
@@ -106,9 +111,13 @@ class AnswerIntake:
                 if not math.isnan(row["minutes"]):
                     parts.append(f"{row['minutes']:.3g} minutes a volume")
                 self._log_once(" · ".join(parts), logging.INFO)
+        self._news.discard(request.name)
 
-    def _consider(self, answer: AnswerFile, request: Request | None, asked: set[str]) -> str:
-        """Accept a label that has been handed in; returns why it is not used, if it is not."""
+    def _consider(self, answer: AnswerFile, request: Request | None) -> str:
+        """Accept a label that has been handed in; returns why it is not used, if it is not.
+
+        It belongs to the newest request that asks for its case, in whichever folder it lies.
+        """
         case_id, path = answer.case_id, answer.path
         if case_id not in self.task.cases:
             return f"{path} is of no case: the data set has none that is called {case_id}"
@@ -116,13 +125,13 @@ class AnswerIntake:
             return f"{path} is not used: the data set has a label for {case_id}"
         versions = [each for each in self.annotations.history if each.case == case_id]
         received = checksum_of(path)
-        from_here = [each for each in versions if each.request == answer.request]
+        from_here = [each for each in versions if each.folder == answer.folder]
         # the same file in another request folder is not a new version
         for each in from_here[-1:] or versions:
             if each.received == received:
                 self.annotations.amend(each, answer.annotator, answer.minutes)
                 return ""
-        if not versions and case_id not in asked and not self.accept_unrequested:
+        if not versions and request is None and not self.accept_unrequested:
             return UNREQUESTED
         key = (path, *answer.state, answer.confirmed)
         if key not in self._refused:
@@ -144,12 +153,14 @@ class AnswerIntake:
                 confirmed=answer.confirmed,
                 annotator=answer.annotator or self.annotator,
                 minutes=answer.minutes,
-                request=answer.request,
+                request=request.name if request is not None else "",
+                folder=answer.folder,
             )
         except ConfirmationNeededError as error:
             return f"not accepted: {error} with an empty file {answer.case_id}{CONFIRMED} there"
         except DataError as error:
             return f"not accepted, and left where it is: {error}"
+        self._news.add(added.request)
         if note:
             self._log_once(note)
         log.info(f"accepted: {answer.case_id}{_details(added)}")
@@ -175,6 +186,8 @@ def _details(annotation: Annotation) -> str:
     parts = []
     if annotation.version > 1:
         parts.append(f"version {annotation.version}, used from the next round on")
+    if annotation.folder != annotation.request:
+        parts.append(f"found in {REQUESTS_FOLDER}/{annotation.folder}")
     if annotation.annotator:
         parts.append(f"by {annotation.annotator}")
     if annotation.minutes is not None:

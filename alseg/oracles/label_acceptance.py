@@ -28,6 +28,7 @@ def accept(
     annotator: str = "",
     minutes: float | None = None,
     request: str = "",
+    folder: str = "",
 ) -> tuple[Annotation, str]:
     """Check a label and make it the newest version for its case; the file itself is left as it is.
 
@@ -39,8 +40,9 @@ def accept(
         proposal: what was proposed, if anything was.
         confirmed: whether an empty label, or an unchanged proposal, is meant.
         annotator: who made it.
-        minutes: that it took.
+        minutes: that the volume has taken so far.
         request: what it answers.
+        folder: the name of the request folder that it was handed in to.
 
     Returns:
         The version, and what was tolerated of it, if anything was.
@@ -65,6 +67,7 @@ def accept(
         annotator=annotator,
         minutes=minutes,
         request=request,
+        folder=folder,
         proposal_dice=checked.proposal_dice,
     )
     return added, checked.note

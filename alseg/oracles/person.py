@@ -27,6 +27,7 @@ from alseg.run.folder import (
     PROPOSALS_FOLDER,
     REQUEST_TABLE,
     request_folder,
+    request_of_round,
 )
 from alseg.run.requests import Request, read_requests
 from alseg.system.distributed import rank, wait_for_all
@@ -49,7 +50,8 @@ class PersonOracle:
         folder: the run folder.
         annotator: who makes the labels, where ``answers.csv`` beside them does not say it.
         accept: ``all``: a query is answered once each of its units is annotated; ``any``: once one
-            of those that had to be annotated is; the others go back to the pool.
+            of those that had to be annotated is, by a label that came after they were asked for;
+            the others go back to the pool.
         accept_unrequested: whether labels of cases that were not asked for are taken in as well.
         wait: stay, and look for labels every ``poll_seconds``, instead of ending the run.
         poll_seconds: between two looks.
@@ -108,16 +110,19 @@ class PersonOracle:
         request = next((r for r in read_requests(self.folder) if r.query == query), None)
         n_reported = -1
         while True:
-            self._take_in(returns=self.wait)
+            self._take_in("" if request is None else request.name, returns=self.wait)
             answer, done = self._answer(query), 0
             if request is not None:
                 done = len({item.unit for item in request.items} - set(answer.pending))
-            if not answer.pending or (done and self.accept == "any"):
+            is_enough = self.accept == "any" and self._has_come(request)
+            if not answer.pending or is_enough:
                 if request is not None and rank() == 0:
                     self.intake.report(request)
                 return Answer(answer.labels, unrequested=self._further(query))
             instructions = what_to_do(self.folder, request, answer.pending)
             if not self.wait or request is None:
+                if request is not None and done and rank() == 0:
+                    self.intake.report(request)
                 return Answer(answer.labels, answer.pending, what_to_do=instructions)
             if n_reported < 0:
                 log.info(instructions)
@@ -129,14 +134,14 @@ class PersonOracle:
     def labels_for_round(self, round_number: int, case_ids: Iterable[str]) -> dict[str, Path]:
         """The labels that a round works with: the newest versions when it is first asked about."""
         ids, annotations = list(case_ids), self.intake.annotations
-        self._take_in(returns=False)
+        self._take_in(request_of_round(round_number), returns=False)
         if rank() == 0:
             annotations.for_round(round_number, ids)  # noted for the others
         wait_for_all()
         return annotations.for_round(round_number, ids) | self._labels_of_data_set(ids)
 
     def minutes(self, label: Path) -> float:
-        """The minutes of all versions of a label up to this one; 0 for one of the data set.
+        """The minutes that a volume had taken with this label; 0 for one of the data set.
 
         Raises:
             NotAnnotatedYetError: naming the cases of whose labels nobody has said how long they
@@ -162,9 +167,9 @@ class PersonOracle:
         """
         raise ConfigError("a strategy that reads hidden labels works in a simulation only")
 
-    def _take_in(self, *, returns: bool) -> None:
+    def _take_in(self, asking: str, *, returns: bool) -> None:
         if rank() == 0:
-            self.intake.take_in(returns=returns)
+            self.intake.take_in(asking, returns=returns)
         wait_for_all()
 
     def _answer(self, query: Query) -> Answer:
@@ -172,6 +177,14 @@ class PersonOracle:
         return Answer(
             {unit: labels[unit.case_id] for unit in query if unit.case_id in labels},
             tuple(unit for unit in query if unit.case_id not in labels),
+        )
+
+    def _has_come(self, request: Request | None) -> bool:
+        """Whether a label of a request has come since it was laid out; not one that lay around."""
+        newest = self.intake.annotations.newest()
+        return request is not None and any(
+            item.unit.case_id in newest and newest[item.unit.case_id].received != item.left_over
+            for item in request.items
         )
 
     def _further(self, query: Query) -> dict[Unit, Path]:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from alseg.core.units import Query
-from alseg.data.file_types import ITK_ENDINGS, NIFTI_ENDINGS, ending_of
+from alseg.data.file_types import ITK_ENDINGS, NIFTI_ENDINGS, ending_of, name_without_ending
 from alseg.data.task import Task
 from alseg.data.volumes import exact_voxels, save_nifti
 from alseg.oracles.base import Propose
 from alseg.run.folder import (
+    ANSWERS_FILE,
     ANSWERS_FOLDER,
     PROPOSALS_FOLDER,
+    REQUEST_README,
+    REQUEST_TABLE,
+    REQUESTS_FOLDER,
     UNCERTAINTY_FOLDER,
     request_folder,
 )
 from alseg.run.requests import Item, Request, proposal_file, read_request, write_request
 from alseg.system.distributed import rank, wait_for_all
-from alseg.system.files import checksum_of, clean_temporaries, replacing
+from alseg.system.files import checksum_of, clean_temporaries, replacing, write_atomically
 
 
 def lay_out(
@@ -48,14 +53,65 @@ def lay_out(
         propose(tuple(item.unit for item in request.items), folder)
     wait_for_all()
     if rank() == 0:
-        items = []
+        items, left_over = [], labels_left_over(run_folder)
         for item in request.items:
             case_id = item.unit.case_id
             images = lay_out_images(task, case_id, folder)
             proposal = checksum_of(proposal_file(run_folder, request.name, case_id))
-            items.append(Item(item.unit, item.score, images, proposal))
-        write_request(run_folder, Request(request.name, request.query, tuple(items)))
+            left = checksum_of(left_over[case_id]) if case_id in left_over else ""
+            items.append(Item(item.unit, item.score, images, proposal, left))
+        request, classes = replace(request, items=tuple(items)), values_of_labels(task)
+        write_atomically(folder / REQUEST_README, readme_of(request, classes))
+        write_request(run_folder, request, classes)
     wait_for_all()
+
+
+def values_of_labels(task: Task) -> dict[int, str]:
+    """What each value means that a label may hold, the background first."""
+    classes = dict(enumerate(task.classes))
+    if task.ignore_value is not None:
+        classes[task.ignore_value] = "ignored: a voxel that is left out"
+    return classes
+
+
+def readme_of(request: Request, classes: Mapping[int, str]) -> str:
+    """What whoever annotates has to know, as plain text.
+
+    Args:
+        request: what is asked for.
+        classes: the name of each value that a label may hold.
+    """
+    n_volumes = len(request.items)
+    first = request.items[0].unit.case_id
+    several = " (one file a channel)" if len(request.items[0].images) > 1 else ""
+    proposed = (
+        f"Begin with the proposed segmentation {PROPOSALS_FOLDER}/{first}.nii.gz, and leave that "
+        "file as it is.\n"
+        if any(item.proposal for item in request.items)
+        else ""
+    )
+    values = "".join(f"  {value} = {name}\n" for value, name in classes.items())
+    return (
+        f"{n_volumes} {'volume waits' if n_volumes == 1 else 'volumes wait'} for annotation; "
+        f"{REQUEST_TABLE} lists them, the most useful first.\n\n"
+        f"For each of them, such as {first}:\n"
+        f"open {', '.join(request.items[0].images)}{several}.\n{proposed}"
+        f"Save the label as {ANSWERS_FOLDER}/{first}.nii.gz, on the image's own grid.\n\n"
+        f"Values in a label:\n{values}\n"
+        f"If you like, say who made a label, and in how many minutes, in {ANSWERS_FOLDER}/"
+        f"{ANSWERS_FILE}.\nIts first line is case,annotator,minutes; then comes a line for each "
+        "volume, with the minutes that it has taken in all.\n"
+    )
+
+
+def labels_left_over(run_folder: Path) -> dict[str, Path]:
+    """The label files in all request folders, by case, used or not."""
+    files = sorted((run_folder / REQUESTS_FOLDER).glob(f"*/{ANSWERS_FOLDER}/*"))
+    return {
+        name_without_ending(path): path
+        for path in files
+        if path.name.endswith(NIFTI_ENDINGS) and path.is_file() and not path.is_symlink()
+    }
 
 
 def lay_out_images(task: Task, case_id: str, folder: Path) -> tuple[str, ...]:

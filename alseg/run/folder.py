@@ -31,6 +31,7 @@ PICTURES_FOLDER, MAPS_FOLDER = "pictures", "maps"  # of its first volumes
 # what a person is asked for: a folder for the initial pool, one for each round's query
 REQUESTS_FOLDER, INITIAL_REQUEST = "requests", "initial"
 REQUEST_FILE, REQUEST_TABLE, WORKLIST_FILE = "request.json", "request.csv", "worklist.csv"
+REQUEST_README = "README.txt"  # what to do, for whoever annotates
 PROPOSALS_FOLDER, ANSWERS_FOLDER = "labels/original", "labels/final"  # as MONAI Label has them
 UNCERTAINTY_FOLDER = "uncertainty"
 ANSWERS_FILE = "answers.csv"  # beside the answers: who made them, in how many minutes

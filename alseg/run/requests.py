@@ -27,6 +27,7 @@ from alseg.run.folder import (
 from alseg.system.files import checksum_of, read_json, write_atomically, write_json
 
 OPEN, ANNOTATED, REFUSED = "open", "annotated", "refused"  # the states of a unit
+RETURNED = "returned to the pool"  # a round goes ahead without it
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class Item:
         score: that it was chosen by; None where there is none.
         images: the names of its images in the request folder, one a channel or one for all.
         proposal: the checksum of its proposal; empty without one.
+        left_over: the checksum of a label that lay in an earlier request's folder when this one was
+            laid out, and that had not been used; empty without one.
     """
 
     unit: Unit
     score: float | None
     images: tuple[str, ...]
     proposal: str = ""
+    left_over: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,13 @@ def unchanged_proposal(run_folder: Path, request: Request, case_id: str) -> Path
     return None
 
 
-def write_request(run_folder: Path, request: Request) -> None:
+def write_request(run_folder: Path, request: Request, classes: Mapping[int, str]) -> None:
     """Write the tables of a request, and at last ``request.json``.
+
+    Args:
+        run_folder: the run's.
+        request: what is asked for.
+        classes: the name of each value that a label may hold.
 
     Raises:
         StorageError: if they cannot be written.
@@ -91,11 +100,13 @@ def write_request(run_folder: Path, request: Request) -> None:
     write_atomically(folder / WORKLIST_FILE, _worklist(request).to_csv(index=False))
     items = [
         {"order": order, **asdict(item.unit), "score": item.score, "images": list(item.images)}
-        | {"proposal": item.proposal}
+        | {"proposal": item.proposal, "left_over": item.left_over}
         for order, item in enumerate(request.items, start=1)
     ]
     query = [asdict(unit) for unit in request.query]
-    write_json(folder / REQUEST_FILE, {"name": request.name, "query": query, "units": items})
+    named = {str(value): name for value, name in classes.items()}
+    content = {"name": request.name, "classes": named, "query": query, "units": items}
+    write_json(folder / REQUEST_FILE, content)
 
 
 def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) -> None:
@@ -104,7 +115,7 @@ def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) 
     Args:
         run_folder: the run's.
         request: what is asked for.
-        states: ``open``, ``annotated`` or ``refused``, by case; open where it is not named.
+        states: by case, of ``OPEN`` and its like; open where it is not named.
     """
     rows = [
         (order, item.unit.case_id, item.score, states.get(item.unit.case_id, OPEN))
@@ -143,7 +154,13 @@ def read_request(run_folder: Path, name: str) -> Request | None:
     content = read_json(path)
     try:
         items = tuple(
-            Item(_unit(each), each["score"], tuple(each["images"]), each["proposal"])
+            Item(
+                _unit(each),
+                each["score"],
+                tuple(each["images"]),
+                each["proposal"],
+                each["left_over"],
+            )
             for each in content["units"]
         )
         return Request(name, tuple(map(_unit, content["query"])), items)

@@ -31,7 +31,7 @@ def annotation(
     request: str = "round_01",
     dice: float | None = None,
 ) -> Annotation:
-    return Annotation(case, version, "", "Ada", "", minutes, "", "", request, dice)
+    return Annotation(case, version, "", "Ada", "", minutes, "", "", request, request, dice)
 
 
 def test_the_interval_is_of_means_over_classes_of_means_over_drawn_cases() -> None:
@@ -58,17 +58,19 @@ def test_a_class_that_no_case_has_and_too_few_cases_have_no_interval() -> None:
     assert interval_over_cases(only_one[:4], 1) is None
 
 
-def test_minutes_are_of_all_versions_of_a_case() -> None:
+def test_minutes_are_the_total_of_a_case_and_count_once() -> None:
     history = [
         annotation("a", minutes=10.0),
         annotation("b", minutes=4.0),
-        annotation("a", version=2, minutes=2.0),
+        annotation("a", version=2, minutes=12.0),
+        annotation("b", version=2),  # nobody has said anything new of it
     ]
     assert minutes_per_volume(history) == 8.0
     assert time_so_far(history) == ("Annotation has taken 8.0 minutes a volume so far.",)
     (sentence,) = time_so_far([*history, annotation("c")])
     assert sentence == (
-        "Annotation has taken 8.0 minutes a volume so far (said of 2 of 3 volumes)."
+        "Annotation has taken 8.0 minutes a volume so far (the mean of 2 of 3 volumes; of the "
+        "others nobody has said it)."
     )
     assert time_so_far([annotation("c")]) == time_so_far([]) == ()
 

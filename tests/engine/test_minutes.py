@@ -41,11 +41,14 @@ def test_measured_time_is_the_budget_and_the_run_says_when_to_stop(
     while "wait for annotation" in outcome.out:
         waited += 1
         if waited == 2:  # a person reads it before they annotate the first query
-            advice = (folder / "when_to_stop.txt").read_text()
-            assert advice.startswith("When to stop: with 3 labelled volumes the validation Dice")
-            assert f"{MINUTES} minutes a volume so far" in advice
-            assert "Hardly any correction" not in advice  # nothing has been proposed yet
-            assert advice.strip() in outcome.out
+            said = (folder / "when_to_stop.txt").read_text()
+            assert said.startswith("When to stop: with 3 labelled volumes the validation Dice")
+            assert f"{MINUTES} minutes a volume so far" in said
+            assert "Hardly any correction" not in said  # nothing has been proposed yet
+            assert said.strip() in outcome.out
+            again = train(resume=folder, smoke=False)  # nobody has annotated anything meanwhile
+            assert said.strip() not in again.out
+            assert f"When to stop: {folder / 'when_to_stop.txt'} says it" in again.out
         visit(folder, labels, with_mistakes=False)
         outcome = train(resume=folder, smoke=False)
         assert outcome.exit_code == 0, outcome.err

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from alseg.active.when_to_stop import time_so_far
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.units import IGNORED, Answer, Query, Unit, whole
 from alseg.data.formats.msd import read_msd
@@ -114,6 +115,17 @@ def test_a_request_folder_holds_what_other_programs_read(
     assert [unit["case_id"] for unit in content["query"]] == [CASES[3], CASES[0], CASES[1]]
     first = {"order": 1, "case_id": CASES[3], "region": None, "score": 0.5}
     assert content["units"][0].items() >= first.items()
+    assert content["classes"] == {"0": "background", "1": "blob"}
+    said = (folder / "README.txt").read_text()
+    for part in (
+        "2 volumes wait for annotation; request.csv lists them",
+        "open case_03.nii.gz.\n",
+        "labels/original/case_03.nii.gz",
+        "Save the label as labels/final/case_03.nii.gz",
+        "\n  0 = background\n  1 = blob\n",
+        "case,annotator,minutes",
+    ):
+        assert part in said
     table = pd.read_csv(folder / "request.csv")
     assert list(table.columns) == ["order", "case", "score", "state"]
     assert list(table["case"]) == [CASES[3], CASES[1]]
@@ -121,6 +133,18 @@ def test_a_request_folder_holds_what_other_programs_read(
     for row in worklist.to_dict("records"):
         assert (folder / row["image"]).is_file()
         assert (folder / row["mask"]).is_file()
+
+
+def test_a_request_of_many_classes_is_read_as_it_was_written(
+    campaign: tuple[Task, Path], tmp_path: Path
+) -> None:
+    task = replace(campaign[0], classes=("background", *(f"organ_{i}" for i in range(1, 13))))
+    PersonOracle(task, tmp_path / "run").request("initial", whole(HIDDEN[:1]), {})
+    request = read_request(tmp_path / "run", "initial")
+    assert request is not None
+    assert request.case_ids == HIDDEN[:1]
+    said = (tmp_path / "run" / "requests" / "initial" / "README.txt").read_text()
+    assert "  9 = organ_9\n  10 = organ_10\n" in said
 
 
 def test_where_there_are_no_links_images_are_copied(
@@ -172,6 +196,93 @@ def test_any_starts_with_what_has_come(campaign: tuple[Task, Path], tmp_path: Pa
     answer = oracle.annotate(query)
     assert answer.pending == ()
     assert tuple(answer.labels) == whole([CASES[0], CASES[2]])
+
+
+def test_what_a_round_goes_ahead_without_has_returned_to_the_pool(
+    campaign: tuple[Task, Path], tmp_path: Path
+) -> None:
+    oracle = PersonOracle(campaign[0], tmp_path / "run", accept="any", settle_seconds=0)
+    query = whole(HIDDEN[:3])
+    oracle.request("round_01", query, {})
+    hand_in(campaign, oracle, HIDDEN[0])
+    save(final(oracle, HIDDEN[1]), np.zeros(SHAPE, np.uint8))
+    oracle.labels_for_round(1, [])  # of a process that continues the round
+    expected = {HIDDEN[0]: "annotated", HIDDEN[1]: "refused", HIDDEN[2]: "open"}
+    assert states(oracle) == expected
+    assert oracle.annotate(query).pending == ()
+    oracle.labels_for_round(2, HIDDEN[:1])
+    assert states(oracle) == expected | {HIDDEN[2]: "returned to the pool"}
+    hand_in(campaign, oracle, HIDDEN[2])
+    oracle.labels_for_round(3, HIDDEN[:1])
+    assert states(oracle)[HIDDEN[2]] == "annotated"
+
+
+def test_the_request_is_summed_up_of_which_something_has_come(
+    campaign: tuple[Task, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    first, second = whole(HIDDEN[:1]), whole(HIDDEN[1:3])
+    settings: dict[str, Any] = {"accept_unrequested": True, "settle_seconds": 0}
+    oracle = PersonOracle(campaign[0], tmp_path / "run", **settings)
+    oracle.request("initial", first, {})
+    hand_in(campaign, oracle, HIDDEN[0], request="initial")
+    oracle.annotate(first)
+    assert "initial: 1 of 1 annotated" in caplog.text
+    oracle.request("round_01", second, {})
+    hand_in(campaign, oracle, HIDDEN[1], HIDDEN[3])
+    caplog.clear()
+    again = PersonOracle(campaign[0], tmp_path / "run", **settings)
+    for query in (first, second, second):  # as a run does that is resumed in its first round
+        again.annotate(query)
+    said = [r.message for r in caplog.records if "annotated" in r.message]
+    assert said == ["round_01: 1 of 2 annotated"]  # and not the one that was not asked for
+    hand_in(campaign, oracle, HIDDEN[2])
+    again.annotate(second)
+    assert "round_01: 2 of 2 annotated" in caplog.text
+
+
+def test_a_label_that_lay_around_belongs_to_the_request_that_asks_for_it(
+    campaign: tuple[Task, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    oracle = PersonOracle(campaign[0], tmp_path / "run", accept="any", settle_seconds=0)
+    oracle.request("round_02", whole(HIDDEN[:1]), {})
+    hand_in(campaign, oracle, HIDDEN[0], HIDDEN[3], request="round_02")
+    assert oracle.annotate(whole(HIDDEN[:1])).pending == ()
+    assert "not asked for, and not used: 1 label(s), case_04" in caplog.text
+    query = whole(HIDDEN[1:4])
+    oracle.request("round_03", query, {}, propose(campaign[0]))
+    # it is an answer, and nobody has had the time to annotate another
+    assert oracle.annotate(query).pending == whole(HIDDEN[1:3])
+    assert "accepted: case_04 (found in requests/round_02" in caplog.text
+    assert states(oracle, "round_03")[HIDDEN[3]] == "annotated"
+    hand_in(campaign, oracle, HIDDEN[1], request="round_03")
+    answer = oracle.annotate(query)
+    assert (answer.pending, tuple(answer.labels)) == ((), whole([HIDDEN[1], HIDDEN[3]]))
+    assert [(r["case"], r["request"], r["folder"]) for r in history(oracle)] == [
+        (HIDDEN[0], "round_02", "round_02"),
+        (HIDDEN[3], "round_03", "round_02"),
+        (HIDDEN[1], "round_03", "round_03"),
+    ]
+    assert history(oracle)[1]["proposal_dice"] < 1
+    summary = pd.read_csv(oracle.folder / "annotations" / "summary.csv")
+    assert dict(zip(summary["request"], summary["annotated"], strict=True)) == {
+        "round_02": 1, "round_03": 2,
+    }  # fmt: skip
+
+
+def test_a_label_that_lay_around_counts_as_new_once_it_is_changed(
+    campaign: tuple[Task, Path], tmp_path: Path
+) -> None:
+    oracle = PersonOracle(campaign[0], tmp_path / "run", accept="any", settle_seconds=0)
+    oracle.request("initial", whole(HIDDEN[:1]), {})
+    save(final(oracle, HIDDEN[2], "initial"), np.zeros(SHAPE, np.uint8))
+    query = whole(HIDDEN[1:3])
+    oracle.request("round_01", query, {})
+    assert oracle.annotate(query).pending == query
+    assert states(oracle) == {HIDDEN[1]: "open", HIDDEN[2]: "refused"}
+    hand_in(campaign, oracle, HIDDEN[2], request="initial")
+    assert oracle.annotate(query).pending == ()
 
 
 @pytest.mark.parametrize(
@@ -227,6 +338,10 @@ def test_the_ignore_label_of_a_data_set_is_kept_when_a_header_is_put_right(
     oracle = PersonOracle(replace(campaign[0], ignore_value=2), tmp_path / "run", settle_seconds=0)
     query = whole(HIDDEN[:1])
     oracle.request("round_01", query, {})
+    said = (oracle.folder / "requests" / "round_01" / "README.txt").read_text()
+    assert said.startswith("1 volume waits for annotation;")
+    assert "  2 = ignored" in said
+    assert "labels/original" not in said  # nothing is proposed
     label, affine = label_of(1), np.diag([1.0, 1.5, 2.0, 1.0])
     label[5], affine[0, 3] = 2, 0.02
     save(final(oracle, HIDDEN[0]), label, affine)
@@ -345,6 +460,29 @@ def test_a_changed_label_is_a_new_version_for_the_next_round(
     ]
 
 
+def test_minutes_of_a_label_that_is_changed_count_once(
+    campaign: tuple[Task, Path], oracle: PersonOracle
+) -> None:
+    query = whole(HIDDEN[:2])
+    oracle.request("round_01", query, {})
+    table = final(oracle, "x").with_name("answers.csv")
+    table.write_text("case,annotator,minutes\ncase_01,Ada,10\ncase_02,Ada,4\n")
+    hand_in(campaign, oracle, *HIDDEN[:2])
+    oracle.annotate(query)
+    save(final(oracle, HIDDEN[0]), label_of(2))  # with the row as it was
+    labels = oracle.annotate(query).labels
+    assert [row["version"] for row in history(oracle)] == [1, 1, 2]
+    assert [oracle.minutes(path) for path in labels.values()] == [10, 4]
+    table.write_text("case,annotator,minutes\ncase_01,Ada,10\ncase_02,Ada,5.5\n")
+    save(final(oracle, HIDDEN[1]), label_of(0))
+    labels = oracle.annotate(query).labels
+    assert [oracle.minutes(path) for path in labels.values()] == [10, 5.5]
+    summary = pd.read_csv(oracle.folder / "annotations" / "summary.csv").to_dict("records")
+    assert [(row["annotated"], row["minutes"]) for row in summary] == [(2, 7.75)]
+    said = time_so_far(oracle.intake.annotations.history)
+    assert said == ("Annotation has taken 7.8 minutes a volume so far.",)
+
+
 def test_the_same_label_twice_is_one_version_and_a_label_can_be_taken_back(
     campaign: tuple[Task, Path], oracle: PersonOracle
 ) -> None:
@@ -395,7 +533,32 @@ def test_who_and_how_long_comes_from_a_spreadsheet(
     assert summary[0]["proposal_dice"] == pytest.approx(np.mean(dice))
     table.write_text("case,annotator,minutes\ncase_01,Ada,-3\n")
     oracle.annotate(query)
-    assert "answers.csv is not used from here on: the minutes of case_01 are -3" in caplog.text
+    assert "answers.csv is not used from line 2 on: the minutes of case_01 are -3" in caplog.text
+
+
+def test_rows_of_no_case_are_told_and_file_names_are_as_good_as_cases(
+    campaign: tuple[Task, Path], oracle: PersonOracle, caplog: pytest.LogCaptureFixture
+) -> None:
+    query = whole(HIDDEN[:2])
+    oracle.request("round_01", query, {})
+    table = final(oracle, "x").with_name("answers.csv")
+    table.write_text(
+        "case,annotator,minutes\npatient_99,Bob,3\ncase_01.nii.gz,Eve,4\n\n,,\n,Bob,2\n"
+        'case_02,"Ada\nLovelace",5\ncase_03,Bob,long\ncase_04,Bob,1\n'
+    )
+    hand_in(campaign, oracle, *HIDDEN[:2])
+    for _ in range(2):
+        oracle.annotate(query)
+    assert [(r["annotator"], r["minutes"]) for r in history(oracle)] == [
+        ("Eve", 4.0), ("Ada Lovelace", 5.0),
+    ]  # fmt: skip
+    told = [r.message.removeprefix(f"{table} ") for r in caplog.records]
+    assert told == [
+        "is not used from line 9 on: the minutes of case_03 are long; they must be a number of at "
+        "least 0",
+        "has rows that are of no case of the data set, and are not used: patient_99 in line 2, "
+        "no name in line 6; name the cases as request.csv does",
+    ]
 
 
 def test_a_label_saved_over_the_proposal_is_noticed(
@@ -486,7 +649,7 @@ def test_a_kill_at_any_write_of_a_request_loses_and_doubles_nothing(
             "round_01", query, {}, propose(campaign[0])
         )
     assert renamed[-1] == "request.json"
-    assert len(renamed) == 3
+    assert len(renamed) == 4
     for number in range(len(renamed)):
         folder = tmp_path / f"run_{number}"
         oracle = PersonOracle(campaign[0], folder, settle_seconds=0)
