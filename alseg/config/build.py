@@ -50,6 +50,7 @@ from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
 from alseg.data.survey import warn
 from alseg.data.task import Task
+from alseg.networks.dropout import drop_no_logits
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
 from alseg.oracles.costs import NAMES, Effort, cost_by
@@ -383,6 +384,7 @@ def network_with_dropout(
 ) -> Any:
     """Build a network whose dropout acts where it is wanted."""
     network = make_network()
+    drop_no_logits(network)
     place_dropout(network, placement, n_channels, patch_size)
     return network
 

@@ -55,11 +55,18 @@ def composed_name(name: str, *own: str | None, _parent_: DictConfig) -> str:
     return name
 
 
+def without_first(values: Any) -> Any:
+    """A list without its first value; what is not one yet, such as ``auto``, as it is."""
+    plain: Any = OmegaConf.to_container(values) if OmegaConf.is_list(values) else values
+    return plain[1:] if isinstance(plain, list) else plain
+
+
 # For the YAML files that name other files of conf/, and for the names of strategies.
 OmegaConf.register_new_resolver("conf_folder", conf_folder, replace=True)
 OmegaConf.register_new_resolver("tracking_store", default_store, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
+OmegaConf.register_new_resolver("without_first", without_first, replace=True)
 OmegaConf.register_new_resolver("job_hash", job_hash, replace=True)
 OmegaConf.register_new_resolver("composed_name", composed_name, replace=True)
 

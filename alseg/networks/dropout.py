@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -18,6 +19,16 @@ MaskSeed = Callable[[int, int, int], int]
 def active_dropout_layers(network: nn.Module) -> list[_DropoutNd]:
     """The dropout layers with a positive rate, in the order in which the network holds them."""
     return [m for m in network.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+
+
+def drop_no_logits(network: nn.Module) -> None:
+    """Switch off (p = 0) the dropout that MONAI's DynUNet puts on its logits.
+
+    A class's logit of 0 is no answer of a network; training with it learns slowly.
+    """
+    if isinstance(network, DynUNet):
+        for layer in active_dropout_layers(network.output_block):
+            layer.p = 0.0
 
 
 def check_dropout(network: nn.Module) -> None:

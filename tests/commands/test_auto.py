@@ -15,6 +15,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from alseg.export import main as export_main
 from alseg.planning.plan_file import KINDS
 from tests.conftest import Outcome, write_msd
 
@@ -83,7 +84,7 @@ def values_of(run: Outcome) -> dict[str, Any]:
 
 @pytest.mark.parametrize("layout", ["msd", "nnunet", "folder"])
 def test_a_run_of_each_format_needs_nothing_but_its_folder(
-    auto: Train, phantoms: Path, tmp_path: Path, layout: str
+    auto: Train, phantoms: Path, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = {
         "msd": lambda: [f"data.root={phantoms}"],
@@ -102,6 +103,9 @@ def test_a_run_of_each_format_needs_nothing_but_its_folder(
     assert [t["_target_"].split(".")[-1] for t in config.data.preprocess] == [
         "Orientation", "Spacing", "ScaleIntensityRange",
     ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["alseg.export", str(run.folder), f"bundle={tmp_path / 'b'}"])
+    export_main()
+    assert (tmp_path / "b" / "models" / "model.pt").is_file()
 
 
 def test_settings_of_the_command_win_and_the_rest_is_planned_round_them(

@@ -11,9 +11,11 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from alseg.config.composition import conf_folder, instantiate
 from alseg.core.errors import ConfigError, DataError
-from alseg.networks.planned_unet import planned_unet
+from alseg.networks.dropout import active_dropout_layers, drop_no_logits
 from alseg.planning.budget import Budget, budget_of, main_memory
 from alseg.planning.numbers import CPU, GPU
 from alseg.planning.plan import Plan, make_plan
@@ -28,13 +30,18 @@ budgets = st.builds(
 )
 
 
+def network_of(plan: Plan, n_channels: int, n_classes: int) -> Any:
+    """The network of conf/model/auto.yaml with the levels of a plan."""
+    model = OmegaConf.load(Path(conf_folder(), "model", "auto.yaml"))
+    values = {k.removeprefix("model."): v for k, v in plan.values.items() if k.startswith("model.")}
+    config = OmegaConf.create({"model": OmegaConf.merge(model, values)})
+    return instantiate(config.model.network, in_channels=n_channels, out_channels=n_classes)
+
+
 def output_of(plan: Plan, n_channels: int, n_classes: int) -> torch.Size:
     values = plan.values
     with torch.device("meta"):
-        network = planned_unet(
-            n_channels, n_classes, values["model.strides"], values["model.kernel_size"],
-            values["model.filters"], dropout=0.1, norm="batch",
-        )  # fmt: skip
+        network = network_of(plan, n_channels, n_classes)
         batch = torch.empty(values["data.batch_size"], n_channels, *values["data.patch_size"])
         return network.train()(batch).shape
 
@@ -91,11 +98,9 @@ def test_the_estimate_of_memory_covers_what_a_step_keeps(
     kind: Budget, shape: tuple[int, ...]
 ) -> None:
     given_values = {"data.patch_size": list(shape), "data.batch_size": 1}
-    values = make_plan(facts(shape, (1, 1, 1)), kind, given_values).values
-    network = planned_unet(
-        1, 3, values["model.strides"], values["model.kernel_size"], values["model.filters"],
-        dropout=0.1, norm="batch",
-    )  # fmt: skip
+    plan = make_plan(facts(shape, (1, 1, 1)), kind, given_values)
+    values = plan.values
+    network = network_of(plan, 1, 3)
     parameters = {p.data_ptr() for p in network.parameters()}
     kept: dict[int, int] = {}
 
@@ -205,6 +210,9 @@ def test_what_is_no_plan_at_all_is_reported(tmp_path: Path) -> None:
         read_plan(path)
 
 
-def test_levels_of_different_numbers_are_no_network() -> None:
-    with pytest.raises(ConfigError, match=r"are of 2, 1 and 2 levels; they must be of as many"):
-        planned_unet(1, 2, [[1] * 3, [2] * 3], [[3] * 3], [4, 8], 0.1, "batch")
+def test_logits_are_not_dropped() -> None:
+    network = network_of(make_plan(facts(), ON_CPU), 1, 3)
+    n_before = len(active_dropout_layers(network))
+    drop_no_logits(network)
+    assert len(active_dropout_layers(network)) == n_before - 1
+    assert not active_dropout_layers(network.output_block)
