@@ -7,6 +7,7 @@ The parts come from torch.fx; they run the network's own layers, so hooks on lay
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -14,6 +15,9 @@ from weakref import WeakKeyDictionary
 import torch
 from monai.networks.nets.basic_unet import UpCat
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures, depth
@@ -25,7 +29,13 @@ OPAQUE = (UpCat,)
 
 
 class TwoParts(Protocol):
-    """A network as a head and a tail."""
+    """A network as a head and a tail.
+
+    Attributes:
+        exclusive: dropout layers whose input nothing else reads, so that it may be overwritten.
+    """
+
+    exclusive: frozenset[nn.Module]
 
     def head(self, windows: Tensor) -> tuple[Tensor, ...]:
         """Windows [B, channels, d, h, w] to the activations that the tail needs, [B, ...] each."""
@@ -36,6 +46,8 @@ class TwoParts(Protocol):
 
 class WholeNetwork:
     """A network that could not be split: its head is empty and its tail does all."""
+
+    exclusive: frozenset[nn.Module] = frozenset()
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -77,6 +89,11 @@ class SplitNetwork:
         (inputs,) = (node for node in graph.nodes if node.op == "placeholder")
         before = [node for node in graph.nodes if node not in random and node is not output]
         after = [node for node in graph.nodes if node in random and node is not output]
+        self.exclusive = frozenset(
+            network.get_submodule(str(node.target))
+            for node in after
+            if _is_exclusive(node, network, wanted)
+        )
         self._head = _part(network, [inputs], before, crossing)
         self._tail = _part(network, crossing, after, wanted)
 
@@ -151,6 +168,21 @@ def _depends_on(graph: fx.Graph, network: nn.Module, layers: set[nn.Module]) -> 
         if own or found & set(node.all_input_nodes):
             found.add(node)
     return found
+
+
+def _is_exclusive(node: fx.Node, network: nn.Module, wanted: Sequence[fx.Node]) -> bool:
+    """Whether it is a dropout layer that is the only reader of a normalisation's output."""
+    if node.op != "call_module" or not isinstance(
+        network.get_submodule(str(node.target)), _DropoutNd
+    ):
+        return False
+    (source,) = node.all_input_nodes
+    return (
+        len(source.users) == 1
+        and source not in wanted
+        and source.op == "call_module"
+        and isinstance(network.get_submodule(str(source.target)), _BatchNorm | _InstanceNorm)
+    )
 
 
 def _bottleneck_of(traced: fx.GraphModule, example: Tensor) -> fx.Node | None:

@@ -98,7 +98,7 @@ def dropout_passes(
         for samples in _batches_of_passes(n_passes, at_once, gated.kept, windows.batch_size):
             masks.samples = samples
             activations = heads([window for _, window in samples])
-            with masks.attached_to(network):
+            with masks.attached_to(network, in_place=parts.exclusive):
                 logits = parts.tail(activations, features)  # [B, C, d, h, w]
             del activations  # between two passes it would be kept for nothing
             for (_, window), window_logits in zip(samples, logits, strict=True):
