@@ -179,7 +179,8 @@ class Scoring:
             return Passes(iter((single_pass(plain),)))
         networks = (network, *self.members)
         mask_seed = mask_seed_of(self.base_seed, self.round_number, case_id)
-        return self.source.stream(networks, image, self.inferer, mask_seed, features)
+        read = self.strategy.statistics_read
+        return self.source.stream(networks, image, self.inferer, mask_seed, features, read)
 
     def _labelled(
         self, passes: Iterable[VoxelStatistics], hidden_label: Tensor | None
