@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import numpy as np
 import torch
 from monai.networks.nets import DynUNet
@@ -16,8 +16,6 @@ from alseg.core.errors import ConfigError
 
 # (pass, window, layer) -> seed of one dropout mask
 MaskSeed = Callable[[int, int, int], int]
-
-CPU = torch.device("cpu")
 
 
 def active_dropout_layers(network: nn.Module) -> list[_DropoutNd]:
@@ -95,16 +93,17 @@ class MaskedDropout:
             if len(self.samples) != len(output):
                 raise RuntimeError(f"{len(self.samples)} samples announced, {len(output)} arrived")
             seeds = [self.mask_seed(number, window, index) for number, window in self.samples]
-            shape = output.shape[1:]
+            channels, *size = output.shape[1:]
             if not isinstance(layer, nn.Dropout):  # Dropout1d to 3d drop whole channels
-                shape = torch.Size([shape[0], *[1] * (len(shape) - 1)])
+                size = [1] * len(size)
             rate = float(layer.p)  # type: ignore[arg-type]
             masked = output if in_place else torch.empty_like(output)
             for values, into, seed in zip(output, masked, seeds, strict=True):
-                kept = kept_units(seed, shape.numel(), rate, output.device)
+                kept = kept_units(seed, channels * math.prod(size), rate, output.device)
                 # p = 1 drops everything; dividing by 0 would make NaN of it
-                mask = kept.mul_(1.0 / (1.0 - rate or 1.0)).view(shape)
-                torch.mul(values, mask.to(output.dtype), out=into)
+                mask = kept.mul_(1.0 / (1.0 - rate or 1.0)).to(output.dtype)
+                # drawn with channels last, as fast passes have them
+                torch.mul(values, mask.view(*size, channels).movedim(-1, 0), out=into)
             return masked
 
         return hook

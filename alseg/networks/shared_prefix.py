@@ -1,7 +1,8 @@
 """A network in two parts: a head without randomness, and the tail behind its first dropout.
 
 Monte-Carlo passes differ only in the tail, so a window's head is computed once for all of them.
-The parts come from torch.fx; they run the network's own layers, so hooks on layers do fire.
+The parts come from torch.fx; they run the network's own layers, so hooks on layers do fire, except
+that on a CPU its convolutions and batch norms are laid out anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from alseg.networks.cpu_layout import LaidOut, lay_out, pays
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures, depth
 
@@ -96,6 +98,14 @@ class SplitNetwork:
         )
         self._head = _part(network, [inputs], before, crossing)
         self._tail = _part(network, crossing, after, wanted)
+        self._laid_out: list[LaidOut] = []
+        if example.device.type == "cpu" and pays(network):
+            self._laid_out = lay_out(self._head) + lay_out(self._tail)
+
+    def refresh(self) -> None:
+        """Take in the network's weights as they are now."""
+        for layer in self._laid_out:
+            layer.refresh()
 
     def head(self, windows: Tensor) -> tuple[Tensor, ...]:
         """The activations that no dropout has touched."""
@@ -130,6 +140,8 @@ def two_parts(network: nn.Module, example: Tensor) -> TwoParts:
     key = (example.shape[1:], example.device, *map(id, active_dropout_layers(network)))
     if key not in known:
         known[key] = _checked_split(network, example)
+    elif (parts := known[key]) is not None:
+        parts.refresh()
     return known[key] or WholeNetwork(network)
 
 

@@ -203,7 +203,7 @@ class _Stitch:
         """Add a window's logits, [C, d, h, w]."""
         total = self._started(len(logits)) if self._is_fresh else self._total
         assert total is not None
-        self.windows.add(total, index, logits, origin_of(self.region))
+        self.windows.add(total, index, logits.contiguous(), origin_of(self.region))
 
     def take(self) -> Tensor:
         """Softmax of the region within the volume, [C, ...], until the next ``take``.
