@@ -8,7 +8,7 @@ that on a CPU its convolutions and batch norms are laid out anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from alseg.networks.committee import reported_network
 from alseg.networks.cpu_layout import LaidOut, lay_out, pays
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures, depth
@@ -143,6 +144,28 @@ def two_parts(network: nn.Module, example: Tensor) -> TwoParts:
     elif (parts := known[key]) is not None:
         parts.refresh()
     return known[key] or WholeNetwork(network)
+
+
+def plain_forward(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A network in eval mode as a function of windows, laid out for a CPU where it is on one.
+
+    Hooks on its convolutions and batch norms then do not fire. Make it anew when weights change.
+    """
+    network = reported_network(network)
+    if not pays(network):
+        return network
+    parts: dict[torch.Size, TwoParts] = {}
+
+    def forward(windows: Tensor) -> Tensor:
+        if windows.device.type != "cpu":
+            logits: Tensor = network(windows)
+            return logits
+        size = windows.shape[1:]
+        if size not in parts:
+            parts[size] = two_parts(network, windows)
+        return parts[size].tail(parts[size].head(windows), None)
+
+    return forward
 
 
 def _checked_split(network: nn.Module, example: Tensor) -> SplitNetwork | None:

@@ -42,14 +42,20 @@ class Passes:
             without a gate.
         n_bytes: about what is kept between two passes; None without a gate, when it is not known
             before the first one.
+        share: of the volume's windows, what a pass runs.
     """
 
     after_each: Iterator[VoxelStatistics]
     deterministic: Tensor | None = None
     n_bytes: int | None = None
+    share: float = 1.0
 
     def __iter__(self) -> Iterator[VoxelStatistics]:
         return self.after_each
+
+    def cost(self, n_passes: int) -> float:
+        """What so many of them take, in plain passes: windows over windows of the volume."""
+        return (self.deterministic is not None) + n_passes * self.share
 
 
 @torch.no_grad()
@@ -113,7 +119,8 @@ def dropout_passes(
     n_bytes = None
     if gate is not None:
         n_bytes = windows.n_bytes + heads.n_bytes_of(len(gated.kept)) + gated.n_bytes
-    return Passes(after_each(), gated.deterministic, n_bytes)
+    share = len(gated.kept) / len(windows.boxes)
+    return Passes(after_each(), gated.deterministic, n_bytes, share)
 
 
 @torch.no_grad()

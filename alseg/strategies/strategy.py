@@ -40,6 +40,8 @@ class CaseScore:
         pass_scores: the score after each of them, in a race for the query.
         hint: what the race had to go by before the first of them.
         region: the part of the case that was scored; None for all of it.
+        plain_passes: what scoring the case took, in windows that went through the network over the
+            windows of the volume; the deterministic pass of a gate counts.
     """
 
     case_id: str
@@ -51,6 +53,7 @@ class CaseScore:
     pass_scores: tuple[float, ...] | None = None
     hint: float | None = None
     region: Region | None = None
+    plain_passes: float | None = None
 
     @property
     def unit(self) -> Unit:
@@ -141,7 +144,7 @@ class Strategy:
         """
         parts = (self.measure, self.aggregation, self.class_scores)
         functions = [unwrapped(part) for part in parts if part is not None]
-        if not all(getattr(function, "__module__", "").startswith("alseg.") for function in functions):
+        if not all(getattr(f, "__module__", "").startswith("alseg.") for f in functions):
             return KEPT
         watched = WatchedStatistics()
         noise = torch.Generator().manual_seed(0)

@@ -10,6 +10,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from alseg.networks.shared_prefix import plain_forward
 from alseg.training.annotated_loss import AnnotatedLoss
 from alseg.training.marginal_loss import marginal_logits
 from alseg.training.metrics import Calibration, CaseDice, hard_labels
@@ -89,7 +90,7 @@ class SegmentationModule(pl.LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """As ``validation_step``, on a test volume; collects its calibration as well."""
         (case_id,) = batch["case_id"]
-        logits = self.inferer(batch["image"], self.network)
+        logits = self.inferer(batch["image"], plain_forward(self.network))
         self.dice.update(case_id, hard_labels(logits), batch["label"])
         if "annotated_classes" in batch:
             logits = marginal_logits(logits, batch["annotated_classes"])
@@ -103,7 +104,7 @@ class SegmentationModule(pl.LightningModule):
     @torch.no_grad()
     def predict_labels(self, image: Tensor) -> Tensor:
         """Deterministic prediction: [1, channels, D, H, W] -> class indices [1, 1, D, H, W]."""
-        return hard_labels(self.inferer(image, self.network))
+        return hard_labels(self.inferer(image, plain_forward(self.network)))
 
     def _log_dice(self, part: str) -> None:
         self.dice.take_all()  # so that all devices log, and choose checkpoints by, the same number

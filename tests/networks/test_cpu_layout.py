@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alseg.networks.cpu_layout import LaidOut, pays
-from alseg.networks.shared_prefix import two_parts
+from alseg.networks.shared_prefix import plain_forward, two_parts
 from tests.networks.test_dropout import build
 
 CONVOLUTIONS = {
@@ -78,3 +78,12 @@ def test_weights_that_change_between_two_volumes_are_taken_in() -> None:
 def test_networks_with_other_norms_keep_their_layout() -> None:
     assert pays(build("unet_small"))
     assert not pays(build("dynunet"))
+
+
+@pytest.mark.parametrize("model", ["unet_small", "unet_light", "basic_unet", "dynunet"])
+@pytest.mark.parametrize("n_windows", [1, 3])
+def test_a_plain_forward_pass_is_the_networks(model: str, n_windows: int) -> None:
+    network, windows = build(model), torch.rand(n_windows, 1, 32, 16, 16)
+    with torch.no_grad():
+        logits = plain_forward(network)(windows)
+        torch.testing.assert_close(logits, network(windows), atol=1e-4, rtol=1e-4)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from tests.smoke_runs import run_smoke
 
@@ -17,7 +19,10 @@ def queried(state: dict[str, Any]) -> list[str]:
     return [row["case_id"] for row in state["queries"] if row["round"] == 1]
 
 
-def test_adaptive_passes_behind_a_gate_query_the_same(tmp_path: Path, shared: Path) -> None:
+def test_adaptive_passes_behind_a_gate_query_the_same(
+    tmp_path: Path, shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     plain = run_smoke(tmp_path / "plain", shared, *WINDOWS)
     cheap = run_smoke(
         tmp_path / "cheap", shared, *WINDOWS, "uncertainty.passes=adaptive", "uncertainty.gate=0.05"
@@ -28,6 +33,12 @@ def test_adaptive_passes_behind_a_gate_query_the_same(tmp_path: Path, shared: Pa
         for name in ("plain", "cheap")
     }
     assert (passes["plain"] == 6).all()
+    told = [line for line in caplog.messages if "scored" in line]
+    assert [line.partition(" · ")[2] for line in told[:1]] == [
+        "scored 7 volumes at 6.0 plain passes each"
+    ]
+    assert told[1].startswith("round 1/2 · scored 7 volumes at ")
+    assert float(told[1].split(" at ")[1].split()[0]) < 6
     assert passes["cheap"].max() == 6
 
 
