@@ -12,10 +12,10 @@ import os
 import sys
 
 # names and values of malloc.h, glibc
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 MIB = 1024**2
-# blocks up to 32 MiB, the most that glibc takes here, come from a heap of which 1 GiB may lie idle
-OPTIONS = {MMAP_THRESHOLD: 32 * MIB, TRIM_THRESHOLD: 1024 * MIB, TOP_PAD: 64 * MIB}
+# no block of its own from the system, and up to 2 GiB that lie idle
+OPTIONS = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * MIB}
 
 
 def keep_freed_memory() -> bool:

@@ -35,9 +35,9 @@ def test_adaptive_passes_behind_a_gate_query_the_same(
     assert (passes["plain"] == 6).all()
     told = [line for line in caplog.messages if "scored" in line]
     assert [line.partition(" · ")[2] for line in told[:1]] == [
-        "scored 7 volumes at 6.0 plain passes each"
+        "scored 5 volumes at 6.0 plain passes each"
     ]
-    assert told[1].startswith("round 1/2 · scored 7 volumes at ")
+    assert told[1].startswith("round 1/2 · scored 5 volumes at ")
     assert float(told[1].split(" at ")[1].split()[0]) < 6
     assert passes["cheap"].max() == 6
 
