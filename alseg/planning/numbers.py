@@ -47,8 +47,8 @@ class Numbers:
     min_edge: int = 4
     anisotropy: float = 3.0
     validations: int = 4
-    rotation: float = 0.3
-    scaling: float = 0.2
+    rotation: float = 0.8
+    scaling: float = 0.35
     seen_share: float = 0.05
 
     def with_changes(self, changes: Mapping[str, Any]) -> Numbers:
