@@ -2,15 +2,14 @@
 
     monailabel start_server --app scripts/monailabel_app --studies RUN --host 127.0.0.1
 
-RUN is a run folder with oracle=person, whose newest request is served, or a request folder. The next
-sample is the next one in the order of the request, the model ``proposal`` gives the stored
+RUN is a run folder with oracle=person, whose newest request is served, or a request folder. The
+next sample is the next one in the order of the request, the model ``proposal`` gives the stored
 proposal, and a label that is saved comes to ``labels/final``, from where the run takes it in.
 docs/other_tools.md shows how it is used.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ def refuse(reason: object) -> NoReturn:
     raise HTTPException(status_code=400, detail=str(reason))
 
 
-class RequestStore(Datastore):  # type: ignore[misc]
+class RequestStore(Datastore):
     """The volumes and labels of a request; images and proposals are never changed.
 
     Args:
@@ -55,55 +54,69 @@ class RequestStore(Datastore):  # type: ignore[misc]
             refuse(error)
 
     def name(self) -> str:
+        """The name of the request."""
         return self.request.folder.name
 
     def description(self) -> str:
+        """Whose request it is."""
         return f"What {self.place} asks for"
 
     def list_images(self) -> list[str]:
+        """All cases, the most useful first."""
         return list(self.request.images)
 
     def get_labeled_images(self, label_tag: str | None = None, labels: Any = None) -> list[str]:
+        """The cases that need no further label."""
         return self.request.labelled()
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: Any = None) -> list[str]:
+        """The cases that need a label, the most useful first."""
         request = self.request
         done = set(request.labelled())
         return [case_id for case_id in request.images if case_id not in done]
 
     def get_image_uri(self, image_id: str) -> str:
+        """The image file of a case; of several channels the first."""
         try:
             return str(self.request.image(image_id))
         except RequestError as error:
             refuse(error)
 
     def get_image(self, image_id: str, params: Any = None) -> bytes:
+        """The content of the image file of a case."""
         return Path(self.get_image_uri(image_id)).read_bytes()
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """Path and file name of the image of a case."""
         path = self.get_image_uri(image_id)
         return {"path": path, "name": Path(path).name}
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """The file of a label, ``original`` for the proposal; empty without one."""
         return self._labels(self.request, label_id).get(label_tag, "")
 
     def get_label(self, label_id: str, label_tag: str, params: Any = None) -> bytes | None:
+        """The content of the file of a label; None without one."""
         path = self.get_label_uri(label_id, label_tag)
         return Path(path).read_bytes() if path else None
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """The file name of a label."""
         path = self.get_label_uri(label_id, label_tag)
         return {"name": Path(path).name} if path else {}
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        """The tags for which a case has a label; its name is the case's."""
         return dict.fromkeys(self._labels(self.request, image_id), image_id)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        """The name of the label of a case; empty without one."""
         return self.get_labels_by_image_id(image_id).get(tag, "")
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]
     ) -> str:
+        """Hand in a label; the run checks it when it takes it in."""
         if label_tag != DefaultLabelTag.FINAL:
             refuse(f"labels are saved with the tag {DefaultLabelTag.FINAL.value}, not {label_tag}")
         segments = [each["name"] for each in label_info.get("label_info", ())]
@@ -114,6 +127,7 @@ class RequestStore(Datastore):  # type: ignore[misc]
         return image_id
 
     def datalist(self) -> list[dict[str, Any]]:
+        """The cases that have a label, with their files."""
         request = self.request
         return [
             {"image": str(request.image(case_id)), "label": str(label)}
@@ -122,10 +136,12 @@ class RequestStore(Datastore):  # type: ignore[misc]
         ]
 
     def status(self) -> dict[str, Any]:
+        """How many cases there are, and how many need no further label."""
         request = self.request
         return {"total": len(request.images), "completed": len(request.labelled())}
 
     def json(self) -> dict[str, Any]:
+        """All cases with their labels, as MONAI Label's own store describes them."""
         request = self.request
         objects = {
             case_id: {
@@ -146,24 +162,31 @@ class RequestStore(Datastore):  # type: ignore[misc]
         """Keep nothing: MONAI Label notes here when it has given a sample to whom."""
 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
+        """Refuse."""
         refuse("a request keeps nothing of a label except the label")
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any]) -> str:
+        """Refuse."""
         refuse("a request takes no further images: add them to the data set")
 
     def remove_image(self, image_id: str) -> None:
+        """Refuse."""
         refuse("images of a request are not removed")
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Refuse."""
         refuse("labels are not removed: save another one in its place")
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Refuse."""
         refuse("a request is not sent as an archive: copy its folder")
 
     def set_name(self, name: str) -> None:
+        """Refuse."""
         refuse("a request has its name from the run")
 
     def set_description(self, description: str) -> None:
+        """Refuse."""
         refuse("a request has its description from the run")
 
     def _labels(self, request: RequestFolder, case_id: str) -> dict[str, str]:
@@ -178,7 +201,7 @@ class RequestStore(Datastore):  # type: ignore[misc]
         return {tag: str(path) for tag, path in files.items() if path is not None}
 
 
-class OrderOfRequest(Strategy):  # type: ignore[misc]
+class OrderOfRequest(Strategy):
     """Gives the most useful sample that has no label yet, each to one client at a time."""
 
     def __init__(self) -> None:
@@ -186,6 +209,7 @@ class OrderOfRequest(Strategy):  # type: ignore[misc]
         self._held: dict[str, tuple[object, float]] = {}  # client, and until when
 
     def __call__(self, request: Mapping[str, Any], datastore: RequestStore) -> dict[str, str]:
+        """The next case for a client; empty when none is left for it."""
         client, now = request.get("client_id"), time.monotonic()
         self._held = {case: held for case, held in self._held.items() if held[1] > now}
         others = [case for case, (holder, _) in self._held.items() if holder != client]
@@ -196,7 +220,7 @@ class OrderOfRequest(Strategy):  # type: ignore[misc]
         return {"id": case_id}
 
 
-class Proposal(InferTask):  # type: ignore[misc]
+class Proposal(InferTask):
     """Gives the segmentation that the run has proposed.
 
     Args:
@@ -218,18 +242,18 @@ class Proposal(InferTask):  # type: ignore[misc]
         return any(request.proposal(case_id) for case_id in request.images)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """A copy of the proposal, which the server deletes once it is sent, and the class names."""
         asked = self.store.request
         case_id = next((i for i, path in asked.images.items() if str(path) == request["image"]), "")
         proposal = asked.proposal(case_id) if case_id else None
         if proposal is None:
             refuse(f"there is no proposal of {case_id or request['image']}")
         with tempfile.NamedTemporaryFile(suffix=".nii.gz", delete=False) as copy:
-            with proposal.open("rb") as file:
-                shutil.copyfileobj(file, copy)
-        return copy.name, {"label_names": asked.classes}  # the server deletes the file it has sent
+            copy.write(proposal.read_bytes())
+        return copy.name, {"label_names": asked.classes}
 
 
-class CampaignApp(MONAILabelApp):  # type: ignore[misc]
+class CampaignApp(MONAILabelApp):
     """Serves a campaign's request; see the beginning of this file."""
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
