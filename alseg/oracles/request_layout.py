@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from alseg.core.units import Query
-from alseg.data.file_types import ITK_ENDINGS, NIFTI_ENDINGS, ending_of, name_without_ending
+from alseg.data.file_types import (
+    ANSWER_ENDINGS,
+    ITK_ENDINGS,
+    NIFTI_ENDINGS,
+    ending_of,
+    name_without_ending,
+)
 from alseg.data.task import Task
 from alseg.data.volumes import exact_voxels, save_nifti
 from alseg.oracles.base import Propose
@@ -110,7 +116,7 @@ def labels_left_over(run_folder: Path) -> dict[str, Path]:
     return {
         name_without_ending(path): path
         for path in files
-        if path.name.endswith(NIFTI_ENDINGS) and path.is_file() and not path.is_symlink()
+        if path.name.endswith(ANSWER_ENDINGS) and path.is_file() and not path.is_symlink()
     }
 
 

@@ -393,6 +393,7 @@ def test_what_does_not_belong_there_is_told(
     oracle.request("round_01", query, {})
     folder = final(oracle, "x").parent
     (folder / "case_01.seg.nrrd").write_bytes(b"nrrd")
+    (folder / "case_01.txt").write_text("a tumour")
     (folder / "case_99.nii.gz").write_bytes(b"")
     hand_in(campaign, oracle, CASES[0], HIDDEN[3])
     final(oracle, HIDDEN[0]).symlink_to(campaign[1] / f"{HIDDEN[0]}.nii.gz")
@@ -401,7 +402,8 @@ def test_what_does_not_belong_there_is_told(
     plain.write_bytes(gzip.decompress(final(oracle, HIDDEN[1]).read_bytes()))
     assert oracle.annotate(query).pending == query
     for messages in (
-        "case_01.seg.nrrd is not read: save labels as NIfTI",
+        "case_01.seg.nrrd is not read: it is a segmentation of 3D Slicer",
+        "case_01.txt is not read: save labels as CASE.nii.gz, .nii or .nrrd",
         "case_99.nii.gz is of no case",
         "case_00.nii.gz is not used: the data set has a label for case_00",
         "not asked for, and not used: 1 label(s), case_04; oracle.accept_unrequested=true",
