@@ -24,6 +24,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from request_folder import RequestError, RequestFolder
 
 HELD_SECONDS = 30 * 60  # for which a sample is not given to another client
+NOBODY = "user-xyz"  # what 3D Slicer's module calls a client until somebody gives it a name
 
 
 def refuse(reason: object) -> NoReturn:
@@ -120,8 +121,10 @@ class RequestStore(Datastore):
         if label_tag != DefaultLabelTag.FINAL:
             refuse(f"labels are saved with the tag {DefaultLabelTag.FINAL.value}, not {label_tag}")
         segments = [each["name"] for each in label_info.get("label_info", ())]
+        client = str(label_info.get("client_id", NOBODY))
+        annotator = "" if client == NOBODY else client
         try:
-            self.request.save_label(image_id, Path(label_filename), segments)
+            self.request.save_label(image_id, Path(label_filename), segments, annotator)
         except RequestError as error:
             refuse(error)
         return image_id

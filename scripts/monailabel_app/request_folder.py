@@ -111,7 +111,9 @@ class RequestFolder:
         left_out = {*self.labelled(), *held}
         return next((case_id for case_id in self.images if case_id not in left_out), None)
 
-    def save_label(self, case_id: str, file: Path, segments: Sequence[str] = ()) -> Path:
+    def save_label(
+        self, case_id: str, file: Path, segments: Sequence[str] = (), annotator: str = ""
+    ) -> Path:
         """Hand in a label; the run checks it when it takes it in.
 
         Args:
@@ -119,6 +121,7 @@ class RequestFolder:
             file: the label; it is copied.
             segments: the names of what the values 1, 2, ... of the file mean, if that is known:
                 3D Slicer numbers the segments that are there, whatever their class is.
+            annotator: who made it; empty if that is not known.
 
         Returns:
             Where it lies now; a label of the case that was there has been replaced.
@@ -141,6 +144,8 @@ class RequestFolder:
             shutil.copyfile(file, arriving)
         else:
             _save_with_values(file, arriving, values)
+        if annotator:
+            _note_annotator(target.with_name("answers.csv"), case_id, annotator)
         arriving.replace(target)
         for other in ENDINGS:  # two files of a case would both be left aside
             if other != ending:
@@ -157,6 +162,26 @@ class RequestFolder:
                 "rename the segment, or delete it"
             )
         return [self.classes[name] for name in segments]
+
+
+def _note_annotator(path: Path, case_id: str, annotator: str) -> None:
+    """Say in ``answers.csv`` who made a label; a table with other columns is left as it is."""
+    columns = ["case", "annotator", "minutes"]
+    rows: dict[str, dict[str, str]] = {}
+    if path.is_file():
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            if reader.fieldnames != columns:
+                return
+            rows = {row["case"]: row for row in reader}
+    rows[case_id] = {"case": case_id, "minutes": ""} | rows.get(case_id, {})
+    rows[case_id]["annotator"] = " ".join(annotator.split())
+    arriving = path.with_name(f".{path.name}")
+    with arriving.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows.values())
+    arriving.replace(path)
 
 
 def _save_with_values(file: Path, to: Path, values: Sequence[int]) -> None:

@@ -133,6 +133,24 @@ def test_segments_are_known_by_their_names_not_by_their_order(campaign: Campaign
     assert checksum_of(path) == checksum_of(saved)
 
 
+def test_who_made_a_label_is_said_and_the_minutes_that_are_there_stay(campaign: Campaign) -> None:
+    request = RequestFolder.at(campaign.oracle.folder)
+    saved = label_file(campaign, ASKED[0], drawn(1), "a.nii.gz")
+    table = campaign.folder / "labels/final/answers.csv"
+    request.save_label(ASKED[0], saved)
+    assert not table.exists()
+    table.write_text(f"case,annotator,minutes\n{ASKED[0]},Ada,4.5\n{ASKED[1]},Ada,2\n")
+    request.save_label(ASKED[0], saved, annotator="Grace, M.D.\n")
+    request.save_label(ASKED[2], saved, annotator="Ada")
+    campaign.oracle.annotate(campaign.query)
+    history = campaign.oracle.intake.annotations.newest()
+    assert (history[ASKED[0]].annotator, history[ASKED[0]].minutes) == ("Grace, M.D.", 4.5)
+    assert table.read_text().splitlines()[2:] == [f"{ASKED[1]},Ada,2", f"{ASKED[2]},Ada,"]
+    table.write_text("case;minutes\n")
+    request.save_label(ASKED[0], saved, annotator="Ada")
+    assert table.read_text() == "case;minutes\n"
+
+
 @pytest.mark.parametrize(
     ("case_id", "name", "segments", "reason"),
     [
