@@ -145,6 +145,11 @@ def test_a_request_of_many_classes_is_read_as_it_was_written(
     assert request.case_ids == HIDDEN[:1]
     said = (tmp_path / "run" / "requests" / "initial" / "README.txt").read_text()
     assert "  9 = organ_9\n  10 = organ_10\n" in said
+    named = (tmp_path / "run" / "requests" / "initial" / "itksnap_labels.txt").read_text()
+    lines = named.splitlines()
+    assert lines[0] == '0 0 0 0 0 0 0 "background"'
+    assert lines[1] == '1 255 0 0 1 1 1 "organ_1"'
+    assert [line.split()[0] for line in lines] == [str(value) for value in range(13)]
 
 
 def test_where_there_are_no_links_images_are_copied(
@@ -656,7 +661,7 @@ def test_a_kill_at_any_write_of_a_request_loses_and_doubles_nothing(
             "round_01", query, {}, propose(campaign[0])
         )
     assert renamed[-1] == "request.json"
-    assert len(renamed) == 4
+    assert len(renamed) == 5
     for number in range(len(renamed)):
         folder = tmp_path / f"run_{number}"
         oracle = PersonOracle(campaign[0], folder, settle_seconds=0)
