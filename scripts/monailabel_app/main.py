@@ -247,10 +247,12 @@ class Proposal(InferTask):
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """A copy of the proposal, which the server deletes once it is sent, and the class names."""
         asked = self.store.request
-        case_id = next((i for i, path in asked.images.items() if str(path) == request["image"]), "")
-        proposal = asked.proposal(case_id) if case_id else None
+        image = str(request["image"])  # a path; or the case, if a file of its name is at hand
+        found = (i for i, path in asked.images.items() if image in (i, str(path)))
+        case_id = next(found, None)
+        proposal = None if case_id is None else asked.proposal(case_id)
         if proposal is None:
-            refuse(f"there is no proposal of {case_id or request['image']}")
+            refuse(f"there is no proposal of {case_id or image}")
         with tempfile.NamedTemporaryFile(suffix=".nii.gz", delete=False) as copy:
             copy.write(proposal.read_bytes())
         return copy.name, {"label_names": asked.classes}

@@ -50,7 +50,11 @@ class RequestFolder:
         path = found[-1] if found else place / "request.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            images = {unit["case_id"]: path.parent / unit["images"][0] for unit in content["units"]}
+            names = {unit["case_id"]: unit["images"][0] for unit in content["units"]}
+            for name in (*names, *names.values()):
+                if name != Path(name).name:
+                    raise ValueError(f"{name} is not the name of a file")
+            images = {case_id: path.parent / name for case_id, name in names.items()}
             values = sorted((int(value), name) for value, name in content["classes"].items())
         except FileNotFoundError as error:
             raise RequestError(
@@ -92,15 +96,16 @@ class RequestFolder:
         looked = table.stat().st_mtime_ns
         with table.open(encoding="utf-8", newline="") as rows:
             states = {row["case"]: row["state"] for row in csv.DictReader(rows)}
-        with os.scandir(self.folder / "labels" / "final") as entries:
-            saved = {each.name: each.stat().st_mtime_ns for each in entries}
-        done = []
-        for case_id in self.images:
-            times = [saved[name] for ending in ENDINGS if (name := case_id + ending) in saved]
-            refused = states.get(case_id) == "refused" and max(times, default=0) <= looked
-            if states.get(case_id) == "annotated" or (times and not refused):
-                done.append(case_id)
-        return done
+        saved = set(os.listdir(self.folder / "labels" / "final"))
+
+        def is_done(case_id: str) -> bool:
+            names = [name for ending in ENDINGS if (name := case_id + ending) in saved]
+            if states.get(case_id) == "refused":
+                files = [self.folder / "labels" / "final" / name for name in names]
+                return any(file.stat().st_mtime_ns > looked for file in files)
+            return bool(names) or states.get(case_id) == "annotated"
+
+        return list(filter(is_done, self.images))
 
     def next_case(self, held: Collection[str] = ()) -> str | None:
         """The first case that needs a label; None if none does.

@@ -152,6 +152,28 @@ def test_who_made_a_label_is_said_and_the_minutes_that_are_there_stay(campaign: 
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "is neither a run folder nor a request folder that is complete"),
+        ("{", "cannot be read"),
+        (
+            '{"units": [{"case_id": "a", "images": ["../../a.nii.gz"]}], "classes": {}}',
+            "not the name",
+        ),
+        ('{"units": [{"case_id": "../a", "images": ["a.nii.gz"]}], "classes": {}}', "not the name"),
+        ('{"units": [{"case_id": "a", "images": []}], "classes": {}}', "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_request_is_refused(
+    tmp_path: Path, content: str | None, reason: str
+) -> None:
+    if content is not None:
+        (tmp_path / "request.json").write_text(content)
+    with pytest.raises(RequestError, match=reason):
+        RequestFolder.at(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("case_id", "name", "segments", "reason"),
     [
         ("case_00", "a.nii.gz", [], "does not ask for a volume case_00"),
