@@ -22,7 +22,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +56,7 @@ def main() -> None:
     for repeat in range(arguments.repeats):
         folder = Path(arguments.folder) / f"run_{time.time_ns()}"
         rows.append({"way": "alseg", "repeat": repeat, **measured(alseg(arguments, data, folder))})
+        del rows[-1]["output"]
         rows[-1] |= parts_of(folder)
         print(rows[-1], file=sys.stderr)
         command = [sys.executable, *sys.argv, "--in-the-tutorials-way"]
@@ -160,7 +161,7 @@ class Clock:
     """Seconds by part."""
 
     def __init__(self, device: str) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.device = device
 
     @contextmanager
@@ -281,9 +282,13 @@ def evaluated(
     for batch in DataLoader(Dataset(files, chain), batch_size=1):
         logits = inferer(arguments)(batch["image"].to(arguments.device), network)
         predictions = [discrete(p) for p in decollate_batch(logits)]
-        labels = [mt.AsDiscrete(to_onehot=3)(y) for y in decollate_batch(batch["label"])]
-        metric([p.cpu() for p in predictions], labels)
-    return float(metric.aggregate())
+        labels = [
+            torch.as_tensor(mt.AsDiscrete(to_onehot=3)(y)) for y in decollate_batch(batch["label"])
+        ]
+        metric([torch.as_tensor(p).cpu() for p in predictions], labels)
+    mean = metric.aggregate()
+    assert isinstance(mean, torch.Tensor)
+    return float(mean)
 
 
 @torch.no_grad()
@@ -291,10 +296,11 @@ def score(arguments: argparse.Namespace, network: nn.Module, file: dict[str, Pat
     """The mean variance of T stacked passes, the network in training mode."""
     network.train()
     image = mt.Compose(preprocessing(arguments, ["image"]))({"image": file["image"]})["image"]
-    passes = [
-        torch.softmax(inferer(arguments)(image[None].to(arguments.device), network), 1).cpu()
-        for _ in range(arguments.passes)
-    ]
+    passes = []
+    for _ in range(arguments.passes):
+        logits = inferer(arguments)(image[None].to(arguments.device), network)
+        assert isinstance(logits, torch.Tensor)
+        passes.append(torch.softmax(logits, 1).cpu())
     stack = torch.cat(passes).numpy()[:, 1:]  # [T, C - 1, D, H, W]
     stack[stack <= 0] = 0.0005
     return float(np.nanmean(np.nansum(np.nanvar(stack, axis=0), axis=0)))

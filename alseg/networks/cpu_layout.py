@@ -2,10 +2,10 @@
 
 Four things are slow on a CPU. Batch norm reads and writes every activation once more, and is a
 factor and a shift of the convolution before it. Channels first are copied into blocks of channels
-and back by each convolution. And a convolution to a few channels at full resolution, such as to
-three classes, computes as many channels as a register holds and throws the others away: here some
-neighbours along the last axis are computed as channels, which in memory they already are. Last, torch 2.13 takes the convolution of a single window
-to code of its own, and not to oneDNN's.
+and back by each convolution. A convolution to a few channels at full resolution, such as to three
+classes, computes as many channels as a register holds and throws the others away: here some
+neighbours along the last axis are computed as channels, which in memory they already are. And torch
+2.13 takes the convolution of a single window to code of its own, and not to oneDNN's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LaidOut(nn.Module):
         self._layers = convolution, norm
         self.is_transposed = isinstance(convolution, nn.ConvTranspose3d)
         narrow = 2 * convolution.out_channels <= REGISTER
-        if self.is_transposed:
+        if isinstance(convolution, nn.ConvTranspose3d):
             self.n_neighbours = 2 if narrow and _doubles(convolution) else 1
         else:
             wide = narrow and convolution.stride[2] == 1
@@ -79,6 +79,7 @@ class LaidOut(nn.Module):
         """Activations [B, in, d, h, w] to [B, out, d', h', w'], channels last."""
         convolution = self.convolution
         stride, padding = convolution.stride, convolution.padding
+        assert not isinstance(padding, str)
         n = self.n_neighbours
         if isinstance(convolution, nn.ConvTranspose3d):
             extra = convolution.output_padding
@@ -93,7 +94,7 @@ class LaidOut(nn.Module):
                 (*extra[:2], 0),
             )
             return _as_neighbours(y, n)
-        width = x.shape[-1] + 2 * padding[2] - convolution.kernel_size[2] + 1  # type: ignore[operator]
+        width = x.shape[-1] + 2 * padding[2] - convolution.kernel_size[2] + 1
         if n == 1 or width % n:
             return _convolved(x, self.plain, self.shift, stride, padding)
         wide_stride = (*stride[:2], n)

@@ -35,9 +35,7 @@ def norm(n_channels: int) -> nn.BatchNorm3d:
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @settings(max_examples=12, deadline=None)
-@given(
-    size=st.tuples(*[st.integers(3, 9)] * 3), batch=st.integers(1, 3), with_norm=st.booleans()
-)
+@given(size=st.tuples(*[st.integers(3, 9)] * 3), batch=st.integers(1, 3), with_norm=st.booleans())
 def test_the_numbers_are_those_of_the_network(
     name: str, size: tuple[int, int, int], batch: int, with_norm: bool
 ) -> None:
