@@ -150,8 +150,7 @@ class Strategy:
         noise = torch.Generator().manual_seed(0)
         for _ in range(2):
             watched.update(torch.randn(3, 8, 8, 8, generator=noise).softmax(dim=0))
-        if self.reads_labels:
-            watched.attach_hidden_label(torch.ones(8, 8, 8, dtype=torch.uint8))
+        watched.attach_hidden_label(torch.ones(8, 8, 8, dtype=torch.uint8))
         self.score("rehearsal", watched)
         return KEPT & watched.looked_at
 

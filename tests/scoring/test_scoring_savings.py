@@ -33,12 +33,13 @@ def test_adaptive_passes_behind_a_gate_query_the_same(
         for name in ("plain", "cheap")
     }
     assert (passes["plain"] == 6).all()
-    told = [line for line in caplog.messages if "scored" in line]
-    assert [line.partition(" · ")[2] for line in told[:1]] == [
-        "scored 5 volumes at 6.0 plain passes each"
+    told = [line for line in caplog.messages if "plain passes" in line]
+    # of the first round; in this one the gate leaves no window out, so its own pass is one more
+    taken = {"plain": 6.0, "cheap": 1 + passes["cheap"].mean()}
+    assert told == [
+        f"round 1/2 · scored {len(passes[name])} volumes at {cost:.1f} plain passes each"
+        for name, cost in taken.items()
     ]
-    assert told[1].startswith("round 1/2 · scored 5 volumes at ")
-    assert float(told[1].split(" at ")[1].split()[0]) < 6
     assert passes["cheap"].max() == 6
 
 
