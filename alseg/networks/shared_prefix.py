@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 OPAQUE = (UpCat,)
 
 
+# Of windows that plain passes are laid out for: an inferer of whole volumes has one a volume, and
+# looking into a network takes longer than a pass.
+MOST_SIZES = 4
+
+
 class TwoParts(Protocol):
     """A network as a head and a tail.
 
@@ -157,10 +162,11 @@ def plain_forward(network: nn.Module) -> Callable[[Tensor], Tensor]:
     parts: dict[torch.Size, TwoParts] = {}
 
     def forward(windows: Tensor) -> Tensor:
-        if windows.device.type != "cpu":
+        size = windows.shape[1:]
+        seen = {key[0] for key in _known.get(network, {})}
+        if windows.device.type != "cpu" or (size not in seen and len(seen) >= MOST_SIZES):
             logits: Tensor = network(windows)
             return logits
-        size = windows.shape[1:]
         if size not in parts:
             parts[size] = two_parts(network, windows)
         return parts[size].tail(parts[size].head(windows), None)

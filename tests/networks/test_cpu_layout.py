@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from alseg.networks import shared_prefix
 from alseg.networks.cpu_layout import LaidOut, pays
-from alseg.networks.shared_prefix import plain_forward, two_parts
+from alseg.networks.shared_prefix import MOST_SIZES, plain_forward, two_parts
 from tests.networks.test_dropout import build
 
 CONVOLUTIONS = {
@@ -85,3 +86,18 @@ def test_a_plain_forward_pass_is_the_networks(model: str, n_windows: int) -> Non
     with torch.no_grad():
         logits = plain_forward(network)(windows)
         torch.testing.assert_close(logits, network(windows), atol=1e-4, rtol=1e-4)
+
+
+def test_windows_of_ever_new_sizes_run_through_the_network_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, calls = build("unet_tiny"), []
+    monkeypatch.setattr(
+        shared_prefix, "two_parts", lambda *given: calls.append(given) or two_parts(*given)
+    )
+    with torch.no_grad():
+        for size in range(4, 14):
+            windows = torch.rand(2, 1, 4 * size, 16, 16)
+            logits = plain_forward(network)(windows)
+            torch.testing.assert_close(logits, network(windows), atol=1e-4, rtol=1e-4)
+    assert len(calls) == MOST_SIZES
