@@ -14,6 +14,7 @@ from rich.text import Text
 from alseg.active.experiment import Experiment
 from alseg.active.figures import draw_learning_curve
 from alseg.core.area_under_curve import area_under_budget_curve
+from alseg.core.metric_names import HD95, TITLES
 from alseg.run.folder import CURVE_FILE, METRICS_FILE, QUERIES_FILE
 from alseg.run.measure import CROSS, TEST, VALIDATION, validation_of
 from alseg.run.state import RunState
@@ -47,8 +48,9 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
     area = area_under_budget_curve(*state.learning_curve(measure.column))
     for name in without_labels(state, classes):
         say(f"{name} is in no {measure.name} label: it has no Dice, and the mean leaves it out")
-    if measure in NO_TEST_PART:
-        say(NO_TEST_PART[measure])
+    for sentence in (*undefined_distances(state), NO_TEST_PART.get(measure)):
+        if sentence:
+            say(sentence)
     say(f"area under the budget curve, {measure.title}: {area:.4f}")
     sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
     say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
@@ -64,15 +66,30 @@ def without_labels(state: RunState, classes: Sequence[str]) -> list[str]:
     return [name for name in classes if math.isnan(state.history[-1][column(name)])]
 
 
+def undefined_distances(state: RunState) -> list[str]:
+    """What the last round's HD95 are of, where some of them do not exist."""
+    count = state.history[-1].get(state.measure.undefined_hd95, 0)
+    if not count:
+        return []
+    return [
+        f"{count} HD95 of the last round do not exist, as only one of prediction and label has the "
+        "class; each counts as the diagonal of its volume"
+    ]
+
+
 def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:
-    """A row a round: mean Dice of each part, Dice of these classes, seconds."""
+    """A row a round: mean Dice of each part, Dice of these classes, other means, seconds."""
     measure = state.measure
     columns = state.history[0]
     parts = [part for part in (validation_of(columns), TEST) if part.column in columns]
     meaning = f"mean Dice, {measure.title} by class" if classes else "mean Dice"
+    others = measure.further_metrics(columns)
+    if others:
+        meaning += f"; {measure.short} {', '.join(TITLES[metric] for metric in others)}"
     table = Table(title=Text(f"{title}: {meaning}"))
     dice_headings = [*(part.short for part in parts), *classes]
-    for heading in ("round", "labelled", "cost", *dice_headings, "train s", "score s"):
+    headings = (*dice_headings, *(TITLES[metric] for metric in others))
+    for heading in ("round", "labelled", "cost", *headings, "train s", "score s"):
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for row, seconds in zip(state.history, state.timings, strict=True):
         dice = [row[p.column] for p in parts] + [row[measure.of_class(name)] for name in classes]
@@ -81,6 +98,7 @@ def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Ta
             str(row["labelled"]),
             f"{row['cost']:g}",
             *(f"{value:.3f}" for value in dice),
+            *(f"{row[measure.of_metric(m)]:{'.2f' if m == HD95 else '.3f'}}" for m in others),
             f"{seconds['training_seconds']:.0f}",
             f"{seconds['scoring_seconds']:.1f}",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,9 @@ def flat(content: Any, prefix: str = "") -> dict[str, Any]:
     elif isinstance(content, list) and any(isinstance(c, (Mapping, list)) for c in content):
         items = [(str(index), value) for index, value in enumerate(content)]
     else:
-        return {prefix: content}
+        # Hydra reads evaluation.absent=nan as a number that is not equal to itself
+        is_nan = isinstance(content, float) and math.isnan(content)
+        return {prefix: "nan" if is_nan else content}
     merged: dict[str, Any] = {}
     for key, value in items:
         merged |= flat(value, f"{prefix}.{key}" if prefix else key)
