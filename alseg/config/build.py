@@ -390,7 +390,7 @@ def check_scoring(
 
 
 def build_proxy(config: DictConfig, data: PoolDataModule) -> dict[str, Any]:
-    """The proxy task and its key, where it chooses the initial volumes: fields of ``Experiment``."""
+    """The proxy task that chooses the initial volumes, if one does: fields of ``Experiment``."""
     if config.pool.get("start") != "proxy":
         return {}
     key = proxy_key(config, data.cache, data.splits.training)
