@@ -17,6 +17,7 @@ They are MONAI's. A metric of a mask without voxels is not MONAI's, see ``class_
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,16 +136,19 @@ def _of_masks(
     pair = predicted[box][None, None], reference[box][None, None]
     values = {DICE: float(compute_dice(*pair))}
     spacing = None if size is None else size.spacing_mm
-    if SURFACE_DICE in metrics:
-        share = compute_surface_dice(
-            *pair, [tolerance_mm], include_background=True, spacing=spacing
-        )
-        values[SURFACE_DICE] = float(share)
-    if HD95 in metrics:
-        distance = compute_hausdorff_distance(
-            *pair, include_background=True, percentile=95, spacing=spacing
-        )
-        values[HD95] = float(distance)
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of an argument that it gives itself
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
+        if SURFACE_DICE in metrics:
+            share = compute_surface_dice(
+                *pair, [tolerance_mm], include_background=True, spacing=spacing
+            )
+            values[SURFACE_DICE] = float(share)
+        if HD95 in metrics:
+            distance = compute_hausdorff_distance(
+                *pair, include_background=True, percentile=95, spacing=spacing
+            )
+            values[HD95] = float(distance)
     return {name: values[name] for name in metrics}
 
 

@@ -136,8 +136,10 @@ class SegmentationModule(pl.LightningModule):
     def _log_metrics(self, part: str) -> None:
         cases = self.case_metrics
         cases.take_all()  # so that all devices log, and choose checkpoints by, the same number
+        # the curve of a training is of one space: the files' is not that which validates in it
+        logger = part == "test" or not cases.evaluation.in_source
         for metric in cases.evaluation.metrics:
-            self.log(f"{metric}/{part}", cases.mean(metric), prog_bar=metric == DICE)
-            self.log_dict(
-                {f"{metric}/{part}/{name}": v for name, v in cases.by_class(metric).items()}
-            )
+            by_class = {f"{metric}/{part}/{n}": v for n, v in cases.by_class(metric).items()}
+            mean = cases.mean(metric)
+            self.log(f"{metric}/{part}", mean, prog_bar=metric == DICE, logger=logger)
+            self.log_dict(by_class, logger=logger)
