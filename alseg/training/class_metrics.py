@@ -102,7 +102,7 @@ def class_metrics(
     counts, or, with ``absent_counts``, a prediction of it has the same worst values and a correct
     absence the best ones (1, 1 and 0 mm), as in the BraTS challenges, whose 373.13 mm are the
     diagonal of their volumes (F. Isensee et al., "nnU-Net for brain tumor segmentation", BrainLes
-    2020, section 2.1; lesion by lesion since 2023).
+    2020; lesion by lesion since 2023).
 
     Args:
         predicted: bool, shape [D, H, W].
