@@ -166,8 +166,11 @@ def build_effort(config: DictConfig) -> Effort:
 
 def build_evaluation(config: DictConfig, task: Task) -> Evaluation:
     """How a round's network is evaluated."""
-    check_keys("evaluation", config.evaluation, [field.name for field in fields(Evaluation)])
-    settings: Any = OmegaConf.to_container(config.evaluation)
+    node = config.evaluation
+    settings: Any = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+    if not isinstance(settings, dict):
+        raise ConfigError(f"evaluation is {settings!r}; it must be a group of settings")
+    check_keys("evaluation", settings, [field.name for field in fields(Evaluation)])
     evaluation = Evaluation(**settings)
     evaluation.check_classes(task.foreground)
     return evaluation

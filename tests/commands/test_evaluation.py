@@ -308,44 +308,6 @@ def test_a_run_is_resumed_with_the_same_evaluation_only(train: Train) -> None:
     assert "evaluation.space: source -> grid" in refused.err
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("evaluation.space=file", "evaluation.space is 'file'; allowed are source, grid"),
-        ("evaluation.absent=one", "evaluation.absent is 'one'; allowed are nan, zero"),
-        (
-            "evaluation.metrics=[dice,hd59]",
-            "evaluation.metrics has no metric 'hd59'; did you mean hd95? allowed are dice, "
-            "surface_dice, hd95",
-        ),
-        ("evaluation.metrics=[hd95]", "evaluation.metrics lacks dice, by which a run is judged"),
-        ("evaluation.metrics=dice", "evaluation.metrics is 'dice'; it must be a list"),
-        ("evaluation.tolerance_mm=0", "evaluation.tolerance_mm is 0; it must be a number above 0"),
-        (
-            "evaluation.tolerance_mm={liver:1,tumor:2}",
-            "evaluation.tolerance_mm names the class 'tumor', which the data set lacks; did you "
-            "mean tumour?",
-        ),
-        (
-            "evaluation.tolerance_mm={liver:1}",
-            "evaluation.tolerance_mm has no tolerance for tumour",
-        ),
-        (
-            "evaluation.tolerance_mm={liver:1,tumour:-2}",
-            "evaluation.tolerance_mm.tumour is -2; it must be a number above 0",
-        ),
-        ("+evaluation.percentile=99", "evaluation has no setting 'percentile'"),
-    ],
-)
-def test_bad_settings_are_told_before_anything_starts(
-    train: Train, override: str, message: str
-) -> None:
-    outcome = train(override)
-    assert outcome.exit_code == 2
-    assert message in outcome.err.replace("\n", " ")
-    assert not (outcome.folder / "rounds").exists()
-
-
 def test_a_sheared_file_has_no_surface_distances(train: Train, tmp_path: Path) -> None:
     root = data_set(tmp_path / "set")
     sheared = np.diag([1.0, 1.0, 2.5, 1.0])
