@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from rich.text import Text
 from alseg.active.experiment import Experiment
 from alseg.active.figures import draw_learning_curve
 from alseg.core.area_under_curve import area_under_budget_curve
-from alseg.core.metric_names import HD95, TITLES
+from alseg.core.metric_names import TITLES
 from alseg.run.folder import CURVE_FILE, METRICS_FILE, QUERIES_FILE
 from alseg.run.measure import CROSS, TEST, VALIDATION, validation_of
 from alseg.run.state import RunState
@@ -45,6 +45,8 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
         console().print(classes_table(state, classes, experiment.plan.units))
     folder = experiment.folder
     measure = state.measure
+    if measure.further_metrics(state.history[0]):
+        console().print(further_table(state, classes, experiment.plan.units))
     area = area_under_budget_curve(*state.learning_curve(measure.column))
     for name in without_labels(state, classes):
         say(f"{name} is in no {measure.name} label: it has no Dice, and the mean leaves it out")
@@ -78,18 +80,14 @@ def undefined_distances(state: RunState) -> list[str]:
 
 
 def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:
-    """A row a round: mean Dice of each part, Dice of these classes, other means, seconds."""
+    """A row a round: mean Dice of each part, Dice of these classes, seconds."""
     measure = state.measure
     columns = state.history[0]
     parts = [part for part in (validation_of(columns), TEST) if part.column in columns]
     meaning = f"mean Dice, {measure.title} by class" if classes else "mean Dice"
-    others = measure.further_metrics(columns)
-    if others:
-        meaning += f"; {measure.short} {', '.join(TITLES[metric] for metric in others)}"
     table = Table(title=Text(f"{title}: {meaning}"))
     dice_headings = [*(part.short for part in parts), *classes]
-    headings = (*dice_headings, *(TITLES[metric] for metric in others))
-    for heading in ("round", "labelled", "cost", *headings, "train s", "score s"):
+    for heading in ("round", "labelled", "cost", *dice_headings, "train s", "score s"):
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for row, seconds in zip(state.history, state.timings, strict=True):
         dice = [row[p.column] for p in parts] + [row[measure.of_class(name)] for name in classes]
@@ -98,7 +96,6 @@ def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Ta
             str(row["labelled"]),
             f"{row['cost']:g}",
             *(f"{value:.3f}" for value in dice),
-            *(f"{row[measure.of_metric(m)]:{'.2f' if m == HD95 else '.3f'}}" for m in others),
             f"{seconds['training_seconds']:.0f}",
             f"{seconds['scoring_seconds']:.1f}",
         )
@@ -108,14 +105,40 @@ def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Ta
 def classes_table(state: RunState, classes: Sequence[str], units: str = "volumes") -> Table:
     """A row a class: its Dice by labelled count, of as many of the last rounds as fit."""
     measure = state.measure
-    table = Table(title=Text(f"{measure.title} by class and labelled {units}"))
-    table.add_column("class", overflow="fold", max_width=CLASS_WIDTH)
+    title = f"{measure.title} by class and labelled {units}"
+    return table_by_count(state, title, "class", {n: measure.of_class(n) for n in classes})
+
+
+def further_table(state: RunState, classes: Sequence[str], units: str = "volumes") -> Table:
+    """The metrics beside Dice, mean and of each class, by labelled count, as ``classes_table``."""
+    measure = state.measure
+    columns = {}
+    for metric in measure.further_metrics(state.history[0]):
+        columns[TITLES[metric]] = measure.of_metric(metric)
+        columns |= {
+            f"{TITLES[metric]}, {name}": measure.of_metric(metric, name) for name in classes
+        }
+    title = f"{measure.name}, other metrics by labelled {units}"
+    return table_by_count(state, title, "metric", columns)
+
+
+def table_by_count(state: RunState, title: str, heading: str, columns: Mapping[str, str]) -> Table:
+    """A row for each of some columns of metrics.csv, by labelled count.
+
+    Args:
+        state: of the run.
+        title: of the table.
+        heading: of its first column.
+        columns: by what their rows are called.
+    """
+    table = Table(title=Text(title))
+    table.add_column(heading, overflow="fold", max_width=CLASS_WIDTH)
     n_columns = max(1, (console().width - CLASS_WIDTH - 4) // ROUND_WIDTH)
     rows = state.history[-n_columns:]
     for row in rows:
         table.add_column(str(row["labelled"]), justify="right", no_wrap=True)
-    for name in classes:
-        table.add_row(Text(name), *(f"{row[measure.of_class(name)]:.3f}" for row in rows))
+    for name, column in columns.items():
+        table.add_row(Text(name), *(f"{row[column]:.3f}" for row in rows))
     return table
 
 

@@ -135,6 +135,9 @@ def _of_masks(
     box = _box(predicted | reference)
     pair = predicted[box][None, None], reference[box][None, None]
     values = {DICE: float(compute_dice(*pair))}
+    if tuple(metrics) == (DICE,):
+        return values
+    pair = pair[0].cpu(), pair[1].cpu()  # on a GPU, MONAI takes other algorithms
     spacing = None if size is None else size.spacing_mm
     with warnings.catch_warnings():
         # MONAI 1.6 warns of an argument that it gives itself

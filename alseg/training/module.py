@@ -123,13 +123,14 @@ class SegmentationModule(pl.LightningModule):
 
     def _compare(self, batch: dict[str, Any], logits: Tensor) -> None:
         """Add the metrics of a case, on the grid of its file if the batch has its label there."""
-        (case_id,), geometry = batch["case_id"], batch["geometry"]
-        prediction, label, affine = hard_labels(logits), batch["label"], geometry["affine"][0]
+        (case_id,) = batch["case_id"]
+        geometry = {name: values[0] for name, values in batch["geometry"].items()}
         if "source_label" in batch:
-            label, affine = batch["source_label"], geometry["source_affine"][0]
+            label, affine = batch["source_label"], geometry["source_affine"]
             probabilities = torch.softmax(logits[0].float(), dim=0)  # [C, d, h, w]
-            entry = {name: values[0] for name, values in geometry.items()}
-            prediction = classes_on_source_grid(probabilities, entry)[None, None]
+            prediction = classes_on_source_grid(probabilities, geometry)[None, None]
+        else:
+            label, affine, prediction = batch["label"], geometry["affine"], hard_labels(logits)
         annotated = batch["annotated_classes"][0] if "annotated_classes" in batch else None
         self.case_metrics.update(case_id, prediction, label, affine, annotated)
 

@@ -268,7 +268,7 @@ def test_all_metrics_go_with_all_ways_of_training(train: Train, name: str) -> No
         by_class = judged[[f"{metric}_liver", f"{metric}_tumour"]].mean()
         assert history[f"{part}_{metric}"].iloc[-1] == pytest.approx(by_class.mean())
     assert history[f"{part}_undefined_hd95"].iloc[-1] == judged["undefined_hd95"].sum()
-    assert "HD95 (mm)" in outcome.out
+    assert "HD95 (mm), tumour" in outcome.out
 
 
 def test_weights_are_chosen_by_dice_on_the_grid_whatever_evaluates(train: Train) -> None:
