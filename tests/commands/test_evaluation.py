@@ -12,8 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alseg.comparison.runs import gather_runs
-from alseg.core.errors import ConfigError
 from alseg.run.state import RunState
 from alseg.tracking.record import metric_name
 from tests.conftest import Outcome, write_msd
@@ -287,16 +285,38 @@ def test_weights_are_chosen_by_dice_on_the_grid_whatever_evaluates(train: Train)
     assert curves[0].tolist() == curves[1].tolist()[:2]
 
 
-def test_the_metrics_have_names_of_their_own_in_tracking_and_comparison(train: Train) -> None:
+def test_the_metrics_have_names_of_their_own_in_tracking() -> None:
     assert metric_name("test_surface_dice") == "surface_dice/test"
     assert metric_name("val_hd95_liver") == "hd95/val/liver"
     assert metric_name("test_undefined_hd95") == "undefined_hd95/test"
     assert metric_name("test_dice_hd95") == "dice/test/hd95"
-    one = train("strategy=random", ALL, "pictures=0")
-    other = train("strategy=random", "seed=2", "pictures=0", "evaluation.space=grid", ALL)
-    assert gather_runs([one.folder]).further_metrics == ("surface_dice", "hd95")
-    with pytest.raises(ConfigError, match=r"evaluation\.space source, .* has grid"):
-        gather_runs([one.folder, other.folder])
+
+
+def test_a_comparison_has_tables_of_all_metrics_and_takes_one_evaluation_only(
+    train: Train, tmp_path: Path, call_entry_point: Callable[..., tuple[int, str, str]]
+) -> None:
+    from alseg.compare import main
+
+    settings = ("strategy=random", ALL, "pictures=0")
+    runs = tmp_path / "runs"
+    one = train(*settings, folder=runs / "one", tracking="csv")
+    output = tmp_path / "page"
+    exit_code, out, err = call_entry_point(main, str(runs), "--output", str(output))
+    assert exit_code == 0, out + err
+    history = RunState.load(one.folder).history
+    for name, column in (("surface_dice", "surface_dice"), ("hd95_1", "hd95_liver")):
+        (path,) = output.rglob(f"{name}.csv")
+        expected = [row[f"test_{column}"] for row in history]
+        assert pd.read_csv(path)["mean"].tolist() == pytest.approx(expected)
+    page = (output / "index.html").read_text()
+    assert "Mean test surface Dice" in page
+    assert "Test HD95 (mm) of tumour" in page
+    tracked = pd.read_csv(one.folder / "csv/metrics.csv")
+    assert tracked["hd95/test"].dropna().tolist() == [row["test_hd95"] for row in history]
+    train(*settings, "seed=2", "evaluation.space=grid", folder=runs / "two")
+    exit_code, _, err = call_entry_point(main, str(runs), "--output", str(output))
+    assert exit_code == 2
+    assert "evaluation.space source" in err.replace("\n", " ")
 
 
 def test_a_run_is_resumed_with_the_same_evaluation_only(train: Train) -> None:
