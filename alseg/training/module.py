@@ -137,8 +137,8 @@ class SegmentationModule(pl.LightningModule):
     def _log_metrics(self, part: str) -> None:
         cases = self.case_metrics
         cases.take_all()  # so that all devices log, and choose checkpoints by, the same number
-        # the curve of a training is of one space: the files' is not that which validates in it
-        logger = part == "test" or not cases.evaluation.in_source
+        # no validation in the files: the curve of a training is of the grid, which validates in it
+        logger = False if part == "val" and cases.evaluation.in_source else None
         for metric in cases.evaluation.metrics:
             by_class = {f"{metric}/{part}/{n}": v for n, v in cases.by_class(metric).items()}
             mean = cases.mean(metric)
