@@ -54,7 +54,7 @@ def judge(
     experiment = this_round.experiment
     title = f"{this_round.title} · {title}"
     trainer = experiment.make_trainer(
-        logger=False, enable_checkpointing=False, callbacks=progress_callbacks(title)
+        logger=False, enable_checkpointing=False, added_callbacks=progress_callbacks(title)
     )
     in_source = experiment.evaluation.in_source
     volumes = experiment.data.evaluation_volumes(case_ids, in_source=in_source)
