@@ -18,8 +18,9 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.plugins.config_source import ConfigResult
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 from alseg.config.composition import conf_folder
 from alseg.data.datamodule import TrainingDraws
@@ -37,10 +38,12 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _conf_is_read_once() -> Iterator[None]:
     # a command reads the 30 files of its configuration three times: a third of what bad input costs
-    read = FileConfigSource.load_config
+    Plugins.instance()  # finds the source of files
+    source = SourcesRegistry.instance().resolve("file")
+    read = source.load_config
     parsed: dict[tuple[str, str], ConfigResult] = {}
 
-    def load_config(self: FileConfigSource, config_path: str) -> ConfigResult:
+    def load_config(self: ConfigSource, config_path: str) -> ConfigResult:
         if self.path != conf_folder():  # a test's own files change
             return read(self, config_path)
         key = (self.provider, config_path)
@@ -49,7 +52,7 @@ def _conf_is_read_once() -> Iterator[None]:
         return copy.deepcopy(parsed[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileConfigSource, "load_config", load_config)
+        patch.setattr(source, "load_config", load_config)
         yield
 
 
