@@ -48,7 +48,7 @@ RUN = (
 )
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
     """What the condition gives, once it gives something."""
     deadline = time.monotonic() + seconds
     while True:
@@ -164,7 +164,7 @@ def process(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         if running.poll() is None:
             running.terminate()
-        running.wait(timeout=60)
+        running.wait(timeout=120)
         log.close()
 
 

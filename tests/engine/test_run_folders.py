@@ -38,7 +38,7 @@ def test_runs_that_start_at_one_moment_get_folders_of_their_own(tmp_path: Path) 
     for run in runs:
         run.start()
     for run in runs:
-        run.join(60)
+        run.join(300)
     claimed = {path.parent.name: path.name for path in folder.parent.glob("*/run_*")}
     assert sorted(claimed) == [folder.name, *(f"{folder.name}_{n}" for n in range(2, N_RUNS + 1))]
     assert sorted(claimed.values()) == [f"run_{number}" for number in range(N_RUNS)]
@@ -59,7 +59,7 @@ def test_the_folder_of_a_process_that_died_before_its_run_started_is_used_again(
     context = multiprocessing.get_context("fork")
     dying = context.Process(target=claim, args=(tmp_path / "a",))
     dying.start()
-    dying.join(60)
+    dying.join(300)
     assert (tmp_path / "a" / OWNER_FILE).is_file()
     assert claim(tmp_path / "a").name == "a"
     assert claim(tmp_path / "a").name == "a_2"  # this process is alive
