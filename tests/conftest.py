@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,14 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine, event
 
 from alseg.config.composition import conf_folder
 from alseg.data.datamodule import TrainingDraws
 from alseg.data.phantom import write_phantom_dataset
+from alseg.engine.jobs import PRELOADED
+from alseg.tracking import mlflow_access
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Task04_Hippocampus"
 
@@ -73,6 +78,28 @@ def _no_power_failure() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)  # it is open
         yield
     event.remove(Engine, "connect", do_not_wait)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stores_are_copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # MLflow makes a store in hundreds of steps, which take a second
+    template = tmp_path_factory.mktemp("template") / "mlflow.db"
+
+    def make(uri: str, artifacts: str) -> SqlAlchemyStore:
+        if not template.exists():
+            SqlAlchemyStore(f"sqlite:///{template}", artifacts).engine.dispose()
+        shutil.copyfile(template, uri.removeprefix("sqlite:///"))
+        return SqlAlchemyStore(uri, artifacts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_access, "SqlAlchemyStore", make)
+        yield
+
+
+@pytest.fixture
+def stores_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let MLflow make the stores of a test, step by step."""
+    monkeypatch.setattr(mlflow_access, "SqlAlchemyStore", SqlAlchemyStore)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -203,6 +230,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
 
     monkeypatch.setattr(TrainingDraws, "__init__", noted)
     return found
+
+
+def clean_processes() -> ForkServerContext:
+    """Processes without the threads of other tests, which do not pay for the imports again."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def are_equal(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:

@@ -98,7 +98,9 @@ def build_store(folder: Path, kill_at: float = math.inf) -> None:
 
 
 @pytest.mark.parametrize("size_kib", [1, 300])
-def test_a_kill_while_the_store_is_made_leaves_none(tmp_path: Path, size_kib: int) -> None:
+def test_a_kill_while_the_store_is_made_leaves_none(
+    tmp_path: Path, size_kib: int, stores_are_made: None
+) -> None:
     context = multiprocessing.get_context("fork")
     job = context.Process(target=build_store, args=(tmp_path, size_kib * 1024))
     job.start()
@@ -208,7 +210,9 @@ def open_and_write(folder: Path, number: int, start: Barrier) -> None:
     run.trackers.close("FINISHED")
 
 
-def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
+def test_several_processes_share_a_fresh_sqlite_store(
+    tmp_path: Path, stores_are_made: None
+) -> None:
     context = multiprocessing.get_context("fork")  # MLflow has been imported: no seconds apart
     start = context.Barrier(N_JOBS)
     jobs = [
