@@ -17,6 +17,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import nibabel
 import numpy as np
 import pytest
@@ -33,6 +34,12 @@ from alseg.data.datamodule import TrainingDraws
 from alseg.data.phantom import write_phantom_dataset
 from alseg.engine.jobs import PRELOADED
 from alseg.tracking import mlflow_access
+
+# how long an example may take is not what is tested, and the machine may be busy
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Task04_Hippocampus"
 
