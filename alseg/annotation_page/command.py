@@ -11,9 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.annotation_page.desk import Desk
 from alseg.annotation_page.server import serve
-from alseg.config.build import build_task
+from alseg.config.data_of_run import task_of_run
 from alseg.config.settings import load_config
-from alseg.config.trust import check_targets
 from alseg.core.errors import (
     ConfigError,
     DataError,
@@ -61,11 +60,7 @@ def desk_of(run: object, claim_minutes: int, trusted_packages: Any = ()) -> Desk
         raise ConfigError(
             f"the run in {folder} asks nobody for labels: it was started without oracle=person"
         )
-    data = OmegaConf.to_container(
-        OmegaConf.create({"data": {"task": OmegaConf.select(config, "data.task")}})
-    )
-    check_targets(data, folder / CONFIG_FILE, trusted_packages)
-    return Desk(build_task(config), folder, claim_minutes)
+    return Desk(task_of_run(folder, config, trusted_packages), folder, claim_minutes)
 
 
 def _announce(folder: Path, open_browser: bool, address: str) -> None:
