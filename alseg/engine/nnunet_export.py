@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from alseg.system.files import replacing, write_atomically
 
 ENDING = ".nii.gz"
 DATASET = re.compile(r"Dataset\d{3}_[A-Za-z0-9_.-]+")  # how nnU-Net calls the folder of a data set
-CASES_TABLE = "cases.csv"  # which case of the run each file is
+CASES_TABLE = "case_names.csv"  # which case of the run each file is
 
 log = logging.getLogger(__name__)
 
@@ -245,6 +246,6 @@ def report(folder: Path, task: Task, cases: Sequence[Exported]) -> None:
         )
     number = int(folder.name[7:10])
     say(
-        f"for nnU-Net: nnUNet_raw={folder.parent} nnUNetv2_plan_and_preprocess -d {number} "
+        f"for nnU-Net: nnUNet_raw={shlex.quote(str(folder.absolute().parent))} nnUNetv2_plan_and_preprocess -d {number} "
         "--verify_dataset_integrity"
     )

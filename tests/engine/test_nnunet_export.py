@@ -87,7 +87,7 @@ def test_the_pool_becomes_labelled_training_data_and_all_others_images(
     folder = tmp_path / "raw/Dataset042_Blobs"
     assert "wrote 2 annotated volumes and 3 others" in " ".join(said.split())
     assert "nnUNetv2_plan_and_preprocess -d 42" in " ".join(said.split())
-    assert names(folder) == ["cases.csv", "dataset.json", "imagesTr", "imagesTs", "labelsTr"]
+    assert names(folder) == ["case_names.csv", "dataset.json", "imagesTr", "imagesTs", "labelsTr"]
     assert names(folder / "labelsTr") == ["case_01.nii.gz", "case_03.nii.gz"]
     assert names(folder / "imagesTr") == ["case_01_0000.nii.gz", "case_03_0000.nii.gz"]
     assert names(folder / "imagesTs") == [f"{case_id}_0000.nii.gz" for case_id in hidden]
@@ -139,7 +139,7 @@ def test_what_lies_outside_of_the_regions_is_ignored(export: Export, tmp_path: P
     assert np.array_equal(
         read_label(task, path)[0].numpy()[0], np.where(expected == 2, IGNORED, expected)
     )
-    table = pd.read_csv(folder / "cases.csv", keep_default_na=False).set_index("case")
+    table = pd.read_csv(folder / "case_names.csv", keep_default_na=False).set_index("case")
     assert table.loc[["case_01", "case_03", "case_00"]].to_numpy().tolist() == [
         ["imagesTr/case_01", "1:5,0:3,2:5"],
         ["imagesTr/case_03", "whole"],
