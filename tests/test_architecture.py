@@ -45,7 +45,7 @@ MAY_IMPORT = {
     " active",
     "engine": "core system networks strategies data planning run tracking oracles scoring training"
     " active config",
-    "annotation_page": "core system data run oracles config",
+    "annotation_page": "core system data run oracles config engine",
     "comparison": "core curves system run",
     "commands": "core system data run tracking config engine annotation_page comparison",
 }

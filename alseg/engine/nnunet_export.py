@@ -244,8 +244,8 @@ def report(folder: Path, task: Task, cases: Sequence[Exported]) -> None:
             f"not all classes were annotated in {listed(lacking)}; nnU-Net knows no such cases and "
             "takes what was not annotated for background: leave them out, or draw these classes"
         )
-    number = int(folder.name[7:10])
+    raw, number = shlex.quote(str(folder.absolute().parent)), int(folder.name[7:10])
     say(
-        f"for nnU-Net: nnUNet_raw={shlex.quote(str(folder.absolute().parent))} nnUNetv2_plan_and_preprocess -d {number} "
+        f"for nnU-Net: nnUNet_raw={raw} nnUNetv2_plan_and_preprocess -d {number} "
         "--verify_dataset_integrity"
     )
