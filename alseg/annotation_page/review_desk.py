@@ -235,7 +235,7 @@ class ReviewDesk:
     def _load(self, round_number: int) -> TrainedRun:
         from alseg.engine.trained_run import load_trained  # here: it imports what trains
 
-        return load_trained(self.run_folder, round_number, self.trusted_packages)
+        return load_trained(str(self.run_folder), round_number, self.trusted_packages)
 
     def _predict(self, round_number: int, case_id: str) -> bytes:
         from alseg.engine.one_case import segmented

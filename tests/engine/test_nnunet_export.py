@@ -11,7 +11,6 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from alseg.core.pool import Pool
 from alseg.core.units import IGNORED, Unit, whole
@@ -19,14 +18,12 @@ from alseg.data.formats.nnunet import read_nnunet
 from alseg.data.labels import read_label
 from alseg.engine.nnunet_export import names_on_disk
 from alseg.oracles.annotations import Annotations
-from alseg.run.state import RunState
 from alseg.system.files import checksum_of
-from tests.annotation_page.campaign import ASKED, GRIDS, drawn, lay_out_campaign
-from tests.conftest import write_msd
+from tests.annotation_page.campaign import ASKED, SHAPE, drawn, lay_out_campaign
 from tests.data import nnunet_with_ignore
+from tests.run_folders import blobs, run_on
 from tests.smoke_runs import run_smoke
 
-SHAPE = (9, 7, 5)
 REGION = ((1, 5), (0, 3), (2, 5))
 Export = Callable[..., tuple[int, str, str]]
 
@@ -40,25 +37,6 @@ def export(call_entry_point: Callable[..., tuple[int, str, str]]) -> Export:
         return call_entry_point(main, str(run), f"nnunet='{folder}'", *overrides)
 
     return call
-
-
-def run_on(folder: Path, root: Path, pool: Pool, target: str = "msd.read_msd") -> Path:
-    """A run folder that says which data set it works on, and what of it is annotated."""
-    folder.mkdir(exist_ok=True)
-    task = {"_target_": f"alseg.data.formats.{target}", "root": str(root)}
-    config = yaml.safe_dump({"data": {"task": task}})
-    (folder / "config.yaml").write_text(config, encoding="utf-8")
-    RunState(pool=pool, config_hash="").save(folder)
-    return folder
-
-
-def blobs(root: Path, n_channels: int = 1, **settings: Any) -> tuple[Path, list[np.ndarray]]:
-    """Five volumes on awkward grids as an MSD data set, and their labels."""
-    shape = SHAPE if n_channels == 1 else (*SHAPE, n_channels)
-    images = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i in range(5)]
-    labels = [drawn(i) for i in range(5)]
-    affines = [*GRIDS.values()][1:]
-    return write_msd(root, images, labels, affines=affines, **settings), labels
 
 
 def content(folder: Path) -> dict[str, Any]:

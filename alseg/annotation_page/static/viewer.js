@@ -67,7 +67,7 @@ export class Viewer {
     await this.nv.loadVolumes(volumes);
     this.nv.setCrosshairWidth(Math.max(...this.nv.back.dims.slice(1, 4)) / 250); // in voxels
     this.nv.createEmptyDrawing();
-    if (this.nv.drawBitmap.length !== drawing.length) throw new Error("the drawing does not fit to the image");
+    if (drawing.length && this.nv.drawBitmap.length !== drawing.length) throw new Error("the drawing does not fit to the image");
     this.nv.drawBitmap.set(drawing);
     this.nv.drawClearAllUndoBitmaps();
     this.nv.drawAddUndoBitmap();
@@ -82,6 +82,17 @@ export class Viewer {
     shown.img = volume.img;
     for (const field of ["cal_min", "cal_max", "global_min", "global_max", "robust_min", "robust_max", "hdr"]) shown[field] = volume[field];
     this.nv.updateGLVolume();
+  }
+
+  // What is drawn, in place of what was drawn before.
+  show(drawing) {
+    this.nv.drawBitmap.set(drawing);
+    this.nv.refreshDrawing(true);
+  }
+
+  lookAt(voxel) {
+    this.nv.scene.crosshairPos = this.nv.vox2frac(voxel);
+    this.nv.drawScene();
   }
 
   setTool(tool, value, size) {
