@@ -65,7 +65,7 @@ export class Viewer {
     const volumes = [{ url: imageUrl, name: "image.nii", colormap: "gray" }];
     if (uncertaintyUrl) volumes.push({ url: uncertaintyUrl, name: "uncertainty.nii", colormap: "warm", opacity: 0 });
     await this.nv.loadVolumes(volumes);
-    this.nv.setCrosshairWidth(Math.max(...this.nv.back.dims.slice(1, 4)) / 250); // in voxels
+    this.nv.setCrosshairWidth(Math.max(...this.nv.back.dims.slice(1, 4)) / 180); // in voxels
     this.nv.createEmptyDrawing();
     if (drawing.length && this.nv.drawBitmap.length !== drawing.length) throw new Error("the drawing does not fit to the image");
     this.nv.drawBitmap.set(drawing);
