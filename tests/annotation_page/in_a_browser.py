@@ -86,6 +86,17 @@ class Page:
             actions.move_by_offset(to_x - x, to_y - y)
         actions.release().perform()
 
+    def drag_right(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """Drag with the right button; points are relative to the middle."""
+        canvas = self.find("#canvas")[0]
+        actions = self.actions(self.browser, duration=20)
+        actions.move_to_element_with_offset(canvas, *start)
+        actions.w3c_actions.pointer_action.pointer_down(button=2)
+        actions.move_by_offset((end[0] - start[0]) // 2, (end[1] - start[1]) // 2)
+        actions.move_by_offset((end[0] - start[0]) // 2, (end[1] - start[1]) // 2)
+        actions.w3c_actions.pointer_action.pointer_up(button=2)
+        actions.perform()
+
     def drawing(self) -> np.ndarray:
         """What is drawn, in the order of axes of the page."""
         dims = self.run("return [...viewer.nv.back.dims].slice(1, 4)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from alseg.annotation_page.desk import Desk
+from alseg.core.units import whole
+from alseg.data.formats.msd import read_msd
+from alseg.data.formats.nnunet import read_nnunet
+from alseg.data.task import Task
+from alseg.oracles.person import PersonOracle
 from tests.annotation_page.campaign import ASKED, GRIDS, Campaign, lay_out_campaign
 from tests.annotation_page.in_a_browser import Page, errors, served, until
+from tests.conftest import write_msd
+from tests.data import nnunet_with_ignore
+from tests.oracles.unlabelled import move_labels_away
 
 SHAPE = (20, 18, 16)
 SEEN = ["left-handed", "oblique", "anisotropic", "permuted, oblique, left-handed", "plain"]
@@ -202,3 +211,104 @@ def test_a_server_that_is_killed_loses_no_stroke(browser: Any, campaign: Campaig
         page.run("location.reload()")
         page.wait_for(ASKED[0])  # the own draft comes first
         assert np.array_equal(page.drawing(), drawing)
+
+
+def asked_campaign(folder: Path, task: Task, case_ids: Iterable[str]) -> Campaign:
+    """Cases without a label are asked for, without proposals."""
+    oracle = PersonOracle(task, folder / "run", settle_seconds=0)
+    oracle.request("initial", whole(case_ids), {})
+    return Campaign(task, oracle, Desk(task, oracle.folder, claim_minutes=30), "initial")
+
+
+def test_a_drag_with_the_right_button_sets_the_grey_values_and_draws_nothing(
+    browser: Any, campaign: Campaign
+) -> None:
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for(ASKED[0])
+        page.run("document.getElementById('view').value = '0'")
+        page.run("document.getElementById('view').dispatchEvent(new Event('change'))")
+        window, drawing = page.run("return viewer.window()"), page.drawing()
+        page.drag_right((0, 0), (60, 80))
+        until(lambda: page.run("return viewer.window()") != window, "other grey values")
+        low, high = page.run("return viewer.window()")
+        width, middle = window[1] - window[0], sum(window) / 2
+        assert high - low == pytest.approx(width * 2 ** (60 / 150), rel=1e-3)  # wider, and lower
+        assert (high + low) / 2 == pytest.approx(middle - width * 80 / 150, rel=1e-3)
+        shown = [page.run(f"return document.getElementById('{i}').value") for i in ("low", "high")]
+        assert [float(text) for text in shown] == pytest.approx([low, high], rel=1e-3)
+        assert np.array_equal(page.drawing(), drawing)
+        assert "not saved" not in page.text("#saved")
+        page.stroke((-60, -60), (60, -60))  # the left button draws as before
+        page.wait_until_saved()
+        assert page.run("return viewer.window()") == [low, high]
+        assert not np.array_equal(page.drawing(), drawing)
+    assert errors(browser) == []
+
+
+def test_all_channels_are_shown_beneath_the_same_drawing(browser: Any, tmp_path: Path) -> None:
+    images = [
+        np.stack([np.full(SHAPE, 10 + i), np.arange(np.prod(SHAPE)).reshape(SHAPE)], -1)
+        for i in range(3)
+    ]
+    root = write_msd(
+        tmp_path / "data",
+        [image.astype(np.int16) for image in images],
+        [np.zeros(SHAPE, np.uint8)] * 3,
+        affines=[GRIDS["plain"], GRIDS["oblique"], GRIDS["left-handed"]],
+        channels=("T1", "<b>FLAIR</b>"),
+    )
+    hidden = ["case_01", "case_02"]
+    copy, _ = move_labels_away(root, tmp_path / "campaign", hidden)
+    campaign = asked_campaign(tmp_path, read_msd(copy), hidden)
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for("case_01")
+        assert page.run("return viewer.nv.back.img[5]") == 11
+        assert page.text("#channel").split() == ["T1", "<b>FLAIR</b>"]
+        page.key("b1[[[")
+        page.stroke((-60, -60), (60, -60))
+        drawing = page.drawing()
+        assert drawing.any()
+        page.run("document.getElementById('channel').value = '1'")
+        page.run("document.getElementById('channel').dispatchEvent(new Event('change'))")
+        until(lambda: page.run("return viewer.nv.back.img[5]") != 11, "the other channel")
+        assert np.array_equal(page.drawing(), drawing)
+        low, high = page.run("return viewer.window()")
+        assert 0 <= low < high <= np.prod(SHAPE)
+        greys = page.drawn_grey_values()[1]  # of the channel that is shown
+        page.wait_until_saved()
+        page.submit()
+        page.wait_for("case_02")
+        assert page.run("return document.getElementById('channel').value") == "0"
+        assert page.run("return viewer.nv.back.img[5]") == 12
+    classes = np.asarray(campaign.label("case_01").dataobj)
+    assert set(images[1][classes == 1][:, 1].tolist()) == greys
+    assert errors(browser) == []
+
+
+def test_voxels_can_be_marked_as_not_annotated(browser: Any, tmp_path: Path) -> None:
+    root = nnunet_with_ignore.write(tmp_path / "data", n_cases=1)
+    (root / "labelsTr/case_000.nii.gz").unlink()
+    campaign = asked_campaign(tmp_path, read_nnunet(root), ["case_000"])
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for("case_000")
+        assert "ignore (not annotated)" in page.text("#palette")
+        page.key("b1")
+        page.stroke((-200, -100), (-150, -100))
+        page.key("3")
+        page.stroke((-200, -150), (-150, -150))
+        page.wait_until_saved()
+        drawing = page.drawing()
+        assert set(np.unique(drawing)) == {0, 1, 3}
+        page.run("location.reload()")
+        page.wait_for("case_000")
+        assert np.array_equal(page.drawing(), drawing)
+        page.submit()
+        until(lambda: "All is annotated" in page.text("#cover"), "the end of the work")
+    found = nibabel.as_closest_canonical(campaign.label("case_000"))
+    assert np.array_equal(np.asarray(found.dataobj), drawing)
+    answer = campaign.oracle.annotate(campaign.query)
+    assert not answer.pending
+    assert errors(browser) == []
