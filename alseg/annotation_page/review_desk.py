@@ -62,11 +62,12 @@ class ReviewDesk:
 
     def overview(self) -> dict[str, Any]:
         """What there is to review, round by round; for JSON."""
-        history, counts = self.reviews.history, Counter[str]()
+        counts, last = Counter[str](), {_subject(said): said for said in self.reviews.history}
         units = []
         for each in units_in_review(self.run_folder, self.task):
             counts[each.round_name] += 1
-            units.append(self._row(counts[each.round_name], each, history))
+            said = last.get((each.unit.case_id, each.unit.where or ""))
+            units.append(self._row(counts[each.round_name], each, said))
         return {
             "review": True,
             "task": self.task.name,
@@ -76,13 +77,12 @@ class ReviewDesk:
             "units": units,
         }
 
-    def _row(self, order: int, each: UnitInReview, history: list[Review]) -> dict[str, Any]:
-        said = [review for review in history if _is_of(review, each)]
+    def _row(self, order: int, each: UnitInReview, said: Review | None) -> dict[str, Any]:
         state, reviewer = TO_REVIEW, ""
         if each.label is None:
             state = NO_LABEL
-        elif said and said[-1].checksum == each.checksum:
-            state, reviewer = said[-1].verdict, said[-1].reviewer
+        elif said is not None and said.checksum == each.checksum:
+            state, reviewer = said.verdict, said.reviewer
         return {
             "request": each.round_name,
             "case": each.unit.name,
@@ -116,7 +116,7 @@ class ReviewDesk:
                     "comment": said.comment,
                 }
                 for said in self.reviews.history
-                if _is_of(said, each)
+                if _subject(said) == (each.unit.case_id, each.unit.where or "")
             ],
         }
 
@@ -244,6 +244,6 @@ class ReviewDesk:
         return drawing_for_page(classes, Grid.of(read_header(self.task.cases[case_id].images[0])))
 
 
-def _is_of(review: Review, each: UnitInReview) -> bool:
-    """Whether a review is of a unit; a unit that was asked for twice has the same label twice."""
-    return (review.case, review.region) == (each.unit.case_id, each.unit.where or "")
+def _subject(review: Review) -> tuple[str, str]:
+    """The case and region that a review is of; one that was asked for twice has one label."""
+    return review.case, review.region
