@@ -16,11 +16,12 @@ from alseg.core.pool import Pool
 from alseg.core.units import IGNORED, Unit, whole
 from alseg.data.formats.nnunet import read_nnunet
 from alseg.data.labels import read_label
-from alseg.engine.nnunet_export import names_on_disk
+from alseg.data.task import Case
+from alseg.engine.nnunet_export import Exported, names_on_disk, write_images
 from alseg.oracles.annotations import Annotations
 from alseg.system.files import checksum_of
 from tests.annotation_page.campaign import ASKED, SHAPE, drawn, lay_out_campaign
-from tests.data import nnunet_with_ignore
+from tests.data import nnunet_with_ignore, test_itk
 from tests.run_folders import blobs, run_on
 from tests.smoke_runs import run_smoke
 
@@ -155,6 +156,21 @@ def test_channels_become_files(export: Export, tmp_path: Path) -> None:
         image = nibabel.load(folder / f"imagesTr/case_01_{channel:04d}.nii.gz")
         assert np.array_equal(np.asarray(image.dataobj), np.asarray(source.dataobj)[..., channel])
         assert np.array_equal(image.affine, source.affine)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii"])
+def test_files_of_another_kind_are_converted(ending: str, tmp_path: Path) -> None:
+    source = tmp_path / f"scan{ending}"
+    if ending == ".nii":
+        nibabel.save(nibabel.Nifti1Image(test_itk.VOXELS, test_itk.oblique()), source)
+    else:
+        test_itk.write(source)
+    (tmp_path / "out").mkdir()
+    write_images(tmp_path / "out", Exported(Case("a", (source,), None), "a", None), 1)
+    image = nibabel.load(tmp_path / "out/a_0000.nii.gz")
+    assert np.array_equal(np.asarray(image.dataobj), test_itk.VOXELS)
+    assert image.get_data_dtype() == np.int16
+    np.testing.assert_allclose(image.affine, test_itk.oblique(), atol=1e-5)
 
 
 def test_the_ignore_label_of_a_data_set_stays(export: Export, tmp_path: Path) -> None:
