@@ -238,7 +238,8 @@ def report(folder: Path, task: Task, cases: Sequence[Exported]) -> None:
     in_part = sum(each.annotation.regions is not None for each in annotated if each.annotation)
     parts = f", {in_part} of them in part," if in_part else ""
     n_others = len(cases) - len(annotated)
-    say(f"wrote {len(annotated)} annotated volumes{parts} and {n_others} others to {folder}")
+    volumes = f"{len(annotated)} annotated volume{'s' * (len(annotated) != 1)}"
+    say(f"wrote {volumes}{parts} and {n_others} other{'s' * (n_others != 1)} to {folder}")
     if lacking := [each.case.id for each in annotated if task.not_annotated(each.case.id)]:
         log.warning(
             f"not all classes were annotated in {listed(lacking)}; nnU-Net knows no such cases and "
