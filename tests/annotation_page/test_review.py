@@ -264,7 +264,7 @@ def served(desk: ReviewDesk) -> Iterator[Callable[..., tuple[int, bytes]]]:
     parts = urlsplit(address)
 
     def ask(path: str, said: Any = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=120)
         body = None if said is None else json.dumps(said).encode()
         connection.request("GET" if body is None else "POST", f"{parts.path}{path}", body, headers)
         response = connection.getresponse()

@@ -66,7 +66,7 @@ def process(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         if running.poll() is None:
             running.terminate()
-        running.wait(timeout=60)
+        running.wait(timeout=120)
         log.close()
 
 
