@@ -43,9 +43,9 @@ MAY_IMPORT = {
     "active": "core curves system networks strategies data run tracking oracles scoring training",
     "config": "core system networks strategies data planning run tracking oracles scoring training"
     " active",
-    "engine": "core system networks strategies data planning run tracking scoring training active"
-    " config",
-    "annotation_page": "core system data run oracles config",
+    "engine": "core system networks strategies data planning run tracking oracles scoring training"
+    " active config",
+    "annotation_page": "core system data run oracles config engine",
     "comparison": "core curves system run",
     "commands": "core system data run tracking config engine annotation_page comparison",
 }

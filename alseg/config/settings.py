@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,14 @@ def load_start(folder: Path) -> Start:
     if not isinstance(start, str) or not isinstance(overrides, list):
         raise DataError(f"{path} does not say how the run was started")
     return Start(start, tuple(map(str, overrides)))
+
+
+@contextmanager
+def started_in(folder: Path) -> Iterator[None]:
+    """Go to where the run was started, for the relative paths in its settings."""
+    start = Path(load_start(folder).folder) if (folder / START_FILE).is_file() else Path.cwd()
+    with chdir(start if start.is_dir() else Path.cwd()):
+        yield
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
