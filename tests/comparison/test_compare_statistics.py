@@ -194,7 +194,7 @@ def test_the_penalty_matrix_is_that_of_pairing_each_pair_by_seed(missing: float)
             if p < statistics.ALPHA:
                 expected.loc[(a, b) if difference.mean() > 0 else (b, a)] += 1 / len(budgets)
     matrix = statistics.penalty_matrix(curves)
-    assert 0 < expected.to_numpy().sum()
+    assert expected.to_numpy().sum() > 0
     pd.testing.assert_frame_equal(matrix, expected, check_exact=True)
 
 
