@@ -193,8 +193,7 @@ def comparison_row(arguments: argparse.Namespace) -> Row:
 
 def write_runs(root: Path, n_strategies: int, n_seeds: int, n_rounds: int) -> None:
     """Run folders with the settings of real runs, invented Dice and reliability histograms."""
-    settings = OmegaConf.to_container(composed(["experiment=smoke"]), resolve=True)
-    assert isinstance(settings, dict)
+    settings: Any = OmegaConf.to_container(composed(["experiment=smoke"]), resolve=True)
     settings["pool"]["rounds"] = n_rounds
     for strategy in ("random", *(f"strategy_{i:02d}" for i in range(1, n_strategies))):
         for seed in range(1, n_seeds + 1):
