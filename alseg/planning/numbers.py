@@ -79,13 +79,13 @@ class Numbers:
 CPU = Numbers(
     step_voxels=200_000,
     memory_share=0.25,
-    min_batch=2,
+    min_batch=4,
     max_batch=8,
     coverage=0.125,
     filters=16,
     max_filters=256,
     max_levels=5,
-    steps=1000,
+    steps=1200,
 )
 # Two patches of 128 x 128 x 128 voxels and 32 filters: nnU-Net's default, made for 8 GB.
 GPU = Numbers(

@@ -181,7 +181,7 @@ class _Planner:
         self.take(
             "data.crop_ratios",
             ratios,
-            "of patches around each class: half around background, the rest shared equally",
+            "of patches around each class: equally many, background included",
         )
         where = "each axis" if coarse is None else "the coarse axis only, within the slices"
         self.take(
