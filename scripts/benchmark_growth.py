@@ -22,8 +22,10 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +77,16 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure the parts, each row in a process, or one row in this process."""
+    """Measure the parts, each row in a process of its own."""
     arguments = parsed()
-    if arguments.row is not None:
-        print(json.dumps(row_of(arguments.row, arguments)))
-        return
-    rows = [of_a_process(name) for name in rows_wanted(arguments)]
+    rows = []
+    for name in rows_wanted(arguments):
+        rows.append({"row": name} | in_a_process(partial(row_of, name, arguments)))
+        if not arguments.json:
+            numbers = [f"{key} {value:,}" for key, value in rows[-1].items() if key != "row"]
+            print(f"{name:<32}", "  ".join(numbers), flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=1))
-        return
-    for row in rows:
-        print(
-            f"{row.pop('row'):<32}", "  ".join(f"{name} {value:,}" for name, value in row.items())
-        )
 
 
 def parsed() -> argparse.Namespace:
@@ -101,7 +100,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10, help="of the comparison")
     parser.add_argument("--pool", type=int, default=100_000, help="of rounds and archive")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--row", help="measure one row in this process")
     return parser.parse_args()
 
 
@@ -112,12 +110,10 @@ def rows_wanted(arguments: argparse.Namespace) -> list[str]:
     return [row for name in arguments.only for row in parts[name]]
 
 
-def of_a_process(name: str) -> Row:
-    """What a process that measures one row says."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--row", name]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
-    found: Row = json.loads(done.stdout.splitlines()[-1])
-    return {"row": name} | found
+def in_a_process(work: Callable[[], Row]) -> Row:
+    """What a process of its own finds, forked from this one, which has imported all and no more."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(work).result()
 
 
 def row_of(name: str, arguments: argparse.Namespace) -> Row:
