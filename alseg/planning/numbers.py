@@ -30,7 +30,8 @@ class Numbers:
         anisotropy: from this ratio of edges on, an axis is coarse (nnU-Net: 3).
         steps: of a round.
         validations: of a round.
-        rotation: largest angle of the augmentation, in radians.
+        rotation: largest angle of the augmentation about each axis, in radians.
+        rotation_in_slices: the same about a coarse axis, the only one there.
         scaling: largest change of size of the augmentation.
         seen_share: of all voxels of the data set that a step sees at most (nnU-Net: .05).
     """
@@ -48,7 +49,8 @@ class Numbers:
     anisotropy: float = 3.0
     validations: int = 4
     rotation: float = 0.3
-    scaling: float = 0.2
+    rotation_in_slices: float = 0.8
+    scaling: float = 0.35
     seen_share: float = 0.05
 
     def with_changes(self, changes: Mapping[str, Any]) -> Numbers:

@@ -183,10 +183,15 @@ class _Planner:
             ratios,
             "of patches around each class: equally many, background included",
         )
-        where = "each axis" if coarse is None else "the coarse axis only, within the slices"
+        numbers = self.numbers
+        if coarse is None:
+            angle, where = numbers.rotation, "each axis"
+        else:
+            angle = numbers.rotation_in_slices
+            where = "the coarse axis only, within the slices"
         self.take(
             "data.rotate_range",
-            rules.in_plane(self.numbers.rotation, coarse, rotation=True),
+            rules.in_plane(angle, coarse, rotation=True),
             f"radians, about {where}",
         )
         self.take(
