@@ -90,6 +90,21 @@ def test_scores_are_those_of_the_runs_own_round(score: Score, noted: pd.Series) 
     assert f"scored {len(noted)} scan(s) by variance with the network of round 1" in done.out
 
 
+def test_the_members_of_an_ensemble_score_as_in_their_round(
+    score: Score, shared: Path, tmp_path: Path, noted: pd.Series
+) -> None:
+    folder = tmp_path / "ensemble"
+    run_smoke(folder, shared, "strategy=entropy", "uncertainty=ensemble", *QUICK)
+    table = pd.read_csv(folder / "rounds/round_01/scores.csv").set_index("case_id")["score"]
+    done = score(of=folder)
+    assert done.exit_code == 0, done.err
+    assert set(table.index) == set(noted.index)  # of the same pool
+    assert scores_in(done.folder) == table.to_dict()
+    last = score("round=2", of=folder, output="last")
+    assert last.exit_code == 2
+    assert "choose such a round with round=N" in last.err
+
+
 def test_shards_of_several_processes_are_those_of_one(score: Score, noted: pd.Series) -> None:
     first = score("shards=3", "shard=0", "top=2")
     assert first.exit_code == 0, first.err
