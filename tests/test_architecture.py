@@ -22,8 +22,8 @@ from tests.conftest import write_msd
 
 PACKAGE = Path(alseg.__file__).parent
 COMMANDS = {
-    "annotate", "import_dicom", "plan", "train", "compare", "validate", "predict", "export",
-    "sync", "ui",
+    "annotate", "import_dicom", "plan", "train", "compare", "validate", "predict", "score",
+    "export", "sync", "ui",
 }  # fmt: skip
 # What each package may import of alseg besides itself, from the lowest up: only packages that
 # stand above it in this list. docs/architecture.md says what lives in each of them.
