@@ -10,7 +10,7 @@ import logging
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from alseg.active.round import start_again
 from alseg.active.round_loop import end_of_rounds, prepare, run_rounds
 from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste, with_later
-from alseg.config.composition import composed
+from alseg.config.composition import composed, known_settings
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
 from alseg.config.planned import planned, same_plan
 from alseg.config.settings import (
@@ -37,6 +37,7 @@ from alseg.config.settings import (
     result_settings,
     save_config,
     save_start,
+    started_in,
 )
 from alseg.config.trust import check_targets, untrusted
 from alseg.core.area_under_curve import area_under_budget_curve
@@ -196,14 +197,6 @@ def to_resume(folder: Path) -> str:
     return f"{override_to_paste('resume', folder)} {named}".rstrip()
 
 
-@contextmanager
-def started_in(folder: Path) -> Iterator[None]:
-    """Go to where the run was started, for the relative paths in its settings."""
-    start = Path(load_start(folder).folder) if (folder / START_FILE).is_file() else Path.cwd()
-    with chdir(start if start.is_dir() else Path.cwd()):
-        yield
-
-
 def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> float:
     """Run the experiment in a new folder."""
     if RunState.is_in(folder):
@@ -258,7 +251,7 @@ def check_settings_are_read(config: DictConfig) -> None:
     if now := moved(flat(OmegaConf.to_container(config))):
         raise ConfigError(now)
     text = OmegaConf.to_yaml(config)
-    known = list(composed([]))
+    known = known_settings()
     for name in map(str, config):
         if name not in known and f"${{{name}" not in text:
             raise ConfigError(
