@@ -2,7 +2,7 @@
 
 The C library gives large blocks back to the operating system at once, and gets them again page by
 page, each filled with zeros. A network's activations come and go many times a second: on a CPU that
-was a fifth of the time of a pass.
+was a quarter of the time of a pass.
 """
 
 from __future__ import annotations
