@@ -1,0 +1,83 @@
+"""What the launchers on clusters share: a job that another process runs, and one that gets lost."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+log = logging.getLogger("alseg.launchers")
+
+
+class ClusterLauncher(Launcher):
+    """A launcher whose jobs run in processes on other machines, and may end with them.
+
+    A job that ends without a result is reported in a sentence, in the summary of the sweep as well,
+    and stops no other.
+
+    Args:
+        settings: those in the YAML of conf/hydra/launcher.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = {
+            name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for name, value in settings.items()
+        }
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra has for a launcher; it travels to the jobs with this object."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.singletons = Singleton.get_state()
+
+    def __call__(self, overrides: Sequence[str], number: int) -> float:
+        """Run a job, in a process of the cluster.
+
+        Args:
+            overrides: the job's.
+            number: of the job in its sweep.
+
+        Returns:
+            What the job's function returns.
+        """
+        Singleton.set_state(self.singletons)
+        setup_globals()
+        done = run_job(
+            hydra_context=self.hydra_context,
+            task_function=self.task_function,
+            config=self.job_config(overrides, number),
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        return float(done.return_value)
+
+    def job_config(self, overrides: Sequence[str], number: int) -> DictConfig:
+        """The configuration of a job, Hydra's part included."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config.hydra.job):
+            config.hydra.job.id, config.hydra.job.num = str(number), number
+        return config
+
+    def lost(self, overrides: Sequence[str], number: int, reason: str) -> float:
+        """Report a job that has ended without a result; returns its value, NaN."""
+        from alseg.engine.sweeps import note_lost
+
+        log.error(f"#{number} {' '.join(overrides)}: {reason}")
+        sweep = self.job_config(overrides, number).hydra.sweep
+        note_lost(Path(sweep.dir, sweep.subdir), reason)
+        return math.nan
+
+
+def as_hydra_has_it(overrides: Sequence[str], value: float) -> JobReturn:
+    """The value of a job in the form in which sweepers of Hydra take it."""
+    return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=value)
