@@ -52,7 +52,7 @@ SlurmdLogFile=$folder/slurmd.log
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge/munge.socket
+AuthInfo=socket=$folder/munge/munge.socket,cred_expire=30 # a requeued job waits as long
 CredType=cred/munge
 SwitchType=switch/none
 MpiDefault=none

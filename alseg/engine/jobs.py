@@ -87,9 +87,11 @@ def _signals_passed_on(process: BaseProcess) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number in received:
-        signal.raise_signal(number)
-    if received:  # whoever has set those handlers continues: submitit's one for SIGTERM does nothing
+    for signal_number in dict.fromkeys(received):
+        signal.raise_signal(signal_number)
+    if (
+        received
+    ):  # whoever has set those handlers continues: submitit's one for SIGTERM does nothing
         raise Interrupted(received[0])
 
 

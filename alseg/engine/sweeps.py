@@ -14,6 +14,7 @@ import shlex
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from alseg.config.settings import (
 )
 from alseg.config.trust import untrusted
 from alseg.core.area_under_curve import area_under_budget_curve
-from alseg.core.errors import ConfigError, DataError
+from alseg.core.errors import AlsegError, ConfigError, DataError
 from alseg.engine.jobs import run_in_fork, was_interrupted
 from alseg.run.folder import CONFIG_FILE, START_FILE
 from alseg.run.lock import locked_run
@@ -177,17 +178,22 @@ def wait_until_free(folder: Path, patience_s: float) -> None:
         time.sleep(1)
 
 
-def note_lost(folder: Path, reason: str) -> None:
+def note_lost(config: DictConfig, folder: Path, overrides: Sequence[str], reason: str) -> None:
     """Record that a job has ended without having said how, unless it has finished.
 
     Args:
+        config: the job's composed configuration.
         folder: the job's, which is made if the job has never started.
+        overrides: what the configuration was composed of.
         reason: what the launcher knows of its end.
     """
     job = Job.load(folder)
-    if job.status != FINISHED:
-        folder.mkdir(parents=True, exist_ok=True)
-        Job(FAILED, reason, number=job.number).save(folder)
+    if job.status == FINISHED:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    Job(FAILED, reason, number=job.number).save(folder)
+    with suppress(AlsegError):  # the job itself reports it, when it is run again
+        check_job(config, folder, overrides)
 
 
 def check_job(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:

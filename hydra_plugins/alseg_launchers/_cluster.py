@@ -28,8 +28,10 @@ class ClusterLauncher(Launcher):
     """
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = {
-            name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        self.settings: dict[str, Any] = {
+            name: OmegaConf.to_container(value, resolve=True)
+            if OmegaConf.is_config(value)
+            else value
             for name, value in settings.items()
         }
 
@@ -70,11 +72,16 @@ class ClusterLauncher(Launcher):
 
     def lost(self, overrides: Sequence[str], number: int, reason: str) -> float:
         """Report a job that has ended without a result; returns its value, NaN."""
+        from alseg.config.command_line import typed
         from alseg.engine.sweeps import note_lost
 
-        log.error(f"#{number} {' '.join(overrides)}: {reason}")
-        sweep = self.job_config(overrides, number).hydra.sweep
-        note_lost(Path(sweep.dir, sweep.subdir), reason)
+        config = self.job_config(overrides, number)
+        folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+        own = typed(config.hydra.overrides.task)
+        with open_dict(config):
+            del config["hydra"]
+        log.error(f"[{config.strategy.name} seed {config.seed}] {reason}")
+        note_lost(config, folder, own, reason)
         return math.nan
 
 

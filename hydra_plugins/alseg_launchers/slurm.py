@@ -103,7 +103,7 @@ class SlurmLauncher(ClusterLauncher):
                 if job.paths.result_pickle.is_file():
                     values[index] = self._value(job, job_overrides[index], first + index)
                 elif state in ENDED and job.job_id in ended_before:
-                    reason = f"Slurm's job {job.job_id} is {state}: {ENDED[state]}"
+                    reason = reason_of(job, state)
                     values[index] = self.lost(job_overrides[index], first + index, reason)
                 elif state in ENDED:  # its result may be on the way, over the network
                     ended_before.add(job.job_id)
@@ -121,6 +121,20 @@ class SlurmLauncher(ClusterLauncher):
         except (FailedJobError, UncompletedJobError) as error:
             last = str(error).strip().splitlines()[-1]
             return self.lost(overrides, number, f"Slurm's job {job.job_id} has failed: {last}")
+
+
+def reason_of(job: Any, state: str) -> str:
+    """Why a job has no result, in a sentence.
+
+    Args:
+        job: submitit's.
+        state: Slurm's, one of ``ENDED``.
+    """
+    log_file = job.paths.stdout
+    printed = log_file.read_text(encoding="utf-8", errors="replace") if log_file.is_file() else ""
+    # Slurm says FAILED of a job whose step, and not whose batch script, was out of memory
+    why = "OUT_OF_MEMORY" if state == "FAILED" and "oom-kill event" in printed else state
+    return f"Slurm's job {job.job_id} is {state}: {ENDED[why]} (its log is {log_file})"
 
 
 def states_in_queue(array: str) -> dict[str, str] | None:
