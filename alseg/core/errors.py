@@ -49,6 +49,10 @@ class TrainingError(AlsegError):
     """Training cannot continue."""
 
 
+class ProcessLostError(AlsegError):
+    """Another process of a run on several devices is gone."""
+
+
 class StorageError(AlsegError):
     """A file cannot be written."""
 

@@ -36,9 +36,9 @@ def run_in_fork(
 ) -> int:
     """Call ``function(folder)`` in a process of its own and wait for its end.
 
-    The process is asked to end (SIGTERM) when this one has gone. A signal of a scheduler is passed on
-    to it, and acted on here when it has saved what it has and ended: Slurm kills what is left of a
-    job as soon as its first process has ended.
+    The process is asked to end (SIGTERM) when this one has gone. A signal of a scheduler is passed
+    on to it, and acted on here when it has saved what it has and ended: Slurm kills what is left of
+    a job as soon as its first process has ended.
 
     Args:
         function: of a module, so that it can be named to another process.

@@ -1,7 +1,7 @@
 """``hydra/launcher=ray``: each job of a sweep is a task on a Ray cluster.
 
-Ray says on which node a job runs, and starts it again on another one when its node is lost; there it
-continues from its run folder, which all nodes see.
+Ray says on which node a job runs, and starts it again on another one when its node is lost; there
+it continues from its run folder, which all nodes see.
 
 Rejected: hydra-ray-launcher 1.2, whose pins (``cloudpickle==2.2.1``, an old ``boto3``) do not
 install beside MLflow, and which starts a lost job from the beginning.

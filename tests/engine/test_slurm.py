@@ -103,12 +103,16 @@ class Sweep:
 
 def started(output_dir: Path, folder: Path, log: Path) -> Sweep:
     """Start a sweep of 2 strategies x 2 seeds on Slurm; the last job has too little memory."""
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             sweep_command(output_dir, folder, *SLURM), stdout=file, stderr=file, text=True,
             env=one_thread(),
         )  # fmt: skip
-    found = wait_for(lambda: re.search(r"queue, from (\d+)_0", log.read_text()), 120, "no array")
+
+    def array() -> re.Match[str] | None:
+        return re.search(r"queue, from (\d+)_0", log.read_text(encoding="utf-8"))
+
+    found = wait_for(array, 120, "no array")
     return Sweep(process, folder, found[1])
 
 
