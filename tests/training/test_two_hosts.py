@@ -77,9 +77,14 @@ def two_hosts(folder: Path, *overrides: str) -> Iterator[Hosts]:
         with log.open("w", encoding="utf-8") as file:
             torchruns.append(
                 subprocess.Popen(
-                    command, stdout=file, stderr=file, text=True, encoding="utf-8",
-                    env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
-                )  # fmt: skip
+                    command,
+                    stdout=file,
+                    stderr=file,
+                    text=True,
+                    encoding="utf-8",
+                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                    start_new_session=True,
+                )
             )
     try:
         yield Hosts(torchruns, logs)
