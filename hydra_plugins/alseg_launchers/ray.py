@@ -57,6 +57,7 @@ class RayLauncher(ClusterLauncher):
     def _connected(self) -> Any:
         from alseg.core.errors import ConfigError
 
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # each line has the name of its job
         try:
             import ray
         except ImportError as error:

@@ -364,6 +364,31 @@ def test_a_signal_of_a_scheduler_is_acted_on_when_the_job_has_saved(tmp_path: Pa
     assert Job.load(tmp_path).status == "unfinished"
 
 
+def prints_as_it_saves(folder: Path) -> None:
+    def save(number: int, frame: FrameType | None) -> None:
+        print("stopping after this step", flush=True)
+        (folder / "saved").touch()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, save)
+    (folder / "ready").touch()
+    time.sleep(60)
+
+
+def test_a_job_whose_sweep_was_killed_saves_though_nobody_reads_its_output(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from alseg.engine.jobs import run_in_fork\n"
+        "from tests.engine.test_sweeps import prints_as_it_saves\n"
+        f"run_in_fork(prints_as_it_saves, Path({str(tmp_path)!r}), print)"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    wait_for((tmp_path / "ready").exists, 200)
+    sweep.kill()
+    sweep.wait()
+    wait_for((tmp_path / "saved").exists, 20)
+
+
 def interrupted(own: Sequence[str], folder: Path) -> None:
     print("alseg: interrupted by SIGTERM; continue with: ...", file=sys.stderr)
     sys.exit(143)
