@@ -51,7 +51,7 @@ def judge(this_round: Round, module: SegmentationModule, title: str) -> None:
     experiment = this_round.experiment
     title = f"{this_round.title} · {title}"
     trainer = experiment.make_trainer(
-        logger=False, enable_checkpointing=False, callbacks=progress_callbacks(title)
+        logger=False, enable_checkpointing=False, added_callbacks=progress_callbacks(title)
     )
     trainer.validate(module, experiment.data.val_dataloader(), verbose=False)
     log.info(f"{title} · Dice {module.dice.mean():.3f}")

@@ -126,7 +126,7 @@ def trained_on_proxy(
         logger=False,
         enable_checkpointing=False,
         # Lightning's own handler of SIGTERM would end nothing here
-        callbacks=[
+        added_callbacks=[
             LambdaCallback(on_train_start=lambda *_: interruption.reinstall_handlers()),
             NonFiniteGuard(experiment.on_nonfinite, experiment.folder / "nonfinite_proxy.pt"),
             *progress_callbacks("proxy task"),

@@ -90,6 +90,6 @@ def round_training(
         val_check_interval=min(interval, n_steps),
         limit_val_batches=None if validates else 0,
         logger=list(loggers),
-        callbacks=[best, checkpoint, guard, FinalValidation(), *progress],
+        added_callbacks=[best, checkpoint, guard, FinalValidation(), *progress],
     )
     return Training(trainer, checkpoint, guard, best)

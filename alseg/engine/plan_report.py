@@ -130,7 +130,7 @@ def costs_of(config: DictConfig, cache_folder: Path) -> Costs:
         max_steps=N_WARM_UP + N_STEPS,
         logger=False,
         enable_checkpointing=False,
-        callbacks=[clock],
+        added_callbacks=[clock],
         limit_val_batches=0,
     )
     loader = DataLoader(draws, batch_size=config.data.batch_size, collate_fn=collated)

@@ -30,7 +30,8 @@ class Numbers:
         anisotropy: from this ratio of edges on, an axis is coarse (nnU-Net: 3).
         steps: of a round.
         validations: of a round.
-        rotation: largest angle of the augmentation, in radians.
+        rotation: largest angle of the augmentation about each axis, in radians.
+        rotation_in_slices: the same about a coarse axis, the only one there.
         scaling: largest change of size of the augmentation.
         seen_share: of all voxels of the data set that a step sees at most (nnU-Net: .05).
     """
@@ -48,7 +49,8 @@ class Numbers:
     anisotropy: float = 3.0
     validations: int = 4
     rotation: float = 0.3
-    scaling: float = 0.2
+    rotation_in_slices: float = 0.8
+    scaling: float = 0.35
     seen_share: float = 0.05
 
     def with_changes(self, changes: Mapping[str, Any]) -> Numbers:
@@ -79,13 +81,13 @@ class Numbers:
 CPU = Numbers(
     step_voxels=200_000,
     memory_share=0.25,
-    min_batch=2,
+    min_batch=4,
     max_batch=8,
     coverage=0.125,
     filters=16,
     max_filters=256,
     max_levels=5,
-    steps=1000,
+    steps=1200,
 )
 # Two patches of 128 x 128 x 128 voxels and 32 filters: nnU-Net's default, made for 8 GB.
 GPU = Numbers(

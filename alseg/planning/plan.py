@@ -181,12 +181,17 @@ class _Planner:
         self.take(
             "data.crop_ratios",
             ratios,
-            "of patches around each class: half around background, the rest shared equally",
+            "of patches around each class: equally many, background included",
         )
-        where = "each axis" if coarse is None else "the coarse axis only, within the slices"
+        numbers = self.numbers
+        if coarse is None:
+            angle, where = numbers.rotation, "each axis"
+        else:
+            angle = numbers.rotation_in_slices
+            where = "the coarse axis only, within the slices"
         self.take(
             "data.rotate_range",
-            rules.in_plane(self.numbers.rotation, coarse, rotation=True),
+            rules.in_plane(angle, coarse, rotation=True),
             f"radians, about {where}",
         )
         self.take(

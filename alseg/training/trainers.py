@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import platform
@@ -126,6 +127,7 @@ def make_trainer(
     precision: str = "auto",
     channels_last: bool = False,
     callbacks: Sequence[pl.Callback] = (),
+    added_callbacks: Sequence[pl.Callback] = (),
     **settings: Any,
 ) -> pl.Trainer:
     """A ``pytorch_lightning.Trainer``; ``precision="auto"`` follows the accelerator.
@@ -134,7 +136,8 @@ def make_trainer(
         accelerator: Lightning's, such as ``auto`` or ``cpu``.
         precision: Lightning's, or ``auto``.
         channels_last: see ``ChannelsLast``.
-        callbacks: further ones.
+        callbacks: of the settings (``trainer.callbacks``); each trainer gets copies of its own.
+        added_callbacks: those that a training, an evaluation or a scoring brings, after them.
         settings: Lightning's others.
 
     Raises:
@@ -157,7 +160,11 @@ def make_trainer(
             enable_progress_bar=False,  # RoundProgress shows it
             plugins=[AtomicCheckpoints(), environment, *settings.pop("plugins", ())],
             default_root_dir=os.devnull,
-            callbacks=[*callbacks, *([ChannelsLast()] if channels_last else [])],
+            callbacks=[
+                *copy.deepcopy(list(callbacks)),
+                *added_callbacks,
+                *([ChannelsLast()] if channels_last else []),
+            ],
             **settings,
         )
     except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:

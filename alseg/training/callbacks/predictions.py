@@ -86,5 +86,7 @@ def predict(
         volumes: one at a time.
         callbacks: of the trainer.
     """
-    trainer = make_trainer(logger=False, enable_checkpointing=False, callbacks=list(callbacks))
+    trainer = make_trainer(
+        logger=False, enable_checkpointing=False, added_callbacks=list(callbacks)
+    )
     trainer.predict(module, volumes, return_predictions=False)
