@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,11 @@ class RayLauncher(ClusterLauncher):
             raise ConfigError("hydra/launcher=ray needs Ray: pip install 'alseg[ray]'") from error
         address = self.settings["address"]
         try:
+            check_answers(address)
             ray.init(
                 address=address, ignore_reinit_error=True, log_to_driver=True, logging_level="ERROR"
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"there is no Ray cluster at {address} (hydra.launcher.address): start one with "
                 "ray start --head, or let address=local start one for this sweep"
@@ -87,6 +89,21 @@ class RayLauncher(ClusterLauncher):
             # one process a job: the next one may be given another GPU, which torch cannot change to
             "max_calls": 1,
         }
+
+
+def check_answers(address: str) -> None:
+    """Check that somebody listens at an address; Ray itself tries for minutes.
+
+    Args:
+        address: HOST:PORT, with ``ray://`` before it or not; what is none, such as auto, is Ray's.
+
+    Raises:
+        OSError: if nobody does.
+        ValueError: if the port is no number.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def run_on_node(
