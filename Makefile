@@ -30,8 +30,9 @@ demo: install ## compare strategies on generated CT phantoms (5 minutes on 2 cor
 campaign: install ## an annotation campaign on phantoms, with a program that annotates (3 minutes on 2 cores)
 	OMP_NUM_THREADS=2 $(BIN)/python scripts/campaign.py --folder $(DEMO)_campaign
 
+# Bytecode is kept whatever the environment says: the processes of tests need not compile alseg.
 test: install ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
 lint: install ## check style and format
 	$(BIN)/ruff check .

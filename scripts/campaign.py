@@ -136,10 +136,10 @@ def campaign(folder: Path, settings: Sequence[str] = ()) -> Path:
         visit(run_folder, labels)
         subprocess.run(show(resume), check=True)
     visit(run_folder, labels)
-    waiting = show([*resume, "oracle=person", "oracle.wait=true", "oracle.poll_seconds=2"])
+    waiting = show([*resume, "oracle=person", "oracle.wait=true", "oracle.poll_seconds=1"])
     with subprocess.Popen(waiting) as process:
         while process.poll() is None:
-            time.sleep(4)
+            time.sleep(1)
             visit(run_folder, labels)
     if process.returncode:
         raise SystemExit(process.returncode)

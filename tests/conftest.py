@@ -2,25 +2,111 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
+import multiprocessing
 import os
 import shutil
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import nibabel
 import numpy as np
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import Engine, event
 
+from alseg.config.composition import conf_folder
 from alseg.data.datamodule import TrainingDraws
 from alseg.data.phantom import write_phantom_dataset
+from alseg.engine.jobs import PRELOADED
+from alseg.tracking import mlflow_access
+
+# how long an example may take is not what is tested, and the machine may be busy
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Task04_Hippocampus"
+
+
+def pytest_collection_finish() -> None:
+    # what the imports have left is no garbage: 600 000 objects, 0.4 s each time they are searched
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _conf_is_read_once() -> Iterator[None]:
+    # a command reads 30 files twice, which costs a third of the time until it tells of bad input
+    Plugins.instance()  # finds the source of files
+    source = SourcesRegistry.instance().resolve("file")
+    read = source.load_config
+    parsed: dict[tuple[str, str], ConfigResult] = {}
+
+    def load_config(self: ConfigSource, config_path: str) -> ConfigResult:
+        if self.path != conf_folder():  # a test's own files change
+            return read(self, config_path)
+        key = (self.provider, config_path)
+        if key not in parsed:
+            parsed[key] = read(self, config_path)
+        return copy.deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "load_config", load_config)
+        # the first time, for hydra.mode, which no test sets
+        patch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_failure() -> Iterator[None]:
+    # a smoke run writes 50 files, and would wait 0.6 s until the disk has them
+    @event.listens_for(Engine, "connect")
+    def do_not_wait(connection: Any, record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)  # it is open
+        yield
+    event.remove(Engine, "connect", do_not_wait)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stores_are_copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # MLflow makes a store in hundreds of steps, which take a second
+    template = tmp_path_factory.mktemp("template") / "mlflow.db"
+
+    def make(uri: str, artifacts: str) -> SqlAlchemyStore:
+        if not template.exists():
+            SqlAlchemyStore(f"sqlite:///{template}", artifacts).engine.dispose()
+        shutil.copyfile(template, uri.removeprefix("sqlite:///"))
+        return SqlAlchemyStore(uri, artifacts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_access, "SqlAlchemyStore", make)
+        yield
+
+
+@pytest.fixture
+def stores_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let MLflow make the stores of a test, step by step."""
+    monkeypatch.setattr(mlflow_access, "SqlAlchemyStore", SqlAlchemyStore)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -151,6 +237,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
 
     monkeypatch.setattr(TrainingDraws, "__init__", noted)
     return found
+
+
+def clean_processes() -> ForkServerContext:
+    """Processes without the threads of other tests, which do not pay for the imports again."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def are_equal(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:

@@ -42,7 +42,7 @@ def run_in_terminal(
     columns: int = 80,
     term: str = "xterm-256color",
     type_after: tuple[str, str] | None = None,
-    seconds: float = 120.0,
+    seconds: float = 300.0,
     environment: dict[str, str] | None = None,
 ) -> Session:
     """Run ``python ARGUMENTS`` in a pseudo-terminal.
@@ -89,7 +89,7 @@ def run_in_terminal(
             if type_after is not None and type_after[0].encode() in raw:
                 os.write(master, type_after[1].encode())
                 type_after = None
-        exit_code = child.wait(timeout=30)
+        exit_code = child.wait(timeout=120)
     finally:
         os.close(master)
     return Session(exit_code, raw, _seen(raw, columns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from alseg.data.file_types import NIFTI_ENDINGS
+from alseg.data.file_types import ANSWER_ENDINGS
 from alseg.run.folder import ANSWERS_FOLDER, DRAFTS_FOLDER, UNCERTAINTY_FOLDER
 from alseg.run.requests import Item, Request
 
@@ -31,9 +31,9 @@ class Place:
 
     @property
     def answer(self) -> Path | None:
-        """The label that has been handed in, as a file of either ending."""
+        """The label that has been handed in, as a file of any of its endings."""
         paths = [
-            self.folder / ANSWERS_FOLDER / f"{self.case_id}{ending}" for ending in NIFTI_ENDINGS
+            self.folder / ANSWERS_FOLDER / f"{self.case_id}{ending}" for ending in ANSWER_ENDINGS
         ]
         return next((path for path in paths if path.exists() or path.is_symlink()), None)
 

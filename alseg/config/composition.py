@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,18 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         return compose("config", list(overrides))
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         return compose("config", list(overrides))
+
+
+def known_settings() -> tuple[str, ...]:
+    """The settings and groups that ``conf/`` has at its top level."""
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None
+    return _known_settings(str(loader.get_search_path()) if loader else conf_folder())
+
+
+@functools.cache  # composing takes 0.1 s
+def _known_settings(search_path: str) -> tuple[str, ...]:
+    return tuple(map(str, composed([])))
 
 
 def instantiate(node: Any, **arguments: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import PurePath
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".nrrd", ".mha", ".mhd")  # NRRD and MetaImage
 ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)
+ANSWER_ENDINGS = (*NIFTI_ENDINGS, ".nrrd")  # of labels that people hand in, each one whole file
 _CHANNEL = re.compile(r"^(?P<case>.+)_\d{4}$")
 
 

@@ -25,7 +25,7 @@ from alseg.active.round import start_again
 from alseg.active.round_loop import end_of_rounds, prepare, run_rounds
 from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste, with_later
-from alseg.config.composition import composed
+from alseg.config.composition import composed, known_settings
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
 from alseg.config.messages import print_error
 from alseg.config.planned import planned, same_plan
@@ -281,7 +281,7 @@ def check_settings_are_read(config: DictConfig) -> None:
     if now := moved(flat(OmegaConf.to_container(config))):
         raise ConfigError(now)
     text = OmegaConf.to_yaml(config)
-    known = list(composed([]))
+    known = known_settings()
     for name in map(str, config):
         if name not in known and f"${{{name}" not in text:
             raise ConfigError(

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from alseg.core.errors import DataError
-from alseg.data.file_types import NIFTI_ENDINGS, name_without_ending
+from alseg.data.file_types import ANSWER_ENDINGS, name_without_ending
 from alseg.data.findings import listed
 from alseg.run.folder import ANSWERS_FILE, ANSWERS_FOLDER, REQUEST_TABLE, REQUESTS_FOLDER
 from alseg.system.files import write_atomically
 
 CONFIRMED = ".confirmed"  # behind the case, the name of the empty file that confirms a label
+_SLICER_SEGMENTATION = ".seg.nrrd"  # may be cropped, and numbers segments as it likes
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,16 @@ class AnswerFiles:
         for path in sorted(folder.iterdir()):
             if path.name == ANSWERS_FILE or path.name.startswith("."):
                 continue
-            if path.name.endswith(NIFTI_ENDINGS):
+            if path.name.endswith(_SLICER_SEGMENTATION):
+                found.remarks.append(
+                    f"{path} is not read: it is a segmentation of 3D Slicer, which is no label "
+                    "yet; there, Export to files writes one, as CASE.nii.gz"
+                )
+            elif path.name.endswith(ANSWER_ENDINGS):
                 by_case.setdefault(name_without_ending(path), []).append(path)
             elif CONFIRMED not in path.name:
                 found.remarks.append(
-                    f"{path} is not read: save labels as NIfTI, under the name CASE.nii.gz"
+                    f"{path} is not read: save labels as CASE.nii.gz, .nii or .nrrd"
                 )
         details = details_of_answers(folder / ANSWERS_FILE, self.case_ids, found.remarks)
         for case_id, paths in by_case.items():

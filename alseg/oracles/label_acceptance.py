@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from alseg.core.errors import DataError
+from alseg.data.file_types import NIFTI_ENDINGS
 from alseg.data.task import Task
 from alseg.data.volumes import write_nifti
 from alseg.oracles.annotations import Annotation, Annotations
@@ -56,7 +57,7 @@ def accept(
     content = path.read_bytes()
     if checksum(content) != before:
         raise DataError(f"{path} has changed while it was read; it is looked at again")
-    if checked.is_exact:
+    if checked.is_exact and path.name.endswith(NIFTI_ENDINGS):
         write = partial(_write_copy, content, path.suffix == ".gz")
     else:
         write = partial(_write_on_grid, task, case_id, checked)

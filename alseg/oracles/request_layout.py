@@ -8,13 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from alseg.core.units import Query
-from alseg.data.file_types import ITK_ENDINGS, NIFTI_ENDINGS, ending_of, name_without_ending
+from alseg.data.file_types import (
+    ANSWER_ENDINGS,
+    ITK_ENDINGS,
+    NIFTI_ENDINGS,
+    ending_of,
+    name_without_ending,
+)
 from alseg.data.task import Task
 from alseg.data.volumes import exact_voxels, save_nifti
 from alseg.oracles.base import Propose
 from alseg.run.folder import (
     ANSWERS_FILE,
     ANSWERS_FOLDER,
+    CLASS_NAMES_FILE,
     PROPOSALS_FOLDER,
     REQUEST_README,
     REQUEST_TABLE,
@@ -25,6 +32,11 @@ from alseg.run.folder import (
 from alseg.run.requests import Item, Request, proposal_file, read_request, write_request
 from alseg.system.distributed import rank, wait_for_all
 from alseg.system.files import checksum_of, clean_temporaries, replacing, write_atomically
+
+# of the classes in ITK-SNAP, as it has them itself; the background has none
+_COLOURS = (
+    (0, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255),
+)  # fmt: skip
 
 
 def lay_out(
@@ -62,6 +74,7 @@ def lay_out(
             items.append(Item(item.unit, item.score, images, proposal, left))
         request, classes = replace(request, items=tuple(items)), values_of_labels(task)
         write_atomically(folder / REQUEST_README, readme_of(request, classes))
+        write_atomically(folder / CLASS_NAMES_FILE, label_descriptions(classes))
         write_request(run_folder, request, classes)
     wait_for_all()
 
@@ -72,6 +85,21 @@ def values_of_labels(task: Task) -> dict[int, str]:
     if task.ignore_value is not None:
         classes[task.ignore_value] = "ignored: a voxel that is left out"
     return classes
+
+
+def label_descriptions(classes: Mapping[int, str]) -> str:
+    """The classes as ITK-SNAP reads them: value, red, green, blue, opacity, two flags, name.
+
+    Args:
+        classes: the name of each value that a label may hold.
+    """
+    lines = []
+    for number, (value, name) in enumerate(classes.items()):
+        red, green, blue = _COLOURS[number % len(_COLOURS)] if value else (0, 0, 0)
+        shown = int(value > 0)  # in the planes, and in 3D
+        text = " ".join(name.replace('"', "'").split())
+        lines.append(f'{value} {red} {green} {blue} {shown} {shown} {shown} "{text}"\n')
+    return "".join(lines)
 
 
 def readme_of(request: Request, classes: Mapping[int, str]) -> str:
@@ -110,7 +138,7 @@ def labels_left_over(run_folder: Path) -> dict[str, Path]:
     return {
         name_without_ending(path): path
         for path in files
-        if path.name.endswith(NIFTI_ENDINGS) and path.is_file() and not path.is_symlink()
+        if path.name.endswith(ANSWER_ENDINGS) and path.is_file() and not path.is_symlink()
     }
 
 

@@ -32,6 +32,7 @@ PICTURES_FOLDER, MAPS_FOLDER = "pictures", "maps"  # of its first volumes
 REQUESTS_FOLDER, INITIAL_REQUEST = "requests", "initial"
 REQUEST_FILE, REQUEST_TABLE, WORKLIST_FILE = "request.json", "request.csv", "worklist.csv"
 REQUEST_README = "README.txt"  # what to do, for whoever annotates
+CLASS_NAMES_FILE = "itksnap_labels.txt"  # the classes, as ITK-SNAP reads them
 PROPOSALS_FOLDER, ANSWERS_FOLDER = "labels/original", "labels/final"  # as MONAI Label has them
 UNCERTAINTY_FOLDER = "uncertainty"
 ANSWERS_FILE = "answers.csv"  # beside the answers: who made them, in how many minutes

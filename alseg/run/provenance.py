@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,15 @@ def this_process() -> dict[str, Any]:
         "git": git_commit(Path(__file__)) or "no checkout",
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": dict(sorted((d.name, d.version) for d in distributions())),
+        "packages": package_versions(),
     }
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """The versions of all packages that are installed."""
+    found = (package.metadata for package in distributions())  # each access reads the file
+    return dict(sorted((metadata["Name"], metadata["Version"]) for metadata in found))
 
 
 def train_command() -> str:

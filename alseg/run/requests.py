@@ -22,7 +22,13 @@ from alseg.run.folder import (
     WORKLIST_FILE,
     request_folder,
 )
-from alseg.system.files import checksum_of, read_json, write_atomically, write_json
+from alseg.system.files import (
+    checksum_of,
+    name_file_in_errors,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 OPEN, ANNOTATED, REFUSED = "open", "annotated", "refused"  # the states of a unit
 RETURNED = "returned to the pool"  # a round goes ahead without it
@@ -110,6 +116,9 @@ def write_request(run_folder: Path, request: Request, classes: Mapping[int, str]
 def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) -> None:
     """Write ``request.csv``: order, case, score and state of each unit.
 
+    The file is as old as the last call, whether or not anything in it has changed: a label that is
+    newer has not been looked at.
+
     Args:
         run_folder: the run's.
         request: what is asked for.
@@ -121,7 +130,10 @@ def write_states(run_folder: Path, request: Request, states: Mapping[str, str]) 
     ]
     path = request_folder(run_folder, request.name) / REQUEST_TABLE
     text = pd.DataFrame(rows, columns=["order", "case", "score", "state"]).to_csv(index=False)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        with name_file_in_errors(path):
+            path.touch()
+    else:
         write_atomically(path, text)
 
 

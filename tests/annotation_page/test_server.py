@@ -48,7 +48,7 @@ class Site:
     ) -> tuple[int, bytes, dict[str, str]]:
         """Ask for a path below the token, or for one as it is."""
         parts = urlsplit(self.address)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=120)
         body = said if isinstance(said, bytes) or said is None else json.dumps(said).encode()
         method = method or ("GET" if body is None else "POST")
         target = path if raw else f"{parts.path}{path}"

@@ -48,7 +48,7 @@ RUN = (
 )
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
     """What the condition gives, once it gives something."""
     deadline = time.monotonic() + seconds
     while True:
@@ -83,16 +83,24 @@ class Page:
         found: list[Any] = self.browser.find_elements("css selector", selector)
         return found
 
-    def press(self, selector: str) -> None:
+    def fresh(self, act: Callable[[], Any]) -> Any:
+        """What comes of an act, again if the page renews its elements meanwhile."""
         from selenium.common.exceptions import StaleElementReferenceException
 
-        try:
-            self.find(selector)[0].click()
-        except StaleElementReferenceException:  # the list of cases was just renewed
-            self.find(selector)[0].click()
+        def results() -> list[Any]:
+            try:
+                return [act()]
+            except (StaleElementReferenceException, IndexError):  # such as the list of cases
+                return []
+
+        return until(results, "elements that stay")[0]
+
+    def press(self, selector: str) -> None:
+        self.fresh(lambda: self.find(selector)[0].click())
 
     def text(self, selector: str) -> str:
-        return " ".join(element.text for element in self.find(selector))
+        text: str = self.fresh(lambda: " ".join(found.text for found in self.find(selector)))
+        return text
 
     def run(self, script: str) -> Any:
         self.browser.switch_to.window(self.tab)
@@ -164,7 +172,7 @@ def process(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         if running.poll() is None:
             running.terminate()
-        running.wait(timeout=60)
+        running.wait(timeout=120)
         log.close()
 
 

@@ -293,4 +293,4 @@ def test_a_stored_order_of_axes_changes_no_plan(plan: Plan, tmp_path: Path) -> N
     ras, spr = (yaml.safe_load(done.out) for done in outputs)
     assert ras["data.spacing_mm"] == spr["data.spacing_mm"] == [2.0, 1.5, 9.0]
     assert ras["data.patch_size"] == spr["data.patch_size"]
-    assert ras["data.rotate_range"] == spr["data.rotate_range"] == [0.0, 0.0, 0.3]
+    assert ras["data.rotate_range"] == spr["data.rotate_range"] == [0.0, 0.0, 0.8]

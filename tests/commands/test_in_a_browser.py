@@ -15,7 +15,7 @@ from alseg.tracking.charts import experiment_id, free_port, prepared_charts, ser
 from tests.conftest import Outcome
 
 
-def shows(browser: Any, *wanted: str, seconds: float = 60) -> str:
+def shows(browser: Any, *wanted: str, seconds: float = 240) -> str:
     """Wait until the page's text has all that is wanted; returns the text."""
     deadline = time.monotonic() + seconds
     while True:
@@ -24,15 +24,15 @@ def shows(browser: Any, *wanted: str, seconds: float = 60) -> str:
         if not missing:
             return text
         assert time.monotonic() < deadline, f"the page lacks {missing}:\n{text}"
-        time.sleep(0.5)
+        time.sleep(0.1)
 
 
-def plotted(browser: Any, seconds: float = 60) -> list[list[tuple[float, float]]]:
+def plotted(browser: Any, seconds: float = 240) -> list[list[tuple[float, float]]]:
     """The points of each curve that plotly has drawn."""
     deadline = time.monotonic() + seconds
     while not browser.find_elements("css selector", ".js-plotly-plot .scatterlayer .trace"):
         assert time.monotonic() < deadline, "no curve was drawn"
-        time.sleep(0.5)
+        time.sleep(0.1)
     curves = browser.execute_script(
         "return document.querySelector('.js-plotly-plot').data.map(t => [[...t.x], [...t.y]])"
     )

@@ -1,10 +1,8 @@
-"""The maps and the notebook, on the run folders of a real smoke sweep."""
+"""The maps and the notebook, on the run folders of two smoke runs."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -16,6 +14,7 @@ from alseg.comparison.runs import find_run_folders, read_run
 from alseg.core.errors import ConfigError, DataError
 from alseg.engine.maps import case_maps
 from alseg.strategies.measures import variance
+from tests.smoke_runs import run_smoke
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "scripts" / "results_uncertainty_analysis.ipynb"
@@ -25,12 +24,8 @@ NOTEBOOK = ROOT / "scripts" / "results_uncertainty_analysis.ipynb"
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random and a variance run on phantoms."""
     folder = tmp_path_factory.mktemp("smoke")
-    command = [
-        sys.executable, "-m", "alseg.train", "-m", "experiment=smoke", "trainer=cpu",
-        "tracking=none", "strategy=random,variance", f"output_dir={folder}",
-    ]  # fmt: skip
-    paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    subprocess.run(command, check=True, cwd=folder, env=os.environ | {"PYTHONPATH": paths})
+    for strategy in ("random", "variance"):
+        run_smoke(folder / strategy, folder, f"strategy={strategy}", "pictures=1")
     return folder
 
 

@@ -1,5 +1,4 @@
 import contextlib
-import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from alseg.data.cache import VolumeCache, axis_findings
 from alseg.data.formats.msd import read_msd
 from alseg.data.task import Case, Task
 from alseg.system.files import read_tensors, write_tensors
-from tests.conftest import write_msd
+from tests.conftest import clean_processes, write_msd
 
 
 @pytest.fixture
@@ -298,7 +297,7 @@ def _fill(root: Path, folder: Path) -> list[str]:
 
 
 def test_two_jobs_at_once_do_not_work_twice(phantoms: Path, tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as jobs:
+    with clean_processes().Pool(2) as jobs:
         done = jobs.starmap(_fill, [(phantoms, tmp_path)] * 2)
     assert sorted(done[0] + done[1]) == list(read_msd(phantoms).cases)
 

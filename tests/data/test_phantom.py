@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from alseg.data import phantom
 from alseg.data.formats.msd import read_msd
 from alseg.data.headers import check_headers
 from alseg.data.phantom import is_hard, write_phantom_dataset
+from tests.conftest import clean_processes
 
 Volume = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -201,8 +201,7 @@ def _write(root: str) -> str:
 
 
 def test_two_processes_leave_one_complete_folder(tmp_path: Path) -> None:
-    # spawn, not fork: the test process may hold the threads of other tests
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with clean_processes().Pool(2) as pool:
         first, second = pool.map(_write, [str(tmp_path)] * 2, chunksize=1)
     assert first == second
     left = [path for path in tmp_path.iterdir() if path.is_dir()]

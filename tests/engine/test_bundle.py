@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from alseg.config.composition import conf_folder, instantiate
 from alseg.core.errors import ConfigError
 from alseg.engine.bundle import as_dictionary_transform, check_is_monais, check_is_plain, datalist
+from alseg.predict import main as predict
 from alseg.system.files import read_json, write_json
 from tests.conftest import Outcome
 from tests.planning.builders import with_a_plan
@@ -95,7 +96,12 @@ def export(
 
 @pytest.mark.parametrize("code", [WITHOUT_ALSEG, WORKFLOW], ids=["parts", "workflow"])
 def test_a_bundle_segments_as_alseg_does_without_alseg(
-    export: Export, run: Path, shared: Path, tmp_path: Path, code: str
+    export: Export,
+    run: Path,
+    shared: Path,
+    tmp_path: Path,
+    code: str,
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> None:
     if code is WORKFLOW and find_spec("ignite") is None:
         pytest.skip("MONAI's workflow needs pytorch-ignite")
@@ -107,8 +113,9 @@ def test_a_bundle_segments_as_alseg_does_without_alseg(
     for index in range(3):
         shutil.copy(dataset.parent / "imagesTr" / f"phantom_{index:03d}.nii.gz", images)
     one, other = tmp_path / "with_alseg", tmp_path / "without"
-    command = [sys.executable, "-m", "alseg.predict", str(run), f"images={images}", "trainer=cpu"]
-    subprocess.run([*command, f"output={one}"], check=True, capture_output=True)
+    settings = (str(run), f"images={images}", f"output={one}", "trainer=cpu")
+    exit_code, _, err = call_entry_point(predict, *settings)
+    assert exit_code == 0, err
     arguments = [str(folder) for folder in (done.folder, images, other)]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=tmp_path)
     names = sorted(path.name for path in images.iterdir())

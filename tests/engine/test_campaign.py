@@ -345,7 +345,7 @@ def test_real_volumes_end_with_the_bits_of_the_simulation(
     train: Train, hippocampus: Path, tmp_path: Path
 ) -> None:
     everything = read_msd(hippocampus).cases
-    ids = sorted(everything)[:60]
+    ids = sorted(everything)[:40]
     whole, _ = move_labels_away(hippocampus, tmp_path / "whole", (), only=ids)
     training = split_by_fraction(ids, validation=0.1, test=0.2, seed=0).training
     data, labels = move_labels_away(hippocampus, tmp_path / "campaign", training, only=ids)

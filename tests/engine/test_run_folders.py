@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
+from importlib import import_module
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -16,7 +18,6 @@ from alseg.run.folder import CONFIG_FILE, OWNER_FILE, STATE_FILE
 from alseg.run.lock import locked_run
 from alseg.run.state import RunState
 from tests.smoke_runs import run_smoke, smoke_config
-from tests.system.test_environment import run_command
 
 N_RUNS = 6
 
@@ -37,7 +38,7 @@ def test_runs_that_start_at_one_moment_get_folders_of_their_own(tmp_path: Path) 
     for run in runs:
         run.start()
     for run in runs:
-        run.join(60)
+        run.join(300)
     claimed = {path.parent.name: path.name for path in folder.parent.glob("*/run_*")}
     assert sorted(claimed) == [folder.name, *(f"{folder.name}_{n}" for n in range(2, N_RUNS + 1))]
     assert sorted(claimed.values()) == [f"run_{number}" for number in range(N_RUNS)]
@@ -58,7 +59,7 @@ def test_the_folder_of_a_process_that_died_before_its_run_started_is_used_again(
     context = multiprocessing.get_context("fork")
     dying = context.Process(target=claim, args=(tmp_path / "a",))
     dying.start()
-    dying.join(60)
+    dying.join(300)
     assert (tmp_path / "a" / OWNER_FILE).is_file()
     assert claim(tmp_path / "a").name == "a"
     assert claim(tmp_path / "a").name == "a_2"  # this process is alive
@@ -74,8 +75,12 @@ def test_a_claim_is_given_up_with_a_run_that_has_not_started(tmp_path: Path) -> 
 
 
 def test_a_folder_is_what_its_name_says_whatever_it_is_called(
-    tmp_path: Path, phantoms: Path
+    tmp_path: Path,
+    phantoms: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_entry_point: Callable[..., tuple[int, str, str]],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     output, data = tmp_path / "a ${x} b, c='d' ${now:%Y}", tmp_path / "${seed}"
     data.symlink_to(phantoms)
     settings = (
@@ -84,9 +89,10 @@ def test_a_folder_is_what_its_name_says_whatever_it_is_called(
     )  # fmt: skip
 
     def call(module: str, *arguments: str) -> str:
-        done = run_command(tmp_path, f"alseg.{module}", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        main = import_module(f"alseg.{module}").main
+        exit_code, out, err = call_entry_point(main, *arguments)
+        assert exit_code == 0, out + err
+        return out
 
     call("train", *settings, override("data.task.root", data))
     (run,) = (output / "smoke").iterdir()

@@ -137,11 +137,11 @@ def test_a_killed_sweep_resumes_to_the_same_result(
     # As many threads as each of the parallel jobs had: sums depend on it in the last digits.
     threads = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
     killed = sweep(tmp_path, *jobs, env=threads)
-    (second,) = wait_for(lambda: list(tmp_path.glob("smoke/sweep_*/variance_*/state.json")), 200)
-    wait_for(lambda: RunState.load(second.parent).finished_rounds, 60)
+    (second,) = wait_for(lambda: list(tmp_path.glob("smoke/sweep_*/variance_*/state.json")))
+    wait_for(lambda: RunState.load(second.parent).finished_rounds)
     killed.send_signal(signal.SIGKILL)  # only the sweep: its job must not continue without it
-    killed.communicate(timeout=60)
-    wait_for(lambda: is_free(second.parent), 20)
+    killed.communicate(timeout=300)
+    wait_for(lambda: is_free(second.parent))
     first = job_folders(second.parent.parent)["random_seed1"]
     log_before = (first / "job.log").read_text()
 
@@ -173,7 +173,7 @@ def is_free(folder: Path) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline

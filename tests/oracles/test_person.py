@@ -145,6 +145,11 @@ def test_a_request_of_many_classes_is_read_as_it_was_written(
     assert request.case_ids == HIDDEN[:1]
     said = (tmp_path / "run" / "requests" / "initial" / "README.txt").read_text()
     assert "  9 = organ_9\n  10 = organ_10\n" in said
+    named = (tmp_path / "run" / "requests" / "initial" / "itksnap_labels.txt").read_text()
+    lines = named.splitlines()
+    assert lines[0] == '0 0 0 0 0 0 0 "background"'
+    assert lines[1] == '1 255 0 0 1 1 1 "organ_1"'
+    assert [line.split()[0] for line in lines] == [str(value) for value in range(13)]
 
 
 def test_where_there_are_no_links_images_are_copied(
@@ -393,6 +398,7 @@ def test_what_does_not_belong_there_is_told(
     oracle.request("round_01", query, {})
     folder = final(oracle, "x").parent
     (folder / "case_01.seg.nrrd").write_bytes(b"nrrd")
+    (folder / "case_01.txt").write_text("a tumour")
     (folder / "case_99.nii.gz").write_bytes(b"")
     hand_in(campaign, oracle, CASES[0], HIDDEN[3])
     final(oracle, HIDDEN[0]).symlink_to(campaign[1] / f"{HIDDEN[0]}.nii.gz")
@@ -401,7 +407,8 @@ def test_what_does_not_belong_there_is_told(
     plain.write_bytes(gzip.decompress(final(oracle, HIDDEN[1]).read_bytes()))
     assert oracle.annotate(query).pending == query
     for messages in (
-        "case_01.seg.nrrd is not read: save labels as NIfTI",
+        "case_01.seg.nrrd is not read: it is a segmentation of 3D Slicer",
+        "case_01.txt is not read: save labels as CASE.nii.gz, .nii or .nrrd",
         "case_99.nii.gz is of no case",
         "case_00.nii.gz is not used: the data set has a label for case_00",
         "not asked for, and not used: 1 label(s), case_04; oracle.accept_unrequested=true",
@@ -654,7 +661,7 @@ def test_a_kill_at_any_write_of_a_request_loses_and_doubles_nothing(
             "round_01", query, {}, propose(campaign[0])
         )
     assert renamed[-1] == "request.json"
-    assert len(renamed) == 4
+    assert len(renamed) == 5
     for number in range(len(renamed)):
         folder = tmp_path / f"run_{number}"
         oracle = PersonOracle(campaign[0], folder, settle_seconds=0)

@@ -133,7 +133,7 @@ def test_what_is_given_stays_and_the_rest_follows() -> None:
     assert {name: plan.values[name] for name in given_values} == given_values
     assert plan.reasons["data.patch_size"] == "as it was set, not planned"
     assert plan.values["model.kernel_size"][0] == [3, 3, 1]
-    assert plan.values["data.rotate_range"] == [0.0, 0.0, 0.3]
+    assert plan.values["data.rotate_range"] == [0.0, 0.0, 0.8]
     assert plan.values["val_interval"] == 10
     assert plan.values["data.batch_size"] == CPU.max_batch
 

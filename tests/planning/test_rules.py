@@ -156,11 +156,12 @@ def test_a_batch_has_the_voxels_of_a_step() -> None:
     def batch(patch: tuple[int, ...], n_voxels: float = 1e9, fits: int = 99) -> int:
         return rules.batch_size(patch, n_voxels, CPU, lambda n: n <= fits)
 
-    assert batch((40, 40, 40)) == 3  # of 64,000 voxels, with 200,000 a step
+    assert batch((32, 32, 32)) == 6  # of 32,768 voxels, with 200,000 a step
+    assert batch((40, 40, 40)) == CPU.min_batch
     assert batch((96, 96, 20)) == CPU.min_batch
     assert batch((8, 8, 8)) == CPU.max_batch
-    assert batch((32, 32, 32), fits=4) == 4
-    assert batch((32, 32, 32), n_voxels=60 * 32**3) == 3  # a twentieth of the data set
+    assert batch((32, 32, 32), fits=5) == 5
+    assert batch((32, 32, 32), n_voxels=100 * 32**3) == 5  # a twentieth of the data set
     assert batch((32, 32, 32), n_voxels=32**3) == CPU.min_batch
 
 
@@ -178,9 +179,9 @@ def test_thick_slices_are_turned_within_and_not_stretched_across() -> None:
     assert rules.in_plane(0.2, None, rotation=True) == [0.2, 0.2, 0.2]
 
 
-def test_half_of_the_patches_lie_around_the_background() -> None:
+def test_equally_many_patches_lie_around_each_class_and_the_background() -> None:
     assert rules.crop_ratios(2) == [1, 1]
-    assert rules.crop_ratios(4) == [3, 1, 1, 1]
+    assert rules.crop_ratios(4) == [1, 1, 1, 1]
 
 
 def test_ct_is_clipped_and_scaled_alike_in_all_scans() -> None:

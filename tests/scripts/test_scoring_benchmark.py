@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,19 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_acquisition.py"
 BENCHMARK = runpy.run_path(str(SCRIPT))
 
 
-def quick(folder: Path) -> dict[str, Any]:
-    command = [sys.executable, str(SCRIPT), "--quick", "--device=cpu", f"--folder={folder}"]
-    subprocess.run(command, check=True, cwd=folder)
+def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    command = [str(SCRIPT), "--quick", "--device=cpu", f"--folder={folder}"]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.chdir(folder)
+    BENCHMARK["main"]()
     results: dict[str, Any] = json.loads((folder / "quick_all.json").read_text())
     return results
 
 
-def test_quick_measures_all_ways_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    results = quick(tmp_path)
+def test_quick_measures_all_ways_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = quick(tmp_path, monkeypatch)
     ways = {line["way"]: line for line in results["summary"] if line["T"] == 10}
     forwards = {name: line["forwards / plain"] for name, line in ways.items()}
     assert forwards["exact (shared prefix)"] == pytest.approx(10)
@@ -37,7 +40,7 @@ def test_quick_measures_all_ways_and_goes_on_where_it_was(tmp_path: Path) -> Non
 
     del results["row/gate 0.5 | 10 | 1"]
     (tmp_path / "quick_all.json").write_text(json.dumps(results))
-    again = quick(tmp_path)
+    again = quick(tmp_path, monkeypatch)
     assert again.keys() == results.keys() | {"row/gate 0.5 | 10 | 1"}
     assert again["deterministic"] == results["deterministic"]  # seconds, too
 

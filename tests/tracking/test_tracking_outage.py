@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import multiprocessing
 import os
 import re
@@ -23,6 +24,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
+from sqlalchemy import Engine, event
 
 from alseg.core.errors import ConfigError, DiskFullError
 from alseg.tracking import mlflow_access as access
@@ -83,18 +85,25 @@ def test_any_class_name_becomes_a_metric_of_its_own(
     assert "../bad" in caplog.text
 
 
-def build_store(folder: Path) -> None:
+def build_store(folder: Path, kill_at: float = math.inf) -> None:
+    """Make a store; this process is killed once its file has so many bytes."""
+
+    def look(*event: object) -> None:
+        if any(path.stat().st_size >= kill_at for path in folder.glob(".tmp-*-mlflow.db")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "before_cursor_execute", look)
     MLflowTracker(f"sqlite:///{folder}/mlflow.db", "killed", "run")
+    event.remove(Engine, "before_cursor_execute", look)
 
 
 @pytest.mark.parametrize("size_kib", [1, 300])
-def test_a_kill_while_the_store_is_made_leaves_none(tmp_path: Path, size_kib: int) -> None:
-    job = multiprocessing.get_context("fork").Process(target=build_store, args=(tmp_path,))
+def test_a_kill_while_the_store_is_made_leaves_none(
+    tmp_path: Path, size_kib: int, stores_are_made: None
+) -> None:
+    context = multiprocessing.get_context("fork")
+    job = context.Process(target=build_store, args=(tmp_path, size_kib * 1024))
     job.start()
-    while job.is_alive():
-        if any(p.stat().st_size >= size_kib * 1024 for p in tmp_path.glob(".tmp-*-mlflow.db")):
-            job.kill()
-        time.sleep(0.001)
     job.join()
     assert job.exitcode == -signal.SIGKILL
     assert not (tmp_path / "mlflow.db").exists()
@@ -201,7 +210,9 @@ def open_and_write(folder: Path, number: int, start: Barrier) -> None:
     run.trackers.close("FINISHED")
 
 
-def test_several_processes_share_a_fresh_sqlite_store(tmp_path: Path) -> None:
+def test_several_processes_share_a_fresh_sqlite_store(
+    tmp_path: Path, stores_are_made: None
+) -> None:
     context = multiprocessing.get_context("fork")  # MLflow has been imported: no seconds apart
     start = context.Barrier(N_JOBS)
     jobs = [
@@ -265,7 +276,7 @@ def server(folder: Path, port: int) -> Iterator[None]:
         deadline = time.monotonic() + 240
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).close()
                 break
             except OSError:
                 assert process.poll() is None, (folder / "server.log").read_text()

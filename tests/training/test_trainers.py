@@ -1,7 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from alseg.core.errors import ConfigError
 from alseg.system.console import duration
@@ -71,6 +74,26 @@ def test_channels_last_holds_in_training_evaluation_and_scoring(
     assert not any(last.values())
     first_dice = [s["history"][0]["test_dice"] for s in (state, plain)]
     assert first_dice[0] == pytest.approx(first_dice[1], abs=0.01)  # other last bits
+
+
+def test_callbacks_of_the_settings_take_part_in_each_training_with_a_state_of_their_own(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_steps: list[int] = []
+    counted = EMAWeightAveraging.on_train_batch_end
+
+    def watched(self: EMAWeightAveraging, trainer: Trainer, *rest: Any) -> None:
+        if trainer.global_step == 1:
+            first_steps.append(self._latest_update_step)
+        counted(self, trainer, *rest)
+
+    monkeypatch.setattr(EMAWeightAveraging, "on_train_batch_end", watched)
+    average = "{_target_: pytorch_lightning.callbacks.EMAWeightAveraging, decay: 0.9}"
+    settings = ("pool.rounds=2", "steps_per_round=4")
+    averaged = run_smoke(tmp_path / "average", shared, f"+trainer.callbacks=[{average}]", *settings)
+    assert first_steps == [0, 0]
+    plain = run_smoke(tmp_path / "plain", shared, *settings)
+    assert averaged["history"][0]["val_dice"] != plain["history"][0]["val_dice"]
 
 
 def test_channels_last_is_a_switch() -> None:
