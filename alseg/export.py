@@ -1,6 +1,6 @@
-"""Write a network as a MONAI bundle: ``python -m alseg.export RUN_FOLDER bundle=FOLDER``.
+"""Hand on what a run has: ``python -m alseg.export RUN_FOLDER bundle=FOLDER`` or ``nnunet=FOLDER``.
 
-An entry point: ``alseg.engine.bundle`` does the work.
+An entry point: ``alseg.engine.bundle`` and ``alseg.engine.nnunet_export`` do the work.
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ from alseg.config.command_line import with_run
 from alseg.config.composition import conf_folder
 from alseg.config.entry_points import run_hydra_entry_point
 from alseg.config.messages import report_errors
+from alseg.core.errors import ConfigError
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="export")
 def _hydra_main(config: DictConfig) -> None:
-    from alseg.engine.bundle import export  # here: --help answers without it
+    from alseg.engine.bundle import export  # here: --help answers without them
+    from alseg.engine.nnunet_export import export_for_nnunet
 
     with report_errors():
-        export(config)
+        if (config.bundle is None) == (config.nnunet is None):
+            raise ConfigError("give either bundle=FOLDER or nnunet=FOLDER, a new folder")
+        if config.nnunet is None:
+            export(config)
+        else:
+            export_for_nnunet(config)
 
 
 def main() -> None:

@@ -46,8 +46,7 @@ def sync(run: Path) -> str:
     Raises:
         ConfigError: if the store does not answer, or another process works on the run.
     """
-    from alseg.config.settings import load_config
-    from alseg.engine.runs import started_in
+    from alseg.config.settings import load_config, started_in
     from alseg.run.lock import locked_run
     from alseg.tracking.mlflow import send_missing
 

@@ -3,8 +3,8 @@
     python scripts/check_predictions.py SEGMENTED LABELS [CASES_CSV] [--part test]
 
 Each SEGMENTED/CASE.nii.gz is compared with LABELS/CASE.nii.gz on their common grid, the source
-image's. With a round's cases.csv, its Dice (on the preprocessed grid) stands beside: they differ
-by what resampling does to label and prediction, and agree where preprocessing only re-orients.
+image's. With a round's cases.csv, its Dice stands beside: they agree, or, with
+``evaluation.space=grid``, differ by what resampling does to label and prediction.
 """
 
 from __future__ import annotations

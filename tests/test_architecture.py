@@ -22,8 +22,8 @@ from tests.conftest import write_msd
 
 PACKAGE = Path(alseg.__file__).parent
 COMMANDS = {
-    "annotate", "import_dicom", "plan", "train", "compare", "validate", "predict", "export",
-    "sync", "ui",
+    "annotate", "import_dicom", "plan", "train", "compare", "validate", "predict", "score",
+    "export", "sync", "ui",
 }  # fmt: skip
 # What each package may import of alseg besides itself, from the lowest up: only packages that
 # stand above it in this list. docs/architecture.md says what lives in each of them.
@@ -43,9 +43,9 @@ MAY_IMPORT = {
     "active": "core curves system networks strategies data run tracking oracles scoring training",
     "config": "core system networks strategies data planning run tracking oracles scoring training"
     " active",
-    "engine": "core system networks strategies data planning run tracking scoring training active"
-    " config",
-    "annotation_page": "core system data run oracles config",
+    "engine": "core system networks strategies data planning run tracking oracles scoring training"
+    " active config",
+    "annotation_page": "core system data run oracles config engine",
     "comparison": "core curves system run",
     "commands": "core system data run tracking config engine annotation_page comparison",
 }

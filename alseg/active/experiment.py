@@ -29,6 +29,7 @@ from alseg.strategies.regions import looks_at_regions
 from alseg.strategies.strategy import Strategy
 from alseg.tracking.tracker import Trackers
 from alseg.training.callbacks.non_finite import ON_NON_FINITE
+from alseg.training.evaluation import Evaluation
 from alseg.training.module import SegmentationModule
 from alseg.training.recipe import Recipe
 from alseg.training.svgd import SteinModule
@@ -69,6 +70,7 @@ class Experiment:
         cross_validation: lets the annotated cases validate each other; None where others validate.
         proxy_key: names all that its choice depends on.
         effort: what a region's cost in a person's minutes is computed from.
+        evaluation: how a round's network is evaluated.
     """
 
     plan: Plan
@@ -100,6 +102,7 @@ class Experiment:
     cost_unit: str = "volume"
     cross_validation: CrossValidation | None = None
     effort: Effort = field(default_factory=Effort)
+    evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps is not None:
@@ -140,7 +143,8 @@ class Experiment:
     def make_module(self, network: torch.nn.Module, recipe: Recipe) -> SegmentationModule:
         """Wrap a network, or a committee, into the module that trains and evaluates it."""
         kind = SteinModule if isinstance(network, Committee) else SegmentationModule
-        return kind(network, recipe, self.inferer, self.data.cache.task.foreground)
+        classes = self.data.cache.task.foreground
+        return kind(network, recipe, self.inferer, classes, self.evaluation)
 
     @property
     def steps_per_round(self) -> int:

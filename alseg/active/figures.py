@@ -32,7 +32,7 @@ from alseg.system.plotting import (
     save_png,
     wrapped,
 )
-from alseg.training.metrics import CaseDice
+from alseg.training.metrics import CaseMetrics
 
 # Okabe and Ito's colours, distinct for colour-blind readers
 CLASS_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
@@ -206,7 +206,7 @@ def _radiological(volume: Tensor, affine: Tensor) -> nibabel.Nifti1Image:
 
 
 def _dice(prediction: Tensor, label: Tensor, classes: Sequence[str]) -> Mapping[str, float]:
-    collected = CaseDice(classes)
+    collected = CaseMetrics(classes)
     collected.update("", prediction[None, None], label[None, None])
     return collected.by_class()
 

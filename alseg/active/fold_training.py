@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from alseg.active.round import Round
 from alseg.active.round_networks import fresh_network, round_training
 from alseg.system.distributed import rank
 from alseg.system.interruption import interruption
 from alseg.training.callbacks.progress import progress_callbacks
-from alseg.training.metrics import CaseDice
+from alseg.training.metrics import CaseMetrics
 from alseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def train_fold(this_round: Round, number: int) -> None:
     """Train one fold's network on the other folds, and evaluate its last weights on the fold.
 
     It is trained as the round's network is, from the same first weights, and with draws of its own.
-    Only the Dice of its cases stays, in the stage ``fold_1``, ``fold_2``, ...
+    Only the metrics of its cases stay, in the stage ``fold_1``, ``fold_2``, ...
 
     Args:
         this_round: the round.
@@ -41,29 +42,34 @@ def train_fold(this_round: Round, number: int) -> None:
         seed = this_round.seed(f"training/fold/{number}/{rank()}")
         with interruption.delayed():
             result = training.fit(module, experiment.data, seed)
-            judge(this_round, module, title)
-            this_round.stages.finish(name, dice=module.dice.rows, **result)
+            judge(this_round, module, parts.validation, title)
+            this_round.stages.finish(name, metrics=module.case_metrics.rows, **result)
     training.delete()
 
 
-def judge(this_round: Round, module: SegmentationModule, title: str) -> None:
-    """Evaluate a fold's network on the cases of its fold, which are in its ``dice`` afterwards."""
+def judge(
+    this_round: Round, module: SegmentationModule, case_ids: Sequence[str], title: str
+) -> None:
+    """Evaluate a fold's network on the cases of its fold; its ``case_metrics`` are of them then."""
     experiment = this_round.experiment
     title = f"{this_round.title} · {title}"
     trainer = experiment.make_trainer(
         logger=False, enable_checkpointing=False, added_callbacks=progress_callbacks(title)
     )
-    trainer.validate(module, experiment.data.val_dataloader(), verbose=False)
-    log.info(f"{title} · Dice {module.dice.mean():.3f}")
+    in_source = experiment.evaluation.in_source
+    volumes = experiment.data.evaluation_volumes(case_ids, in_source=in_source)
+    trainer.validate(module, volumes, verbose=False)
+    log.info(f"{title} · Dice {module.case_metrics.mean():.3f}")
 
 
-def cross_validated(this_round: Round) -> CaseDice:
-    """The Dice of all annotated cases, each by the network of its fold; all folds are finished."""
-    dice = CaseDice(this_round.experiment.data.cache.task.foreground)
+def cross_validated(this_round: Round) -> CaseMetrics:
+    """The metrics of all annotated cases, each by its fold's network; all folds are finished."""
+    experiment = this_round.experiment
+    cases = CaseMetrics(experiment.data.cache.task.foreground, experiment.evaluation)
     for number in range(1, len(this_round.folds) + 1):
-        dice.rows |= this_round.stages[stage_of(number)]["dice"]
-    dice.rows = dict(sorted(dice.rows.items()))
-    return dice
+        cases.rows |= this_round.stages[stage_of(number)]["metrics"]
+    cases.rows = dict(sorted(cases.rows.items()))
+    return cases
 
 
 def fold_of_case(this_round: Round) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,7 @@ from rich.text import Text
 from alseg.active.experiment import Experiment
 from alseg.active.figures import draw_learning_curve
 from alseg.core.area_under_curve import area_under_budget_curve
+from alseg.core.metric_names import TITLES
 from alseg.run.folder import CURVE_FILE, METRICS_FILE, QUERIES_FILE
 from alseg.run.measure import CROSS, TEST, VALIDATION, validation_of
 from alseg.run.state import RunState
@@ -44,11 +45,14 @@ def print_summary(experiment: Experiment, state: RunState) -> None:
         console().print(classes_table(state, classes, experiment.plan.units))
     folder = experiment.folder
     measure = state.measure
+    if measure.further_metrics(state.history[0]):
+        console().print(further_table(state, classes, experiment.plan.units))
     area = area_under_budget_curve(*state.learning_curve(measure.column))
     for name in without_labels(state, classes):
         say(f"{name} is in no {measure.name} label: it has no Dice, and the mean leaves it out")
-    if measure in NO_TEST_PART:
-        say(NO_TEST_PART[measure])
+    for sentence in (*undefined_distances(state), NO_TEST_PART.get(measure)):
+        if sentence:
+            say(sentence)
     say(f"area under the budget curve, {measure.title}: {area:.4f}")
     sizes = [file_size(size_of(folder, pattern)) for pattern in ("*", "*.ckpt")]
     say(f"run folder:      {folder} ({sizes[0]}, of which checkpoints {sizes[1]})")
@@ -62,6 +66,17 @@ def without_labels(state: RunState, classes: Sequence[str]) -> list[str]:
     """The classes that no label holds of the part that judges the run."""
     column = state.measure.of_class
     return [name for name in classes if math.isnan(state.history[-1][column(name)])]
+
+
+def undefined_distances(state: RunState) -> list[str]:
+    """What the last round's HD95 are of, where some of them do not exist."""
+    count = state.history[-1].get(state.measure.undefined_hd95, 0)
+    if not count:
+        return []
+    return [
+        f"{count} HD95 of the last round do not exist, as only one of prediction and label has the "
+        "class; each counts as the diagonal of its volume"
+    ]
 
 
 def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Table:
@@ -90,14 +105,40 @@ def rounds_table(state: RunState, title: str, classes: Sequence[str] = ()) -> Ta
 def classes_table(state: RunState, classes: Sequence[str], units: str = "volumes") -> Table:
     """A row a class: its Dice by labelled count, of as many of the last rounds as fit."""
     measure = state.measure
-    table = Table(title=Text(f"{measure.title} by class and labelled {units}"))
-    table.add_column("class", overflow="fold", max_width=CLASS_WIDTH)
+    title = f"{measure.title} by class and labelled {units}"
+    return table_by_count(state, title, "class", {n: measure.of_class(n) for n in classes})
+
+
+def further_table(state: RunState, classes: Sequence[str], units: str = "volumes") -> Table:
+    """The metrics beside Dice, mean and of each class, by labelled count, as ``classes_table``."""
+    measure = state.measure
+    columns = {}
+    for metric in measure.further_metrics(state.history[0]):
+        columns[TITLES[metric]] = measure.of_metric(metric)
+        columns |= {
+            f"{TITLES[metric]}, {name}": measure.of_metric(metric, name) for name in classes
+        }
+    title = f"{measure.name}, other metrics by labelled {units}"
+    return table_by_count(state, title, "metric", columns)
+
+
+def table_by_count(state: RunState, title: str, heading: str, columns: Mapping[str, str]) -> Table:
+    """A row for each of some columns of metrics.csv, by labelled count.
+
+    Args:
+        state: of the run.
+        title: of the table.
+        heading: of its first column.
+        columns: by what their rows are called.
+    """
+    table = Table(title=Text(title))
+    table.add_column(heading, overflow="fold", max_width=CLASS_WIDTH)
     n_columns = max(1, (console().width - CLASS_WIDTH - 4) // ROUND_WIDTH)
     rows = state.history[-n_columns:]
     for row in rows:
         table.add_column(str(row["labelled"]), justify="right", no_wrap=True)
-    for name in classes:
-        table.add_row(Text(name), *(f"{row[measure.of_class(name)]:.3f}" for row in rows))
+    for name, column in columns.items():
+        table.add_row(Text(name), *(f"{row[column]:.3f}" for row in rows))
     return table
 
 

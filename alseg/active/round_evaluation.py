@@ -10,11 +10,12 @@ import pytorch_lightning as pl
 
 from alseg.active.fold_training import cross_validated, fold_of_case
 from alseg.active.round import Round
+from alseg.core.metric_names import HD95
 from alseg.run.folder import CALIBRATION_FILE, CASES_FILE
 from alseg.run.measure import CROSS, FOLDS, TEST, VALIDATION, Measure
 from alseg.run.stages import EVALUATION
 from alseg.system.files import write_atomically
-from alseg.training.metrics import CaseDice
+from alseg.training.metrics import CaseMetrics
 from alseg.training.module import SegmentationModule
 
 
@@ -45,36 +46,45 @@ def run_evaluation(
 
     Returns:
         The columns, as for ``evaluate``, and the files that are left in the round's folder:
-        ``cases.csv`` (Dice of each case) and, with a test part, ``calibration.csv`` (of its
-        volumes).
+        ``cases.csv`` (the metrics of each case) and, with a test part, ``calibration.csv`` (of its
+        volumes, on the preprocessed grid).
     """
     data, columns = this_round.experiment.data, dict[str, float]()
+    in_source = this_round.experiment.evaluation.in_source
     if this_round.folds:
         columns[FOLDS] = len(this_round.folds)
-        columns |= dice_columns(CROSS, dice := cross_validated(this_round))
-        cases = case_rows(CROSS, dice)
+        columns |= metric_columns(CROSS, found := cross_validated(this_round))
+        cases = case_rows(CROSS, found)
         cases["fold"] = cases["case_id"].map(fold_of_case(this_round)).astype("Int64")
     else:
-        trainer.validate(module, datamodule=data, verbose=False)
-        columns |= dice_columns(VALIDATION, module.dice)
-        cases = case_rows(VALIDATION, module.dice)
+        volumes = data.evaluation_volumes(this_round.parts.validation, in_source=in_source)
+        trainer.validate(module, volumes, verbose=False)
+        columns |= metric_columns(VALIDATION, module.case_metrics)
+        cases = case_rows(VALIDATION, module.case_metrics)
     tables = {CASES_FILE: cases}
     if data.splits.test:
-        trainer.test(module, datamodule=data, verbose=False)
-        columns |= dice_columns(TEST, module.dice)
-        tables[CASES_FILE] = pd.concat([cases, case_rows(TEST, module.dice)])
+        volumes = data.evaluation_volumes(data.splits.test, in_source=in_source)
+        trainer.test(module, volumes, verbose=False)
+        columns |= metric_columns(TEST, module.case_metrics)
+        tables[CASES_FILE] = pd.concat([cases, case_rows(TEST, module.case_metrics)])
         tables[CALIBRATION_FILE] = module.calibration.table()
     for name, table in tables.items():
         write_atomically(this_round.folder / name, table.to_csv(index=False))
     return columns, tuple(tables)
 
 
-def dice_columns(measure: Measure, dice: CaseDice) -> dict[str, float]:
-    """The columns of metrics.csv: mean Dice, and the Dice of each class."""
-    by_class = {measure.of_class(name): value for name, value in dice.by_class().items()}
-    return {measure.column: dice.mean()} | by_class
+def metric_columns(measure: Measure, cases: CaseMetrics) -> dict[str, float]:
+    """The columns of metrics.csv: the mean of each metric, and that of each class."""
+    columns: dict[str, float] = {}
+    for metric in cases.evaluation.metrics:
+        columns[measure.of_metric(metric)] = cases.mean(metric)
+        by_class = cases.by_class(metric).items()
+        columns |= {measure.of_metric(metric, name): value for name, value in by_class}
+    if HD95 in cases.evaluation.metrics:
+        columns[measure.undefined_hd95] = cases.n_undefined_hd95
+    return columns
 
 
-def case_rows(measure: Measure, dice: CaseDice) -> pd.DataFrame:
+def case_rows(measure: Measure, cases: CaseMetrics) -> pd.DataFrame:
     """The rows of ``cases.csv``."""
-    return dice.table().assign(part=measure.part)
+    return cases.table().assign(part=measure.part)

@@ -26,6 +26,7 @@ from alseg.run.stages import EVALUATION
 from alseg.run.state import RunState
 from alseg.system.console import duration
 from alseg.system.interruption import Interrupted, interruption
+from alseg.training.evaluation import ZERO
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def prepare(experiment: Experiment, state: RunState) -> None:
     elif experiment.needs_prediction:
         scored = round_candidates(experiment, pool, state.finished_rounds + 1)
     data.prepare((*evaluated, *pool.labelled, *scored))
-    data.check_foreground()
+    if experiment.evaluation.absent != ZERO:
+        data.check_foreground()
 
 
 def run_rounds(experiment: Experiment, state: RunState) -> RunState:
@@ -167,7 +169,8 @@ def prepare_round(this_round: Round) -> None:
     labels = oracle.labels_for_round(this_round.number, labelled)
     data.reveal(as_annotations(labels, this_round.pool))
     data.prepare((*labelled, *scored))
-    if not data.holds_foreground(judged):
+    absent_counts = this_round.experiment.evaluation.absent == ZERO
+    if not absent_counts and not data.holds_foreground(judged):
         cases = "only case" if len(judged) == 1 else f"{len(judged)} cases"
         log.warning(
             f"no label of the {cases} that this round validates with holds foreground: "

@@ -21,18 +21,22 @@ from alseg.annotation_page.grid import (
     drawing_from_page,
     volume_for_page,
 )
+from alseg.annotation_page.palette import palette_of
 from alseg.annotation_page.place import Place
 from alseg.core.errors import DataError
 from alseg.core.units import IGNORED
 from alseg.data.labels import read_label
 from alseg.data.task import Task
 from alseg.data.volumes import read_header, write_nifti
-from alseg.oracles.annotations import Annotations
+from alseg.oracles.annotations import Annotation, Annotations
 from alseg.oracles.answer_files import CONFIRMED, details_of_answers, say_of_answer
 from alseg.oracles.label_checks import ConfirmationNeededError, check_annotation
+from alseg.oracles.reviews import RETURNED, Reviews
 from alseg.run.folder import (
     ANSWERS_FILE,
     ANSWERS_FOLDER,
+    PAGE_FILE,
+    REQUESTS_FOLDER,
     request_folder,
 )
 from alseg.run.requests import (
@@ -47,7 +51,6 @@ from alseg.run.requests import (
 from alseg.system.files import checksum_of, is_within, name_file_in_errors, replacing
 
 SUBMITTED = "submitted"  # handed in, and not taken in by the run yet
-MOST_CLASSES = 255  # a drawing has a byte a voxel
 
 
 class Desk:
@@ -63,35 +66,37 @@ class Desk:
     """
 
     def __init__(self, task: Task, run_folder: Path, claim_minutes: float) -> None:
-        if max(len(task.classes) - 1, task.ignore_value or 0) > MOST_CLASSES:
-            raise DataError(
-                f"{task.root} has {len(task.classes)} classes; the page draws up to {MOST_CLASSES}"
-            )
+        self.palette = palette_of(task)
         self.task = task
         self.run_folder = run_folder
         self.claim_seconds = 60 * claim_minutes
         self._volumes = threading.Lock()  # one volume at a time: they are large
 
+    @property
+    def page_file(self) -> Path:
+        """Where port and token of the page are kept."""
+        return self.run_folder / REQUESTS_FOLDER / PAGE_FILE
+
     def overview(self) -> dict[str, Any]:
         """The newest request, with the state of each case; for JSON."""
-        task = self.task
-        palette = [{"value": value, "name": name} for value, name in enumerate(task.classes)]
-        if task.ignore_value is not None:
-            palette.append({"value": task.ignore_value, "name": "ignore (not annotated)"})
         requests = read_requests(self.run_folder)
         content = {
-            "task": task.name,
+            "task": self.task.name,
             "run": self.run_folder.name,
-            "channels": list(task.channels),
-            "palette": palette,
+            "channels": list(self.task.channels),
+            "palette": self.palette,
         }
         if not requests:
             return content | {"request": None, "units": []}
-        return content | {"request": requests[-1].name, "units": self._units(requests[-1])}
+        units = self._units(requests[-1])
+        for earlier in requests[:-1]:
+            units += [unit for unit in self._units(earlier) if unit["reviewer"]]
+        return content | {"request": requests[-1].name, "units": units}
 
     def _units(self, request: Request) -> list[dict[str, Any]]:
         folder = request_folder(self.run_folder, request.name)
         accepted = Annotations(self.run_folder).newest()
+        returned = Reviews(self.run_folder).returned(accepted)
         states = read_states(self.run_folder, request.name)
         details = details_of_answers(folder / ANSWERS_FOLDER / ANSWERS_FILE, self.task.cases, [])
         claims = self._claims(folder).read()
@@ -103,15 +108,20 @@ class Desk:
             if place.answer is not None:
                 refused = states.get(case_id) == REFUSED
                 state, annotator = REFUSED if refused else SUBMITTED, details.get(case_id, ("",))[0]
-            if case_id in accepted:
-                state, annotator = ANNOTATED, accepted[case_id].annotator or annotator
+            review = returned.get(case_id)
+            if case_id in accepted and (review is None or not self._is_new(place, accepted)):
+                state = ANNOTATED if review is None else RETURNED
+                annotator = accepted[case_id].annotator or annotator
             units.append(
                 {
+                    "request": request.name,
                     "case": case_id,
                     "order": order,
                     "score": item.score,
                     "state": state,
                     "annotator": annotator,
+                    "reviewer": review.reviewer if review else "",
+                    "comment": review.comment if review else "",
                     "has_proposal": bool(item.proposal),
                     "has_uncertainty": place.uncertainty.is_file(),
                     "has_draft": place.draft.is_file(),
@@ -122,18 +132,25 @@ class Desk:
             )
         return units
 
+    def _is_new(self, place: Place, accepted: Mapping[str, Annotation]) -> bool:
+        """Whether another label than the one that was accepted has been handed in."""
+        answer = place.answer
+        return answer is not None and checksum_of(answer) != accepted[place.case_id].received
+
     def next_case(self, request: str, annotator: str, holder: str) -> str | None:
         """Claim the next free case for a page; None if there is none.
 
         First what the annotator has begun, then what nobody has, then what others have left; each
-        in the order of the request.
+        in the order of the request. Of a request before the newest one only what was returned.
         """
+        is_newest = read_requests(self.run_folder)[-1:] == [self._request(request)[0]]
+        wanted = (OPEN, REFUSED, RETURNED) if is_newest else (RETURNED,)
         folder = self._request(request)[1]
         with self._claims(folder).locked():
             units = [
                 unit
                 for unit in self._units(self._request(request)[0])
-                if unit["state"] in (OPEN, REFUSED) and unit["holder"] in ("", holder)
+                if unit["state"] in wanted and unit["holder"] in ("", holder)
             ]
             if not units:
                 return None
@@ -159,6 +176,9 @@ class Desk:
         claims = self._claims(place.folder)
         with claims.locked():
             claim = claims.take(case_id, annotator, holder, take_over=take_over)
+        for other in read_requests(self.run_folder):
+            if other.name != request:
+                self._leave(other, holder)
         answer = place.answer
         spacing = read_header(self.task.cases[case_id].images[0]).spacing_mm
         return {
@@ -264,6 +284,7 @@ class Desk:
                     f"{case_id} has been handed in by somebody else meanwhile; that label stays, "
                     "and yours is kept as a draft: open the case again to compare"
                 )
+            self._check_differs(place)
             try:
                 check_annotation(
                     self.task,
@@ -277,6 +298,13 @@ class Desk:
                 raise ConfirmationNeededError(message) from error
             self._hand_in(place, claim, present, confirmed=confirmed)
             claims.give_back(holder)
+
+    def _leave(self, request: Request, holder: str) -> None:
+        """Give back what a page holds of a request, if anybody holds any of it."""
+        claims = self._claims(request_folder(self.run_folder, request.name))
+        if any(claim.holder == holder for claim in claims.read().values()):
+            with claims.locked():
+                claims.give_back(holder)
 
     def give_back(self, request: str, holder: str) -> None:
         """Give back what a page holds."""
@@ -332,6 +360,20 @@ class Desk:
     def _write(self, path: Path, place: Place, classes: np.ndarray) -> None:
         image = self.task.cases[place.case_id].images[0]
         write_nifti(path, torch.from_numpy(classes), like=image)
+
+    def _check_differs(self, place: Place) -> None:
+        """Check that a label that was returned is handed in with changes.
+
+        Raises:
+            DataError: if it is the same.
+        """
+        accepted, case_id = Annotations(self.run_folder).newest(), place.case_id
+        review = Reviews(self.run_folder).returned(accepted).get(case_id)
+        if review is not None and checksum_of(place.draft) == accepted[case_id].received:
+            raise DataError(
+                f"{case_id} is as it was when {review.reviewer} returned it: change it, or ask "
+                "for another review"
+            )
 
     def _hand_in(
         self, place: Place, claim: Claim, present: Path | None, *, confirmed: bool

@@ -68,6 +68,15 @@ class Grid:
         """Voxels in the page's order of axes, as [D, H, W] of the image."""
         return apply_orientation(voxels, ornt_transform(_RAS, io_orientation(self.affine)))
 
+    def voxel_on_page(self, voxel: Sequence[int]) -> list[int]:
+        """The indices of a voxel of the image, in the page's order of axes."""
+        found = [0, 0, 0]
+        for index, n, (axis, sign) in zip(
+            voxel, self.shape, io_orientation(self.affine), strict=True
+        ):
+            found[int(axis)] = index if sign > 0 else n - 1 - index
+        return found
+
     @property
     def page_shape(self) -> tuple[int, ...]:
         """Voxels along the page's axes."""

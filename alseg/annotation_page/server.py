@@ -24,9 +24,9 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from alseg.annotation_page.claims import TakenError
 from alseg.annotation_page.desk import Desk
+from alseg.annotation_page.review_desk import ReviewDesk
 from alseg.core.errors import AlsegError, ConfigError, DataError
 from alseg.oracles.label_checks import ConfirmationNeededError
-from alseg.run.folder import PAGE_FILE, REQUESTS_FOLDER
 from alseg.system.files import replacing
 
 HOST = "127.0.0.1"
@@ -34,6 +34,7 @@ N_PORTS = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")  # by any port: one may be forwarded through SSH
 STATIC = Path(__file__).parent / "static"
 LONGEST_NAME = 80
+LONGEST_COMMENT = 2000
 MOST_JSON = 2**14  # bytes of a message that holds no drawing
 HEADERS = {
     "Content-Security-Policy": (
@@ -48,7 +49,7 @@ HEADERS = {
 }
 
 
-def make_app(desk: Desk, token: str) -> Flask:
+def make_app(desk: Desk | ReviewDesk, token: str) -> Flask:
     """The page as a WSGI application, below ``/TOKEN/``."""
     app = Flask("alseg.annotate", static_folder=None)
     app.url_map.merge_slashes = False  # no path except the one that was asked for
@@ -77,9 +78,13 @@ def make_app(desk: Desk, token: str) -> Flask:
             return error.response
         return {"problem": error.description or error.name}, error.code or 500
 
-    _add_page(app, base)
-    _add_cases(app, base, desk)
-    _add_drawings(app, base, desk)
+    _add_page(app, base, "review.html" if isinstance(desk, ReviewDesk) else "index.html")
+    _add_volumes(app, base, desk)
+    if isinstance(desk, ReviewDesk):
+        _add_review(app, base, desk)
+    else:
+        _add_cases(app, base, desk)
+        _add_drawings(app, base, desk)
     return app
 
 
@@ -99,7 +104,7 @@ def refusal(asked: Request, token: str) -> str:
     return ""
 
 
-def _add_page(app: Flask, base: str) -> None:
+def _add_page(app: Flask, base: str, first: str) -> None:
     types = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
     files = {
         path.relative_to(STATIC).as_posix(): path
@@ -109,7 +114,7 @@ def _add_page(app: Flask, base: str) -> None:
 
     @app.get(f"{base}/")
     def index() -> Response:
-        return static("index.html")
+        return static(first)
 
     @app.get(f"{base}/static/<path:name>")
     def static(name: str) -> Response:
@@ -119,26 +124,10 @@ def _add_page(app: Flask, base: str) -> None:
         return Response(path.read_bytes(), mimetype=types[path.suffix])
 
 
-def _add_cases(app: Flask, base: str, desk: Desk) -> None:
+def _add_volumes(app: Flask, base: str, desk: Desk | ReviewDesk) -> None:
     @app.get(f"{base}/api/overview")
     def overview() -> dict[str, Any]:
         return desk.overview()
-
-    @app.post(f"{base}/api/<name>/next")
-    def next_case(name: str) -> dict[str, Any]:
-        said = message()
-        return {"case": desk.next_case(name, annotator_in(said), text_in(said, "holder"))}
-
-    @app.post(f"{base}/api/<name>/release")
-    def release(name: str) -> dict[str, Any]:
-        desk.give_back(name, text_in(message(), "holder"))
-        return {}
-
-    @app.post(f"{base}/api/<name>/<case_id>/open")
-    def open_case(name: str, case_id: str) -> dict[str, Any]:
-        said = message()
-        annotator, holder = annotator_in(said), text_in(said, "holder")
-        return desk.open(name, case_id, annotator, holder, take_over=said.get("take_over") is True)
 
     @app.get(f"{base}/api/<name>/<case_id>/image")
     def image(name: str, case_id: str) -> Response:
@@ -152,12 +141,55 @@ def _add_cases(app: Flask, base: str, desk: Desk) -> None:
         return binary(desk.uncertainty(name, case_id))
 
 
+def _add_review(app: Flask, base: str, desk: ReviewDesk) -> None:
+    @app.get(f"{base}/api/<name>/<case_id>/about")
+    def about(name: str, case_id: str) -> dict[str, Any]:
+        return desk.about(name, case_id)
+
+    @app.get(f"{base}/api/<name>/<case_id>/label")
+    def label(name: str, case_id: str) -> Response:
+        return zipped(desk.label(name, case_id))
+
+    @app.get(f"{base}/api/<name>/<case_id>/proposal")
+    def proposal(name: str, case_id: str) -> Response:
+        return zipped(desk.proposal(name, case_id))
+
+    @app.post(f"{base}/api/<name>/<case_id>/review")
+    def review(name: str, case_id: str) -> dict[str, Any]:
+        said = message()
+        desk.review(
+            name,
+            case_id,
+            reviewer=name_in(said, "reviewer"),
+            verdict=text_in(said, "verdict"),
+            comment=comment_in(said),
+            checksum=text_in(said, "checksum"),
+        )
+        return {}
+
+
+def _add_cases(app: Flask, base: str, desk: Desk) -> None:
+    @app.post(f"{base}/api/<name>/next")
+    def next_case(name: str) -> dict[str, Any]:
+        said = message()
+        return {"case": desk.next_case(name, name_in(said, "annotator"), text_in(said, "holder"))}
+
+    @app.post(f"{base}/api/<name>/release")
+    def release(name: str) -> dict[str, Any]:
+        desk.give_back(name, text_in(message(), "holder"))
+        return {}
+
+    @app.post(f"{base}/api/<name>/<case_id>/open")
+    def open_case(name: str, case_id: str) -> dict[str, Any]:
+        said = message()
+        annotator, holder = name_in(said, "annotator"), text_in(said, "holder")
+        return desk.open(name, case_id, annotator, holder, take_over=said.get("take_over") is True)
+
+
 def _add_drawings(app: Flask, base: str, desk: Desk) -> None:
     @app.get(f"{base}/api/<name>/<case_id>/drawing")
     def drawing(name: str, case_id: str) -> Response:
-        response = binary(desk.drawing(name, case_id))
-        response.headers["Content-Encoding"] = "gzip"
-        return response
+        return zipped(desk.drawing(name, case_id))
 
     @app.put(f"{base}/api/<name>/<case_id>/draft")
     def draft(name: str, case_id: str) -> dict[str, Any]:
@@ -214,13 +246,24 @@ def text_in(said: dict[str, Any], name: str) -> str:
     return value
 
 
-def annotator_in(said: dict[str, Any]) -> str:
-    """The annotator's name: one line of any text that can be shown."""
-    name = said.get("annotator")
+def name_in(said: dict[str, Any], key: str) -> str:
+    """A person's name: one line of any text that can be shown."""
+    name = said.get(key)
     name = name.strip() if isinstance(name, str) else ""
     if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
         raise DataError(f"give your name, one line of up to {LONGEST_NAME} characters")
     return name
+
+
+def comment_in(said: dict[str, Any]) -> str:
+    """A reviewer's comment: text that can be shown, in one line or more; it may be empty."""
+    comment = said.get("comment")
+    if not isinstance(comment, str) or len(comment) > LONGEST_COMMENT:
+        raise DataError(f"the comment must be text of up to {LONGEST_COMMENT} characters")
+    lines = [" ".join(line.split()) for line in comment.splitlines()]
+    if not all(line.isprintable() for line in lines):
+        raise DataError("the comment holds characters that cannot be shown")
+    return "\n".join(lines).strip()
 
 
 def binary(content: bytes) -> Response:
@@ -228,7 +271,14 @@ def binary(content: bytes) -> Response:
     return Response(content, mimetype="application/octet-stream")
 
 
-def start(desk: Desk, port: int) -> tuple[str, BaseWSGIServer]:
+def zipped(content: bytes) -> Response:
+    """A drawing, which the browser decompresses."""
+    response = binary(content)
+    response.headers["Content-Encoding"] = "gzip"
+    return response
+
+
+def start(desk: Desk | ReviewDesk, port: int) -> tuple[str, BaseWSGIServer]:
     """A server on the first free port from ``port`` on, and the address of the page.
 
     Token and port stay the same for a run, so that a page that is open finds a server that has been
@@ -238,7 +288,7 @@ def start(desk: Desk, port: int) -> tuple[str, BaseWSGIServer]:
         ConfigError: if no port can be used.
         StorageError: if the file cannot be written.
     """
-    path = desk.run_folder / REQUESTS_FOLDER / PAGE_FILE
+    path = desk.page_file
     known_port, token = _known_address(path)
     listener = _listen([*([known_port] if known_port else []), *range(port, port + N_PORTS)])
     found = listener.getsockname()[1]
@@ -252,7 +302,7 @@ def start(desk: Desk, port: int) -> tuple[str, BaseWSGIServer]:
     return f"http://{HOST}:{found}/{token}/", server
 
 
-def serve(desk: Desk, port: int, announce: Any) -> None:
+def serve(desk: Desk | ReviewDesk, port: int, announce: Any) -> None:
     """Serve until Ctrl-C.
 
     Args:

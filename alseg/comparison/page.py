@@ -23,6 +23,7 @@ from alseg.comparison.conclusions import sentences
 from alseg.comparison.figures import NARROW, WIDE, Palette
 from alseg.comparison.runs import Run
 from alseg.comparison.tables import Table, all_tables, write_tables
+from alseg.core.metric_names import DICE
 from alseg.curves.models import MOST_MISS
 from alseg.run.folder import PICTURES_FOLDER
 from alseg.run.measure import cost_axis
@@ -370,7 +371,8 @@ def sections(
 ) -> list[Section]:
     """The page's sections; a section without content is left out."""
     by_name = {table.name: table for table in tables}
-    class_tables = [name for name in by_name if name.startswith("dice_")]
+    means = [DICE, *comparison.run_set.further_metrics]
+    class_tables = [n for n in by_name if n.startswith(tuple(f"{metric}_" for metric in means))]
     placed: set[str] = set()
 
     def section(
@@ -397,7 +399,7 @@ def sections(
             "curves",
             "Learning curves",
             ["learning_curves", "class_curves", "cost_curves", "effort_curves"],
-            ["summary", "dice", *class_tables, "cost", "effort", "last_gain", "labels_needed",
+            ["summary", *means, *class_tables, "cost", "effort", "last_gain", "labels_needed",
              "foreground_efficiency"],
         ),
         section("differences", "Differences", ["paired_differences"],

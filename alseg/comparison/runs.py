@@ -17,6 +17,7 @@ import yaml
 
 from alseg.comparison.budget import annotated, budget_label, read_off
 from alseg.core.errors import ConfigError, DataError
+from alseg.core.metric_names import DICE
 from alseg.core.pool import Pool
 from alseg.run.folder import (
     CALIBRATION_FILE,
@@ -197,6 +198,11 @@ class RunSet:
         return self.runs[0].state.measure
 
     @property
+    def further_metrics(self) -> tuple[str, ...]:
+        """The metrics beside Dice that the runs have."""
+        return self.measure.further_metrics(self.runs[0].state.history[0])
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The foreground class names."""
         return self.measure.classes(self.runs[0].state.history[0])
@@ -367,6 +373,7 @@ def check_same_data(runs: Sequence[Run]) -> None:
                 f"runs with and without a test part cannot be compared: {first.folder} is judged "
                 f"by its {ours} cases, {run.folder} by its {theirs} cases; give one kind of them"
             )
+        check_same_evaluation(first, run)
         if set(run.state.history[0]) != columns:
             difference = ", ".join(sorted(columns ^ set(run.state.history[0])))
             raise ConfigError(
@@ -378,6 +385,22 @@ def check_same_data(runs: Sequence[Run]) -> None:
                     f"runs of different splits cannot be compared: {first.folder} and "
                     f"{run.folder} have different {part} cases"
                 )
+
+
+def check_same_evaluation(first: Run, run: Run) -> None:
+    """Check that the metrics of two runs mean the same.
+
+    Raises:
+        ConfigError: naming the setting of ``evaluation`` in which they differ.
+    """
+    ours, theirs = (dict(_flat(r.config.get("evaluation") or {})) for r in (first, run))
+    for name in sorted({*ours, *theirs}):
+        values = [str(settings.get(name, "not there")) for settings in (ours, theirs)]
+        if values[0] != values[1]:
+            raise ConfigError(
+                f"runs that are evaluated in two ways cannot be compared: {first.folder} has "
+                f"evaluation.{name} {values[0]}, {run.folder} has {values[1]}"
+            )
 
 
 def check_unique(runs: Sequence[Run]) -> None:
@@ -418,7 +441,8 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
     """One row a run and round.
 
     Columns: ``strategy``, ``seed``, ``full_data``, ``round``, ``labelled`` (units), ``dice`` and
-    ``dice_CLASS`` (by which the runs are compared, see ``RunSet.measure``), the other columns of
+    ``dice_CLASS`` (by which the runs are compared, see ``RunSet.measure``), likewise
+    ``surface_dice`` and ``hd95`` where the runs have them, the other columns of
     the history, the seconds of the timings, and ``cost`` (annotation cost up to the round, in the
     unit of the run's cost model) where the run folders carry one. Of rounds that labelled nothing
     new the last one stays; rounds without a Dice, whose validation labels hold no foreground, are
@@ -437,7 +461,7 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows).sort_values(["strategy", "seed", "round"], ignore_index=True)
     table = table.drop_duplicates(["strategy", "seed", "labelled"], keep="last")
-    table = table.rename(columns=dice_columns(run_set)).dropna(subset=["dice"])
+    table = table.rename(columns=metric_columns(run_set)).dropna(subset=["dice"])
     repeating = {(run.strategy, run.seed) for run in run_set.runs if run.repeats}
     keys = pd.MultiIndex.from_frame(table[["strategy", "seed"]])
     others = table[~keys.isin(repeating) & ~table["full_data"]]
@@ -451,10 +475,13 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def dice_columns(run_set: RunSet) -> dict[str, str]:
-    """What the columns of metrics.csv by which runs are compared are called in a comparison."""
-    measure = run_set.measure
-    return {measure.column: "dice"} | {measure.of_class(n): f"dice_{n}" for n in run_set.classes}
+def metric_columns(run_set: RunSet) -> dict[str, str]:
+    """What the columns of metrics.csv that are compared are called in a comparison."""
+    measure, columns = run_set.measure, {}
+    for metric in (DICE, *run_set.further_metrics):
+        columns[measure.of_metric(metric)] = metric
+        columns |= {measure.of_metric(metric, n): f"{metric}_{n}" for n in run_set.classes}
+    return columns
 
 
 def _cost(run: Run, row: Mapping[str, Any]) -> dict[str, float]:

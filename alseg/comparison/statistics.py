@@ -249,10 +249,11 @@ def penalty_matrix(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame | 
     if len(names) < 2 or not budgets:
         return None
     matrix = pd.DataFrame(0.0, index=names, columns=names)
+    pairs = list(combinations(names, 2))
     for budget in budgets:
         at_budget = curves[curves["labelled"] == budget]
-        pairs = list(combinations(names, 2))
-        differences = [pair_by_seed(at_budget, a, b, value)["difference"] for a, b in pairs]
+        by_seed = at_budget.pivot(index="seed", columns="strategy", values=value)
+        differences = [(by_seed[a] - by_seed[b]).dropna().to_numpy() for a, b in pairs]
         p_values = [paired_p_value(d) for d in differences]
         if np.isnan(p_values).any():
             return None

@@ -23,6 +23,7 @@ from alseg.comparison.statistics import (
     mean_curves,
     seconds_table,
 )
+from alseg.core.metric_names import TITLES
 from alseg.run.measure import cost_axis
 from alseg.system.text import capitalised, printable
 
@@ -68,6 +69,7 @@ def all_tables(comparison: Comparison) -> list[Table]:
             for index, name in enumerate(classes, 1)
         ),
     ]
+    tables += metric_tables(comparison)
     if comparison.cost_unit is not None:
         tables.append(cost_table(comparison))
     tables += [difference_table(comparison), saving_table(comparison)]
@@ -89,6 +91,18 @@ def all_tables(comparison: Comparison) -> list[Table]:
     if not comparison.query_places.empty:
         tables += [query_places_table(comparison), effort_table(comparison)]
     tables.append(clock_table(comparison))
+    return tables
+
+
+def metric_tables(comparison: Comparison) -> list[Table]:
+    """Of each metric beside Dice that the runs have, its mean and that of each class."""
+    tables = []
+    for metric in comparison.run_set.further_metrics:
+        title = f"{comparison.measure.name} {TITLES[metric]}"
+        tables.append(dice_table(comparison, metric, metric, f"Mean {title}"))
+        for index, name in enumerate(comparison.run_set.classes, 1):
+            caption = f"{capitalised(title)} of {name}"
+            tables.append(dice_table(comparison, f"{metric}_{name}", f"{metric}_{index}", caption))
     return tables
 
 
@@ -170,7 +184,7 @@ def summary_table(comparison: Comparison) -> Table:
 
 
 def dice_table(comparison: Comparison, value: str, name: str, caption: str) -> Table:
-    """Dice of each strategy at each labelled count."""
+    """Dice, or another metric, of each strategy at each labelled count."""
     data = mean_curves(comparison.curves, value)
     rows = [
         (

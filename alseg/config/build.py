@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from alseg import __version__
 from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
-from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.config.checks import (
     check_inferer,
@@ -50,6 +49,7 @@ from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
 from alseg.data.survey import warn
 from alseg.data.task import Task
+from alseg.data.volumes import read_header
 from alseg.networks.dropout import drop_no_logits
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
@@ -60,6 +60,8 @@ from alseg.system.distributed import rank
 from alseg.system.secrets import kept_settings
 from alseg.system.text import literal
 from alseg.tracking.tracker import Trackers
+from alseg.training.class_metrics import VoxelSize
+from alseg.training.evaluation import Evaluation
 from alseg.training.recipe import Recipe
 from alseg.training.trainers import check_accelerator, check_devices, hardware_of, workers_for
 
@@ -79,7 +81,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     strategy, source = build_strategy(config), instantiate(config.uncertainty)
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
-    effort = build_effort(config)
+    effort, evaluation = build_effort(config), build_evaluation(config, task)
     oracle = build_oracle(config, task, folder)
     cost = cost_by(oracle, config.cost, effort)
     check_hidden_labels(strategy, oracle)
@@ -87,13 +89,13 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
     cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
+    check_distances(evaluation, task, data.splits, cross_validation)
     check_regions(plan, strategy, source, semi_supervised, oracle, data.splits)
     check_losses(recipe.loss, source.loss, task, partly=plan.unit_shape.is_region)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
     check_scoring(strategy, source, scoring_inferer, len(task.classes), plan.query_size)
-    proxy, key = build_proxy(config, data)
     return Experiment(
         plan=plan,
         folder=folder,
@@ -117,9 +119,9 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         cross_validation=cross_validation,
         semi_supervised=semi_supervised,
         similarity=build_similarity(strategy, data.cache),
-        proxy=proxy,
-        proxy_key=key,
         effort=effort,
+        evaluation=evaluation,
+        **build_proxy(config, data),
         **build_tracking(config, task, strategy),
     )
 
@@ -160,6 +162,39 @@ def build_effort(config: DictConfig) -> Effort:
     """What a person's minutes are computed from."""
     check_keys("effort", config.effort, [field.name for field in fields(Effort)])
     return Effort(**config.effort)
+
+
+def build_evaluation(config: DictConfig, task: Task) -> Evaluation:
+    """How a round's network is evaluated."""
+    node = config.evaluation
+    settings: Any = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+    if not isinstance(settings, dict):
+        raise ConfigError(f"evaluation is {settings!r}; it must be a group of settings")
+    check_keys("evaluation", settings, [field.name for field in fields(Evaluation)])
+    evaluation = Evaluation(**settings)
+    evaluation.check_classes(task.foreground)
+    return evaluation
+
+
+def check_distances(
+    evaluation: Evaluation,
+    task: Task,
+    splits: Splits,
+    cross_validation: CrossValidation | None,
+) -> None:
+    """Check that surface distances can be measured in the files of the cases that may be judged.
+
+    Raises:
+        DataError: naming the first file in which they cannot.
+    """
+    if not (evaluation.needs_distances and evaluation.in_source):
+        return
+    pool = splits.training
+    judged = splits.parts(pool).validation if cross_validation is None else pool
+    for case_id in (*judged, *splits.test):
+        image = task.cases[case_id].images[0]
+        header = read_header(image)
+        VoxelSize.of(torch.from_numpy(header.affine), header.shape[:3], str(image))
 
 
 def build_strategy(config: DictConfig) -> Strategy:
@@ -357,11 +392,12 @@ def check_scoring(
     check_savings(source, strategy, inferer, query_size)
 
 
-def build_proxy(config: DictConfig, data: PoolDataModule) -> tuple[Proxy | None, str]:
-    """The proxy task and its key, where it chooses the initial volumes."""
+def build_proxy(config: DictConfig, data: PoolDataModule) -> dict[str, Any]:
+    """The proxy task that chooses the initial volumes, if one does: fields of ``Experiment``."""
     if config.pool.get("start") != "proxy":
-        return None, ""
-    return instantiate(config.proxy), proxy_key(config, data.cache, data.splits.training)
+        return {}
+    key = proxy_key(config, data.cache, data.splits.training)
+    return {"proxy": instantiate(config.proxy), "proxy_key": key}
 
 
 def build_similarity(strategy: Strategy, cache: VolumeCache) -> LabelledSimilarity | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,14 @@ def load_start(folder: Path) -> Start:
     return Start(start, tuple(map(str, overrides)))
 
 
+@contextmanager
+def started_in(folder: Path) -> Iterator[None]:
+    """Go to where the run was started, for the relative paths in its settings."""
+    start = Path(load_start(folder).folder) if (folder / START_FILE).is_file() else Path.cwd()
+    with chdir(start if start.is_dir() else Path.cwd()):
+        yield
+
+
 def save_config(config: DictConfig, folder: Path) -> None:
     """Write the resolved configuration, with references for secrets, into a run folder."""
     write_atomically(
@@ -162,7 +172,9 @@ def flat(content: Any, prefix: str = "") -> dict[str, Any]:
     elif isinstance(content, list) and any(isinstance(c, (Mapping, list)) for c in content):
         items = [(str(index), value) for index, value in enumerate(content)]
     else:
-        return {prefix: content}
+        # Hydra reads evaluation.absent=nan as a number that is not equal to itself
+        is_nan = isinstance(content, float) and math.isnan(content)
+        return {prefix: "nan" if is_nan else content}
     merged: dict[str, Any] = {}
     for key, value in items:
         merged |= flat(value, f"{prefix}.{key}" if prefix else key)

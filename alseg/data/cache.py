@@ -280,14 +280,7 @@ class VolumeCache:
     def _preprocess_label(
         self, case: Case, path: Path, regions: tuple[Region, ...] | None
     ) -> dict[str, Tensor]:
-        check_label_header(case, path)
-        label, values = read_label(self.task, path, regions)
-        hidden = [v for v in self.task.not_annotated(case.id) if v in values]
-        if hidden:
-            raise DataError(
-                f"label {path} holds the class {self.task.classes[hidden[0]]}, but dataset.json "
-                f"says that it was not annotated in {case.id} ('annotated_classes')"
-            )
+        label, values = self._read_label(case, path, regions)
         entry = self.image(case.id)
         image = MetaTensor(entry["image"], affine=entry["affine"])
         # of a partly annotated image nobody has annotated what lies around it either
@@ -300,6 +293,31 @@ class VolumeCache:
             "label": on_grid.to(dtype).contiguous(),
             "classes_in_file": torch.from_numpy(values),
         }
+
+    def source_label(
+        self, case_id: str, path: Path, regions: tuple[Region, ...] | None = None
+    ) -> Tensor:
+        """A case's label as it is in its file, which lies on the grid of the image's: [1, D, H, W].
+
+        Nothing of it is kept. Arguments, types and errors are those of ``label``.
+        """
+        label, _ = self._read_label(self.task.cases[case_id], path, regions)
+        plain = convert_to_tensor(label, track_meta=False)
+        return plain.to(label_dtype(plain, len(self.task.classes)))
+
+    def _read_label(
+        self, case: Case, path: Path, regions: tuple[Region, ...] | None
+    ) -> tuple[MetaTensor, np.ndarray]:
+        """As ``read_label``, of a case whose label is checked against its image and data set."""
+        check_label_header(case, path)
+        label, values = read_label(self.task, path, regions)
+        hidden = [v for v in self.task.not_annotated(case.id) if v in values]
+        if hidden:
+            raise DataError(
+                f"label {path} holds the class {self.task.classes[hidden[0]]}, but dataset.json "
+                f"says that it was not annotated in {case.id} ('annotated_classes')"
+            )
+        return label, values
 
 
 def axis_findings(transforms: Sequence[Callable[[Any], Any]]) -> list[Finding]:

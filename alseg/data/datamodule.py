@@ -30,6 +30,8 @@ from alseg.system.distributed import rank, world_size
 
 log = logging.getLogger(__name__)
 
+GEOMETRY = ("affine", "source_affine", "source_shape")  # of an image: where its grids lie
+
 
 class TrainingDraws(Dataset):
     """The training samples of a round, in the order in which they are used.
@@ -118,26 +120,45 @@ class RemainingDraws(Sampler[int]):
 
 
 class WholeVolumes(Dataset):
-    """Whole preprocessed volumes with their labels, for evaluation."""
+    """Whole preprocessed volumes with their labels, for evaluation.
+
+    Args:
+        cache: the preprocessed volumes.
+        case_ids: the cases.
+        labels: what has been revealed of their labels.
+        in_source: also serve the label as it is in its file, ``source_label`` [1, D, H, W].
+    """
 
     def __init__(
-        self, cache: VolumeCache, case_ids: Sequence[str], labels: Mapping[str, Annotation]
+        self,
+        cache: VolumeCache,
+        case_ids: Sequence[str],
+        labels: Mapping[str, Annotation],
+        *,
+        in_source: bool = False,
     ) -> None:
         self.cache = cache
         self.case_ids = list(case_ids)
         self.labels = labels
+        self.in_source = in_source
 
     def __len__(self) -> int:
         return len(self.case_ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         case_id = self.case_ids[index]
-        return {
+        entry, annotation = self.cache.image(case_id), self.labels[case_id]
+        sample: dict[str, Any] = {
             "case_id": case_id,
-            "image": self.cache.image(case_id)["image"],
-            "label": annotated_label(self.cache, case_id, self.labels[case_id]),
+            "image": entry["image"],
+            "label": annotated_label(self.cache, case_id, annotation),
+            "geometry": {name: entry[name] for name in GEOMETRY},
             **annotated_classes(self.cache.task, case_id),
         }
+        if self.in_source:
+            source = self.cache.source_label(case_id, annotation.path, annotation.regions)
+            sample["source_label"] = source
+        return sample
 
 
 class PoolVolumes(Dataset):
@@ -357,9 +378,11 @@ class PoolDataModule(pl.LightningDataModule):
         parts, _, _ = self._current_round()
         return self._one_by_one(WholeVolumes(self.cache, parts.validation, self.labels))
 
-    def test_dataloader(self) -> DataLoader:
-        """The test volumes, one at a time."""
-        return self._one_by_one(WholeVolumes(self.cache, self.splits.test, self.labels))
+    def evaluation_volumes(self, case_ids: Sequence[str], *, in_source: bool) -> DataLoader:
+        """Annotated volumes, one at a time; see ``WholeVolumes``."""
+        return self._one_by_one(
+            WholeVolumes(self.cache, case_ids, self.labels, in_source=in_source)
+        )
 
     def volumes(
         self,

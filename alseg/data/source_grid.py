@@ -63,6 +63,8 @@ def _resampled(
 ) -> Tensor:
     """Resample a volume [C, D, H, W]; ``reduce`` takes each slab [C, d, H, W] to [d, H, W]."""
     resample = SpatialResample(mode="bilinear", padding_mode="zeros")
+    if volume.device.type == "mps":  # Apple's GPUs have no double precision
+        volume = volume.cpu()
     image = MetaTensor(volume.double(), affine=entry["affine"])  # else converted for each slab
     depth, *plane = entry["source_shape"].tolist()
     thickness = max(1, SLAB // (plane[0] * plane[1]))

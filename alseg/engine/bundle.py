@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import secrets
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,11 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from alseg import __version__
 from alseg.config.trust import targets, within
 from alseg.core.errors import ConfigError, check_text
+from alseg.engine.new_folder import check_new, new_folder
 from alseg.engine.trained_run import TrainedRun, load_trained
 from alseg.networks.committee import reported_network
 from alseg.run.measure import TEST, validation_of
 from alseg.system.console import say
-from alseg.system.files import TEMPORARY, name_file_in_errors, replacing, write_atomically
+from alseg.system.files import replacing, write_atomically
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -53,33 +51,18 @@ def export(config: DictConfig) -> Path:
     """
     check_text("bundle", config.bundle)
     folder = Path(config.bundle).expanduser()
-    check_place(folder)
+    check_new("bundle", folder)
     run = load_trained(config.run, config.round, config.trusted_packages)
     inference = inference_config(run)
     metadata = metadata_of(run)
     for content in (inference["preprocessing"], inference["network_def"], inference["inferer"]):
         check_is_monais(content)
     check_is_plain(metadata)
-    with name_file_in_errors(folder):
-        temporary = folder.absolute().with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{folder.name}")
-        try:
-            write_bundle(temporary, run, inference, metadata)
-            os.replace(temporary, folder)  # takes the place of an empty folder, of no other one
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(folder) as temporary:
+        write_bundle(temporary, run, inference, metadata)
     say(f"wrote the network of round {run.round_number} of {run.folder} as a bundle: {folder}")
     say(f"how to use it: {folder / 'docs' / 'README.md'}")
     return folder
-
-
-def check_place(folder: Path) -> None:
-    """Check that nothing is overwritten.
-
-    Raises:
-        ConfigError: if the folder is a file, or holds something.
-    """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"bundle is {folder}, which is not an empty folder; give a new one")
 
 
 def write_bundle(
@@ -87,7 +70,7 @@ def write_bundle(
 ) -> None:
     """Write all files of a bundle."""
     for name in ("configs", "models", "docs"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir()
     write_atomically(folder / "configs" / "metadata.json", json.dumps(metadata, indent=2))
     write_atomically(folder / "configs" / "inference.json", json.dumps(inference, indent=2))
     with replacing(folder / "models" / "model.pt") as file:

@@ -10,41 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from alseg.config.build import build_inferers
-from alseg.config.checks import check_transforms
-from alseg.config.composition import instantiate
-from alseg.core.errors import (
-    AlsegError,
-    ConfigError,
-    DataError,
-    StorageError,
-    check_choice,
-    check_flag,
-    check_text,
-)
-from alseg.data.cache import VolumeCache
+from alseg.core.errors import ConfigError, DataError, check_choice, check_flag
 from alseg.data.findings import listed
-from alseg.data.formats.folder import read_folder
-from alseg.data.headers import check_image_headers
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
 from alseg.data.task import Task
 from alseg.data.volumes import write_nifti
-from alseg.data.watched import WatchedDataset, dead_worker_error
 from alseg.engine.prediction_table import DONE, REFUSED, WRITING, PredictionTable
+from alseg.engine.scans import ScanJob, ScanModule, folders_of, run_trainer, scans_of, trainer_of
 from alseg.engine.trained_run import TrainedRun, load_trained
 from alseg.run.folder import CASES_FILE
 from alseg.run.lock import locked_run
@@ -54,18 +37,13 @@ from alseg.strategies import measures
 from alseg.strategies.aggregations import foreground_mean
 from alseg.strategies.statistics import VoxelStatistics, single_pass
 from alseg.system.console import Meter, say
-from alseg.system.distributed import world_size
-from alseg.system.files import checksum_of, is_within
-from alseg.system.interruption import Interrupted, interruption
-from alseg.training.trainers import check_accelerator, workers_for
-
-log = logging.getLogger(__name__)
+from alseg.system.files import checksum_of
+from alseg.training.trainers import workers_for
 
 # of several passes; the others are those of a single pass as well
 DISAGREEMENTS = ("variance", "mutual_information", "variation_ratio")
 MEASURES = ("entropy", "expected_entropy", "margin", "least_confidence", *DISAGREEMENTS)
 UNCERTAINTY_FOLDER = "uncertainty"
-MOST_WORKERS = 2  # loader processes: each holds two volumes
 
 
 def predict(config: DictConfig) -> PredictionTable:
@@ -97,89 +75,24 @@ def predict(config: DictConfig) -> PredictionTable:
         job = Job(run, task, output, config.measure, config.uncertainty_map)
         waiting = [case_id for case_id in task.cases if not job.is_done(case_id, table)]
         if waiting:
-            run_trainer(trainer, job, table, waiting, num_workers)
+            predictor = Predictor(job, table, n_before=len(task.cases) - len(waiting))
+            run_trainer(trainer, predictor, waiting, num_workers)
     report(table, task, run, n_before=len(task.cases) - len(waiting))
     return table
 
 
-def run_trainer(
-    trainer: pl.Trainer, job: Job, table: PredictionTable, waiting: list[str], num_workers: int
-) -> None:
-    """Segment the cases that wait; at a signal, say what is left."""
-    predictor = Predictor(job, table, n_before=len(job.task.cases) - len(waiting))
-    num_workers = min(num_workers, MOST_WORKERS, len(waiting))
-    scans = job.scans(waiting, num_workers)
-    loader = DataLoader(scans, batch_size=None, num_workers=num_workers)
-    try:
-        with interruption.handled(), predictor.meter as meter:
-            trainer.predict(predictor, loader, return_predictions=False)
-    except Interrupted:
-        n_left = meter.total - meter.done
-        say(f"the same command continues with the {n_left} scan(s) that are left")
-        raise
-    except Exception as error:
-        if dead := dead_worker_error(error, [scans]):
-            raise dead from error
-        raise
-
-
-def trainer_of(config: DictConfig) -> pl.Trainer:
-    """The Lightning trainer, of one device."""
-    if config.trainer.devices != 1 or world_size() != 1:
-        raise ConfigError(
-            f"trainer.devices is {config.trainer.devices}, in {world_size()} process(es); a "
-            "prediction takes one device: start one for each, with parts of the images and outputs "
-            "of their own"
-        )
-    check_accelerator(config.trainer.accelerator)
-    trainer: pl.Trainer = instantiate(config.trainer)(logger=False, enable_checkpointing=False)
-    return trainer
-
-
-def folders_of(config: DictConfig) -> tuple[Path, Path]:
-    """The folders of the scans and of what is made of them."""
-    for name in ("images", "output"):
-        check_text(name, config[name])
-    images, output = (Path(config[name]).expanduser() for name in ("images", "output"))
-    if not images.is_dir():
-        raise DataError(f"images is {images}, which is not a folder")
-    if is_within(output, images):
-        raise ConfigError(
-            f"output is {output}, in the folder of the images, where segmentations would be taken "
-            "for scans; give another one"
-        )
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"output is {output}, which is not a folder")
-    return images, output
-
-
 @dataclass(frozen=True)
-class Job:
+class Job(ScanJob):
     """What is to be made of which scans.
 
     Attributes:
-        run: gives the network.
-        task: the scans, with the channels and classes of the run.
-        output: the folder of the segmentations.
         measure: the name of the measure of uncertainty.
         passes: whether the run's source of uncertainty makes its passes, for a map; else the
             measure is taken of the one plain pass that segments, for the table only.
     """
 
-    run: TrainedRun
-    task: Task
-    output: Path
     measure: str
     passes: bool
-
-    @cached_property
-    def cache(self) -> VolumeCache:
-        """Preprocesses the scans as the run did; nothing is kept."""
-        preprocess = self.run.config.data.preprocess
-        transforms = instantiate(preprocess)
-        check_transforms("data.preprocess", transforms)
-        text = OmegaConf.to_yaml(preprocess, resolve=True)
-        return VolumeCache(self.task, transforms, text, self.output)
 
     @cached_property
     def network_hash(self) -> str:
@@ -191,11 +104,6 @@ class Job:
         source = OmegaConf.to_container(self.run.config.uncertainty)
         content = [checksums, settings, source, self.measure, self.passes, self.task.classes]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    def made_of(self, case_id: str) -> str:
-        """Changes whenever the network, what is asked of it, or the scan does."""
-        image = self.cache.key(self.task.cases[case_id].images)
-        return hashlib.sha256(f"{self.network_hash} {image}".encode()).hexdigest()[:16]
 
     def file(self, case_id: str) -> Path:
         """Where the segmentation of a case goes."""
@@ -230,38 +138,8 @@ class Job:
                 "away, or give another output"
             )
 
-    def scans(self, case_ids: list[str], num_workers: int) -> WatchedDataset:
-        """The preprocessed scans, one at a time, for some loader processes."""
-        return WatchedDataset(Scans(self.cache, case_ids), num_workers)
 
-
-class Scans(Dataset):
-    """Preprocessed scans; one that cannot be used gives the reason in its place."""
-
-    def __init__(self, cache: VolumeCache, case_ids: list[str]) -> None:
-        self.cache = cache
-        self.case_ids = case_ids
-
-    def __len__(self) -> int:
-        return len(self.case_ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        started, case_id = time.monotonic(), self.case_ids[index]
-        case = self.cache.task.cases[case_id]
-        try:
-            findings = check_image_headers(self.cache.task, case).findings
-            entry = self.cache.preprocess(case)
-        except (DataError, OSError) as error:
-            return {"case_id": case_id, "refused": str(error)}
-        return {
-            "case_id": case_id,
-            "entry": entry,
-            "findings": "; ".join(finding.message for finding in findings),
-            "seconds": time.monotonic() - started,
-        }
-
-
-class Predictor(pl.LightningModule):
+class Predictor(ScanModule):
     """Segments one scan after another, and notes each in the table.
 
     Args:
@@ -270,44 +148,17 @@ class Predictor(pl.LightningModule):
         n_before: the cases that an earlier process has done.
     """
 
+    job: Job
+
     def __init__(self, job: Job, table: PredictionTable, n_before: int) -> None:
-        super().__init__()
-        self.job = job
+        super().__init__(job, Meter("segmenting", "scan", len(job.task.cases), done=n_before))
         self.table = table
-        self.network = job.run.network
         self.members = job.run.members() if job.passes else ()
         if job.passes:
             job.run.source.check(self.network)
         self.inferer, self.scoring_inferer = build_inferers(job.run.config)
-        n_cases = len(job.task.cases)
-        self.meter = Meter("segmenting", "scan", n_cases, done=n_before)
 
-    def transfer_batch_to_device(
-        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
-    ) -> dict[str, Any]:
-        """Move the image; affines stay where they are, in the precision that they have."""
-        if "entry" in batch:
-            entry = batch["entry"]
-            batch["entry"] = entry | {"image": entry["image"].to(device)}
-        return batch
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:
-        """Segment one scan and write what was made of it, or note why not; returns its case id."""
-        case_id: str = batch["case_id"]
-        try:
-            if "refused" in batch:
-                raise DataError(batch["refused"])
-            self.segment(case_id, batch)
-        except StorageError:
-            raise
-        except (AlsegError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise  # torch has no class of its own for a CPU that lacks memory
-            self.refuse(case_id, error)
-        self.meter.update(self.meter.done + 1, lambda: case_id)
-        return case_id
-
-    def segment(self, case_id: str, batch: Mapping[str, Any]) -> None:
+    def look_at(self, case_id: str, batch: Mapping[str, Any]) -> None:
         """Segment one scan, write the files, and note the case."""
         job, started = self.job, time.monotonic() - batch["seconds"]
         job.check_place(case_id, self.table)
@@ -344,16 +195,10 @@ class Predictor(pl.LightningModule):
         networks = (self.network, *self.members)
         return run.source.statistics(networks, image, self.scoring_inferer, mask_seed)
 
-    def refuse(self, case_id: str, error: BaseException) -> None:
-        """Note and report why a scan could not be segmented."""
-        message = str(error)
-        if not isinstance(error, AlsegError):
-            message = f"{self.job.task.cases[case_id].images[0]} does not fit into memory: {error}"
+    def note_refused(self, case_id: str, message: str) -> None:
+        """Note why a scan could not be segmented."""
         checksum = self.table.rows.get(case_id, {}).get("checksum", "")  # of what is left there
-        self.table.note(
-            case_id, status=REFUSED, message=" ".join(message.split()), checksum=checksum
-        )
-        log.warning(f"{case_id} is left out: {message}")
+        self.table.note(case_id, status=REFUSED, message=message, checksum=checksum)
 
 
 def sizes(classes: Tensor, names: tuple[str, ...], voxel_ml: float) -> dict[str, float]:
@@ -363,19 +208,6 @@ def sizes(classes: Tensor, names: tuple[str, ...], voxel_ml: float) -> dict[str,
     for name, count in zip(names, counts, strict=True):
         columns |= {f"voxels_{name}": count, f"ml_{name}": round(count * voxel_ml, 4)}
     return columns
-
-
-def scans_of(folder: Path, task: Task) -> Task:
-    """The scans of a folder as cases of a task, as ``data=folder`` reads them.
-
-    Where each file is named like nnU-Net's first channel, ``_0000`` is not part of the case's id.
-    """
-    found = read_folder(folder, task.foreground, task.channels).cases
-    first = "_0000"
-    if len(task.channels) == 1 and all(case_id.endswith(first) for case_id in found):
-        ids = {case_id: case_id.removesuffix(first) for case_id in found}
-        found = {ids[old]: replace(case, id=ids[old]) for old, case in found.items()}
-    return replace(task, root=folder, cases=found)
 
 
 def report(table: PredictionTable, task: Task, run: TrainedRun, n_before: int) -> None:

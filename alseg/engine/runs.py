@@ -11,7 +11,7 @@ import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from alseg.config.settings import (
     result_settings,
     save_config,
     save_start,
+    started_in,
 )
 from alseg.config.trust import check_targets, untrusted
 from alseg.core.area_under_curve import area_under_budget_curve
@@ -217,14 +218,6 @@ def to_resume(folder: Path) -> str:
     own = untrusted(OmegaConf.to_container(load_config(folder)))
     named = shlex.quote(override("trusted_packages", own)) if own else ""
     return f"{override_to_paste('resume', folder)} {named}".rstrip()
-
-
-@contextmanager
-def started_in(folder: Path) -> Iterator[None]:
-    """Go to where the run was started, for the relative paths in its settings."""
-    start = Path(load_start(folder).folder) if (folder / START_FILE).is_file() else Path.cwd()
-    with chdir(start if start.is_dir() else Path.cwd()):
-        yield
 
 
 def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> float:

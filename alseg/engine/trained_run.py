@@ -73,8 +73,8 @@ class TrainedRun:
         if missing := [path for path in paths if not path.is_file()]:
             raise ConfigError(
                 f"there is no {missing[0]}: the members of an ensemble are trained in rounds that "
-                "score the pool with them; choose such a round with round=N, or leave out "
-                "uncertainty_map=true"
+                "score the pool with them; choose such a round with round=N (alseg.predict needs "
+                "them only for uncertainty_map=true)"
             )
         return paths
 

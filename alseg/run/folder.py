@@ -46,6 +46,8 @@ PAGE_FILE = ".page.json"  # port and token of the page's address
 ANNOTATIONS_FOLDER = "annotations"
 HISTORY_FILE, USED_FILE = "history.csv", "used.csv"  # all versions; those that a round works with
 SUMMARY_FILE = "summary.csv"  # a row a request
+REVIEWS_FILE = "reviews.csv"  # what reviewers say of labels, those of a simulation as well
+REVIEW_PAGE_FILE = ".review_page.json"  # port and token of the review's address
 ANNOTATIONS_LOCK = ".annotations.lock"
 
 ROUNDS_FOLDER = "rounds"

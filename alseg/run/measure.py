@@ -6,8 +6,10 @@ or of all annotated cases, each judged by a network that has not seen it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+
+from alseg.core.metric_names import DICE, TITLES, UNDEFINED_HD95
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,29 @@ class Measure:
     @property
     def column(self) -> str:
         """The column of the mean Dice."""
-        return f"{self.part}_dice"
+        return self.of_metric(DICE)
 
     def of_class(self, name: str) -> str:
         """The column of a class's Dice."""
-        return f"{self.column}_{name}"
+        return self.of_metric(DICE, name)
+
+    def of_metric(self, metric: str, name: str | None = None) -> str:
+        """The column of the mean of a metric, or of a class's.
+
+        Args:
+            metric: of ``core.metric_names.TITLES``.
+            name: of the class.
+        """
+        return f"{self.part}_{metric}" if name is None else f"{self.part}_{metric}_{name}"
+
+    @property
+    def undefined_hd95(self) -> str:
+        """The column of how many HD95 of a class in a case are not defined."""
+        return f"{self.part}_{UNDEFINED_HD95}"
+
+    def further_metrics(self, columns: Collection[str]) -> tuple[str, ...]:
+        """The metrics beside Dice that columns of metrics.csv hold."""
+        return tuple(m for m in TITLES if m != DICE and self.of_metric(m) in columns)
 
     def classes(self, columns: Iterable[str]) -> tuple[str, ...]:
         """The foreground classes that columns of metrics.csv hold a Dice of."""

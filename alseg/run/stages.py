@@ -120,15 +120,15 @@ def _is_result(name: str, result: Any) -> bool:
     if not isinstance(result.get("skipped_steps"), int):
         return False
     if name.startswith("fold_"):
-        return _is_dice(result.get("dice"))
+        return _is_metrics(result.get("metrics"))
     return name != "training" or isinstance(result.get("best_dice"), int | float | None)
 
 
-def _is_dice(dice: Any) -> bool:
-    """Whether it is the Dice of each class by case."""
-    return isinstance(dice, Mapping) and all(
+def _is_metrics(metrics: Any) -> bool:
+    """Whether it is a row of numbers for each case."""
+    return isinstance(metrics, Mapping) and all(
         isinstance(row, list) and all(isinstance(value, int | float) for value in row)
-        for row in dice.values()
+        for row in metrics.values()
     )
 
 

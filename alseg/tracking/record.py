@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from alseg.core.area_under_curve import area_under_budget_curve
 from alseg.core.errors import DataError
+from alseg.core.metric_names import TITLES, UNDEFINED_HD95
 from alseg.run.folder import METRICS_FILE, TRACKING_FILE, TRAINING_CURVES_FILE, round_folder
 from alseg.run.measure import measure_of
 from alseg.run.provenance import train_command
@@ -175,18 +177,18 @@ def origin(folder: Path) -> dict[str, str]:
 def metric_name(column: str) -> str:
     """What a column of metrics.csv is called in tracking stores, which group by the first part.
 
-    ``test_dice_liver`` is ``dice/test/liver``, ``training_seconds`` is ``time/training``; the sizes
-    and costs of the pool come under ``pool/``.
+    ``test_dice_liver`` is ``dice/test/liver``, ``test_hd95`` is ``hd95/test``, ``training_seconds``
+    is ``time/training``; the sizes and costs of the pool come under ``pool/``.
     """
     if column == "area":
         return column
     if column.endswith("_seconds"):
         return f"time/{column.removesuffix('_seconds')}"
-    for part in ("test", "val"):
-        if column == f"{part}_dice":
-            return f"dice/{part}"
-        if column.startswith(f"{part}_dice_"):
-            return f"dice/{part}/{column.removeprefix(f'{part}_dice_')}"
+    for part, metric in product(("test", "val"), (*TITLES, UNDEFINED_HD95)):
+        if column == f"{part}_{metric}":
+            return f"{metric}/{part}"
+        if column.startswith(f"{part}_{metric}_"):
+            return f"{metric}/{part}/{column.removeprefix(f'{part}_{metric}_')}"
     return f"pool/{column}"
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: Dice per case and class, calibration, and the area under the budget curve."""
+"""Evaluation: metrics per case and class, and calibration."""
 
 from __future__ import annotations
 
@@ -7,51 +7,81 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from monai.metrics import compute_dice
-from monai.networks.utils import one_hot
 from torch import Tensor
 
+from alseg.core.metric_names import DICE, HD95, UNDEFINED_HD95
 from alseg.strategies.statistics import most_likely
 from alseg.system.distributed import gathered
+from alseg.training.class_metrics import VoxelSize, class_metrics
+from alseg.training.evaluation import ZERO, Evaluation
 
 
-class CaseDice:
-    """Collects the Dice of each case and foreground class.
+class CaseMetrics:
+    """Collects the metrics of each case and foreground class.
 
-    Dice = 2|P∩L| / (|P|+|L|) on hard labels. A class that is absent from a case's label gives NaN
-    for that case and is left out of the means (MONAI's convention, as in the tutorial); so does a
-    class that was not annotated in the case, as its label then holds none of it.
+    A class that is absent from a case's reference gives NaN for that case and is left out of the
+    means, unless ``evaluation.absent`` says otherwise; so does, always, a class that was not
+    annotated in the case.
 
     Args:
         classes: the foreground class names.
+        evaluation: which metrics, and what an absent class counts.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], evaluation: Evaluation | None = None) -> None:
         self.classes = tuple(classes)
-        self.rows: dict[str, list[float]] = {}
+        self.evaluation = evaluation or Evaluation()
+        self.rows: dict[str, list[float]] = {}  # in the order of ``columns``
 
-    def reset(self) -> None:
-        """Forget all cases."""
-        self.rows = {}
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a case's row holds: ``dice_CLASS``, ..., and how many HD95 are not defined."""
+        names = [f"{metric}_{name}" for metric in self.evaluation.metrics for name in self.classes]
+        return (*names, UNDEFINED_HD95) if HD95 in self.evaluation.metrics else tuple(names)
 
-    def update(self, case_id: str, prediction: Tensor, label: Tensor) -> None:
+    def update(
+        self,
+        case_id: str,
+        prediction: Tensor,
+        label: Tensor,
+        affine: Tensor | None = None,
+        annotated: Tensor | None = None,
+    ) -> None:
         """Add one case.
 
-        Voxels that were not annotated count for nothing.
+        Voxels that were not annotated count for nothing: they are background in both. One class
+        after another: besides what is given, memory holds a few masks.
 
         Args:
             case_id: the case.
             prediction: class indices, shape [1, 1, D, H, W].
             label: class indices or ``IGNORED``, the same shape.
+            affine: the voxel-to-world matrix of both in mm, [4, 4]; only distances need it.
+            annotated: the classes that were annotated in the case, bool [C]; None for all.
         """
-        n_classes = len(self.classes) + 1
-        ignored = label < 0
-        if ignored.any():  # background in both of them is what Dice does not see
-            prediction, label = (v.masked_fill(ignored, 0) for v in (prediction, label))
-        dice = compute_dice(
-            one_hot(prediction, n_classes), one_hot(label, n_classes), include_background=False
-        )
-        self.rows[case_id] = [float(value) for value in dice[0]]
+        known, ignored = self.evaluation, label[0, 0] < 0
+        size = None
+        if known.needs_distances:
+            assert affine is not None
+            size = VoxelSize.of(affine, label.shape[2:], case_id)
+        found = []
+        for index, name in enumerate(self.classes, start=1):
+            absent_counts = known.absent == ZERO and (annotated is None or bool(annotated[index]))
+            predicted = (prediction[0, 0] == index) & ~ignored
+            found.append(
+                class_metrics(
+                    predicted,
+                    label[0, 0] == index,
+                    known.metrics,
+                    absent_counts=absent_counts,
+                    tolerance_mm=known.tolerance_of(name),
+                    size=size,
+                )
+            )
+        row = [each.values[metric] for metric in known.metrics for each in found]
+        if HD95 in known.metrics:
+            row.append(float(sum(each.is_undefined for each in found)))
+        self.rows[case_id] = row
 
     def take_all(self) -> None:
         """Take in the cases of all devices; a case that several of them had counts once."""
@@ -59,19 +89,28 @@ class CaseDice:
         self.rows = dict(sorted(merged.items()))
 
     def table(self) -> pd.DataFrame:
-        """One row a case: ``case_id`` and ``dice_CLASS`` for each foreground class."""
-        columns = [f"dice_{name}" for name in self.classes]
-        table = pd.DataFrame.from_dict(self.rows, orient="index", columns=columns)
+        """One row a case: ``case_id`` and ``columns``."""
+        table = pd.DataFrame.from_dict(self.rows, orient="index", columns=list(self.columns))
+        if UNDEFINED_HD95 in table:
+            table = table.astype({UNDEFINED_HD95: int})
         return table.rename_axis("case_id").reset_index()
 
-    def by_class(self) -> dict[str, float]:
-        """Mean over cases for each class; NaN for a class that no case has."""
-        table = np.array(list(self.rows.values()), dtype=np.float64)  # [cases, classes]
-        return {name: _nanmean(table[:, i]) for i, name in enumerate(self.classes)}
+    def by_class(self, metric: str = DICE) -> dict[str, float]:
+        """Mean over cases for each class; NaN for a class that counts in no case."""
+        table = np.array(list(self.rows.values()), dtype=np.float64)  # [cases, columns]
+        columns = self.columns
+        return {
+            name: _nanmean(table[:, columns.index(f"{metric}_{name}")]) for name in self.classes
+        }
 
-    def mean(self) -> float:
-        """Mean over foreground classes of the class means; classes no case has are left out."""
-        return _nanmean(np.array(list(self.by_class().values())))
+    def mean(self, metric: str = DICE) -> float:
+        """Mean over foreground classes of the class means; classes without one are left out."""
+        return _nanmean(np.array(list(self.by_class(metric).values())))
+
+    @property
+    def n_undefined_hd95(self) -> int:
+        """How many times a class had no HD95, as only one of prediction and reference had it."""
+        return sum(int(row[-1]) for row in self.rows.values())
 
 
 class Calibration:

@@ -8,11 +8,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from monai.inferers import Inferer
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from alseg.core.metric_names import DICE
+from alseg.data.source_grid import classes_on_source_grid
 from alseg.training.annotated_loss import AnnotatedLoss
+from alseg.training.evaluation import Evaluation
 from alseg.training.marginal_loss import marginal_logits
-from alseg.training.metrics import Calibration, CaseDice, hard_labels
+from alseg.training.metrics import Calibration, CaseMetrics, hard_labels
 from alseg.training.recipe import Recipe
 from alseg.training.weighting import weighted_loss
 
@@ -25,6 +29,7 @@ class SegmentationModule(pl.LightningModule):
         recipe: what it is trained with.
         inferer: runs the network over the windows of a whole volume in evaluation.
         classes: the foreground class names.
+        evaluation: how it is evaluated. While it trains, Dice on the preprocessed grid validates.
     """
 
     def __init__(
@@ -33,13 +38,15 @@ class SegmentationModule(pl.LightningModule):
         recipe: Recipe,
         inferer: Inferer,
         classes: Sequence[str],
+        evaluation: Evaluation | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.loss = AnnotatedLoss(recipe.loss)
         self.inferer = inferer
-        self.dice = CaseDice(classes)
+        self.evaluation = evaluation or Evaluation()
+        self.case_metrics = CaseMetrics(classes, self.evaluation)
         self.calibration = Calibration()
 
     def configure_optimizers(self) -> Any:
@@ -68,36 +75,45 @@ class SegmentationModule(pl.LightningModule):
         self.log("loss/train", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch, except for what only the CPU works on: matrices, and labels of files."""
+        stays = {name: batch[name] for name in ("geometry", "source_label") if name in batch}
+        moves = {name: value for name, value in batch.items() if name not in stays}
+        return super().transfer_batch_to_device(moves, device, dataloader_idx) | stays
+
     def on_validation_epoch_start(self) -> None:
-        """Start a fresh collection of Dice values."""
-        self.dice.reset()
+        """Start a fresh collection of metrics."""
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        used = self.evaluation.in_training if fitting else self.evaluation
+        self.case_metrics = CaseMetrics(self.case_metrics.classes, used)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Sliding-window prediction of one whole volume [1, channels, D, H, W]."""
-        (case_id,) = batch["case_id"]
-        self.dice.update(case_id, self.predict_labels(batch["image"]), batch["label"])
+        self._compare(batch, self.inferer(batch["image"], self.network))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean foreground Dice and each class's."""
-        self._log_dice("val")
+        """Log the means of the metrics, and each class's."""
+        self._log_metrics("val")
 
     def on_test_epoch_start(self) -> None:
-        """Start a fresh collection of Dice values and probabilities."""
-        self.dice.reset()
+        """Start a fresh collection of metrics and probabilities."""
+        self.case_metrics = CaseMetrics(self.case_metrics.classes, self.evaluation)
         self.calibration.reset()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """As ``validation_step``, on a test volume; collects its calibration as well."""
         (case_id,) = batch["case_id"]
         logits = self.inferer(batch["image"], self.network)
-        self.dice.update(case_id, hard_labels(logits), batch["label"])
+        self._compare(batch, logits)
         if "annotated_classes" in batch:
             logits = marginal_logits(logits, batch["annotated_classes"])
         self.calibration.update(case_id, logits, batch["label"])
 
     def on_test_epoch_end(self) -> None:
-        """Log the mean foreground Dice and each class's."""
-        self._log_dice("test")
+        """Log the means of the metrics, and each class's."""
+        self._log_metrics("test")
         self.calibration.take_all()
 
     @torch.no_grad()
@@ -105,9 +121,26 @@ class SegmentationModule(pl.LightningModule):
         """Deterministic prediction: [1, channels, D, H, W] -> class indices [1, 1, D, H, W]."""
         return hard_labels(self.inferer(image, self.network))
 
-    def _log_dice(self, part: str) -> None:
-        self.dice.take_all()  # so that all devices log, and choose checkpoints by, the same number
-        self.log(f"dice/{part}", self.dice.mean(), prog_bar=True)
-        self.log_dict(
-            {f"dice/{part}/{name}": value for name, value in self.dice.by_class().items()}
-        )
+    def _compare(self, batch: dict[str, Any], logits: Tensor) -> None:
+        """Add the metrics of a case, on the grid of its file if the batch has its label there."""
+        (case_id,) = batch["case_id"]
+        geometry = {name: values[0] for name, values in batch["geometry"].items()}
+        if "source_label" in batch:
+            label, affine = batch["source_label"], geometry["source_affine"]
+            probabilities = torch.softmax(logits[0].float(), dim=0)  # [C, d, h, w]
+            prediction = classes_on_source_grid(probabilities, geometry)[None, None]
+        else:
+            label, affine, prediction = batch["label"], geometry["affine"], hard_labels(logits)
+        annotated = batch["annotated_classes"][0] if "annotated_classes" in batch else None
+        self.case_metrics.update(case_id, prediction, label, affine, annotated)
+
+    def _log_metrics(self, part: str) -> None:
+        cases = self.case_metrics
+        cases.take_all()  # so that all devices log, and choose checkpoints by, the same number
+        # no validation in the files: the curve of a training is of the grid, which validates in it
+        logger = False if part == "val" and cases.evaluation.in_source else None
+        for metric in cases.evaluation.metrics:
+            by_class = {f"{metric}/{part}/{n}": v for n, v in cases.by_class(metric).items()}
+            mean = cases.mean(metric)
+            self.log(f"{metric}/{part}", mean, prog_bar=metric == DICE, logger=logger)
+            self.log_dict(by_class, logger=logger)

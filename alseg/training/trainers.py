@@ -90,6 +90,7 @@ def quiet_lightning() -> None:
         r".*does not have many workers.*",  # data.num_workers: 0 on purpose on a CPU
         r".*smaller than the logging interval.*",  # short rounds are fine
         r".*but have no `val_dataloader`.*",  # the proxy task has no labels to validate with
+        r".*overridden .transfer_batch_to_device. in .LightningModule.*",  # on purpose: metrics
         r".*Checkpoint directory .* exists.*",  # a round that is run again after an interruption
         r".*recommended to use .*sync_dist=True.*",  # alseg logs what is equal on all devices
         r".*Using .DistributedSampler. with the dataloaders.*",  # each case still counts once

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from alseg.annotate import main
+from alseg.annotation_page.command import review_desk_of
+from alseg.config.settings import save_start
+from alseg.core.pool import Pool
+from tests.run_folders import blobs, run_on
 
 
 def told(
@@ -34,6 +38,7 @@ def test_a_simulated_run_asks_nobody(
     (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
     said = told(monkeypatch, capsys, str(tmp_path))
     assert f"the run in {tmp_path} asks nobody for labels" in said
+    assert "review=true shows what it has asked for" in said
 
 
 def test_a_run_folder_of_somebody_else_builds_nothing_unasked(
@@ -54,3 +59,19 @@ def test_a_port_is_a_number(
 ) -> None:
     said = told(monkeypatch, capsys, str(tmp_path), "port=first")
     assert "port is 'first'; it must be a whole number of at least 1" in said
+
+
+def test_a_review_is_asked_for_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "review is 'maybe'" in told(monkeypatch, capsys, str(tmp_path), "review=maybe")
+
+
+def test_a_data_set_is_found_from_where_the_run_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = blobs(tmp_path / "data")
+    run = run_on(tmp_path / "run", Path("data"), Pool(("case_03",), ()))
+    save_start(run, [], at=str(tmp_path))
+    monkeypatch.chdir(run)
+    assert review_desk_of(str(run)).task.root == root

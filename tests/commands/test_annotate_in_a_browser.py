@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alseg.annotation_page.server import start
+from alseg.annotation_page.desk import Desk
+from alseg.core.units import whole
+from alseg.data.formats.msd import read_msd
+from alseg.data.formats.nnunet import read_nnunet
+from alseg.data.task import Task
+from alseg.oracles.person import PersonOracle
 from tests.annotation_page.campaign import ASKED, GRIDS, Campaign, lay_out_campaign
+from tests.annotation_page.in_a_browser import Page, errors, served, until
+from tests.conftest import write_msd
+from tests.data import nnunet_with_ignore
+from tests.oracles.unlabelled import move_labels_away
 
 SHAPE = (20, 18, 16)
 SEEN = ["left-handed", "oblique", "anisotropic", "permuted, oblique, left-handed", "plain"]
@@ -46,117 +51,6 @@ RUN = (
     "trainer=cpu",
     "tracking=none",
 )
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
-    """What the condition gives, once it gives something."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if found := condition():
-            return found
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
-
-
-class Page:
-    """A tab with the page in it, and what a person does there."""
-
-    def __init__(self, browser: Any, address: str, annotator: str) -> None:
-        from selenium.webdriver import ActionChains
-
-        self.browser, self.actions = browser, ActionChains
-        browser.switch_to.new_window("tab")
-        self.tab = browser.current_window_handle
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False},
-        )
-        browser.get(address)
-        until(lambda: self.find("#name-dialog[open]"), "the question for a name")
-        field = self.find("#name")[0]
-        field.clear()
-        field.send_keys(annotator)
-        self.press("#name-dialog .primary")
-
-    def find(self, selector: str) -> list[Any]:
-        self.browser.switch_to.window(self.tab)
-        found: list[Any] = self.browser.find_elements("css selector", selector)
-        return found
-
-    def fresh(self, act: Callable[[], Any]) -> Any:
-        """What comes of an act, again if the page renews its elements meanwhile."""
-        from selenium.common.exceptions import StaleElementReferenceException
-
-        def results() -> list[Any]:
-            try:
-                return [act()]
-            except (StaleElementReferenceException, IndexError):  # such as the list of cases
-                return []
-
-        return until(results, "elements that stay")[0]
-
-    def press(self, selector: str) -> None:
-        self.fresh(lambda: self.find(selector)[0].click())
-
-    def text(self, selector: str) -> str:
-        text: str = self.fresh(lambda: " ".join(found.text for found in self.find(selector)))
-        return text
-
-    def run(self, script: str) -> Any:
-        self.browser.switch_to.window(self.tab)
-        return self.browser.execute_script(script)
-
-    def wait_for(self, case_id: str) -> None:
-        until(
-            lambda: self.run("return document.body.dataset.open") == case_id,
-            f"{case_id}; the page says {self.text('#message')} {self.text('#cover')}",
-        )
-
-    def key(self, keys: str) -> None:
-        self.find("#canvas")
-        self.actions(self.browser).send_keys(keys).perform()
-
-    def stroke(self, *points: tuple[int, int]) -> None:
-        """Drag the mouse from one point to the next; they are relative to the middle."""
-        canvas = self.find("#canvas")[0]
-        actions = self.actions(self.browser, duration=20)
-        actions.move_to_element_with_offset(canvas, *points[0]).click_and_hold()
-        for (x, y), (to_x, to_y) in pairwise(points):
-            actions.move_by_offset(to_x - x, to_y - y)
-        actions.release().perform()
-
-    def drawing(self) -> np.ndarray:
-        """What is drawn, in the order of axes of the page."""
-        dims = self.run("return [...viewer.nv.back.dims].slice(1, 4)")
-        coded = self.run(
-            "let t = ''; for (const v of viewer.nv.drawBitmap) t += String.fromCharCode(v);"
-            "return btoa(t)"
-        )
-        return np.frombuffer(base64.b64decode(coded), np.uint8).reshape(dims, order="F")
-
-    def drawn_grey_values(self) -> dict[int, set[float]]:
-        """The grey values that the viewer shows at the voxels of each class."""
-        found: dict[str, list[float]] = self.run(
-            "const nv = viewer.nv, [, nx, ny, nz] = nv.back.dims, found = {}; let i = 0;"
-            "for (let z = 0; z < nz; z++) for (let y = 0; y < ny; y++)"
-            " for (let x = 0; x < nx; x++, i++) { const v = nv.drawBitmap[i];"
-            " if (v) (found[v] ??= []).push(nv.back.getValue(x, y, z)); } return found"
-        )
-        return {int(value): set(greys) for value, greys in found.items()}
-
-    def wait_until_saved(self) -> None:
-        until(lambda: "draft saved" in self.text("#saved"), "the draft to be saved")
-
-    def submit(self) -> None:
-        self.press("#submit")
-        until(lambda: self.find("#submit-dialog[open]"), "the question whether to submit")
-        self.press("#submit-ok")
-
-
-def errors(browser: Any) -> list[str]:
-    """What the console holds against the page, such as a violated policy; no refusals."""
-    log = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    return [message for message in log if "Failed to load resource" not in message]
 
 
 @contextmanager
@@ -270,23 +164,10 @@ def campaign(tmp_path: Path) -> Campaign:
     return lay_out_campaign(tmp_path)
 
 
-@contextmanager
-def served(campaign: Campaign) -> Iterator[str]:
-    address, server = start(campaign.desk, 8765)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield address
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def test_two_annotators_never_get_or_overwrite_the_same_case(
     browser: Any, campaign: Campaign
 ) -> None:
-    with served(campaign) as address:
+    with served(campaign.desk) as address:
         ada = Page(browser, address, "Ada")
         ada.wait_for(ASKED[0])
         ben = Page(browser, address, "Ben")
@@ -314,13 +195,13 @@ def test_two_annotators_never_get_or_overwrite_the_same_case(
 
 
 def test_a_server_that_is_killed_loses_no_stroke(browser: Any, campaign: Campaign) -> None:
-    with served(campaign) as address:
+    with served(campaign.desk) as address:
         page = Page(browser, address, "Ada")
         page.wait_for(ASKED[0])
     page.stroke((-200, 150), (-150, 170))
     until(lambda: "The server does not answer" in page.text("#message"), "the message")
     drawing = page.drawing()
-    with served(campaign) as again:
+    with served(campaign.desk) as again:
         assert again == address
         page.wait_until_saved()
         assert page.text("#message") == ""
@@ -330,3 +211,104 @@ def test_a_server_that_is_killed_loses_no_stroke(browser: Any, campaign: Campaig
         page.run("location.reload()")
         page.wait_for(ASKED[0])  # the own draft comes first
         assert np.array_equal(page.drawing(), drawing)
+
+
+def asked_campaign(folder: Path, task: Task, case_ids: Iterable[str]) -> Campaign:
+    """Cases without a label are asked for, without proposals."""
+    oracle = PersonOracle(task, folder / "run", settle_seconds=0)
+    oracle.request("initial", whole(case_ids), {})
+    return Campaign(task, oracle, Desk(task, oracle.folder, claim_minutes=30), "initial")
+
+
+def test_a_drag_with_the_right_button_sets_the_grey_values_and_draws_nothing(
+    browser: Any, campaign: Campaign
+) -> None:
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for(ASKED[0])
+        page.run("document.getElementById('view').value = '0'")
+        page.run("document.getElementById('view').dispatchEvent(new Event('change'))")
+        window, drawing = page.run("return viewer.window()"), page.drawing()
+        page.drag_right((0, 0), (60, 80))
+        until(lambda: page.run("return viewer.window()") != window, "other grey values")
+        low, high = page.run("return viewer.window()")
+        width, middle = window[1] - window[0], sum(window) / 2
+        assert high - low == pytest.approx(width * 2 ** (60 / 150), rel=1e-3)  # wider, and lower
+        assert (high + low) / 2 == pytest.approx(middle - width * 80 / 150, rel=1e-3)
+        shown = [page.run(f"return document.getElementById('{i}').value") for i in ("low", "high")]
+        assert [float(text) for text in shown] == pytest.approx([low, high], rel=1e-3)
+        assert np.array_equal(page.drawing(), drawing)
+        assert "not saved" not in page.text("#saved")
+        page.stroke((-60, -60), (60, -60))  # the left button draws as before
+        page.wait_until_saved()
+        assert page.run("return viewer.window()") == [low, high]
+        assert not np.array_equal(page.drawing(), drawing)
+    assert errors(browser) == []
+
+
+def test_all_channels_are_shown_beneath_the_same_drawing(browser: Any, tmp_path: Path) -> None:
+    images = [
+        np.stack([np.full(SHAPE, 10 + i), np.arange(np.prod(SHAPE)).reshape(SHAPE)], -1)
+        for i in range(3)
+    ]
+    root = write_msd(
+        tmp_path / "data",
+        [image.astype(np.int16) for image in images],
+        [np.zeros(SHAPE, np.uint8)] * 3,
+        affines=[GRIDS["plain"], GRIDS["oblique"], GRIDS["left-handed"]],
+        channels=("T1", "<b>FLAIR</b>"),
+    )
+    hidden = ["case_01", "case_02"]
+    copy, _ = move_labels_away(root, tmp_path / "campaign", hidden)
+    campaign = asked_campaign(tmp_path, read_msd(copy), hidden)
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for("case_01")
+        assert page.run("return viewer.nv.back.img[5]") == 11
+        assert page.text("#channel").split() == ["T1", "<b>FLAIR</b>"]
+        page.key("b1[[[")
+        page.stroke((-60, -60), (60, -60))
+        drawing = page.drawing()
+        assert drawing.any()
+        page.run("document.getElementById('channel').value = '1'")
+        page.run("document.getElementById('channel').dispatchEvent(new Event('change'))")
+        until(lambda: page.run("return viewer.nv.back.img[5]") != 11, "the other channel")
+        assert np.array_equal(page.drawing(), drawing)
+        low, high = page.run("return viewer.window()")
+        assert 0 <= low < high <= np.prod(SHAPE)
+        greys = page.drawn_grey_values()[1]  # of the channel that is shown
+        page.wait_until_saved()
+        page.submit()
+        page.wait_for("case_02")
+        assert page.run("return document.getElementById('channel').value") == "0"
+        assert page.run("return viewer.nv.back.img[5]") == 12
+    classes = np.asarray(campaign.label("case_01").dataobj)
+    assert set(images[1][classes == 1][:, 1].tolist()) == greys
+    assert errors(browser) == []
+
+
+def test_voxels_can_be_marked_as_not_annotated(browser: Any, tmp_path: Path) -> None:
+    root = nnunet_with_ignore.write(tmp_path / "data", n_cases=1)
+    (root / "labelsTr/case_000.nii.gz").unlink()
+    campaign = asked_campaign(tmp_path, read_nnunet(root), ["case_000"])
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for("case_000")
+        assert "ignore (not annotated)" in page.text("#palette")
+        page.key("b1")
+        page.stroke((-200, -100), (-150, -100))
+        page.key("3")
+        page.stroke((-200, -150), (-150, -150))
+        page.wait_until_saved()
+        drawing = page.drawing()
+        assert set(np.unique(drawing)) == {0, 1, 3}
+        page.run("location.reload()")
+        page.wait_for("case_000")
+        assert np.array_equal(page.drawing(), drawing)
+        page.submit()
+        until(lambda: "All is annotated" in page.text("#cover"), "the end of the work")
+    found = nibabel.as_closest_canonical(campaign.label("case_000"))
+    assert np.array_equal(np.asarray(found.dataobj), drawing)
+    answer = campaign.oracle.annotate(campaign.query)
+    assert not answer.pending
+    assert errors(browser) == []

@@ -12,7 +12,7 @@ import pytest
 
 from alseg import __version__
 
-COMMANDS = ("train", "plan", "validate", "compare", "predict", "export", "sync", "ui")
+COMMANDS = ("train", "plan", "validate", "compare", "predict", "score", "export", "sync", "ui")
 HEAVY = re.compile(r"\| +(torch|pytorch_lightning|lightning|monai|mlflow)(\.|$)", re.MULTILINE)
 
 

@@ -22,7 +22,7 @@ from alseg.oracles.costs import cost_named
 from alseg.strategies.aggregations import hidden_dice_error
 from alseg.strategies.measures import hidden_class_voxels, prediction_error
 from alseg.strategies.statistics import VoxelStatistics
-from alseg.training.metrics import Calibration, CaseDice
+from alseg.training.metrics import Calibration, CaseMetrics
 from tests.conftest import are_equal
 from tests.data.nnunet_with_ignore import IGNORE, SHAPE, write
 
@@ -179,7 +179,7 @@ def test_metrics_are_those_of_the_annotated_part() -> None:
     partial_label = torch.full_like(label, -1)
     partial_label[box] = label[box]
     prediction = logits.argmax(dim=1, keepdim=True)
-    dice, calibration = CaseDice(["a", "b"]), Calibration()
+    dice, calibration = CaseMetrics(["a", "b"]), Calibration()
     dice.update("part", prediction[box], label[box])
     dice.update("whole", prediction, partial_label)
     calibration.update("part", logits[box], label[box])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -171,6 +172,30 @@ def test_penalty_matrix_against_independent_t_tests() -> None:
     assert matrix.loc["random"].sum() == 0
     shuffled = curves.sample(frac=1, random_state=5)
     pd.testing.assert_frame_equal(statistics.penalty_matrix(shuffled), matrix)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+def test_the_penalty_matrix_is_that_of_pairing_each_pair_by_seed(missing: float) -> None:
+    rng = np.random.default_rng(0)
+    curves = curves_of(**{name: (0.5 + rng.normal(0, 0.1, (8, 5))).tolist() for name in "abcd"})
+    curves["dice"] += curves["strategy"].map({"a": 0.3, "b": 0.1, "c": 0.1, "d": 0.0})
+    curves.loc[rng.random(len(curves)) < missing, "dice"] = np.nan
+    curves = curves.sample(frac=1, random_state=1)
+    expected = pd.DataFrame(0.0, index=list("abcd"), columns=list("abcd"))
+    budgets = statistics.common_budgets(curves)[1:]
+    for budget in budgets:
+        rows = curves[curves["labelled"] == budget]
+        pairs = {
+            pair: statistics.pair_by_seed(rows, *pair, "dice")["difference"]
+            for pair in combinations("abcd", 2)
+        }
+        p_values = statistics.holm([statistics.paired_p_value(d) for d in pairs.values()])
+        for ((a, b), difference), p in zip(pairs.items(), p_values, strict=True):
+            if p < statistics.ALPHA:
+                expected.loc[(a, b) if difference.mean() > 0 else (b, a)] += 1 / len(budgets)
+    matrix = statistics.penalty_matrix(curves)
+    assert expected.to_numpy().sum() > 0
+    pd.testing.assert_frame_equal(matrix, expected, check_exact=True)
 
 
 def test_penalty_matrix_needs_three_seeds() -> None:

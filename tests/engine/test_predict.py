@@ -85,15 +85,20 @@ def voxels(path: Path) -> np.ndarray:
     return np.asarray(nibabel.load(path).dataobj)
 
 
+@pytest.mark.parametrize("resampled", [False, True])
 def test_an_independent_script_finds_the_dice_of_the_run(
-    predict: Predict, run: Path, data: Path, tmp_path: Path
+    predict: Predict, run: Path, data: Path, shared: Path, tmp_path: Path, resampled: bool
 ) -> None:
+    if resampled:
+        run = tmp_path / "resampled"
+        settings = ("steps_per_round=30", "val_interval=15", "data.num_workers=0")
+        run_smoke(run, shared, "strategy=random", "data.spacing_mm=[14,11,17]", *settings)
     cases = pd.read_csv(run / "rounds/round_02/cases.csv").query("part == 'test'")
     images = tmp_path / "held_out"
     images.mkdir()
     for case_id in cases["case_id"]:
         shutil.copy(data / "imagesTr" / f"{case_id}.nii.gz", images)
-    done = predict("round=2", images=images)
+    done = predict("round=2", of=run, images=images)
     assert done.exit_code == 0, done.err
     script = [sys.executable, str(ROOT / "scripts" / "check_predictions.py"), str(done.folder)]
     cases_file = run / "rounds" / "round_02" / "cases.csv"
@@ -479,7 +484,7 @@ def test_each_source_of_uncertainty_makes_maps(
     last = predict("round=2", *settings, of=run, output="last")
     if source == "ensemble":  # the last round acquires nothing, and so trains one network
         assert last.exit_code == 2
-        assert "choose such a round with round=N, or leave out uncertainty_map=true" in last.err
+        assert "choose such a round with round=N (alseg.predict needs them only for" in last.err
     else:
         assert last.exit_code == 0, last.err
 

@@ -39,11 +39,11 @@ def test_a_query_that_says_nothing_is_chosen_again(
     assert "does not say what the stage query has given" in caplog.text
 
 
-@pytest.mark.parametrize("dice", [None, [0.5], {"a": 0.5}, {"a": ["high"]}])
-def test_a_fold_that_says_no_dice_is_trained_again(tmp_path: Path, dice: Any) -> None:
+@pytest.mark.parametrize("metrics", [None, [0.5], {"a": 0.5}, {"a": ["high"]}])
+def test_a_fold_that_says_no_metrics_is_trained_again(tmp_path: Path, metrics: Any) -> None:
     stages = Stages(tmp_path)
-    stages.finish("fold_1", seconds=1.0, skipped_steps=0, dice={"a": [0.5, float("nan")]})
-    stages.finish("fold_2", seconds=1.0, skipped_steps=0, dice=dice)
+    stages.finish("fold_1", seconds=1.0, skipped_steps=0, metrics={"a": [0.5, float("nan")]})
+    stages.finish("fold_2", seconds=1.0, skipped_steps=0, metrics=metrics)
     assert list(Stages(tmp_path)) == ["fold_1"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from alseg.core.errors import DataError
 from alseg.run.folder import SENT_FILE, TRACKING_FILE, TRAINING_CURVES_FILE
 from alseg.sync import sync_all
 from alseg.tracking.csv import CSVTracker
-from alseg.tracking.mirror import mirror
+from alseg.tracking.mirror import Entry, mirror
 from alseg.tracking.mlflow_store import MLflowStore
 from alseg.tracking.record import RunRecord, curve_points, finished_rounds
 from tests.conftest import Outcome
+from tests.smoke_runs import run_smoke
 from tests.tracking.builders import TrackedRun, history, stored_runs
 
 CURVES = f"rounds/round_01/{TRAINING_CURVES_FILE}"
@@ -330,3 +332,31 @@ def test_a_damaged_file_is_named(name: str, text: str | bytes, tmp_path: Path) -
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=re.escape(str(path))):
         READERS[name](folder)
+
+
+class Counted:
+    """A store that counts: the points of each metric of a run."""
+
+    def __init__(self) -> None:
+        self.points: Counter[str] = Counter()
+
+    def send(self, entry: Entry, key: str) -> None:
+        self.points.update(f"{entry.number} {point.name}" for point in entry.points())
+
+    def send_files(self, folder: Path, key: str) -> None:
+        pass
+
+
+def test_a_larger_pool_sends_larger_tables_and_no_further_metrics(tmp_path: Path) -> None:
+    found = []
+    for n_volumes in (12, 20):
+        folder, data = tmp_path / f"run_{n_volumes}", tmp_path / f"data_{n_volumes}"
+        settings = (f"data.phantom.n_volumes={n_volumes}", "data.num_workers=0", "tracking=csv")
+        run_smoke(folder, data, "strategy=entropy", *settings)
+        mirror(folder, store := Counted())
+        n_scores = len((folder / "rounds/round_01/scores.csv").read_text().splitlines())
+        found.append((store.points, n_scores))
+    (small, few), (large, many) = found
+    assert many > few
+    assert small == large
+    assert {"0 dice/test", "1 dice/val"} <= set(small)

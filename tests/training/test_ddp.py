@@ -136,15 +136,16 @@ def test_one_process_scores_and_selects_the_same(
     assert one == [row["case_id"] for row in RunState.load(folder).queries if row["round"] == 1]
 
     trainer = experiment.make_trainer(logger=False)
-    trainer.test(module, datamodule=data, verbose=False)
+    volumes = data.evaluation_volumes(data.splits.test, in_source=True)
+    trainer.test(module, volumes, verbose=False)
     cases = pd.read_csv(round_folder / "cases.csv").set_index("case_id")
-    by_case = module.dice.table().set_index("case_id")
+    by_case = module.case_metrics.table().set_index("case_id")
     pd.testing.assert_frame_equal(
         by_case.sort_index(), cases[cases["part"] == "test"].drop(columns="part").sort_index()
     )
     two_processes = pd.read_csv(round_folder / "calibration.csv")
     pd.testing.assert_frame_equal(module.calibration.table(), two_processes)
-    assert module.dice.mean() == pytest.approx(
+    assert module.case_metrics.mean() == pytest.approx(
         RunState.load(folder).history[0]["test_dice"], abs=1e-9
     )
 

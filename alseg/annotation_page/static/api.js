@@ -36,5 +36,8 @@ export const api = {
     ask(`${address(request, caseId, "draft")}?${new URLSearchParams({ holder, seconds })}`, { method: "PUT", body }),
   submit: (request, caseId, holder, seconds, based_on, confirmed, body) =>
     ask(`${address(request, caseId, "submit")}?${new URLSearchParams({ holder, seconds, based_on, confirmed })}`, { method: "POST", body }),
+  about: (round, unit) => json(address(round, unit, "about")),
+  shown: async (round, unit, kind) => new Uint8Array(await (await ask(address(round, unit, kind))).arrayBuffer()),
+  review: (round, unit, said) => json(address(round, unit, "review"), said),
   release: (request, holder) => navigator.sendBeacon(address(request, "release"), JSON.stringify({ holder })),
 };

@@ -1,12 +1,11 @@
 // The annotation page. What the server says is put on the page as text, never as HTML.
 import { api, Refused } from "./api.js";
-import { Viewer, colour } from "./viewer.js";
+import { $, View, asked, askName, attempt, cover, element, knownName, onKeys, row, say, showPalette } from "./common.js";
+import { Viewer } from "./viewer.js";
 
 const SAVE_AFTER_MS = 1200; // after the last stroke
 const LOOK_EVERY_MS = 5000; // at what others do
 const SIGN_OF_LIFE_S = 60; // while a case is in front and nothing is drawn
-const VIEWS = ["3", "0", "1", "2", "4"];
-const $ = (id) => document.getElementById(id);
 // of this page as it was loaded: a second tab, also a duplicated one, has another one
 const holder = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
 
@@ -21,37 +20,27 @@ let saveTimer = 0;
 let tool = "pen";
 let value = 1;
 const viewer = new Viewer(drawn);
+const view = new View(viewer, (channel) => (open ? api.imageUrl(open.request, open.case, channel) : ""));
 globalThis.viewer = viewer; // for the console of the browser, and for tests
-
-function say(text) {
-  $("message-text").textContent = text;
-  $("message").hidden = !text;
-}
-
-function cover(text, button = "", action = null) {
-  $("cover").hidden = !text;
-  $("cover-text").textContent = text;
-  $("cover-button").hidden = !button;
-  $("cover-button").textContent = button;
-  $("cover-button").onclick = action;
-}
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
-}
 
 // ---- the list of cases
 
 const IS_DONE = { submitted: "submitted", annotated: "annotated" };
 
+function isOpen(unit) {
+  return Boolean(open) && open.case === unit.case && open.request === unit.request;
+}
+
+function wordsOf(unit) {
+  return `returned by ${unit.reviewer}${unit.comment && ": "}${unit.comment}`;
+}
+
 function stateOf(unit) {
   const by = unit.annotator ? ` by ${unit.annotator}` : "";
   if (IS_DONE[unit.state]) return IS_DONE[unit.state] + by;
-  if (open && open.case === unit.case) return "open here";
+  if (isOpen(unit)) return "open here";
   if (unit.claimed) return unit.drawn_by === annotator ? "open on another page of yours" : `${unit.drawn_by} works on it`;
+  if (unit.state === "returned") return wordsOf(unit);
   if (unit.state === "refused") return `refused by the checks${by}`;
   if (unit.has_draft) return unit.drawn_by === annotator ? "your draft" : `draft by ${unit.drawn_by}`;
   return unit.has_proposal ? "with a proposal" : "open";
@@ -68,19 +57,8 @@ function showOverview() {
   const states = JSON.stringify([units, open && open.case, annotator]);
   if (states === shown) return; // a row that is being clicked stays
   shown = states;
-  const rows = units.map((unit) => {
-    const button = element("button", "", "");
-    button.type = "button";
-    button.dataset.case = unit.case;
-    button.title = unit.score === null ? unit.case : `${unit.case}, score ${unit.score.toPrecision(3)}`;
-    if (open && open.case === unit.case && open.request === request) button.setAttribute("aria-current", "true");
-    button.append(element("span", "order", unit.order), element("span", "case", unit.case));
-    button.append(element("span", `state ${IS_DONE[unit.state] ? "done" : unit.state}`, stateOf(unit)));
-    button.onclick = () => openCase(unit.case, unit);
-    const row = document.createElement("li");
-    row.append(button);
-    return row;
-  });
+  const rows = units.map((unit) =>
+    row(unit, isOpen(unit), stateOf(unit), IS_DONE[unit.state] ? "done" : unit.state, () => openCase(unit)));
   $("cases").replaceChildren(...rows);
 }
 
@@ -89,7 +67,8 @@ async function look() {
     const before = overview && overview.request;
     overview = await api.overview();
     showOverview();
-    if (!open && annotator && overview.request && overview.request !== before) await next();
+    const isReturned = overview.units.some((unit) => unit.state === "returned" && !unit.claimed);
+    if (!open && annotator && overview.request && (overview.request !== before || isReturned)) await next();
   } catch (error) {
     if (!overview) throw error;
     $("saved").textContent = "the server does not answer";
@@ -99,15 +78,16 @@ async function look() {
 
 // ---- opening a case
 
-function unitOf(caseId) {
-  return overview.units.find((unit) => unit.case === caseId);
-}
-
 async function next() {
   overview = await api.overview();
   if (!overview.request) return cover("The run has not asked for anything yet. This page looks again by itself.");
-  const found = await api.next(overview.request, annotator, holder);
-  if (found.case) return openCase(found.case);
+  // what the newest request asks for, then what reviewers have returned of those before it
+  for (const request of new Set([overview.request, ...overview.units.map((unit) => unit.request)])) {
+    const found = await api.next(request, annotator, holder);
+    if (!found.case) continue;
+    overview = await api.overview();
+    return openCase(overview.units.find((unit) => unit.case === found.case && unit.request === request));
+  }
   open = null;
   showOverview();
   const left = overview.units.filter((unit) => !IS_DONE[unit.state]).length;
@@ -117,42 +97,28 @@ async function next() {
   left ? "Look again" : "", left ? attempt(next) : null);
 }
 
-function attempt(work) {
-  return async (...args) => {
-    try {
-      await work(...args);
-    } catch (error) {
-      say(error.message);
-    }
-  };
-}
-
-const openCase = attempt(async (caseId, unit = null) => {
-  if (open && open.case === caseId && open.request === overview.request) return;
+const openCase = attempt(async (unit) => {
+  if (isOpen(unit)) return;
   if (!(await save())) return;
-  const request = overview.request;
-  const takeOver = Boolean(unit && unit.claimed && unit.drawn_by === annotator);
+  const { request, case: caseId } = unit;
+  const takeOver = unit.claimed && unit.holder !== holder && unit.drawn_by === annotator;
   if (takeOver && !confirm(`${caseId} is open on another page of yours. Continue here instead?`)) return;
   const opened = await api.open(request, caseId, annotator, holder, takeOver);
   say("");
   $("submit").disabled = $("undo").disabled = true;
   open = null;
   cover(`Loading ${caseId} …`);
-  const known = unitOf(caseId);
-  const base = { request, case: caseId };
   $("channel").value = "0";
   const drawing = api.drawing(request, caseId);
-  await viewer.load(api.imageUrl(request, caseId, 0), await drawing, known.has_uncertainty ? api.uncertaintyUrl(request, caseId) : "");
-  open = { ...base, ...opened };
+  await viewer.load(api.imageUrl(request, caseId, 0), await drawing, unit.has_uncertainty ? api.uncertaintyUrl(request, caseId) : "");
+  open = { request, case: caseId, ...opened };
   seconds = 0;
   isChanged = false;
-  $("uncertainty-label").hidden = !known.has_uncertainty;
   applyTool();
-  showWindow();
-  viewer.setDrawingOpacity(Number($("drawing-opacity").value));
-  viewer.setUncertainty(Number($("uncertainty-opacity").value));
+  view.begin(unit.has_uncertainty);
   $("submit").disabled = false;
   cover("");
+  if (unit.state === "returned") say(wordsOf(unit));
   $("canvas").focus();
   showClock();
   $("saved").className = "";
@@ -252,12 +218,6 @@ function fillDialog() {
   if (open.based_on) $("submit-note").textContent += " It takes the place of the label that has been submitted before.";
 }
 
-function asked(dialog) {
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok"), { once: true }));
-}
-
 const submit = attempt(async () => {
   if (!open || $("submit").disabled || document.querySelector("dialog[open]")) return;
   fillDialog();
@@ -302,33 +262,16 @@ function chooseClass(newValue) {
   applyTool();
 }
 
-function showPalette() {
-  const entries = overview.palette.filter((entry) => entry.value > 0);
-  viewer.setPalette(overview.palette);
-  $("palette").replaceChildren(...entries.map((entry, index) => {
+function choices() {
+  const entries = showPalette(overview, viewer, (entry, index) => {
     const button = element("button", "", "");
     button.type = "button";
     button.dataset.value = entry.value;
     button.onclick = () => chooseClass(entry.value);
-    const swatch = element("span", "swatch", "");
-    swatch.style.color = `rgb(${colour(entry.value).join(" ")})`;
     if (index < 9) button.append(element("kbd", "", index + 1));
-    button.append(swatch, element("span", "", entry.name));
     return button;
-  }));
+  });
   value = entries.length ? entries[0].value : 0;
-  $("channel").replaceChildren(...overview.channels.map((name, index) => {
-    const option = element("option", "", name);
-    option.value = index;
-    return option;
-  }));
-  $("channel-label").hidden = overview.channels.length < 2;
-}
-
-function showWindow() {
-  const [low, high] = viewer.window();
-  $("low").value = Number(low.toPrecision(5));
-  $("high").value = Number(high.toPrecision(5));
 }
 
 function undo() {
@@ -340,38 +283,14 @@ function resize(by) {
   applyTool();
 }
 
-function toggle(id, apply) {
-  const slider = $(id);
-  slider.dataset.before = Number(slider.value) ? slider.value : slider.dataset.before || "0.6";
-  slider.value = Number(slider.value) ? 0 : slider.dataset.before;
-  apply(Number(slider.value));
-}
-
-function setView(view) {
-  $("view").value = view;
-  viewer.setView(Number(view));
-}
-
 const KEYS = {
   n: () => choose("look"), b: () => choose("pen"), f: () => choose("fill"), e: () => choose("erase"),
-  z: undo, "[": () => resize(-2), "]": () => resize(2),
-  " ": () => toggle("drawing-opacity", (v) => viewer.setDrawingOpacity(v)),
-  u: () => toggle("uncertainty-opacity", (v) => viewer.setUncertainty(v)),
-  v: () => setView(VIEWS[(VIEWS.indexOf($("view").value) + 1) % VIEWS.length]),
-  ArrowUp: () => viewer.slice(1), ArrowDown: () => viewer.slice(-1),
+  z: undo, "[": () => resize(-2), "]": () => resize(2), ...view.keys,
 };
 
-document.addEventListener("keydown", (event) => {
-  const typing = event.target.matches("input:not([type=range]), select, dialog *") || document.querySelector("dialog[open]");
-  if (typing || event.altKey || !open) return;
-  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() !== "z") return;
-  if (event.target.matches("input[type=range]") && event.key.startsWith("Arrow")) return;
-  if (event.target.matches("button") && event.key === " ") return;
-  const entry = /^[1-9]$/.test(event.key) && document.querySelectorAll("[data-value]")[Number(event.key) - 1];
-  const action = entry ? () => entry.click() : KEYS[event.key.length > 1 ? event.key : event.key.toLowerCase()];
-  if (!action) return;
-  event.preventDefault();
-  action();
+onKeys(KEYS, () => open, (key) => {
+  const entry = /^[1-9]$/.test(key) && document.querySelectorAll("[data-value]")[Number(key) - 1];
+  return entry && (() => entry.click());
 });
 
 function wire() {
@@ -379,20 +298,9 @@ function wire() {
   $("size").oninput = applyTool;
   $("undo").onclick = undo;
   $("submit").onclick = submit;
-  $("view").onchange = () => setView($("view").value);
-  $("channel").onchange = attempt(async () => {
-    if (!open) return;
-    await viewer.setImage(api.imageUrl(open.request, open.case, $("channel").value));
-    showWindow();
-  });
-  $("drawing-opacity").oninput = () => viewer.setDrawingOpacity(Number($("drawing-opacity").value));
-  $("uncertainty-opacity").oninput = () => viewer.setUncertainty(Number($("uncertainty-opacity").value));
-  for (const id of ["low", "high"]) $(id).onchange = () => viewer.setWindow(Number($("low").value), Number($("high").value));
-  viewer.onWindow = showWindow;
-  $("message-close").onclick = () => say("");
   $("name-button").onclick = attempt(async () => {
     const before = annotator;
-    await askName();
+    annotator = await askName(before);
     if (annotator === before) return;
     if (await save()) location.reload(); // claims are of the one who has opened them
   });
@@ -401,28 +309,14 @@ function wire() {
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 }
 
-async function askName() {
-  $("name").value = annotator;
-  do await asked($("name-dialog")); while (!$("name").value.trim());
-  annotator = $("name").value.trim();
-  sessionStorage.setItem("annotator", annotator);
-  localStorage.setItem("annotator", annotator);
-  $("name-button").textContent = annotator;
-}
-
 async function main() {
   wire();
   overview = await api.overview();
-  showPalette();
+  choices();
   showOverview();
   await viewer.attach($("canvas"));
   applyTool();
-  annotator = sessionStorage.getItem("annotator") || "";
-  if (!annotator) {
-    annotator = localStorage.getItem("annotator") || "";
-    await askName();
-  }
-  $("name-button").textContent = annotator;
+  annotator = await knownName();
   await next();
   setInterval(look, LOOK_EVERY_MS);
 }

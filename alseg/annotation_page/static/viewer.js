@@ -7,6 +7,7 @@ const COLOURS = [
   [40, 210, 210], [250, 130, 190], [160, 110, 60], [150, 200, 40],
 ];
 const MOST_UNDO = 30;
+const DRAG = 150; // pixels of a drag that double the window, or move it by its width
 
 export function colour(value) {
   return value ? COLOURS[(value - 1) % COLOURS.length] : [0, 0, 0];
@@ -28,7 +29,7 @@ export class Viewer {
       multiplanarShowRender: 1, // always
       multiplanarForceRender: true,
       maxDrawUndoBitmaps: MOST_UNDO + 2,
-      dragMode: DRAG_MODE.windowing, // of the right button
+      dragMode: DRAG_MODE.none, // of the right button: its windowing takes a pixel for a grey value
       clipPlaneHotKey: "", cycleClipPlaneHotKey: "", viewModeHotKey: "",
     });
     this.nv.keyDownListener = this.nv.keyUpListener = () => {}; // the page has keys of its own
@@ -46,6 +47,16 @@ export class Viewer {
 
   async attach(canvas) {
     await this.nv.attachToCanvas(canvas);
+    let began = null; // a drag with the right button
+    canvas.addEventListener("mousedown", (event) => {
+      if (event.button !== 2 || !this.nv.volumes.length) return;
+      const [low, high] = this.window();
+      began = { x: event.clientX, y: event.clientY, middle: (low + high) / 2, width: high - low };
+    });
+    addEventListener("mousemove", (event) => {
+      if (!(event.buttons & 2)) began = null;
+      if (began) this.drag(began, event.clientX - began.x, event.clientY - began.y);
+    });
   }
 
   setPalette(entries) {
@@ -65,9 +76,9 @@ export class Viewer {
     const volumes = [{ url: imageUrl, name: "image.nii", colormap: "gray" }];
     if (uncertaintyUrl) volumes.push({ url: uncertaintyUrl, name: "uncertainty.nii", colormap: "warm", opacity: 0 });
     await this.nv.loadVolumes(volumes);
-    this.nv.setCrosshairWidth(Math.max(...this.nv.back.dims.slice(1, 4)) / 250); // in voxels
+    this.nv.setCrosshairWidth(Math.max(...this.nv.back.dims.slice(1, 4)) / 180); // in voxels
     this.nv.createEmptyDrawing();
-    if (this.nv.drawBitmap.length !== drawing.length) throw new Error("the drawing does not fit to the image");
+    if (drawing.length && this.nv.drawBitmap.length !== drawing.length) throw new Error("the drawing does not fit to the image");
     this.nv.drawBitmap.set(drawing);
     this.nv.drawClearAllUndoBitmaps();
     this.nv.drawAddUndoBitmap();
@@ -82,6 +93,17 @@ export class Viewer {
     shown.img = volume.img;
     for (const field of ["cal_min", "cal_max", "global_min", "global_max", "robust_min", "robust_max", "hdr"]) shown[field] = volume[field];
     this.nv.updateGLVolume();
+  }
+
+  // What is drawn, in place of what was drawn before.
+  show(drawing) {
+    this.nv.drawBitmap.set(drawing);
+    this.nv.refreshDrawing(true);
+  }
+
+  lookAt(voxel) {
+    this.nv.scene.crosshairPos = this.nv.vox2frac(voxel);
+    this.nv.drawScene();
   }
 
   setTool(tool, value, size) {
@@ -120,6 +142,14 @@ export class Viewer {
     if (!(low < high)) return;
     Object.assign(this.nv.volumes[0], { cal_min: low, cal_max: high });
     this.nv.updateGLVolume();
+  }
+
+  // To the right: a wider window; up: a higher one, whatever the range of the image is.
+  drag(began, right, down) {
+    const middle = began.middle - (down / DRAG) * began.width;
+    const half = (began.width * 2 ** (right / DRAG)) / 2;
+    this.setWindow(middle - half, middle + half);
+    this.onWindow();
   }
 
   counts() {

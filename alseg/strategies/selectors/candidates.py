@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from alseg.strategies.selectors.feature_space import standardised
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -73,7 +75,8 @@ class Candidates:
         """Features of the candidates [n, d] and of the labelled cases [m, d], standardised.
 
         Each number is centred and scaled to unit variance over both together, so that no channel
-        rules the distances for its scale; one that is the same in all cases becomes 0.
+        rules the distances for its scale; one that is the same in all cases becomes 0. In float64,
+        of more than ``feature_space.MOST_EXACT`` together in float32.
 
         Raises:
             ValueError: if there are none.
@@ -82,12 +85,8 @@ class Candidates:
             raise ValueError("this selector needs features: give the strategy features")
         labelled = self.labelled_features
         if labelled is None:
-            labelled = np.empty((0, self.features.shape[1]))
-        both = np.concatenate([self.features, labelled]).astype(np.float64)
-        deviation = both.std(axis=0)
-        # relative: rounding leaves a constant column with a deviation of about 1e-16 times its size
-        varies = deviation > 1e-9 * np.abs(both).max(axis=0, initial=0)
-        both = np.where(varies, both - both.mean(axis=0), 0) / np.where(varies, deviation, 1)
+            labelled = np.empty((0, self.features.shape[1]), dtype=self.features.dtype)
+        both = standardised(np.concatenate([self.features, labelled]))
         return both[: len(self.ids)], both[len(self.ids) :]
 
     def subset(self, indices: np.ndarray) -> Candidates:

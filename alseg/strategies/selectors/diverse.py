@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neighbors import NearestNeighbors
 
 from alseg.strategies.selectors.candidates import Candidates
+from alseg.strategies.selectors.feature_space import (
+    by_typicality,
+    clusters,
+    squared_distance,
+    squared_distance_to_nearest,
+)
 from alseg.strategies.selectors.ranked import highest, top_k
 
 
@@ -25,15 +27,13 @@ def k_center(candidates: Candidates, query_size: int, rng: np.random.Generator) 
     learning for convolutional neural networks: a core-set approach" (ICLR 2018), algorithm 1.
     """
     features, labelled = candidates.standard_features()
-    distance = np.full(len(features), np.inf)  # squared, to the nearest centre
-    for centre in labelled:
-        distance = np.minimum(distance, _squared_distance(features, centre))
+    distance = squared_distance_to_nearest(features, labelled)
     chosen: list[int] = []
     while len(chosen) < query_size:
         first = not chosen and not len(labelled)
         farthest = int(rng.integers(len(features))) if first else int(np.argmax(distance))
         chosen.append(farthest)
-        distance = np.minimum(distance, _squared_distance(features, features[farthest]))
+        distance = np.minimum(distance, squared_distance(features, features[farthest]))
         distance[chosen] = -1.0  # below the 0 of a copy of a centre
     return [candidates.ids[i] for i in chosen]
 
@@ -60,15 +60,15 @@ def kmeans_plus_plus(
     scores = _non_negative(candidates.require_scores())
     # relative to the largest, so that the squares of tiny scores do not vanish
     scores = scores / max(scores.max(), np.finfo(np.float64).tiny)
-    vectors = features / np.where(length > 0, length, 1) * scores[:, None]
+    vectors = features / np.where(length > 0, length, 1) * scores[:, None].astype(features.dtype)
     chosen = [int(np.argmax(np.linalg.norm(vectors, axis=1)))]
-    distance = _squared_distance(vectors, vectors[chosen[0]])
+    distance = squared_distance(vectors, vectors[chosen[0]])
     while len(chosen) < query_size:
         distance[chosen] = 0.0
-        weight = distance if distance.sum() > 0 else np.ones(len(vectors))
+        weight = (distance if distance.sum() > 0 else np.ones(len(vectors))).astype(np.float64)
         weight[chosen] = 0.0
         chosen.append(int(rng.choice(len(vectors), p=weight / weight.sum())))
-        distance = np.minimum(distance, _squared_distance(vectors, vectors[chosen[-1]]))
+        distance = np.minimum(distance, squared_distance(vectors, vectors[chosen[-1]]))
     return [candidates.ids[i] for i in chosen]
 
 
@@ -84,12 +84,12 @@ def kmeans(candidates: Candidates, query_size: int, rng: np.random.Generator) ->
     weights = np.ones(len(features))
     if candidates.scores is not None and candidates.scores.max() > 0:
         weights = _non_negative(candidates.scores)
-    cluster, centres = _clusters(features, query_size, rng, weights)
+    cluster, centres = clusters(features, query_size, rng, weights)
     heaviest = np.argsort(-np.bincount(cluster, weights, minlength=len(centres)), kind="stable")
     free = np.ones(len(features), dtype=bool)
     chosen: list[str] = []
     for index in heaviest:
-        distance = np.where(free, _squared_distance(features, centres[index]), np.inf)
+        distance = np.where(free, squared_distance(features, centres[index]), np.inf)
         nearest = int(np.argmin(distance))
         free[nearest] = False
         chosen.append(candidates.ids[nearest])
@@ -121,19 +121,20 @@ def typiclust(
     features, labelled = candidates.standard_features()
     both = np.concatenate([features, labelled])
     n_clusters = min(len(labelled) + query_size, max_clusters, len(both))
-    cluster, _ = _clusters(both, n_clusters, rng)
+    cluster, _ = clusters(both, n_clusters, rng)
     taken = np.bincount(cluster[len(features) :], minlength=n_clusters)
     size = np.bincount(cluster, minlength=n_clusters)
-    waiting = {
-        c: _by_typicality(both, np.flatnonzero(cluster == c), len(features), n_neighbours)
-        for c in range(n_clusters)
-    }
+    left = np.bincount(cluster[: len(features)], minlength=n_clusters)
+    typical: dict[int, list[int]] = {}  # the candidates of the clusters that have been looked into
     chosen: list[str] = []
     while len(chosen) < query_size:
-        open_clusters = [c for c, indices in waiting.items() if indices]
-        best = min(open_clusters, key=lambda c: (taken[c], -size[c], c))
+        best = min(np.flatnonzero(left).tolist(), key=lambda c: (taken[c], -size[c], c))
+        if best not in typical:
+            members = by_typicality(both, np.flatnonzero(cluster == best), n_neighbours, rng)
+            typical[best] = members[members < len(features)].tolist()
         taken[best] += 1
-        chosen.append(candidates.ids[waiting[best].pop(0)])
+        left[best] -= 1
+        chosen.append(candidates.ids[typical[best].pop(0)])
     return chosen
 
 
@@ -152,47 +153,14 @@ def density_weighted(
     features, _ = candidates.standard_features()
     length = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.where(length > 0, length, 1)
-    density = (1 + unit @ unit.mean(axis=0)) / 2
+    mean = unit.mean(axis=0, dtype=np.float64).astype(unit.dtype)
+    density = (1 + unit @ mean) / 2
     keys = _non_negative(candidates.require_scores()) * np.maximum(density, 0) ** beta
     return highest(candidates, keys, query_size)
 
 
 def _non_negative(scores: np.ndarray) -> np.ndarray:
     return np.maximum(scores, 0.0)
-
-
-def _squared_distance(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """[n, d] and [d] -> [n]. As a difference, not |a|² - 2ab + |b|²: copies are at exactly 0."""
-    return np.square(points - centre).sum(axis=1)
-
-
-def _clusters(
-    points: np.ndarray,
-    n_clusters: int,
-    rng: np.random.Generator,
-    weights: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """k-means: the cluster of each point [n] and the centres [k, d]."""
-    model = KMeans(n_clusters, n_init=3, random_state=int(rng.integers(2**31)))
-    with warnings.catch_warnings():
-        # fewer distinct points than clusters: some stay empty, which the callers allow for
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(points, sample_weight=weights)
-    return model.labels_, model.cluster_centers_
-
-
-def _by_typicality(
-    points: np.ndarray, members: np.ndarray, n_candidates: int, n_neighbours: int
-) -> list[int]:
-    """The candidates among the members of a cluster, the most typical first."""
-    if len(members) < 2:
-        return [int(i) for i in members if i < n_candidates]
-    n_used = min(n_neighbours, len(members) - 1)
-    # Without an argument, a point is not its own neighbour.
-    neighbours = NearestNeighbors(n_neighbors=n_used).fit(points[members])
-    spread = neighbours.kneighbors()[0].mean(axis=1)
-    order = members[np.argsort(spread, kind="stable")]
-    return [int(i) for i in order if i < n_candidates]
 
 
 def mi_diversity(

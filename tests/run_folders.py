@@ -1,0 +1,40 @@
+"""Run folders and data sets that are small enough to be made for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from alseg.core.pool import Pool
+from alseg.run.state import RunState
+from tests.annotation_page.campaign import GRIDS, SHAPE, drawn
+from tests.conftest import write_msd
+
+
+def run_on(
+    folder: Path,
+    root: Path,
+    pool: Pool,
+    target: str = "msd.read_msd",
+    queries: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """A run folder that says which data set it works on, and what of it is annotated."""
+    folder.mkdir(exist_ok=True)
+    task = {"_target_": f"alseg.data.formats.{target}", "root": str(root)}
+    config = yaml.safe_dump({"data": {"task": task}})
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    RunState(pool=pool, config_hash="", queries=tuple(map(dict, queries))).save(folder)
+    return folder
+
+
+def blobs(root: Path, n_channels: int = 1, **settings: Any) -> tuple[Path, list[np.ndarray]]:
+    """Five volumes on awkward grids as an MSD data set, and their labels."""
+    shape = SHAPE if n_channels == 1 else (*SHAPE, n_channels)
+    images = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i in range(5)]
+    labels = [drawn(i) for i in range(5)]
+    affines = [*GRIDS.values()][1:]
+    return write_msd(root, images, labels, affines=affines, **settings), labels
