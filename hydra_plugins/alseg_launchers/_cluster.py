@@ -42,7 +42,7 @@ class ClusterLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         self.singletons = Singleton.get_state()
 
-    def __call__(self, overrides: Sequence[str], number: int) -> float:
+    def __call__(self, overrides: Sequence[str], number: int) -> JobReturn:
         """Run a job, in a process of the cluster.
 
         Args:
@@ -50,18 +50,17 @@ class ClusterLauncher(Launcher):
             number: of the job in its sweep.
 
         Returns:
-            What the job's function returns.
+            What the job's function returns, or has raised.
         """
         Singleton.set_state(self.singletons)
         setup_globals()
-        done = run_job(
+        return run_job(
             hydra_context=self.hydra_context,
             task_function=self.task_function,
             config=self.job_config(overrides, number),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        return float(done.return_value)
 
     def job_config(self, overrides: Sequence[str], number: int) -> DictConfig:
         """The configuration of a job, Hydra's part included."""
@@ -70,9 +69,15 @@ class ClusterLauncher(Launcher):
             config.hydra.job.id, config.hydra.job.num = str(number), number
         return config
 
-    def lost(self, overrides: Sequence[str], number: int, reason: str) -> float:
-        """Report a job that has ended without a result; returns its value, NaN."""
+    def lost(self, overrides: Sequence[str], number: int, reason: str) -> JobReturn:
+        """Report a job that has ended without a result.
+
+        Returns:
+            NaN for a job of alseg.train, which its sweep sums up as failed; else an error, which
+            ends the command when all jobs are done.
+        """
         from alseg.config.command_line import typed
+        from alseg.core.errors import JobLostError
         from alseg.engine.sweeps import note_lost
 
         config = self.job_config(overrides, number)
@@ -80,11 +85,9 @@ class ClusterLauncher(Launcher):
         own = typed(config.hydra.overrides.task)
         with open_dict(config):
             del config["hydra"]
+        if "sweep" not in config:
+            error = JobLostError(f"{' '.join(overrides)}: {reason}")
+            return JobReturn(overrides, status=JobStatus.FAILED, _return_value=error)
         log.error(f"[{config.strategy.name} seed {config.seed}] {reason}")
         note_lost(config, folder, own, reason)
-        return math.nan
-
-
-def as_hydra_has_it(overrides: Sequence[str], value: float) -> JobReturn:
-    """The value of a job in the form in which sweepers of Hydra take it."""
-    return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=value)
+        return JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=math.nan)

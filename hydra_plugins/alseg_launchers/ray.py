@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from hydra_plugins.alseg_launchers._cluster import ClusterLauncher, as_hydra_has_it
+from hydra_plugins.alseg_launchers._cluster import ClusterLauncher
 
 log = logging.getLogger("alseg.launchers")
 
@@ -45,7 +45,7 @@ class RayLauncher(ClusterLauncher):
             for number, overrides in enumerate(job_overrides, start=initial_job_idx)
         ]
         log.info(f"{len(tasks)} jobs are with Ray on {len(ray.nodes())} nodes")
-        values = []
+        values: list[JobReturn] = []
         for number, (overrides, reference) in enumerate(
             zip(job_overrides, tasks, strict=True), start=initial_job_idx
         ):
@@ -53,7 +53,7 @@ class RayLauncher(ClusterLauncher):
                 values.append(ray.get(reference))
             except ray.exceptions.RayError as error:
                 values.append(self.lost(overrides, number, reason_of(error)))
-        return [as_hydra_has_it(o, v) for o, v in zip(job_overrides, values, strict=True)]
+        return values
 
     def _connected(self) -> Any:
         from alseg.core.errors import ConfigError
@@ -112,7 +112,7 @@ def run_on_node(
     number: int,
     folder: str,
     environment: Mapping[str, str],
-) -> float:
+) -> JobReturn:
     """Run a job, in a process of Ray's.
 
     Args:
@@ -123,7 +123,7 @@ def run_on_node(
         environment: variables of the command that started it.
 
     Returns:
-        What the job's function returns.
+        What the job's function returns, or has raised.
     """
     os.environ.update(environment)
     if Path(folder).is_dir():

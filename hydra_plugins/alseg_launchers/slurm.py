@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from hydra_plugins.alseg_launchers._cluster import ClusterLauncher, as_hydra_has_it
+from hydra_plugins.alseg_launchers._cluster import ClusterLauncher
 
 log = logging.getLogger("alseg.launchers")
 
@@ -62,8 +62,7 @@ class SlurmLauncher(ClusterLauncher):
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         jobs = self._submitted([list(overrides) for overrides in job_overrides], list(numbers))
         log.info(f"{len(jobs)} jobs are in Slurm's queue, from {jobs[0].job_id} on")
-        values = self._results(jobs, job_overrides, initial_job_idx)
-        return [as_hydra_has_it(o, v) for o, v in zip(job_overrides, values, strict=True)]
+        return self._results(jobs, job_overrides, initial_job_idx)
 
     def _submitted(self, overrides: list[list[str]], numbers: list[int]) -> list[Any]:
         from alseg.core.errors import ConfigError
@@ -90,9 +89,9 @@ class SlurmLauncher(ClusterLauncher):
 
     def _results(
         self, jobs: list[Any], job_overrides: Sequence[Sequence[str]], first: int
-    ) -> list[float]:
-        """The value of each job; that of one which Slurm has ended is NaN."""
-        values: dict[int, float] = {}
+    ) -> list[JobReturn]:
+        """The result of each job; ``lost`` says what that of one is which Slurm has ended."""
+        values: dict[int, JobReturn] = {}
         ended_before: set[str] = set()
         while True:
             states = states_in_queue(jobs[0].job_id.split("_")[0])
@@ -113,11 +112,12 @@ class SlurmLauncher(ClusterLauncher):
                 return [values[index] for index in range(len(jobs))]
             time.sleep(self.settings["poll_s"])
 
-    def _value(self, job: Any, overrides: Sequence[str], number: int) -> float:
+    def _value(self, job: Any, overrides: Sequence[str], number: int) -> JobReturn:
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
         try:
-            return float(job.results()[0])
+            result: JobReturn = job.results()[0]
+            return result
         except (FailedJobError, UncompletedJobError) as error:
             last = str(error).strip().splitlines()[-1]
             return self.lost(overrides, number, f"Slurm's job {job.job_id} has failed: {last}")
