@@ -117,9 +117,18 @@ stop() {
   sleep 1
   for name in slurmd slurmctld munge/munged; do
     if [ -f "$folder/$name.pid" ]; then
-      kill "$(cat "$folder/$name.pid")" 2>/dev/null || true
+      end "$(cat "$folder/$name.pid")"
     fi
   done
+}
+
+end() { # a process, by force if it does not end within five seconds
+  kill "$1" 2>/dev/null || return 0
+  for _ in $(seq 10); do
+    kill -0 "$1" 2>/dev/null || return 0
+    sleep 0.5
+  done
+  kill -KILL "$1" 2>/dev/null || true
 }
 
 case $action in
