@@ -192,6 +192,8 @@ def test_two_annotators_never_get_or_overwrite_the_same_case(
             [ASKED[0], "Ada"],
             [ASKED[1], "Ben"],
         ]
+        again = Page(browser, address, "Ada")  # a second page of the one who holds what is left
+        until(lambda: "left are open on other pages" in again.text("#cover"), "the words")
 
 
 def test_a_server_that_is_killed_loses_no_stroke(browser: Any, campaign: Campaign) -> None:
