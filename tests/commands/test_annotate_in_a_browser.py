@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -194,6 +195,30 @@ def test_two_annotators_never_get_or_overwrite_the_same_case(
         ]
         again = Page(browser, address, "Ada")  # a second page of the one who holds what is left
         until(lambda: "left are open on other pages" in again.text("#cover"), "the words")
+
+
+FAST = """
+const real = performance.now.bind(performance);
+globalThis.ahead = 0;
+performance.now = () => real() + globalThis.ahead;
+setInterval(() => { globalThis.ahead += 6000; }, 400);
+"""
+
+
+def test_minutes_are_counted_while_somebody_is_there(browser: Any, campaign: Campaign) -> None:
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for(ASKED[0])
+        page.run(FAST)
+        counted = page.text("#clock")
+        until(lambda: page.text("#clock") != counted, "a running clock")
+        page.run("globalThis.ahead += 10 * 60 * 1000")  # without mouse or key
+        time.sleep(1.5)  # what was under way is counted
+        counted = page.text("#clock")
+        time.sleep(3)
+        assert page.text("#clock") == counted
+        page.stroke((-200, 150), (-150, 170))
+        until(lambda: page.text("#clock") != counted, "a running clock")
 
 
 def test_a_server_that_is_killed_loses_no_stroke(browser: Any, campaign: Campaign) -> None:

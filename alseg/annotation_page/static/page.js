@@ -6,6 +6,7 @@ import { Viewer } from "./viewer.js";
 const SAVE_AFTER_MS = 1200; // after the last stroke
 const LOOK_EVERY_MS = 5000; // at what others do
 const SILENT = "the server does not answer";
+const IDLE_AFTER_MS = 3 * 60 * 1000; // without mouse or key: whoever annotates is not there
 const SIGN_OF_LIFE_S = 60; // while a case is in front and nothing is drawn
 // of this page as it was loaded: a second tab, also a duplicated one, has another one
 const holder = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
@@ -178,7 +179,12 @@ async function save() {
   return done;
 }
 
-// ---- the clock: while a case is open and the page is in front
+// ---- the clock: while a case is open, the page in front and somebody at it
+
+let active = performance.now();
+for (const kind of ["pointermove", "pointerdown", "keydown", "wheel"]) {
+  addEventListener(kind, () => { active = performance.now(); }, { capture: true, passive: true });
+}
 
 function showClock() {
   const minutes = open ? (open.seconds + seconds) / 60 : 0;
@@ -189,7 +195,8 @@ let last = performance.now();
 setInterval(async () => {
   const now = performance.now(), elapsed = Math.min((now - last) / 1000, 5); // a computer may have slept
   last = now;
-  if (!open || document.visibilityState !== "visible" || !document.hasFocus()) return;
+  const isInFront = document.visibilityState === "visible" && document.hasFocus();
+  if (!open || !isInFront || now - active > IDLE_AFTER_MS) return;
   seconds += elapsed;
   showClock();
   if (seconds > SIGN_OF_LIFE_S && !isChanged && !saving) {
