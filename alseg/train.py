@@ -63,7 +63,8 @@ def _job(config: DictConfig) -> float:
             # of the module, where the job's process finds it: this one may be called __main__
             from alseg.train import work
 
-            return run_job(config, folder, overrides, work, settings.launcher.get("cpus_per_task"))
+            n_threads = settings.launcher.get("cpus_per_task")
+            return run_job(config, folder, overrides, work, n_threads, settings.job.num)
         if OmegaConf.select(config, "sweep.resume"):
             raise ConfigError(
                 "sweep.resume continues a sweep (-m); continue a single run with resume=RUN_FOLDER"

@@ -38,6 +38,7 @@ import pandas as pd
 import torch
 from scipy.stats import kendalltau
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from alseg.config.build import build
 from alseg.config.settings import load_config
@@ -278,9 +279,10 @@ def measured(setting: Setting) -> Iterator[dict[str, Any]]:
     result: dict[str, Any] = {"forwards": 0}
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        result["forwards"] += len(output)
+        if last in (module, getattr(module, "convolution", None)):
+            result["forwards"] += len(output)
 
-    handle = last.register_forward_hook(count)
+    handle = register_module_forward_hook(count)
     synchronise()
     wall, processor = time.perf_counter(), time.process_time()
     try:

@@ -213,7 +213,7 @@ CHOICES = [
     setting("pool.querysize=5", "no setting pool.querysize; did you mean query_size?"),
     setting("+pool.round=5", "pool has no setting 'round'; did you mean rounds?"),
     setting("seed", "seed is not a setting; one is given as name=value"),
-    setting("seed=[1", "seed=[1 cannot be read; if the value is one text, put it in quotes"),
+    setting("seed=[1", "seed=[1 cannot be read; a list ends with ], and the shell cuts at spaces"),
     setting("~seed", "there is no setting seed, which alseg needs"),
     setting("seed=${nothing}", "seed=${nothing}: there is no setting nothing"),
     setting("data.batch_size=${nothing}", "${nothing}: there is no setting nothing"),

@@ -50,7 +50,11 @@ MAY_IMPORT = {
     "commands": "core system data run tracking config engine annotation_page comparison",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
-SCRIPTS = sorted((PACKAGE.parent / "scripts").rglob("*.py"))
+SCRIPTS = sorted(
+    path
+    for folder in ("scripts", "hydra_plugins")
+    for path in (PACKAGE.parent / folder).rglob("*.py")
+)
 
 
 def name_of(path: Path) -> str:

@@ -161,9 +161,20 @@ def volumes_to_score(this_round: Round, done: Collection[str]) -> DataLoader:
 
 def save_query(this_round: Round, chosen: Chosen) -> None:
     """Keep a query, with the scores that led to it, before anybody is asked for a label."""
+    if cost := scoring_cost(chosen.case_scores):
+        log.info(f"{this_round.title} · {cost}")
     files = write_scores(this_round.folder, chosen)
     units = [asdict(unit) | {"score": chosen.scores.get(unit.name)} for unit in chosen.query]
     this_round.stages.finish(QUERY, files, seconds=0.0, units=units)
+
+
+def scoring_cost(scores: Sequence[CaseScore]) -> str:
+    """What scoring the candidates took, in a line; nothing if they were not scored."""
+    costs = {s.case_id: s.plain_passes for s in scores if not s.labelled}
+    known = [cost for cost in costs.values() if cost is not None]
+    if not known:
+        return ""
+    return f"scored {len(known)} volumes at {sum(known) / len(known):.1f} plain passes each"
 
 
 def saved_query(this_round: Round) -> Chosen:

@@ -85,7 +85,12 @@ def how_to_quote(argument: str) -> str:
         else ("cannot be read")
     )
     quoted = override_to_paste(name, text)
-    return f"{argument} {problem}; if the value is one text, put it in quotes: {quoted}"
+    cut = (
+        "a list ends with ], and the shell cuts at spaces unless the whole setting is in quotes; "
+        if value.startswith("[") and "]" not in value
+        else ""
+    )
+    return f"{argument} {problem}; {cut}if the value is one text, put it in quotes: {quoted}"
 
 
 def with_later(before: Sequence[str], later: Sequence[str]) -> list[str]:

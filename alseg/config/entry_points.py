@@ -13,6 +13,7 @@ from alseg import __version__
 from alseg.config.command_line import readable
 from alseg.config.composition import settle_ranks
 from alseg.config.messages import report_errors
+from alseg.system.memory import keep_freed_memory
 from alseg.system.secrets import refer_to_secrets
 from alseg.system.text import printable
 
@@ -56,4 +57,5 @@ def run_hydra_entry_point(main: Callable[[], None]) -> None:
     sys.argv[1:] = map(readable, refer_to_secrets(sys.argv[1:]))
     # Hydra otherwise prints a traceback of its own and ends with exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    keep_freed_memory()
     run_entry_point(main)

@@ -49,6 +49,14 @@ class TrainingError(AlsegError):
     """Training cannot continue."""
 
 
+class ProcessLostError(AlsegError):
+    """Another process of a run on several devices is gone."""
+
+
+class JobLostError(AlsegError):
+    """A job on a cluster has ended without a result."""
+
+
 class StorageError(AlsegError):
     """A file cannot be written."""
 

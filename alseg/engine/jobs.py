@@ -17,9 +17,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
+
+from alseg.system.interruption import OF_SCHEDULERS, Interrupted
 
 # They import all that a job needs, and start neither threads nor devices.
 PRELOADED = ["alseg.engine.runs", "alseg.tracking.mlflow"]
@@ -31,7 +36,9 @@ def run_in_fork(
 ) -> int:
     """Call ``function(folder)`` in a process of its own and wait for its end.
 
-    The process is asked to end (SIGTERM) when this one has gone.
+    The process is asked to end (SIGTERM) when this one has gone. A signal of a scheduler is passed
+    on to it, and acted on here when it has saved what it has and ended: Slurm kills what is left of
+    a job as soon as its first process has ended.
 
     Args:
         function: of a module, so that it can be named to another process.
@@ -40,6 +47,9 @@ def run_in_fork(
 
     Returns:
         The exit code; negative for the signal that has killed the process.
+
+    Raises:
+        Interrupted: if this process was to end, and no handler of the signal was there to do it.
     """
     # whether there is a GPU is asked of the driver's library: CUDA does not survive a fork
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -47,13 +57,48 @@ def run_in_fork(
     reading, writing = os.pipe()
     with open(reading, encoding="utf-8", errors="replace") as output:
         process = _context.Process(target=_work, args=(function, folder, _Output(writing)))
-        process.start()
-        os.close(writing)
-        for line in output:
-            take_line(line)
-    process.join()
+        with _signals_passed_on(process):
+            process.start()
+            os.close(writing)
+            for line in output:
+                take_line(line)
+            process.join()
     assert process.exitcode is not None
     return process.exitcode
+
+
+@contextmanager
+def _signals_passed_on(process: BaseProcess) -> Iterator[None]:
+    """Pass signals of schedulers on to a process, and receive them at the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hands signals only to the main thread
+        return
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    before = {number: signal.signal(number, receive) for number in OF_SCHEDULERS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for signal_number in dict.fromkeys(received):
+        signal.raise_signal(signal_number)
+    if (
+        received
+    ):  # whoever has set those handlers continues: submitit's one for SIGTERM does nothing
+        raise Interrupted(received[0])
+
+
+def was_interrupted(exit_code: int) -> bool:
+    """Whether a job's exit code says that a signal of a scheduler, or Ctrl-C, has ended it."""
+    numbers = (signal.SIGINT, *OF_SCHEDULERS)
+    return exit_code in {code for number in numbers for code in (-number, 128 + number)}
 
 
 def is_job() -> bool:
@@ -96,4 +141,10 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for standard in (
+        1,
+        2,
+    ):  # nobody reads the pipe: a line into it would end the step with an error
+        os.dup2(nowhere, standard)
     os.kill(os.getpid(), signal.SIGTERM)  # it saves the step that it is in

@@ -7,6 +7,7 @@ runs it.
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste, with_later
 from alseg.config.composition import composed, known_settings
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
+from alseg.config.messages import print_error
 from alseg.config.planned import planned, same_plan
 from alseg.config.settings import (
     add_to_start,
@@ -46,6 +48,7 @@ from alseg.core.errors import (
     DataError,
     DiskFullError,
     NotAnnotatedYetError,
+    ProcessLostError,
     check_names,
     check_text,
     nearest,
@@ -69,6 +72,7 @@ from alseg.run.state import RunState
 from alseg.system.distributed import from_first, rank, wait_for_all
 from alseg.system.files import locked
 from alseg.system.interruption import Interrupted, interruption
+from alseg.system.peers import is_loss_of_contact, watched_peers
 
 log = logging.getLogger(__name__)
 
@@ -176,16 +180,35 @@ def release_claim(folder: Path) -> None:
 
 @contextmanager
 def interruptible(folder: Path) -> Iterator[None]:
-    """End at a signal, saying which folder is to be resumed."""
-    with interruption.handled():
+    """End at a signal, or when another process is gone, saying which folder is to be resumed."""
+
+    def end(gone: str) -> None:
+        # from a thread, for the main one waits for the others and may do so for a day
+        if os.environ.get("LOCAL_RANK") == "0":
+            print_error(ProcessLostError(without_peer(f"{gone} is out of reach", folder)))
+        os._exit(2)
+
+    with interruption.handled(), watched_peers(end):
         try:
             yield
+        except RuntimeError as error:
+            if not is_loss_of_contact(error):
+                raise
+            gone = "another process of this run has ended or is out of reach"
+            raise ProcessLostError(without_peer(gone, folder)) from None
         except (Interrupted, KeyboardInterrupt) as stop:
             number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
             raise Interrupted(number, to_resume(folder)) from None
         except NotAnnotatedYetError as wait:
             wait.resume = to_resume(folder)
             raise
+
+
+def without_peer(gone: str, folder: Path) -> str:
+    """What a process says that ends because another one is gone."""
+    resume = to_resume(folder)
+    advice = f"; continue with {resume} under torchrun, as before" if resume else ""
+    return f"{gone}, so this process has ended as well{advice}"
 
 
 def to_resume(folder: Path) -> str:

@@ -14,6 +14,7 @@ import shlex
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,8 +38,8 @@ from alseg.config.settings import (
 )
 from alseg.config.trust import untrusted
 from alseg.core.area_under_curve import area_under_budget_curve
-from alseg.core.errors import ConfigError, DataError
-from alseg.engine.jobs import run_in_fork
+from alseg.core.errors import AlsegError, ConfigError, DataError
+from alseg.engine.jobs import run_in_fork, was_interrupted
 from alseg.run.folder import CONFIG_FILE, START_FILE
 from alseg.run.lock import locked_run
 from alseg.run.measure import TEST, Measure
@@ -55,6 +56,9 @@ log = logging.getLogger(__name__)
 JOB_FILE, LOG_FILE = "job.json", "job.log"
 SWEEP_FILE = "multirun.yaml"  # Hydra's
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
+# How long a job that is started again waits for its earlier process, which may still be saving, or
+# whose lock a file server has yet to notice.
+PATIENCE_S = 120
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,16 @@ class Job:
     """How a job has ended: job.json in its folder.
 
     Attributes:
-        status: finished or failed; unfinished if there is no job.json.
-        reason: why it failed.
-        seconds: how long it took.
+        status: finished or failed; unfinished while it runs, and if there is no job.json.
+        reason: why it is not finished.
+        seconds: how long it took, since it was started last.
+        number: its number in the sweep that has started it; None if it is not known.
     """
 
     status: str
     reason: str = ""
     seconds: float = 0.0
+    number: int | None = None
 
     def save(self, folder: Path) -> None:
         """Write job.json."""
@@ -86,7 +92,7 @@ class Job:
         except (DataError, TypeError) as error:
             log.warning(f"{path} is damaged: {error}")
             return cls(UNFINISHED)
-        return job if job.status in (FINISHED, FAILED) else cls(UNFINISHED)
+        return job if job.status in (FINISHED, FAILED, UNFINISHED) else cls(UNFINISHED)
 
 
 # Runs the job in a folder to its end, in a process of its own; trusts the packages that come first.
@@ -99,10 +105,12 @@ def run_job(
     overrides: Sequence[str],
     work: Work,
     n_threads: int | None = None,
+    number: int | None = None,
 ) -> float:
     """Run one job of a sweep to its end, in a child process.
 
     Never raises for what goes wrong in the job: it is recorded as failed, and the other jobs run.
+    A job that is started again within its sweep, as Slurm and Ray do, continues where it was.
 
     Args:
         config: the job's composed configuration.
@@ -110,41 +118,82 @@ def run_job(
         overrides: what the configuration was composed of.
         work: what the child process does; a function of a module, found there by its name.
         n_threads: of the child process; None for what the environment says.
+        number: of the job in its sweep.
 
     Returns:
         The area under the budget curve of the validation Dice; NaN if the job failed.
     """
     name = f"{config.strategy.name} seed {config.seed}"
-    if (folder / CONFIG_FILE).exists() and not config.sweep.resume:
+    again = number is not None and Job.load(folder).number == number
+    if (folder / CONFIG_FILE).exists() and not (config.sweep.resume or again):
         log.warning(f"[{name}] is in this sweep twice, and run once")
         return math.nan
     try:
-        with locked_run(folder):
-            pass
+        wait_until_free(folder, PATIENCE_S if again else 0)
     except ConfigError as error:  # a job that an earlier sweep has left running: hands off
         log.error(f"[{name}] {error}")
         return math.nan
     started = time.monotonic()
     try:
+        if Job.load(folder).status != FINISHED:
+            Job(UNFINISHED, number=number).save(folder)
         check_job(config, folder, overrides)
         if Job.load(folder).status == FINISHED:
             log.info(f"[{name}] finished before, not run again")
             return validation_area(folder)
-        (folder / JOB_FILE).unlink(missing_ok=True)
         own = untrusted(OmegaConf.to_container(config, resolve=True))
         if n_threads:  # joblib gives its workers their share of the cores by itself
             os.environ["OMP_NUM_THREADS"] = str(n_threads)
-        reason = _run_child(folder, name, partial(work, own))
+        status, reason = _run_child(folder, name, partial(work, own))
     except Exception as error:  # the boundary of a job: whatever it is, it is reported
-        reason = sentence(error)
+        status, reason = FAILED, sentence(error)
     seconds = round(time.monotonic() - started, 1)
-    if not reason:
-        Job(FINISHED, seconds=seconds).save(folder)
+    Job(status, reason, seconds, number).save(folder)
+    if status == FINISHED:
         return validation_area(folder)
-    Job(FAILED, reason, seconds).save(folder)
-    log.error(f"[{name}] failed: {reason}")
-    _track_failure(config, folder, reason)
+    log.error(f"[{name}] {status}: {reason}")
+    if status == FAILED:
+        _track_failure(config, folder, reason)
     return math.nan
+
+
+def wait_until_free(folder: Path, patience_s: float) -> None:
+    """Wait until no process works on a run folder.
+
+    Args:
+        folder: the run folder.
+        patience_s: how many seconds to wait at most.
+
+    Raises:
+        ConfigError: if a process still does.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with locked_run(folder):
+                return
+        except ConfigError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(1)
+
+
+def note_lost(config: DictConfig, folder: Path, overrides: Sequence[str], reason: str) -> None:
+    """Record that a job has ended without having said how, unless it has finished.
+
+    Args:
+        config: the job's composed configuration.
+        folder: the job's, which is made if the job has never started.
+        overrides: what the configuration was composed of.
+        reason: what the launcher knows of its end.
+    """
+    job = Job.load(folder)
+    if job.status == FINISHED:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    Job(FAILED, reason, number=job.number).save(folder)
+    with suppress(AlsegError):  # the job itself reports it, when it is run again
+        check_job(config, folder, overrides)
 
 
 def check_job(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -178,13 +227,16 @@ def validation_area(folder: Path) -> float:
     return area_under_budget_curve(*RunState.load(folder).learning_curve("val_dice"))
 
 
-def _run_child(folder: Path, name: str, work: Callable[[Path], None]) -> str:
-    """Run the job in a process of its own, passing on its output; returns why it failed, or ''.
+def _run_child(folder: Path, name: str, work: Callable[[Path], None]) -> tuple[str, str]:
+    """Run the job in a process of its own, passing on its output.
 
     Args:
         folder: the job's.
         name: how its output is marked.
         work: what the process does with the folder.
+
+    Returns:
+        The job's status, and why it is not finished.
     """
     last = ""
     with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
@@ -200,10 +252,11 @@ def _run_child(folder: Path, name: str, work: Callable[[Path], None]) -> str:
 
         exit_code = run_in_fork(work, folder, take)
     if exit_code == 0:
-        return ""
+        return FINISHED, ""
+    status = UNFINISHED if was_interrupted(exit_code) else FAILED
     if exit_code < 0:
-        return f"the process {exit_in_words(exit_code)}"
-    return last.removeprefix("alseg: error: ") or f"exit code {exit_code}"
+        return status, f"the process {exit_in_words(exit_code)}"
+    return status, last.removeprefix("alseg: error: ") or f"exit code {exit_code}"
 
 
 def _track_failure(config: DictConfig, folder: Path, reason: str) -> None:

@@ -1,12 +1,14 @@
 """A network in two parts: a head without randomness, and the tail behind its first dropout.
 
 Monte-Carlo passes differ only in the tail, so a window's head is computed once for all of them.
-The parts come from torch.fx; they run the network's own layers, so hooks on layers do fire.
+The parts come from torch.fx; they run the network's own layers, so hooks on layers do fire, except
+that on a CPU its convolutions and batch norms are laid out anew.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -14,7 +16,12 @@ from weakref import WeakKeyDictionary
 import torch
 from monai.networks.nets.basic_unet import UpCat
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from alseg.networks.committee import reported_network
+from alseg.networks.cpu_layout import LaidOut, lay_out, pays
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures, depth
 
@@ -24,8 +31,19 @@ log = logging.getLogger(__name__)
 OPAQUE = (UpCat,)
 
 
+# Of windows that plain passes are laid out for: an inferer of whole volumes has one a volume, and
+# looking into a network takes longer than a pass.
+MOST_SIZES = 4
+
+
 class TwoParts(Protocol):
-    """A network as a head and a tail."""
+    """A network as a head and a tail.
+
+    Attributes:
+        exclusive: dropout layers whose input nothing else reads, so that it may be overwritten.
+    """
+
+    exclusive: frozenset[nn.Module]
 
     def head(self, windows: Tensor) -> tuple[Tensor, ...]:
         """Windows [B, channels, d, h, w] to the activations that the tail needs, [B, ...] each."""
@@ -36,6 +54,8 @@ class TwoParts(Protocol):
 
 class WholeNetwork:
     """A network that could not be split: its head is empty and its tail does all."""
+
+    exclusive: frozenset[nn.Module] = frozenset()
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -77,8 +97,21 @@ class SplitNetwork:
         (inputs,) = (node for node in graph.nodes if node.op == "placeholder")
         before = [node for node in graph.nodes if node not in random and node is not output]
         after = [node for node in graph.nodes if node in random and node is not output]
+        self.exclusive = frozenset(
+            network.get_submodule(str(node.target))
+            for node in after
+            if _is_exclusive(node, network, wanted)
+        )
         self._head = _part(network, [inputs], before, crossing)
         self._tail = _part(network, crossing, after, wanted)
+        self._laid_out: list[LaidOut] = []
+        if example.device.type == "cpu" and pays(network):
+            self._laid_out = lay_out(self._head) + lay_out(self._tail)
+
+    def refresh(self) -> None:
+        """Take in the network's weights as they are now."""
+        for layer in self._laid_out:
+            layer.refresh()
 
     def head(self, windows: Tensor) -> tuple[Tensor, ...]:
         """The activations that no dropout has touched."""
@@ -113,7 +146,32 @@ def two_parts(network: nn.Module, example: Tensor) -> TwoParts:
     key = (example.shape[1:], example.device, *map(id, active_dropout_layers(network)))
     if key not in known:
         known[key] = _checked_split(network, example)
+    elif (parts := known[key]) is not None:
+        parts.refresh()
     return known[key] or WholeNetwork(network)
+
+
+def plain_forward(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A network in eval mode as a function of windows, laid out for a CPU where it is on one.
+
+    Hooks on its convolutions and batch norms then do not fire. Make it anew when weights change.
+    """
+    network = reported_network(network)
+    if not pays(network):
+        return network
+    parts: dict[torch.Size, TwoParts] = {}
+
+    def forward(windows: Tensor) -> Tensor:
+        size = windows.shape[1:]
+        seen = {key[0] for key in _known.get(network, {})}
+        if windows.device.type != "cpu" or (size not in seen and len(seen) >= MOST_SIZES):
+            logits: Tensor = network(windows)
+            return logits
+        if size not in parts:
+            parts[size] = two_parts(network, windows)
+        return parts[size].tail(parts[size].head(windows), None)
+
+    return forward
 
 
 def _checked_split(network: nn.Module, example: Tensor) -> SplitNetwork | None:
@@ -151,6 +209,21 @@ def _depends_on(graph: fx.Graph, network: nn.Module, layers: set[nn.Module]) -> 
         if own or found & set(node.all_input_nodes):
             found.add(node)
     return found
+
+
+def _is_exclusive(node: fx.Node, network: nn.Module, wanted: Sequence[fx.Node]) -> bool:
+    """Whether it is a dropout layer that is the only reader of a normalisation's output."""
+    if node.op != "call_module" or not isinstance(
+        network.get_submodule(str(node.target)), _DropoutNd
+    ):
+        return False
+    (source,) = node.all_input_nodes
+    return (
+        len(source.users) == 1
+        and source not in wanted
+        and source.op == "call_module"
+        and isinstance(network.get_submodule(str(source.target)), _BatchNorm | _InstanceNorm)
+    )
 
 
 def _bottleneck_of(traced: fx.GraphModule, example: Tensor) -> fx.Node | None:

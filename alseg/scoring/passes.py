@@ -8,7 +8,7 @@ the windows that cannot contribute to the score run once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, product
@@ -24,7 +24,7 @@ from alseg.networks.shared_prefix import TwoParts, two_parts
 from alseg.scoring.gate import windows_to_keep
 from alseg.scoring.plain_passes import stochastic_passes
 from alseg.scoring.windows import Box, Windows, origin_of, overlap_of, shifted, sliding_windows
-from alseg.strategies.statistics import BoxStatistics, VoxelStatistics, entropy_of
+from alseg.strategies.statistics import KEPT, BoxStatistics, VoxelStatistics, entropy_of
 
 # Activations of one volume that are kept between passes: 2 GiB. BasicUNet computes 16 channels at
 # full resolution before its first dropout; 15 million voxels fill this, windows' overlap included.
@@ -42,14 +42,20 @@ class Passes:
             without a gate.
         n_bytes: about what is kept between two passes; None without a gate, when it is not known
             before the first one.
+        share: of the volume's windows, what a pass runs.
     """
 
     after_each: Iterator[VoxelStatistics]
     deterministic: Tensor | None = None
     n_bytes: int | None = None
+    share: float = 1.0
 
     def __iter__(self) -> Iterator[VoxelStatistics]:
         return self.after_each
+
+    def cost(self, n_passes: int) -> float:
+        """What so many of them take, in plain passes: windows over windows of the volume."""
+        return (self.deterministic is not None) + n_passes * self.share
 
 
 @torch.no_grad()
@@ -62,6 +68,7 @@ def dropout_passes(
     *,
     gate: float | None = None,
     features: BottleneckFeatures | None = None,
+    kept: Collection[str] = KEPT,
     ahead: bool = True,
 ) -> Passes:
     """T stochastic sliding-window passes over one volume, and their statistics.
@@ -78,6 +85,7 @@ def dropout_passes(
         mask_seed: gives the seed of each dropout mask.
         gate: see ``windows_to_keep``; None runs all windows in each pass.
         features: shown each window of each pass; not together with a gate.
+        kept: what the statistics keep, see ``VoxelStatistics``.
         ahead: batches may hold windows of the next passes; False for a consumer that may stop.
     """
     windows = sliding_windows(image, inferer)
@@ -86,10 +94,11 @@ def dropout_passes(
     parts = two_parts(network, windows.cut([0, len(windows.boxes) - 1]))
     heads = _Heads(parts, windows)
     if gate is None:
-        kept: Sequence[int] = range(len(windows.boxes))
-        gated = _Gated(kept, _Stitch(windows, windows.bounding_box(kept)), VoxelStatistics())
+        everything = range(len(windows.boxes))
+        stitch = _Stitch(windows, windows.bounding_box(everything))
+        gated = _Gated(everything, stitch, VoxelStatistics(kept))
     else:
-        gated = _behind_gate(parts, heads, windows, gate)
+        gated = _behind_gate(parts, heads, windows, gate, kept)
     masks = MaskedDropout(mask_seed)
 
     @torch.no_grad()
@@ -98,7 +107,7 @@ def dropout_passes(
         for samples in _batches_of_passes(n_passes, at_once, gated.kept, windows.batch_size):
             masks.samples = samples
             activations = heads([window for _, window in samples])
-            with masks.attached_to(network):
+            with masks.attached_to(network, in_place=parts.exclusive):
                 logits = parts.tail(activations, features)  # [B, C, d, h, w]
             del activations  # between two passes it would be kept for nothing
             for (_, window), window_logits in zip(samples, logits, strict=True):
@@ -110,7 +119,8 @@ def dropout_passes(
     n_bytes = None
     if gate is not None:
         n_bytes = windows.n_bytes + heads.n_bytes_of(len(gated.kept)) + gated.n_bytes
-    return Passes(after_each(), gated.deterministic, n_bytes)
+    share = len(gated.kept) / len(windows.boxes)
+    return Passes(after_each(), gated.deterministic, n_bytes, share)
 
 
 @torch.no_grad()
@@ -153,7 +163,9 @@ class _Gated:
         return self.deterministic.nbytes + region * (n_classes * 14 + 4)
 
 
-def _behind_gate(parts: TwoParts, heads: _Heads, windows: Windows, gate: float) -> _Gated:
+def _behind_gate(
+    parts: TwoParts, heads: _Heads, windows: Windows, gate: float, statistics: Collection[str]
+) -> _Gated:
     """Run a deterministic pass, to see which windows the stochastic ones need."""
     everything = range(len(windows.boxes))
     stitch = _Stitch(windows, windows.bounding_box(everything))
@@ -171,11 +183,14 @@ def _behind_gate(parts: TwoParts, heads: _Heads, windows: Windows, gate: float) 
         stitch.add(index, plain[index])
     region = windows.bounding_box(kept)
     box = shifted(overlap_of(region, windows.inside), origin_of(windows.inside))
-    return _Gated(kept, stitch.within(region), BoxStatistics(probabilities, box), probabilities)
+    boxed = BoxStatistics(probabilities, box, statistics)
+    return _Gated(kept, stitch.within(region), boxed, probabilities)
 
 
 class _Stitch:
     """Puts windows together to the softmax of a region of the padded volume.
+
+    Its two tensors are filled again for each pass: fresh ones of a volume's size cost page faults.
 
     Args:
         windows: of the volume.
@@ -188,34 +203,45 @@ class _Stitch:
         self.region = region
         self.base = base
         self._total: Tensor | None = None
+        self._softmax: Tensor | None = None
+        self._is_fresh = True
 
     def add(self, index: int, logits: Tensor) -> None:
         """Add a window's logits, [C, d, h, w]."""
-        if self._total is None:
-            self._total = self._fresh(len(logits))
-        self.windows.add(self._total, index, logits, origin_of(self.region))
+        total = self._started(len(logits)) if self._is_fresh else self._total
+        assert total is not None
+        self.windows.add(total, index, logits.contiguous(), origin_of(self.region))
 
     def take(self) -> Tensor:
-        """Softmax of the region within the volume, [C, ...]; the next window starts again."""
-        if self._total is None:
+        """Softmax of the region within the volume, [C, ...], until the next ``take``.
+
+        The next window starts again.
+        """
+        if self._total is None or self._is_fresh:
             raise RuntimeError("no window has been added")
         inside = overlap_of(self.region, self.windows.inside)
         total = self._total[(slice(None), *shifted(inside, origin_of(self.region)))]
-        self._total = None
-        return torch.softmax(total.div_(self.windows.weight[inside]), dim=0)
+        self._is_fresh = True
+        total.div_(self.windows.weight[inside])
+        if self._softmax is None:
+            self._softmax = torch.empty_like(total)
+        return torch.softmax(total, dim=0, out=self._softmax)
 
     def within(self, region: Box) -> _Stitch:
         """One for a part of this region, that starts from what has been added here."""
         base = None
-        if self._total is not None:
+        if self._total is not None and not self._is_fresh:
             base = self._total[(slice(None), *shifted(region, origin_of(self.region)))].clone()
         return _Stitch(self.windows, region, base)
 
-    def _fresh(self, n_classes: int) -> Tensor:
-        if self.base is not None:
-            return self.base.clone()
-        size = [side.stop - side.start for side in self.region]
-        return self.windows.weight.new_zeros(n_classes, *size)
+    def _started(self, n_classes: int) -> Tensor:
+        self._is_fresh = False
+        if self._total is None:
+            size = [side.stop - side.start for side in self.region]
+            self._total = self.windows.weight.new_empty(n_classes, *size)
+        if self.base is None:
+            return self._total.zero_()
+        return self._total.copy_(self.base)
 
 
 class _Heads:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -40,12 +40,14 @@ class Contender:
         hint: a positive number that foretells the score at no pass's cost, if there is one: the
             score of the deterministic prediction.
         so_far: the scores s_1, s_2, ... that have been taken.
+        cost: of a number of passes, in plain ones.
     """
 
     case_id: str
     scores: Iterator[float]
     hint: float | None = None
     so_far: list[float] = field(default_factory=list)
+    cost: Callable[[int], float] = float
 
 
 class Race:
@@ -130,6 +132,7 @@ class Race:
                         n_passes=len(contender.so_far),
                         pass_scores=tuple(contender.so_far),
                         hint=contender.hint,
+                        plain_passes=contender.cost(len(contender.so_far)),
                     )
                 )
                 self.observe(raced[-1])

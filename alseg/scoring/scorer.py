@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from monai.inferers import Inferer
@@ -90,7 +90,8 @@ class Scoring:
         passes = self._passes(network, image, case_id, features)
         *_, statistics = self._labelled(passes, hidden_label)
         vector = None if features is None else features.vector()
-        return self.strategy.score(case_id, statistics, vector, labelled)
+        score = self.strategy.score(case_id, statistics, vector, labelled)
+        return replace(score, plain_passes=passes.cost(statistics.n_passes))
 
     def regions(
         self,
@@ -113,11 +114,14 @@ class Scoring:
             )
             found += annotated_regions(case_id, places, features_of)
         if not labelled:
-            statistics = self.statistics(network, image, case_id, hidden_label)
+            passes = self._passes(network, image, case_id, None)
+            *_, statistics = self._labelled(passes, hidden_label)
+            cost = passes.cost(statistics.n_passes)
             rng = np.random.default_rng(
                 seed_for(self.base_seed, self.round_number, "regions", case_id)
             )
-            found += score_regions(strategy, case_id, statistics, places, rng, features_of)
+            scores = score_regions(strategy, case_id, statistics, places, rng, features_of)
+            found += [replace(score, plain_passes=cost) for score in scores]
         return found
 
     def race(
@@ -144,7 +148,8 @@ class Scoring:
                 assert score is not None  # a race is for strategies with a measure
                 yield score
 
-        contender = Contender(case_id, scores(), self._hint(passes, hidden_label))
+        hint = self._hint(passes, hidden_label)
+        contender = Contender(case_id, scores(), hint, cost=passes.cost)
         # without a gate nobody knows what the volume will keep: it races by itself
         n_bytes = heats.limit if passes.n_bytes is None else passes.n_bytes
         return heats.enter(contender, n_bytes, is_last=is_last)
@@ -179,7 +184,8 @@ class Scoring:
             return Passes(iter((single_pass(plain),)))
         networks = (network, *self.members)
         mask_seed = mask_seed_of(self.base_seed, self.round_number, case_id)
-        return self.source.stream(networks, image, self.inferer, mask_seed, features)
+        read = self.strategy.statistics_read
+        return self.source.stream(networks, image, self.inferer, mask_seed, features, read)
 
     def _labelled(
         self, passes: Iterable[VoxelStatistics], hidden_label: Tensor | None

@@ -8,7 +8,7 @@ conf/uncertainty.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -24,7 +24,7 @@ from alseg.networks.features import BottleneckFeatures
 from alseg.scoring.passes import Passes, dropout_passes
 from alseg.scoring.racing import Race, n_top_needed
 from alseg.scoring.windows import is_plain
-from alseg.strategies.statistics import MAX_PASSES, VoxelStatistics
+from alseg.strategies.statistics import KEPT, MAX_PASSES, VoxelStatistics
 from alseg.strategies.strategy import Strategy
 
 PASSES = ("fixed", "adaptive")
@@ -64,6 +64,7 @@ class UncertaintySource(ABC):
         inferer: Inferer,
         mask_seed: MaskSeed,
         features: BottleneckFeatures | None = None,
+        kept: Collection[str] = KEPT,
     ) -> Passes:
         """The passes over one volume, each made when it is asked for.
 
@@ -73,6 +74,7 @@ class UncertaintySource(ABC):
             inferer: runs a callable over windows.
             mask_seed: gives the seed of each random mask.
             features: shown the passes of the network that the round reports.
+            kept: what the statistics keep, see ``VoxelStatistics``.
         """
 
     def statistics(
@@ -127,6 +129,7 @@ class MCDropout(UncertaintySource):
         inferer: Inferer,
         mask_seed: MaskSeed,
         features: BottleneckFeatures | None = None,
+        kept: Collection[str] = KEPT,
     ) -> Passes:
         """T passes of the one network, see ``dropout_passes``."""
         (network,) = networks
@@ -138,6 +141,7 @@ class MCDropout(UncertaintySource):
             mask_seed,
             gate=self.gate,
             features=features,
+            kept=kept,
             ahead=self.passes == "fixed",
         )
 
@@ -175,11 +179,12 @@ class Ensemble(UncertaintySource):
         inferer: Inferer,
         mask_seed: MaskSeed,
         features: BottleneckFeatures | None = None,
+        kept: Collection[str] = KEPT,
     ) -> Passes:
         """One pass of each member."""
         # Lightning moves its own module to the device, not the other members.
         predictions = (plain_pass(n.to(image.device), image, inferer) for n in networks)
-        return streamed(predictions, networks[0], features)
+        return streamed(predictions, networks[0], features, kept)
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,7 @@ class FlipAugmentation(UncertaintySource):
         inferer: Inferer,
         mask_seed: MaskSeed,
         features: BottleneckFeatures | None = None,
+        kept: Collection[str] = KEPT,
     ) -> Passes:
         """One pass of each combination of flips, the unflipped volume first."""
         (network,) = networks
@@ -224,7 +230,7 @@ class FlipAugmentation(UncertaintySource):
         # from the end: D, H, W are the last three
         flips = ([axis - 3 for axis in subset] for subset in subsets)
         predictions = (plain_pass(network, image.flip(flip), inferer).flip(flip) for flip in flips)
-        return streamed(predictions, network, features)
+        return streamed(predictions, network, features, kept)
 
 
 def race_for(
@@ -276,7 +282,10 @@ def check_savings(
 
 
 def streamed(
-    predictions: Iterable[Tensor], network: nn.Module, features: BottleneckFeatures | None
+    predictions: Iterable[Tensor],
+    network: nn.Module,
+    features: BottleneckFeatures | None,
+    kept: Collection[str] = KEPT,
 ) -> Passes:
     """Passes whose predictions come one by one.
 
@@ -284,10 +293,11 @@ def streamed(
         predictions: softmax of each pass, [C, D, H, W], made when it is asked for.
         network: the one whose features are taken, or a committee that holds it.
         features: shown its passes.
+        kept: what the statistics keep.
     """
 
     def after_each() -> Iterator[VoxelStatistics]:
-        statistics = VoxelStatistics()
+        statistics = VoxelStatistics(kept)
         with features.watching(reported_network(network)) if features else nullcontext():
             for probabilities in predictions:
                 statistics.update(probabilities)

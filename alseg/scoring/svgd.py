@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from monai.inferers import Inferer
@@ -14,6 +14,7 @@ from alseg.networks.dropout import MaskSeed
 from alseg.networks.features import BottleneckFeatures
 from alseg.scoring.passes import Passes
 from alseg.scoring.sources import UncertaintySource, plain_pass, streamed
+from alseg.strategies.statistics import KEPT
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ class SVGD(UncertaintySource):
         inferer: Inferer,
         mask_seed: MaskSeed,
         features: BottleneckFeatures | None = None,
+        kept: Collection[str] = KEPT,
     ) -> Passes:
         """One pass of each particle."""
         (committee,) = networks
         assert isinstance(committee, Committee)
         predictions = (plain_pass(particle, image, inferer) for particle in committee.particles)
-        return streamed(predictions, committee, features)
+        return streamed(predictions, committee, features, kept)

@@ -58,8 +58,9 @@ class Windows:
             logits: of the window.
             origin: where the region begins in the padded volume.
         """
-        logits = logits.to(total.device)
-        total[(slice(None), *shifted(self.boxes[index], origin))] += logits * self.importance
+        logits = logits.to(total.device, total.dtype)
+        into = total[(slice(None), *shifted(self.boxes[index], origin))]
+        into.addcmul_(logits, self.importance)
 
     def bounding_box(self, indices: Sequence[int]) -> Box:
         """The smallest box of the padded volume that holds some of the windows."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from alseg.core.errors import ConfigError, ScoringError, check_choice
@@ -15,7 +17,7 @@ from alseg.core.units import Region, Unit
 from alseg.strategies.image_similarity import ImageSimilarity
 from alseg.strategies.measures import entropy
 from alseg.strategies.selectors.candidates import Candidates, Selector
-from alseg.strategies.statistics import VoxelStatistics
+from alseg.strategies.statistics import KEPT, VoxelStatistics, WatchedStatistics
 
 Measure = Callable[[VoxelStatistics], Tensor]  # -> [D, H, W]
 Aggregation = Callable[[Tensor, VoxelStatistics], float]
@@ -38,6 +40,8 @@ class CaseScore:
         pass_scores: the score after each of them, in a race for the query.
         hint: what the race had to go by before the first of them.
         region: the part of the case that was scored; None for all of it.
+        plain_passes: what scoring the case took, in windows that went through the network over the
+            windows of the volume; the deterministic pass of a gate counts.
     """
 
     case_id: str
@@ -49,6 +53,7 @@ class CaseScore:
     pass_scores: tuple[float, ...] | None = None
     hint: float | None = None
     region: Region | None = None
+    plain_passes: float | None = None
 
     @property
     def unit(self) -> Unit:
@@ -131,6 +136,24 @@ class Strategy:
         """Whether it needs the many passes of the uncertainty source."""
         return self.needs_prediction and not self.deterministic
 
+    @cached_property
+    def statistics_read(self) -> frozenset[str]:
+        """Which of ``statistics.KEPT`` its parts read, from trying them on invented predictions.
+
+        All of them for a part that does not belong to alseg: it may read others another time.
+        """
+        parts = (self.measure, self.aggregation, self.class_scores)
+        functions = [unwrapped(part) for part in parts if part is not None]
+        if not all(getattr(f, "__module__", "").startswith("alseg.") for f in functions):
+            return KEPT
+        watched = WatchedStatistics()
+        noise = torch.Generator().manual_seed(0)
+        for _ in range(2):
+            watched.update(torch.randn(3, 8, 8, 8, generator=noise).softmax(dim=0))
+        watched.attach_hidden_label(torch.ones(8, 8, 8, dtype=torch.uint8))
+        self.score("rehearsal", watched)
+        return KEPT & watched.looked_at
+
     def uncertainty_map(self, statistics: VoxelStatistics) -> Tensor:
         """The voxel map [D, H, W]; for pictures, the entropy where there is no measure."""
         return (self.measure or entropy)(statistics)
@@ -206,6 +229,11 @@ class Strategy:
             features=numbers if self.features else None,
             similarity=numbers[:, 1] / 10 if self.similarity else None,
         )
+
+
+def unwrapped(part: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a part, without the arguments that a YAML has given it."""
+    return unwrapped(part.func) if isinstance(part, partial) else part
 
 
 class _Watched(Candidates):

@@ -1,7 +1,8 @@
 """SIGTERM, Ctrl-C and preemption signals: where a run stops, and that it says how to continue.
 
 All that a run writes is whole at any moment, so a signal may end it anywhere. In training it waits
-for the end of the step, for then the step is saved as well; a second signal does not wait.
+for the end of the step, for then the step is saved as well; a second signal does not wait. Slurm
+sends several signals at once, and to all processes of a job: those within a second count as one.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from alseg.system.console import interrupt_line
 
-# Ctrl-C; kill, a time limit, a preemption; Slurm's --signal=USR1@SECONDS
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# kill, a time limit, a preemption; Slurm's --signal=USR1@SECONDS; what submitit asks Slurm for
+OF_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, *OF_SCHEDULERS)  # the first is Ctrl-C
+AT_ONCE_S = 1.0  # signals that follow each other faster than a person types count as one
 
 
 class Interrupted(BaseException):
@@ -34,7 +38,7 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it: 130, 143, 138."""
+        """128 + the signal's number, as shells have it: 130, 143, 138, 140."""
         return 128 + self.signal_number
 
 
@@ -49,6 +53,7 @@ class Interruption:
         self.requested: int | None = None
         self._delayed = False
         self._process = 0
+        self._since = 0.0  # when ``requested`` was set
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -85,9 +90,13 @@ class Interruption:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader process: it ends with its parent
-        if not self._delayed or self.requested is not None:
+        if not self._delayed:
             raise Interrupted(number)
-        self.requested = number
+        if self.requested is not None:
+            if time.monotonic() - self._since < AT_ONCE_S:
+                return
+            raise Interrupted(number)
+        self.requested, self._since = number, time.monotonic()
         # not through logging or print: the signal may have come in the middle of one of them
         text = "alseg: stopping after this step; a second signal does not wait"
         os.write(2, interrupt_line(text))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from alseg.core.metric_names import DICE
 from alseg.data.source_grid import classes_on_source_grid
+from alseg.networks.shared_prefix import plain_forward
 from alseg.training.annotated_loss import AnnotatedLoss
 from alseg.training.evaluation import Evaluation
 from alseg.training.marginal_loss import marginal_logits
@@ -91,7 +92,7 @@ class SegmentationModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Sliding-window prediction of one whole volume [1, channels, D, H, W]."""
-        self._compare(batch, self.inferer(batch["image"], self.network))
+        self._compare(batch, self.inferer(batch["image"], plain_forward(self.network)))
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of the metrics, and each class's."""
@@ -105,7 +106,7 @@ class SegmentationModule(pl.LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """As ``validation_step``, on a test volume; collects its calibration as well."""
         (case_id,) = batch["case_id"]
-        logits = self.inferer(batch["image"], self.network)
+        logits = self.inferer(batch["image"], plain_forward(self.network))
         self._compare(batch, logits)
         if "annotated_classes" in batch:
             logits = marginal_logits(logits, batch["annotated_classes"])
@@ -119,7 +120,7 @@ class SegmentationModule(pl.LightningModule):
     @torch.no_grad()
     def predict_labels(self, image: Tensor) -> Tensor:
         """Deterministic prediction: [1, channels, D, H, W] -> class indices [1, 1, D, H, W]."""
-        return hard_labels(self.inferer(image, self.network))
+        return hard_labels(self.inferer(image, plain_forward(self.network)))
 
     def _compare(self, batch: dict[str, Any], logits: Tensor) -> None:
         """Add the metrics of a case, on the grid of its file if the batch has its label there."""

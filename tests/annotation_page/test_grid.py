@@ -73,9 +73,10 @@ def test_channels_are_shown_one_at_a_time(tmp_path: Path) -> None:
         b"no gzip",
         gzip.compress(bytes(int(np.prod(SHAPE)) - 1)),
         gzip.compress(bytes(int(np.prod(SHAPE)) + 1)),
-        gzip.compress(bytes(2**26)),  # a decompression bomb
-        gzip.compress(bytes(int(np.prod(SHAPE))))[:-4],  # cut off
+        gzip.compress(bytes(2**26)),
+        gzip.compress(bytes(int(np.prod(SHAPE))))[:-4],
     ],
+    ids=["empty", "no gzip", "a voxel too few", "a voxel too many", "a bomb", "cut off"],
 )
 def test_what_is_no_drawing_of_the_image_is_refused(content: bytes) -> None:
     with pytest.raises(DataError, match="the drawing"):

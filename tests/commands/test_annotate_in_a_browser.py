@@ -192,6 +192,8 @@ def test_two_annotators_never_get_or_overwrite_the_same_case(
             [ASKED[0], "Ada"],
             [ASKED[1], "Ben"],
         ]
+        again = Page(browser, address, "Ada")  # a second page of the one who holds what is left
+        until(lambda: "left are open on other pages" in again.text("#cover"), "the words")
 
 
 def test_a_server_that_is_killed_loses_no_stroke(browser: Any, campaign: Campaign) -> None:
@@ -218,6 +220,19 @@ def asked_campaign(folder: Path, task: Task, case_ids: Iterable[str]) -> Campaig
     oracle = PersonOracle(task, folder / "run", settle_seconds=0)
     oracle.request("initial", whole(case_ids), {})
     return Campaign(task, oracle, Desk(task, oracle.folder, claim_minutes=30), "initial")
+
+
+def test_a_page_on_which_nothing_was_drawn_sees_that_the_server_is_back(
+    browser: Any, campaign: Campaign
+) -> None:
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for(ASKED[0])
+    until(lambda: page.text("#saved") == "the server does not answer", "the words")
+    with served(campaign.desk) as again:
+        assert again == address
+        until(lambda: page.text("#saved") == "", "the words to go")
+        assert page.find("#saved.unsaved") == []
 
 
 def test_a_drag_with_the_right_button_sets_the_grey_values_and_draws_nothing(
@@ -307,6 +322,7 @@ def test_voxels_can_be_marked_as_not_annotated(browser: Any, tmp_path: Path) -> 
         assert np.array_equal(page.drawing(), drawing)
         page.submit()
         until(lambda: "All is annotated" in page.text("#cover"), "the end of the work")
+        assert len(page.find("#submit:disabled, #undo:disabled")) == 2
     found = nibabel.as_closest_canonical(campaign.label("case_000"))
     assert np.array_equal(np.asarray(found.dataobj), drawing)
     answer = campaign.oracle.annotate(campaign.query)

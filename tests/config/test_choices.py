@@ -23,7 +23,7 @@ from tests.planning.builders import with_a_plan
 
 CONF = Path(conf_folder())
 CASES = [f"case_{n:02d}" for n in range(20)]
-LAUNCHERS = ["basic", "joblib", "submitit_local", "submitit_slurm"]
+LAUNCHERS = ["basic", "joblib", "ray", "slurm", "submitit_local"]
 # Any choice may write and read it: all strategies have a name.
 ANYONES = "strategy.name"
 

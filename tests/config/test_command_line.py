@@ -108,6 +108,7 @@ def test_what_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
         "strategy=random,variance": "takes a sweep (-m)",
         "日=3": "日=3: no setting can be called 日",
         "foo": "foo is not a setting",
+        "data.classes=[left": "the shell cuts at spaces unless the whole setting is in quotes",
     }
     for argument, cure in advice.items():
         done = run_command(tmp_path, "alseg.train", "data=msd", argument, "--cfg", "job")

@@ -80,6 +80,7 @@ def test_numbers_at_the_end_of_single_scans_are_no_channels(tmp_path: Path) -> N
         (["a.nii"], {"classes": None}, r"data\.classes is not given; .*data.classes=\[liver,tum"),
         (["a.nii"], {"classes": []}, "data.classes is not given"),
         (["a.nii"], {"classes": "liver"}, "data.classes is 'liver'; it must be a list"),
+        (["a.nii"], {"classes": "left ventricle,b"}, r"names: 'data.classes=\[left ventricle,b\]'"),
         (["a.nii"], {"classes": [3]}, "must be a list of names"),
         (["a.nii"], {"classes": ["background"]}, "each class is named once"),
         (["a.nii"], {"classes": ["liver", "background"]}, "each class is named once"),

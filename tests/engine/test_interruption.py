@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from alseg.run.folder import TRAINING_CURVES_FILE
 from alseg.run.lock import locked_run
 from alseg.run.state import RunState
 from alseg.scoring import racing
-from alseg.system.interruption import Interrupted, interruption
+from alseg.system.interruption import AT_ONCE_S, Interrupted, interruption
 from alseg.tracking.record import curve_points
 from alseg.training.callbacks.checkpoints import random_state, restore_random_state
 from alseg.training.module import SegmentationModule
@@ -438,11 +439,27 @@ def test_a_second_signal_does_not_wait(handled: None) -> None:
         with interruption.delayed():
             os.kill(os.getpid(), signal.SIGTERM)
             assert interruption.requested == signal.SIGTERM
+            time.sleep(AT_ONCE_S)
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted) as stop:
         two_signals()
     assert stop.value.exit_code == 130
+
+
+def test_signals_that_a_scheduler_sends_at_once_count_as_one(handled: None) -> None:
+    done = []
+
+    def two_at_once() -> None:
+        with interruption.delayed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGUSR2)
+            done.append(True)
+
+    with pytest.raises(Interrupted) as stop:
+        two_at_once()
+    assert done
+    assert stop.value.exit_code == 143
 
 
 def test_a_signal_that_waited_is_not_forgotten(handled: None) -> None:

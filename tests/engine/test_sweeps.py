@@ -9,10 +9,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import joblib
@@ -32,6 +34,7 @@ from alseg.engine.sweeps import (
     Work,
     job_rows,
     latest_sweep,
+    note_lost,
     print_sweep,
     print_tables,
     run_job,
@@ -188,7 +191,7 @@ def test_submitit_runs_jobs(tmp_path: Path) -> None:
     assert "job on 1 thread" in log.read_text()
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "submitit_slurm"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "slurm", "ray"])
 def test_every_launcher_composes(launcher: str) -> None:
     config = composed(settings(Path("runs"), f"hydra/launcher={launcher}"))
     assert config.strategy.name == "variance"
@@ -223,10 +226,16 @@ def silent(own: Sequence[str], folder: Path) -> None:
     sys.exit(7)
 
 
-def run(output_dir: Path, folder: Path, *overrides: str, work: Work = silent) -> float:
+def run(
+    output_dir: Path,
+    folder: Path,
+    *overrides: str,
+    work: Work = silent,
+    number: int | None = None,
+) -> float:
     """Run a job of these overrides in a folder."""
     given = settings(output_dir, *overrides)
-    return run_job(composed(given), folder, given, work)
+    return run_job(composed(given), folder, given, work, number=number)
 
 
 @pytest.mark.parametrize(
@@ -319,6 +328,120 @@ def test_a_job_with_other_settings_is_not_continued(tmp_path: Path) -> None:
     run(tmp_path, folder)
     run(tmp_path, folder, "sweep.resume=true", "seed=2")
     assert "holds a run with other settings" in Job.load(folder).reason
+
+
+def saves_when_asked(own: Sequence[str], folder: Path) -> None:
+    def save(number: int, frame: FrameType | None) -> None:
+        time.sleep(0.5)
+        (folder / "saved").touch()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGUSR2, save)
+    (folder / "ready").touch()
+    time.sleep(60)
+
+
+def test_a_signal_of_a_scheduler_is_acted_on_when_the_job_has_saved(tmp_path: Path) -> None:
+    found: list[bool] = []
+    mine = signal.signal(
+        signal.SIGUSR2, lambda number, frame: found.append((tmp_path / "saved").exists())
+    )
+
+    def send() -> None:
+        wait_for((tmp_path / "ready").exists, 60)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with pytest.raises(Interrupted) as stopped:
+            run(tmp_path, tmp_path, work=saves_when_asked)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR2, mine)
+    assert found == [True]
+    assert stopped.value.exit_code == 140
+    assert Job.load(tmp_path).status == "unfinished"
+
+
+def prints_as_it_saves(folder: Path) -> None:
+    def save(number: int, frame: FrameType | None) -> None:
+        print("stopping after this step", flush=True)
+        (folder / "saved").touch()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, save)
+    (folder / "ready").touch()
+    time.sleep(60)
+
+
+def test_a_job_whose_sweep_was_killed_saves_though_nobody_reads_its_output(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from alseg.engine.jobs import run_in_fork\n"
+        "from tests.engine.test_sweeps import prints_as_it_saves\n"
+        f"run_in_fork(prints_as_it_saves, Path({str(tmp_path)!r}), print)"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    wait_for((tmp_path / "ready").exists, 200)
+    sweep.kill()
+    sweep.wait()
+    wait_for((tmp_path / "saved").exists, 20)
+
+
+def interrupted(own: Sequence[str], folder: Path) -> None:
+    print("alseg: interrupted by SIGTERM; continue with: ...", file=sys.stderr)
+    sys.exit(143)
+
+
+def test_an_interrupted_job_has_not_failed(tmp_path: Path) -> None:
+    run(tmp_path, tmp_path, work=interrupted)
+    job = Job.load(tmp_path)
+    assert (job.status, job.reason.partition(";")[0]) == (
+        "unfinished",
+        "alseg: interrupted by SIGTERM",
+    )
+
+
+def test_a_job_that_its_scheduler_starts_again_runs_again(tmp_path: Path) -> None:
+    run(tmp_path, tmp_path, work=killed, number=3)
+    run(tmp_path, tmp_path, work=silent, number=4)  # the same job twice in one sweep
+    assert "killed by SIGKILL" in Job.load(tmp_path).reason
+    run(tmp_path, tmp_path, work=silent, number=3)
+    assert Job.load(tmp_path).reason == "exit code 7"
+
+
+def test_a_job_that_is_started_again_waits_for_its_earlier_process(tmp_path: Path) -> None:
+    run(tmp_path, tmp_path, work=killed, number=3)
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked_run(tmp_path):
+            held.set()
+            free.wait(30)
+
+    earlier = threading.Thread(target=hold)
+    earlier.start()
+    held.wait(30)
+    threading.Timer(1, free.set).start()
+    run(tmp_path, tmp_path, work=silent, number=3)
+    earlier.join()
+    assert Job.load(tmp_path).reason == "exit code 7"
+
+
+def test_a_job_that_got_lost_before_it_started_is_in_the_tables(tmp_path: Path) -> None:
+    given = settings(tmp_path, "strategy=random", "seed=7")
+    note_lost(composed(given), tmp_path / "sweep" / "job", given, "its node has failed")
+    (row,) = job_rows(tmp_path / "sweep").values()
+    assert (row.strategy, row.seed) == ("random", "7")
+    assert (row.job.status, row.job.reason) == ("failed", "its node has failed")
+    assert not print_sweep(tmp_path / "sweep")
+
+
+def test_a_finished_job_is_not_lost(tmp_path: Path) -> None:
+    Job("finished").save(tmp_path)
+    note_lost(composed(settings(tmp_path)), tmp_path, settings(tmp_path), "its node has failed")
+    assert Job.load(tmp_path).status == "finished"
 
 
 def test_a_job_that_is_still_running_is_left_alone(tmp_path: Path) -> None:

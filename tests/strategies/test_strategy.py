@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,14 @@ import torch
 from alseg.core.errors import ConfigError, ScoringError
 from alseg.strategies import aggregations, measures
 from alseg.strategies.selectors import balanced, candidates, diverse, noisy, ranked
-from alseg.strategies.statistics import VoxelStatistics
-from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
+from alseg.strategies.statistics import KEPT, VoxelStatistics
+from alseg.strategies.strategy import (
+    Aggregation,
+    CaseScore,
+    Measure,
+    Strategy,
+    candidates_from,
+)
 from tests.strategies.builders import candidates_of, statistics_of
 
 
@@ -127,3 +134,34 @@ def test_no_candidates_give_an_empty_query() -> None:
     strategy = Strategy("random", noisy.random)
     nobody = candidates.Candidates(ids=())
     assert strategy.select(nobody, 5, np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize(
+    ("measure", "aggregation", "read"),
+    [
+        (measures.variance, aggregations.mean, {"variance"}),
+        (measures.entropy, aggregations.foreground_mean, set()),
+        (measures.mutual_information, aggregations.mean, {"expected_entropy"}),
+        (measures.variation_ratio, aggregations.mean, {"votes"}),
+        (measures.entropy, aggregations.dice_disagreement, {"variance"}),
+        (measures.prediction_error, aggregations.hidden_dice_error, set()),
+        (lambda statistics: statistics.mean[0], aggregations.mean, set(KEPT)),  # not alseg's
+        (partial(measures.variance), partial(aggregations.top_fraction_mean, fraction=0.1),
+         {"variance"}),
+    ],
+)  # fmt: skip
+def test_passes_keep_the_statistics_that_a_strategy_reads(
+    measure: Measure, aggregation: Aggregation, read: set[str]
+) -> None:
+    strategy = Strategy("s", ranked.top_k, measure, aggregation, reads_labels=True)
+    assert strategy.statistics_read == read
+    everything, kept = VoxelStatistics(), VoxelStatistics(read)
+    for statistics in (everything, kept):
+        for seed in range(3):
+            noise = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(seed))
+            statistics.update(noise.softmax(dim=0))
+        statistics.attach_hidden_label(torch.ones(6, 6, 6, dtype=torch.uint8))
+    assert strategy.score("case", kept).score == strategy.score("case", everything).score
+    for name in KEPT - read:
+        with pytest.raises(ValueError, match=f"{name} is not kept"):
+            getattr(kept, name)

@@ -5,6 +5,7 @@ import { Viewer } from "./viewer.js";
 
 const SAVE_AFTER_MS = 1200; // after the last stroke
 const LOOK_EVERY_MS = 5000; // at what others do
+const SILENT = "the server does not answer";
 const SIGN_OF_LIFE_S = 60; // while a case is in front and nothing is drawn
 // of this page as it was loaded: a second tab, also a duplicated one, has another one
 const holder = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
@@ -66,12 +67,16 @@ async function look() {
   try {
     const before = overview && overview.request;
     overview = await api.overview();
+    if ($("saved").textContent === SILENT) { // it answers again
+      $("saved").textContent = isChanged ? "not saved yet" : "";
+      $("saved").className = isChanged ? "unsaved" : "";
+    }
     showOverview();
     const isReturned = overview.units.some((unit) => unit.state === "returned" && !unit.claimed);
     if (!open && annotator && overview.request && (overview.request !== before || isReturned)) await next();
   } catch (error) {
     if (!overview) throw error;
-    $("saved").textContent = "the server does not answer";
+    $("saved").textContent = SILENT;
     $("saved").className = "unsaved";
   }
 }
@@ -89,10 +94,11 @@ async function next() {
     return openCase(overview.units.find((unit) => unit.case === found.case && unit.request === request));
   }
   open = null;
+  $("submit").disabled = $("undo").disabled = true;
   showOverview();
   const left = overview.units.filter((unit) => !IS_DONE[unit.state]).length;
   cover(left
-    ? `Others work on the ${left} case(s) that are left.`
+    ? `The ${left} case(s) that are left are open on other pages: the list says whose.`
     : "All is annotated. The run takes the labels in when it is resumed, or by itself with oracle.wait=true; what it asks for next appears here.",
   left ? "Look again" : "", left ? attempt(next) : null);
 }

@@ -72,7 +72,10 @@ def read_folder(
 def _names(setting: str, value: Sequence[str] | None) -> tuple[str, ...]:
     names = [] if value is None or isinstance(value, str) else list(value)
     if not names or not all(isinstance(n, str) and n.strip() and n.isprintable() for n in names):
-        raise ConfigError(f"{setting} is {short(value)}; it must be a list of names")
+        example = value if isinstance(value, str) and "," in value else "one,two"
+        raise ConfigError(
+            f"{setting} is {short(value)}; it must be a list of names: '{setting}=[{example}]'"
+        )
     return tuple(names)
 
 

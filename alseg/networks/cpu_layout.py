@@ -1,0 +1,194 @@
+"""A traced network's convolutions laid out for a CPU: the same numbers in less time.
+
+Four things are slow on a CPU. Batch norm reads and writes every activation once more, and is a
+factor and a shift of the convolution before it. Channels first are copied into blocks of channels
+and back by each convolution. A convolution to a few channels at full resolution, such as to three
+classes, computes as many channels as a register holds and throws the others away: here some
+neighbours along the last axis are computed as channels, which in memory they already are. And torch
+2.13 takes the convolution of a single window to code of its own, and not to oneDNN's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (torch's own idiom)
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+REGISTER = 16  # float32 that AVX-512 computes at once
+NEIGHBOURS = 4  # computed as channels; 2 and 8 took longer
+
+
+class LaidOut(nn.Module):
+    """A 3D convolution, and the batch norm behind it, in weights of its own.
+
+    Args:
+        convolution: with groups = dilation = 1 and zero padding.
+        norm: in eval mode, with running statistics; None for none.
+    """
+
+    def __init__(
+        self, convolution: nn.Conv3d | nn.ConvTranspose3d, norm: nn.BatchNorm3d | None
+    ) -> None:
+        super().__init__()
+        # in a tuple, so that the network's own layers do not become layers of this one
+        self._layers = convolution, norm
+        self.is_transposed = isinstance(convolution, nn.ConvTranspose3d)
+        narrow = 2 * convolution.out_channels <= REGISTER
+        if isinstance(convolution, nn.ConvTranspose3d):
+            self.n_neighbours = 2 if narrow and _doubles(convolution) else 1
+        else:
+            wide = narrow and convolution.stride[2] == 1
+            self.n_neighbours = NEIGHBOURS if wide else 1
+        self.refresh()
+
+    @property
+    def convolution(self) -> nn.Conv3d | nn.ConvTranspose3d:
+        """The network's own layer."""
+        return self._layers[0]
+
+    def refresh(self) -> None:
+        """Take in the weights as they are now."""
+        convolution, norm = self._layers
+        weight = convolution.weight.detach()  # [out, in, ...], transposed [in, out, ...]
+        bias = convolution.bias
+        shift = weight.new_zeros(convolution.out_channels) if bias is None else bias.detach()
+        if norm is not None:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            factor = (norm.running_var + norm.eps).rsqrt()
+            if norm.weight is not None:
+                factor = factor * norm.weight.detach()
+            shift = (shift - norm.running_mean) * factor
+            if norm.bias is not None:
+                shift = shift + norm.bias.detach()
+            axes = (1, -1, 1, 1, 1) if self.is_transposed else (-1, 1, 1, 1, 1)
+            weight = weight * factor.view(axes)
+        self.plain = weight.contiguous(memory_format=torch.channels_last_3d)
+        self.shift = shift
+        if self.n_neighbours > 1:
+            widened = _widened_transposed if self.is_transposed else _widened
+            self.wide = widened(weight, self.n_neighbours).contiguous(
+                memory_format=torch.channels_last_3d
+            )
+            self.wide_shift = shift.repeat(self.n_neighbours)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations [B, in, d, h, w] to [B, out, d', h', w'], channels last."""
+        convolution = self.convolution
+        stride, padding = convolution.stride, convolution.padding
+        assert not isinstance(padding, str)
+        n = self.n_neighbours
+        if isinstance(convolution, nn.ConvTranspose3d):
+            extra = convolution.output_padding
+            if n == 1:
+                return F.conv_transpose3d(x, self.plain, self.shift, stride, padding, extra)
+            y = F.conv_transpose3d(
+                F.pad(x, (0, 1)),
+                self.wide,
+                self.wide_shift,
+                (*stride[:2], 1),
+                padding,
+                (*extra[:2], 0),
+            )
+            return _as_neighbours(y, n)
+        width = x.shape[-1] + 2 * padding[2] - convolution.kernel_size[2] + 1
+        if n == 1 or width % n:
+            return _convolved(x, self.plain, self.shift, stride, padding)
+        wide_stride = (*stride[:2], n)
+        return _as_neighbours(_convolved(x, self.wide, self.wide_shift, wide_stride, padding), n)
+
+
+def _convolved(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """As ``F.conv3d``, which takes a single window on a CPU to code that is 8 times slower."""
+    is_slow = len(x) == 1 and x.dtype == weight.dtype == torch.float32
+    if is_slow and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, stride, padding)
+
+
+def _doubles(convolution: nn.ConvTranspose3d) -> bool:
+    """Whether the last axis gets twice as long by a kernel of 3."""
+    last = (f[2] for f in (convolution.kernel_size, convolution.stride, convolution.padding))
+    return tuple(last) == (3, 2, 1) and convolution.output_padding[2] == 1
+
+
+def _widened(weight: Tensor, n: int) -> Tensor:
+    """The kernel of n neighbours along the last axis.
+
+    [out, in, ..., k] -> [n out, in, ..., k + n - 1]
+    """
+    n_out, *others, size = weight.shape
+    wide = weight.new_zeros(n, n_out, *others, size + n - 1)
+    for place in range(n):
+        wide[place, ..., place : place + size] = weight
+    return wide.flatten(0, 1)
+
+
+def _widened_transposed(weight: Tensor, n: int) -> Tensor:
+    """The kernel of both halves of a voxel: [in, out, ..., 3] -> [in, 2 out, ..., 2].
+
+    Along the last axis y[2i] = w[1] x[i] and y[2i+1] = w[2] x[i] + w[0] x[i+1].
+    """
+    n_in, n_out, *others, _ = weight.shape
+    wide = weight.new_zeros(n_in, n, n_out, *others, 2)
+    wide[:, 0, ..., 1] = weight[..., 1]
+    wide[:, 1, ..., 1] = weight[..., 2]
+    wide[:, 1, ..., 0] = weight[..., 0]
+    return wide.flatten(1, 2)
+
+
+def _as_neighbours(y: Tensor, n: int) -> Tensor:
+    """Channels back to neighbours: [B, n C, d, h, w] -> [B, C, d, h, n w]; no copy."""
+    b, c, d, h, w = y.shape
+    return y.permute(0, 2, 3, 4, 1).reshape(b, d, h, n * w, c // n).permute(0, 4, 1, 2, 3)
+
+
+def pays(network: nn.Module) -> bool:
+    """Whether a network runs faster that way: its norms fold, others want channels first."""
+    norms = (m for m in network.modules() if isinstance(m, nn.GroupNorm | _NormBase))
+    return all(isinstance(m, nn.BatchNorm3d) and m.running_mean is not None for m in norms)
+
+
+def lay_out(traced: fx.GraphModule) -> list[LaidOut]:
+    """Replace the convolutions of a traced network in eval mode, and the batch norms behind them.
+
+    Returns:
+        What has replaced them, to ``refresh`` whenever weights may have changed.
+    """
+    modules = dict(traced.named_modules())
+    laid_out: list[LaidOut] = []
+    for node in list(traced.graph.nodes):
+        convolution = modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(convolution, nn.Conv3d | nn.ConvTranspose3d):
+            continue
+        if not _is_plain(convolution):
+            continue
+        norm = None
+        (reader, *others) = node.users or (None,)
+        if reader is not None and reader.op == "call_module" and not others:
+            behind = modules[str(reader.target)]
+            if isinstance(behind, nn.BatchNorm3d):
+                norm = behind
+                reader.replace_all_uses_with(node)
+                traced.graph.erase_node(reader)
+        name = f"laid_out_{len(laid_out)}"
+        laid_out.append(LaidOut(convolution, norm))
+        traced.add_submodule(name, laid_out[-1])
+        node.target = name
+    traced.graph.lint()
+    traced.recompile()
+    return laid_out
+
+
+def _is_plain(convolution: nn.Conv3d | nn.ConvTranspose3d) -> bool:
+    return (
+        convolution.groups == 1
+        and set(convolution.dilation) == {1}
+        and convolution.padding_mode == "zeros"
+        and not isinstance(convolution.padding, str)
+    )

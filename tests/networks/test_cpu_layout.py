@@ -1,0 +1,103 @@
+"""Convolutions laid out for a CPU against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from alseg.networks import shared_prefix
+from alseg.networks.cpu_layout import LaidOut, pays
+from alseg.networks.shared_prefix import MOST_SIZES, plain_forward, two_parts
+from tests.networks.test_dropout import build
+
+CONVOLUTIONS = {
+    "many channels": lambda: nn.Conv3d(2, 20, 3, padding=1),
+    "three classes": lambda: nn.Conv3d(5, 3, 3, padding=1),
+    "a kernel of one": lambda: nn.Conv3d(5, 3, 1),
+    "a kernel of five": lambda: nn.Conv3d(2, 2, (3, 1, 5), stride=(2, 1, 1), padding=(1, 0, 1)),
+    "stride 2": lambda: nn.Conv3d(2, 4, 3, stride=2, padding=1),
+    "upwards to three classes": lambda: nn.ConvTranspose3d(5, 3, 3, 2, 1, output_padding=1),
+    "upwards to many": lambda: nn.ConvTranspose3d(5, 12, 3, 2, 1, output_padding=1),
+    "upwards by two": lambda: nn.ConvTranspose3d(5, 3, 2, 2),
+    "upwards without a bias": lambda: nn.ConvTranspose3d(4, 2, 3, 2, 1, 1, bias=False),
+}
+
+
+def norm(n_channels: int) -> nn.BatchNorm3d:
+    layer = nn.BatchNorm3d(n_channels)
+    for values in (layer.weight, layer.bias, layer.running_mean):
+        nn.init.uniform_(values, -1, 1)  # type: ignore[arg-type]
+    nn.init.uniform_(layer.running_var, 0.5, 2)  # type: ignore[arg-type]
+    return layer.eval()
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@settings(max_examples=12, deadline=None)
+@given(size=st.tuples(*[st.integers(3, 9)] * 3), batch=st.integers(1, 3), with_norm=st.booleans())
+def test_the_numbers_are_those_of_the_network(
+    name: str, size: tuple[int, int, int], batch: int, with_norm: bool
+) -> None:
+    torch.manual_seed(0)
+    convolution = CONVOLUTIONS[name]()
+    behind = norm(convolution.out_channels) if with_norm else nn.Identity()
+    x = torch.randn(batch, convolution.in_channels, *size)
+    with torch.no_grad():
+        laid_out = LaidOut(convolution, behind if with_norm else None)
+        torch.testing.assert_close(laid_out(x), behind(convolution(x)), atol=1e-5, rtol=1e-5)
+    assert not list(laid_out.parameters())
+
+
+def test_narrow_convolutions_compute_neighbours_as_channels() -> None:
+    n_neighbours = {name: LaidOut(make(), None).n_neighbours for name, make in CONVOLUTIONS.items()}
+    assert {name for name, n in n_neighbours.items() if n > 1} == {
+        "three classes",
+        "a kernel of one",
+        "a kernel of five",
+        "upwards to three classes",
+        "upwards without a bias",
+    }
+
+
+def test_weights_that_change_between_two_volumes_are_taken_in() -> None:
+    network, windows = build("unet_tiny"), torch.rand(2, 1, 16, 16, 16)
+    with torch.no_grad():
+        two_parts(network, windows)
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+        for buffer in network.buffers():
+            buffer.add_(1)
+        parts = two_parts(network, windows)
+        logits = parts.tail(parts.head(windows), None)
+        torch.testing.assert_close(logits, network(windows), atol=1e-4, rtol=1e-4)
+
+
+def test_networks_with_other_norms_keep_their_layout() -> None:
+    assert pays(build("unet_small"))
+    assert not pays(build("dynunet"))
+
+
+@pytest.mark.parametrize("model", ["unet_small", "unet_light", "basic_unet", "dynunet"])
+@pytest.mark.parametrize("n_windows", [1, 3])
+def test_a_plain_forward_pass_is_the_networks(model: str, n_windows: int) -> None:
+    network, windows = build(model), torch.rand(n_windows, 1, 32, 16, 16)
+    with torch.no_grad():
+        logits = plain_forward(network)(windows)
+        torch.testing.assert_close(logits, network(windows), atol=1e-4, rtol=1e-4)
+
+
+def test_windows_of_ever_new_sizes_run_through_the_network_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, calls = build("unet_tiny"), []
+    monkeypatch.setattr(
+        shared_prefix, "two_parts", lambda *given: calls.append(given) or two_parts(*given)
+    )
+    with torch.no_grad():
+        for size in range(4, 14):
+            windows = torch.rand(2, 1, 4 * size, 16, 16)
+            logits = plain_forward(network)(windows)
+            torch.testing.assert_close(logits, network(windows), atol=1e-4, rtol=1e-4)
+    assert len(calls) == MOST_SIZES
