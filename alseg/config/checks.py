@@ -54,14 +54,14 @@ def check_transforms(name: str, transforms: Any) -> None:
 
 
 def check_crop_ratios(ratios: Sequence[float] | None, classes: Sequence[str]) -> None:
-    """Check that there is a share of the patches for each class, background included.
+    """Check that each class has a share of the patches, background included.
 
     With fewer of them, MONAI's crops would leave out the last classes without a word.
 
     Raises:
-        ConfigError: if there are more or fewer.
+        ConfigError: if there are fewer.
     """
-    if ratios is not None and len(ratios) != len(classes):
+    if ratios is not None and len(ratios) < len(classes):
         raise ConfigError(
             f"data.crop_ratios is {list(ratios)}; the data set has {len(classes)} classes, "
             f"{', '.join(classes)}: give one number for each"
