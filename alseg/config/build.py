@@ -18,6 +18,7 @@ from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.config.checks import (
+    check_crop_ratios,
     check_inferer,
     check_keys,
     check_losses,
@@ -253,6 +254,7 @@ def build_data(config: DictConfig, task: Task, oracle: Oracle) -> PoolDataModule
     preprocess, augment = instantiate(config.data.preprocess), instantiate(config.data.augment)
     check_transforms("data.preprocess", preprocess)
     check_transforms("data.augment", augment)
+    check_crop_ratios(config.data.get("crop_ratios"), task.classes)
     data = PoolDataModule(
         cache=VolumeCache(
             task,

@@ -53,6 +53,21 @@ def check_transforms(name: str, transforms: Any) -> None:
         raise ConfigError(f"{name} builds {transforms!r}; it must build a list of transforms")
 
 
+def check_crop_ratios(ratios: Sequence[float] | None, classes: Sequence[str]) -> None:
+    """Check that each class has a share of the patches, background included.
+
+    With fewer of them, MONAI's crops would leave out the last classes without a word.
+
+    Raises:
+        ConfigError: if there are fewer.
+    """
+    if ratios is not None and len(ratios) < len(classes):
+        raise ConfigError(
+            f"data.crop_ratios is {list(ratios)}; the data set has {len(classes)} classes, "
+            f"{', '.join(classes)}: give one number for each"
+        )
+
+
 def check_network(network: torch.nn.Module, n_channels: int, patch_size: Sequence[int]) -> None:
     """Check that a network was built and takes the training patches.
 

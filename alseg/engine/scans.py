@@ -28,6 +28,7 @@ from alseg.data.headers import check_image_headers
 from alseg.data.task import Task
 from alseg.data.watched import WatchedDataset, dead_worker_error
 from alseg.engine.trained_run import TrainedRun
+from alseg.run.folder import CONFIG_FILE
 from alseg.system.console import Meter, say
 from alseg.system.distributed import world_size
 from alseg.system.files import is_within
@@ -64,6 +65,8 @@ def folders_of(config: DictConfig) -> tuple[Path, Path]:
             f"output is {output}, in the folder of the images, where its files would be taken "
             "for scans; give another one"
         )
+    if (output / CONFIG_FILE).exists():
+        raise ConfigError(f"output is {output}, which is the folder of a run; give another one")
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output is {output}, which is not a folder")
     return images, output

@@ -166,6 +166,15 @@ def test_a_damaged_plan_ends_in_one_sentence(auto: Train, phantoms: Path, tmp_pa
     assert not Path("hacked").exists()
 
 
+def test_patches_of_fewer_classes_than_the_data_has_are_refused(
+    auto: Train, phantoms: Path
+) -> None:
+    run = auto(f"data.root={phantoms}", "data.crop_ratios=[1,1]")
+    assert run.exit_code == 2
+    assert "data.crop_ratios is [1, 1]; the data set has 3 classes, background" in run.err
+    assert run.err.count("\n") == 1
+
+
 def test_hidden_labels_do_not_change_the_plan(auto: Train, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(20, 20, 16)).astype(np.float32) for _ in range(12)]

@@ -383,6 +383,13 @@ def test_folders_that_cannot_be_used_are_reported(
     inside = predict(f"output={scans / 'out'}")
     check(inside, "in the folder of the images")
     assert not (scans / "out").exists()
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    (run_folder / "config.yaml").touch()
+    into_a_run = predict(f"output={run_folder}")
+    assert into_a_run.exit_code == 2
+    assert "run, which is the folder of a run; give another one" in " ".join(into_a_run.err.split())
+    assert [path.name for path in run_folder.iterdir()] == ["config.yaml"]
     shutil.copy(scans / "phantom_000.nii.gz", scans / "twice.nii.gz")
     (scans / "twice.nii").write_bytes(gzip.decompress((scans / "twice.nii.gz").read_bytes()))
     check(predict(), "both give the id twice")
