@@ -320,6 +320,7 @@ def test_every_yaml_composes() -> None:
                 "papers_study_semi_supervised",
                 "papers_study_svgd",
                 "rare_lesions_study",
+                "regions_study",
                 "smoke",
                 "tutorial_liver",
             ],
