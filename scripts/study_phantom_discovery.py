@@ -71,6 +71,11 @@ class AsOne:
         """What is the same for all of them: features, deterministic, reads_labels."""
         return getattr(self.strategies[0], name)
 
+    @property
+    def statistics_read(self) -> frozenset[str]:
+        """The statistics of the passes that any of them reads."""
+        return frozenset().union(*(s.statistics_read for s in self.strategies))
+
     def score(self, *case: Any) -> dict[str, CaseScore]:
         """The score of one case by each strategy."""
         return {s.name: s.score(*case) for s in self.strategies}
