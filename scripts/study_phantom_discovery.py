@@ -59,6 +59,14 @@ BUDGETS = (5, 10, 15, 20, 25, 30)
 
 
 @dataclass(frozen=True)
+class CaseScores:
+    """The scores of one case, by the names of the strategies, and the plain passes they took."""
+
+    by_strategy: dict[str, CaseScore]
+    plain_passes: float | None = None
+
+
+@dataclass(frozen=True)
 class AsOne:
     """Strategies that look at a volume in the same way, so that they can share the passes.
 
@@ -76,9 +84,9 @@ class AsOne:
         """The statistics of the passes that any of them reads."""
         return frozenset().union(*(s.statistics_read for s in self.strategies))
 
-    def score(self, *case: Any) -> dict[str, CaseScore]:
+    def score(self, *case: Any) -> CaseScores:
         """The score of one case by each strategy."""
-        return {s.name: s.score(*case) for s in self.strategies}
+        return CaseScores({s.name: s.score(*case) for s in self.strategies})
 
 
 def main() -> None:
@@ -182,7 +190,7 @@ def scores_of(
             )
             with torch.no_grad():
                 case = scoring.score(network, image, case_id, label, labelled)
-            for name, score in case.items():  # type: ignore[attr-defined]
+            for name, score in case.by_strategy.items():  # type: ignore[attr-defined]
                 scores[name].append(score)
     return scores
 
