@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -15,16 +14,12 @@ import numpy as np
 from alseg.annotation_page.desk import Desk
 from alseg.annotation_page.review_desk import ReviewDesk
 from alseg.annotation_page.server import start
+from tests.waiting import wait_for
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
     """What the condition gives, once it gives something."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if found := condition():
-            return found
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
+    return wait_for(condition, seconds, what)
 
 
 class Page:

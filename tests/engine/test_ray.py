@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from alseg.engine.sweeps import Job, JobRow, job_rows
 from alseg.run.state import RunState
+from tests.waiting import wait_for
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'alseg[ray]'")
 
@@ -48,14 +48,6 @@ def start_sweep(output_dir: Path, log: Path, *overrides: str) -> subprocess.Pope
             stdout=file, stderr=file, text=True, encoding="utf-8",
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-    return value
 
 
 def printed(folder: Path) -> list[str]:

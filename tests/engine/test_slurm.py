@@ -7,16 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from alseg.engine.sweeps import Job, JobRow, job_rows
 from alseg.run.state import RunState
+from tests.waiting import wait_for
 
 
 def answers() -> bool:
@@ -52,14 +51,6 @@ def slurm(*command: str) -> str:
 
 def state_of(job: str) -> str:
     return slurm("squeue", "--array", "--noheader", "--states=all", f"--job={job}", "--format=%T")
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
-    return value
 
 
 def sweep_command(output_dir: Path, folder: Path, *overrides: str) -> list[str]:

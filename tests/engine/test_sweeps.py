@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from types import FrameType
@@ -44,6 +44,7 @@ from alseg.run.lock import locked_run
 from alseg.run.state import RunState
 from alseg.system.interruption import Interrupted
 from alseg.train import explain_sweep_resume
+from tests.waiting import wait_for
 
 JOBS = ("experiment=smoke", "trainer=cpu", "steps_per_round=1", "val_interval=1", "pictures=0")
 
@@ -171,14 +172,6 @@ def is_free(folder: Path) -> bool:
             return True
     except ConfigError:
         return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return value
 
 
 def test_submitit_runs_jobs(tmp_path: Path) -> None:

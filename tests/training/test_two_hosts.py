@@ -9,16 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from alseg.run.state import RunState
+from tests.waiting import wait_for
 
 SETTINGS = (
     "experiment=smoke", "tracking=none", "strategy=variance", "steps_per_round=60",
@@ -48,13 +47,6 @@ class Hosts:
 
     def wait_for_training(self) -> None:
         wait_for(lambda: "step " in self.log(0), 200, self.log(0))
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def free_port() -> int:
