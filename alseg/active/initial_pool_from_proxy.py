@@ -86,7 +86,7 @@ def _chosen_by_proxy(experiment: Experiment, proxy: Proxy) -> list[str]:
     log.info(f"proxy task: training {proxy.steps} steps on {len(with_foreground)} volumes")
     module = trained_on_proxy(experiment, proxy, label, with_foreground)
     scoring = Scoring(
-        proxy.strategy, proxy.source, experiment.scoring_inferer, plan.seed, round_number=0
+        proxy.strategy, proxy.source.exact, experiment.scoring_inferer, plan.seed, round_number=0
     )
     scorer = ScoringModule(module.network, scoring)
     scores: list[CaseScore] = predictions(

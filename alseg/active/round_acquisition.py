@@ -24,9 +24,8 @@ from alseg.core.units import Query, as_unit
 from alseg.data.annotation import Annotation
 from alseg.run.folder import FEATURES_FILE, SCORES_FILE, request_of_round
 from alseg.run.stages import QUERY
-from alseg.scoring.racing import Heats
 from alseg.scoring.scorer import Scoring
-from alseg.scoring.sources import race_for
+from alseg.scoring.sources import StoppingRule
 from alseg.strategies.places import Places
 from alseg.strategies.regions import foreground_share
 from alseg.strategies.strategy import CaseScore
@@ -128,7 +127,7 @@ def scoring_of(
         experiment.plan.seed,
         this_round.number,
         members,
-        heats_of(this_round, earlier),
+        stopping_rule_of(this_round, earlier),
         None if experiment.regions is None else partial(places_of, this_round, experiment.regions),
     )
 
@@ -257,28 +256,20 @@ def draw(
         predict(experiment.make_trainer, pictures, volumes, [])
 
 
-def heats_of(this_round: Round, earlier: Collection[CaseScore]) -> Heats | None:
-    """The race of the candidates, with what has been seen of it; None for fixed passes."""
+def stopping_rule_of(this_round: Round, earlier: Collection[CaseScore]) -> StoppingRule | None:
+    """What ends the passes of a candidate, with what has been seen so far; None for all passes."""
     experiment = this_round.experiment
-    race = race_for(
-        experiment.source,
-        experiment.strategy,
-        experiment.plan.query_size,
-        n_volumes=len(this_round.candidates),
-    )
-    if race is None:
-        return None
-    for score in earlier:
-        race.observe(score)
-    return Heats(race)
+    rule = experiment.source.stopping_rule(experiment.strategy, experiment.plan.query_size)
+    if rule is not None:
+        for score in earlier:
+            rule.observe(score)
+    return rule
 
 
 def earlier_scores(this_round: Round) -> list[CaseScore]:
     """The scores that an interrupted pass over the round's cases has left, at least one case short.
 
-    The prediction loop then has a volume to look at, and what follows it runs as always. A heat's
-    volumes are there together or not at all: in one process they race as they would have without
-    the interruption.
+    The prediction loop then has a volume to look at, and what follows it runs as always.
     """
     file, cases = this_round.score_file, cases_to_score(this_round)
     wanted = set().union(*cases)

@@ -55,7 +55,6 @@ from alseg.networks.dropout import drop_no_logits
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
 from alseg.oracles.costs import NAMES, Effort, cost_by
-from alseg.scoring.sources import UncertaintySource, check_savings
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
 from alseg.system.secrets import kept_settings
@@ -91,12 +90,16 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
     cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
     check_distances(evaluation, task, data.splits, cross_validation)
-    check_regions(plan, strategy, source, semi_supervised, oracle, data.splits)
+    check_regions(plan, strategy, semi_supervised, oracle, data.splits)
     check_losses(recipe.loss, source.loss, task, partly=plan.unit_shape.is_region)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
-    check_scoring(strategy, source, scoring_inferer, len(task.classes), plan.query_size)
+    if strategy.needs_prediction:
+        check_scores(strategy, len(task.classes))
+    source = source.fitted(
+        strategy, scoring_inferer, plan.query_size, of_regions=plan.unit_shape.is_region
+    )
     return Experiment(
         plan=plan,
         folder=folder,
@@ -379,19 +382,6 @@ def build_inferers(config: DictConfig) -> tuple[Inferer, Inferer]:
     check_inferer("data.inferer", inferer)
     check_inferer("data.scoring_inferer", scoring_inferer)
     return inferer, scoring_inferer
-
-
-def check_scoring(
-    strategy: Strategy,
-    source: UncertaintySource,
-    inferer: Inferer,
-    n_classes: int,
-    query_size: int,
-) -> None:
-    """Check that the strategy can score a case, and that what saves passes can do so."""
-    if strategy.needs_prediction:
-        check_scores(strategy, n_classes)
-    check_savings(source, strategy, inferer, query_size)
 
 
 def build_proxy(config: DictConfig, data: PoolDataModule) -> dict[str, Any]:

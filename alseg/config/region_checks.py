@@ -7,7 +7,6 @@ from alseg.active.pseudo_labels import SemiSupervised
 from alseg.core.errors import ConfigError
 from alseg.data.splits import Splits
 from alseg.oracles.base import Oracle
-from alseg.scoring.sources import UncertaintySource
 from alseg.strategies.regions import check_for_regions
 from alseg.strategies.strategy import Strategy
 
@@ -15,7 +14,6 @@ from alseg.strategies.strategy import Strategy
 def check_regions(
     plan: Plan,
     strategy: Strategy,
-    source: UncertaintySource,
     semi_supervised: SemiSupervised | None,
     oracle: Oracle,
     splits: Splits,
@@ -29,11 +27,6 @@ def check_regions(
         return
     check_for_regions(strategy)
     with_unit = f"with pool.unit={plan.unit_shape.unit}"
-    if source.passes != "fixed":
-        raise ConfigError(
-            f"uncertainty.passes={source.passes} lets whole volumes race; {with_unit} use "
-            "uncertainty.passes=fixed"
-        )
     if semi_supervised is not None:
         raise ConfigError(
             "semi_supervised takes the unlabelled part of a volume for unknown and a labelled "

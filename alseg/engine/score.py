@@ -174,13 +174,13 @@ class Job(ScanJob):
         )
 
     def scoring(self) -> Scoring:
-        """How a volume is scored: as in the round, without a race for the query."""
+        """How a volume is scored: by all passes over all windows."""
         run, passes = self.run, self.strategy.needs_passes
         if passes:
             run.source.check(run.network)
         return Scoring(
             self.strategy,
-            run.source,
+            run.source.exact,
             build_inferers(run.config)[1],
             run.config.seed,
             run.round_number,

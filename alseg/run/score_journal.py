@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class ScoreFile:
     """A round's scores while they come in, a line a group: a checksum and their fields.
 
-    A group is one volume, or those of a heat. Its line reaches the operating system before the next
+    A group is one volume, or its regions. Its line reaches the operating system before the next
     volume is looked at. A line that was cut off or changed is left out, and its volumes are scored
     again.
 

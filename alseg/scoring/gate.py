@@ -1,52 +1,85 @@
-"""Which windows of a volume can be left out of the stochastic passes, and at what loss."""
+"""Which windows of a volume a stochastic pass runs: those that matter, and a sample of the others.
+
+Most of a volume's variance lies in few of its windows, and a deterministic pass tells which. The
+others cannot be left out: the share that they have differs from volume to volume. A random few of
+them stand for all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from alseg.scoring.windows import Windows
 
 
-def windows_to_keep(windows: Windows, entropy: Tensor, gate: float) -> Sequence[int]:
-    """The windows that the stochastic passes have to run on; the others may stay as they are.
+def sensitivity(probabilities: Tensor) -> Tensor:
+    """How much the foreground's probabilities answer to noise in the logits: [C, ...] -> [...].
 
-    A skipped window contributes its deterministic logits to every pass. Of a voxel v with entropy
-    H(v) whose skipped windows have the share q(v) of the weight, that takes away at most
+    The sum over classes c >= 1 of the squared gradient of p_c by the logits, which is the variance
+    of the probabilities under independent logit noise of variance 1, to first order. With
+    dp_c / dl_k = p_c (1[c = k] - p_k) it is sum_{c>=1} p_c² (1 - 2 p_c + sum_k p_k²).
 
-        (1 - (1 - q)²) H(v) = (2q - q²) H(v)
+    Rejected: the entropy. Where the network is sure it is up to 30 times larger against the
+    variance than where it is not, so it keeps windows that hardly vary.
+    """
+    squares = probabilities.square()
+    total = squares.sum(dim=0).add_(1)
+    return (squares[1:] * (total - 2 * probabilities[1:])).sum(dim=0)
 
-    of the variance over passes: deviations of the logits shrink by 1 - q, and the variance with
-    their square (to first order). And no voxel's variance is larger than its entropy: for any
-    passes sum_{c>=1} Var p_t[c] <= sum_{c>=1} p̄_c (1 - p̄_c) <= 1 - sum_c p̄_c² <= H[p̄], as
-    -log p >= 1 - p. The same holds for the mutual information and the expected entropy. H is taken
-    of the deterministic prediction, so the premise is p̄ = p_det, dropout's weight scaling rule.
 
-    Windows are skipped from the least entropy on, as long as the sum of these losses over voxels
-    stays below ``gate`` times the sum of H. At least one window is kept.
+def expected_shares(windows: Windows, sensitivity: Tensor) -> np.ndarray:
+    """What each window has to do with the volume's variance, summing to 1 over windows, [n].
+
+    A window that has the share a of a voxel's blending weight adds a² times its own logits'
+    variance to the voxel's, as windows have masks of their own.
 
     Args:
         windows: of the volume.
-        entropy: of the deterministic prediction, [D', H', W'] of the padded volume, 0 outside the
-            volume.
-        gate: the largest share of the entropy that may be lost, in [0, 1); 0 keeps all windows.
+        sensitivity: of the deterministic prediction, [D', H', W'] of the padded volume, 0 outside
+            the volume.
     """
-    allowed = gate * float(entropy.double().sum())
-    shares = [windows.importance / windows.weight[box] for box in windows.boxes]
-    potential = torch.stack(
-        [(entropy[box] * share).sum() for box, share in zip(windows.boxes, shares, strict=True)]
-    )
-    *order, last = potential.argsort(stable=True).tolist()
-    skipped = torch.zeros_like(entropy)  # q
-    kept, lost = [last], 0.0
-    for place, index in enumerate(order):
-        box, share = windows.boxes[index], shares[index]
-        added = share * (2 * (1 - skipped[box]) - share)  # to 2q - q²
-        lost += float((entropy[box] * added).sum())
-        if lost >= allowed:
-            kept += order[place:]
-            break
-        skipped[box] += share
-    return sorted(kept)
+    shares = [
+        float((sensitivity[box] * (windows.importance / windows.weight[box]).square_()).sum())
+        for box in windows.boxes
+    ]
+    total = sum(shares)
+    return np.array(shares) / total if total else np.full(len(shares), 1 / len(shares))
+
+
+def chances(shares: np.ndarray, gate: float) -> np.ndarray:
+    """The probability with which a pass runs each window, positive and at most 1, [n].
+
+    From the least share on, windows become optional as long as all optional ones together have at
+    most the share ``gate``. Their probability is their share over the least share of the others,
+    so one that is drawn stands for about as much as one that is always run.
+
+    Args:
+        shares: expected, summing to 1.
+        gate: in [0, 1); 0 runs all windows that have any share.
+    """
+    order = np.argsort(shares, kind="stable")
+    n_optional = int((np.cumsum(shares[order]) <= gate).sum())
+    least = shares[order[min(n_optional, len(shares) - 1)]]
+    # a window without any share may yet be wrong: it is not left out for good
+    return np.clip(np.maximum(shares, 1e-6) / max(least, 1e-6), 0, 1)
+
+
+def drawn(chances: np.ndarray, start: float) -> Sequence[int]:
+    """The windows of one pass: a systematic sample with just these probabilities.
+
+    Windows are laid side by side in descending order, each as long as its probability; those that
+    hold one of the points start, start + 1, start + 2, ... are in (Madow, 1949). Neighbours in the
+    order never come together, which is a stratification by the expected share.
+
+    Args:
+        chances: in (0, 1].
+        start: uniform in [0, 1).
+    """
+    order = np.argsort(-chances, kind="stable")
+    ends = np.cumsum(chances[order])
+    n_points = np.ceil(ends - start).clip(0)  # before each window's end
+    is_in = np.diff(n_points, prepend=0) > 0
+    return sorted(order[is_in].tolist())

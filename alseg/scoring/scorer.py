@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,11 +15,8 @@ from alseg.networks.committee import reported_network
 from alseg.networks.dropout import MaskSeed
 from alseg.networks.features import BottleneckFeatures
 from alseg.scoring.passes import Passes
-from alseg.scoring.racing import Contender, Heats
 from alseg.scoring.region_features import region_features
-from alseg.scoring.sources import UncertaintySource, plain_pass
-from alseg.strategies.aggregations import mean
-from alseg.strategies.measures import entropy
+from alseg.scoring.sources import StoppingRule, UncertaintySource, plain_pass
 from alseg.strategies.places import Places
 from alseg.strategies.regions import annotated_regions, score_regions
 from alseg.strategies.statistics import VoxelStatistics, single_pass
@@ -38,7 +34,7 @@ class Scoring:
         base_seed: the run's seed.
         round_number: the round, which the masks depend on.
         members: the networks of an ensemble after the first one, which the module holds.
-        heats: let volumes race, which decides how many passes they take; None for all of them.
+        stopping: decides how many passes a volume takes; None for all of them.
         places: where the regions of a case may lie, and how many of them are wanted; None where
             volumes are scored as a whole.
     """
@@ -49,7 +45,7 @@ class Scoring:
     base_seed: int
     round_number: int
     members: tuple[nn.Module, ...] = ()
-    heats: Heats | None = None
+    stopping: StoppingRule | None = None
     places: Callable[[str], Places] | None = None
 
     def statistics(
@@ -59,7 +55,9 @@ class Scoring:
         case_id: str,
         hidden_label: Tensor | None = None,
     ) -> VoxelStatistics:
-        """Statistics of the source's passes, or of a single plain one, over a volume.
+        """Statistics of all of the source's passes, or of a single plain one, over a volume.
+
+        For pictures and labels: nothing is saved, as a sample of windows makes a spotted map.
 
         Args:
             network: the round's network, in eval mode.
@@ -67,7 +65,8 @@ class Scoring:
             case_id: the case, which random masks depend on.
             hidden_label: class indices [D, H, W], for strategies that read labels.
         """
-        passes = self._passes(network, image, case_id, None)
+        exact = replace(self, source=self.source.exact)
+        passes = exact._passes(network, image, case_id, None)
         *_, statistics = self._labelled(passes, hidden_label)
         return statistics
 
@@ -124,51 +123,32 @@ class Scoring:
             found += [replace(score, plain_passes=cost) for score in scores]
         return found
 
-    def race(
+    def score_until_decided(
         self,
-        heats: Heats,
+        stopping: StoppingRule,
         network: nn.Module,
         image: Tensor,
         case_id: str,
         hidden_label: Tensor | None = None,
-        *,
-        is_last: bool,
-    ) -> list[CaseScore]:
-        """Let a volume race for the query.
-
-        Returns:
-            The scores of the volumes of its heat if that has been run, or none yet: it is when the
-            memory is full, or the volume is the last one.
-        """
+    ) -> CaseScore:
+        """The score of one volume after as many passes as a rule asks for."""
         passes = self._passes(network, image, case_id, None)
-
-        def scores() -> Iterator[float]:
-            for statistics in self._labelled(passes, hidden_label):
-                score = self.strategy.score(case_id, statistics).score
-                assert score is not None  # a race is for strategies with a measure
-                yield score
-
-        hint = self._hint(passes, hidden_label)
-        contender = Contender(case_id, scores(), hint, cost=passes.cost)
-        # without a gate nobody knows what the volume will keep: it races by itself
-        n_bytes = heats.limit if passes.n_bytes is None else passes.n_bytes
-        return heats.enter(contender, n_bytes, is_last=is_last)
-
-    def _hint(self, passes: Passes, hidden_label: Tensor | None) -> float | None:
-        """The entropy of a gate's deterministic pass, aggregated as the score.
-
-        Its mean where that gives nothing, as with an aggregation that looks only at votes.
-        """
-        if passes.deterministic is None:
-            return None
-        assert self.strategy.aggregation is not None
-        plain = single_pass(passes.deterministic)
-        for statistics in self._labelled((plain,), hidden_label):
-            for aggregation in (self.strategy.aggregation, mean):
-                hint = float(aggregation(entropy(statistics), statistics))
-                if 0 < hint < math.inf:
-                    return hint
-        return None
+        so_far: list[float] = []
+        for statistics in self._labelled(passes, hidden_label):
+            score = self.strategy.score(case_id, statistics).score
+            assert score is not None  # stopping rules are for strategies with a measure
+            so_far.append(score)
+            if stopping.is_decided(so_far):
+                break
+        found = CaseScore(
+            case_id,
+            stopping.result(so_far),
+            n_passes=len(so_far),
+            pass_scores=tuple(so_far),
+            plain_passes=passes.cost(len(so_far)),
+        )
+        stopping.observe(found)
+        return found
 
     def _passes(
         self,

@@ -7,11 +7,13 @@ conf/uncertainty.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
+from typing import Protocol
 
 import torch
 from monai.inferers import Inferer
@@ -22,12 +24,30 @@ from alseg.networks.committee import reported_network
 from alseg.networks.dropout import MaskSeed, check_dropout
 from alseg.networks.features import BottleneckFeatures
 from alseg.scoring.passes import Passes, dropout_passes
+from alseg.scoring.precision import Precision
 from alseg.scoring.racing import Race, n_top_needed
+from alseg.scoring.sampled_passes import sampled_passes
 from alseg.scoring.windows import is_plain
+from alseg.strategies import aggregations, measures
 from alseg.strategies.statistics import KEPT, MAX_PASSES, VoxelStatistics
-from alseg.strategies.strategy import Strategy
+from alseg.strategies.strategy import CaseScore, Strategy
+
+log = logging.getLogger(__name__)
 
 PASSES = ("fixed", "adaptive")
+
+
+class StoppingRule(Protocol):
+    """Says how many passes a volume takes, one volume after another."""
+
+    def is_decided(self, scores: Sequence[float]) -> bool:
+        """Whether a volume with these scores after 1, 2, ... passes needs no more of them."""
+
+    def result(self, scores: Sequence[float]) -> float:
+        """The score of such a volume."""
+
+    def observe(self, scored: CaseScore) -> None:
+        """Take in what a volume has shown, such as one from before an interruption."""
 
 
 class UncertaintySource(ABC):
@@ -36,14 +56,10 @@ class UncertaintySource(ABC):
     Attributes:
         n_members: how many networks a round trains, one after another.
         loss: what they are trained on; None for the recipe's loss.
-        gate: the share of a volume's entropy that its passes may lose; None where they lose none.
-        passes: ``fixed``, all passes over every volume, or ``adaptive``, see ``race``.
     """
 
     n_members: int = 1
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
-    gate: float | None = None
-    passes: str = "fixed"
 
     def check(self, network: nn.Module) -> None:  # noqa: B027  (most sources take any network)
         """Raise a ConfigError if the network cannot make the passes."""
@@ -80,13 +96,24 @@ class UncertaintySource(ABC):
     def statistics(
         self, networks: Sequence[nn.Module], image: Tensor, inferer: Inferer, mask_seed: MaskSeed
     ) -> VoxelStatistics:
-        """The statistics after all passes; arguments as for ``stream``."""
-        *_, statistics = self.stream(networks, image, inferer, mask_seed)
+        """The statistics after all passes over all windows; arguments as for ``stream``."""
+        *_, statistics = self.exact.stream(networks, image, inferer, mask_seed)
         return statistics
 
-    def race(self, n_top: int, n_volumes: int) -> Race:
-        """The race for the highest scores, for a source whose ``passes`` are ``adaptive``."""
-        raise NotImplementedError(f"{type(self).__name__} has no adaptive passes")
+    @property
+    def exact(self) -> UncertaintySource:
+        """This source with all of its passes over all windows."""
+        return self
+
+    def stopping_rule(self, strategy: Strategy, query_size: int) -> StoppingRule | None:
+        """What ends a volume's passes before all are made; None where nothing does."""
+        return None
+
+    def fitted(
+        self, strategy: Strategy, inferer: Inferer, query_size: int, *, of_regions: bool = False
+    ) -> UncertaintySource:
+        """This source, exact where what it saves does not suit the strategy; it says so."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -95,11 +122,13 @@ class MCDropout(UncertaintySource):
 
     Args:
         n_passes: T, at least 1.
-        gate: the largest share of a volume's entropy that may be lost by running passes on some
-            windows only, in [0, 1), see ``windows_to_keep``; None runs all windows in each pass.
-        passes: ``fixed``, T passes over every volume, or ``adaptive``, at most T: see ``Race``.
-        error_rate: of adaptive passes, the probability in (0, 1) that a query is not the one that
-            fixed passes would have led to.
+        gate: the share of a volume's expected variance that lies in windows of which a pass runs
+            only a random sample, in [0, 1), see ``gate.chances``; None runs all windows.
+        passes: ``fixed``, T passes over every volume, or ``adaptive``, at most T: with a gate as
+            many as make the score precise (``Precision``), without one fewer for volumes that are
+            surely not queried (``Race``).
+        error_rate: of a race, the probability in (0, 1) that a query is not the one that fixed
+            passes would have led to.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -131,23 +160,55 @@ class MCDropout(UncertaintySource):
         features: BottleneckFeatures | None = None,
         kept: Collection[str] = KEPT,
     ) -> Passes:
-        """T passes of the one network, see ``dropout_passes``."""
+        """T passes of the one network, see ``dropout_passes`` and ``sampled_passes``."""
         (network,) = networks
+        if self.gate is not None:
+            assert features is None  # ``fitted`` has seen to it
+            return sampled_passes(
+                network, image, inferer, self.n_passes, mask_seed, self.gate, kept
+            )
         return dropout_passes(
             network,
             image,
             inferer,
             self.n_passes,
             mask_seed,
-            gate=self.gate,
             features=features,
             kept=kept,
             ahead=self.passes == "fixed",
         )
 
-    def race(self, n_top: int, n_volumes: int) -> Race:
-        """The race over at most T passes a volume."""
-        return Race(n_top, self.n_passes, self.error_rate, n_volumes)
+    @property
+    def exact(self) -> MCDropout:
+        """T passes over all windows."""
+        return replace(self, gate=None, passes="fixed")
+
+    def stopping_rule(self, strategy: Strategy, query_size: int) -> StoppingRule | None:
+        """Precision behind a gate, a race without one; None for fixed passes."""
+        if self.passes == "fixed" or not strategy.needs_passes:
+            return None
+        if self.gate is not None:
+            return Precision(self.n_passes)
+        n_top = n_top_needed(strategy.selector, query_size)
+        assert n_top is not None  # ``fitted`` has seen to it
+        return Race(n_top, self.n_passes, self.error_rate)
+
+    def fitted(
+        self, strategy: Strategy, inferer: Inferer, query_size: int, *, of_regions: bool = False
+    ) -> MCDropout:
+        """This source, exact where what it saves does not suit the strategy; it says so."""
+        if not strategy.needs_passes or self == self.exact:
+            return self
+        reason = "regions are scored by maps" if of_regions else None
+        if reason is None and self.gate is not None:
+            reason = why_not_sampled(strategy, inferer)
+        elif reason is None:
+            reason = why_no_race(strategy, query_size)
+        if reason is None:
+            return self
+        what = "uncertainty.gate" if self.gate is not None else "uncertainty.passes=adaptive"
+        log.info(f"{what} saves nothing here, all passes run over all windows: {reason}")
+        return self.exact
 
 
 @dataclass(frozen=True)
@@ -233,52 +294,26 @@ class FlipAugmentation(UncertaintySource):
         return streamed(predictions, network, features, kept)
 
 
-def race_for(
-    source: UncertaintySource, strategy: Strategy, query_size: int, n_volumes: int
-) -> Race | None:
-    """The race that adaptive passes run over some volumes for a query; None for fixed passes.
-
-    Raises:
-        ConfigError: if the strategy needs more than the highest scores.
-    """
-    if source.passes == "fixed" or not strategy.needs_passes:
-        return None
-    n_top = n_top_needed(strategy.selector, query_size)
+def why_not_sampled(strategy: Strategy, inferer: Inferer) -> str | None:
+    """Why a sample of windows cannot stand for all of them; None where it can."""
+    sums = (aggregations.mean, aggregations.sum)
+    known = (measures.variance, measures.mutual_information)
     if strategy.features or strategy.class_scores:
-        reason = "compares all volumes by their features or class scores"
-    elif n_top is None:
-        reason = "has a selector that needs every score exactly"
-    else:
-        return source.race(n_top, n_volumes)
-    raise ConfigError(
-        "uncertainty.passes is 'adaptive', which gets the highest scores right and no others, but "
-        f"strategy {strategy.name} {reason}: use uncertainty.passes=fixed"
-    )
-
-
-def check_savings(
-    source: UncertaintySource, strategy: Strategy, inferer: Inferer, query_size: int
-) -> None:
-    """Check that what should save passes or windows can do so here, before training.
-
-    Raises:
-        ConfigError: if it cannot.
-    """
-    if not strategy.needs_passes:
-        return
-    race_for(source, strategy, query_size, n_volumes=query_size)
-    if source.gate is None:
-        return
-    if strategy.features:
-        raise ConfigError(
-            f"uncertainty.gate is {source.gate!r}, but strategy {strategy.name} takes features of "
-            "all windows of each pass: use uncertainty.gate=null"
-        )
+        return f"strategy {strategy.name} compares volumes by their features or class scores"
+    if strategy.measure not in known or strategy.aggregation not in sums:
+        return f"strategy {strategy.name} is no mean or sum of variance or mutual information"
     if not is_plain(inferer):
-        raise ConfigError(
-            f"uncertainty.gate is {source.gate!r}, but data.scoring_inferer is not a plain "
-            "SlidingWindowInferer: use uncertainty.gate=null"
-        )
+        return "data.scoring_inferer is not a plain SlidingWindowInferer"
+    return None
+
+
+def why_no_race(strategy: Strategy, query_size: int) -> str | None:
+    """Why volumes cannot race for the query; None where they can."""
+    if strategy.features or strategy.class_scores:
+        return f"strategy {strategy.name} compares volumes by their features or class scores"
+    if n_top_needed(strategy.selector, query_size) is None:
+        return f"strategy {strategy.name} has a selector that needs every score exactly"
+    return None
 
 
 def streamed(

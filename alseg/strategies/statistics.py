@@ -144,59 +144,75 @@ class WatchedStatistics(VoxelStatistics):
         return super()._require(tensor, name)
 
 
-class BoxStatistics(VoxelStatistics):
-    """Statistics of passes that differ only within a box.
+class SampledStatistics(VoxelStatistics):
+    """Statistics of passes over some of a volume's windows, each of which may stand for others.
 
-    ``update`` takes the box's probabilities, so a pass costs memory traffic for the box and not for
-    the volume. Outside, all passes predict the same: no variance, and the entropy of that
-    prediction.
+    Deviations are taken from what a deterministic pass predicts, q, and not from the mean of the
+    passes, so one pass gives an estimate and all of them have the same mean::
+
+        variance          sum of weight (p_t - q)² / T
+        expected entropy  H[q] - sum of weight KL(p_t || q) / T
+
+    Where all windows are run with a weight of 1, these are Var_t p_t + (p̄ - q)² and
+    H[q] - MI - KL(p̄ || q), with MI the mutual information: what VoxelStatistics has if the passes
+    have the mean q, which is the weight scaling rule of dropout. The mean and the votes are q's.
 
     Args:
-        still: what all passes predict outside the box, [C, D, H, W]; it is kept, not copied.
-        box: where passes differ, a slice of each axis.
+        still: q, [C, D, H, W]; it is kept, not copied.
         kept: as for ``VoxelStatistics``.
     """
 
-    def __init__(
-        self, still: Tensor, box: tuple[slice, slice, slice], kept: Collection[str] = KEPT
-    ) -> None:
+    def __init__(self, still: Tensor, kept: Collection[str] = KEPT) -> None:
         super().__init__(kept)
-        self._still = still
-        self._box = box
+        self._mean = still
+        if "variance" in kept:
+            self._squared_deviations = torch.zeros_like(still)
+        if "expected_entropy" in kept:
+            self._entropy_sum = torch.zeros_like(still[0])  # of what passes are surer by than q
 
-    @property
-    def mean(self) -> Tensor:
-        """Mean probability p̄, shape [C, D, H, W]."""
-        return self._embedded(super().mean, self._still.clone())
+    def add(
+        self, box: tuple[slice, slice, slice], probabilities: Tensor, weight: float = 1.0
+    ) -> None:
+        """Add what one window changes in a pass.
 
-    @property
-    def variance(self) -> Tensor:
-        """Population variance over passes of each class probability, shape [C, D, H, W]."""
-        return self._embedded(super().variance, torch.zeros_like(self._still))
+        Args:
+            box: where it lies in the volume.
+            probabilities: of the box in this pass, [C, d, h, w]; what is there before is lost.
+            weight: how many windows it stands for.
+        """
+        still = self.mean[(slice(None), *box)]
+        if self._entropy_sum is not None:
+            surer = entropy_of(probabilities).neg_()
+            for p, q in zip(probabilities, still, strict=True):
+                surer.addcmul_(p, q.clamp(min=torch.finfo(q.dtype).tiny).log_(), value=-1)
+            self._entropy_sum[box].add_(surer, alpha=weight)
+        if self._squared_deviations is not None:
+            deviation = probabilities.sub_(still)
+            self._squared_deviations[(slice(None), *box)].addcmul_(
+                deviation, deviation, value=weight
+            )
+
+    def end_pass(self) -> None:
+        """Count a pass, all of whose windows have been added."""
+        self.n_passes += 1
 
     @property
     def expected_entropy(self) -> Tensor:
-        """Mean over passes of H[p_t], shape [D, H, W], in nats."""
-        return self._embedded(super().expected_entropy, entropy_of(self._still))
+        """H[q] less what the passes are surer by, shape [D, H, W], in nats."""
+        surer = self._require(self._entropy_sum, "expected_entropy") / self.n_passes
+        return entropy_of(self.mean) - surer
 
     @property
     def votes(self) -> Tensor:
-        """How many passes found each class the most likely one, shape [C, D, H, W], int16."""
-        votes = torch.zeros_like(self._still, dtype=torch.int16)
-        winner = most_likely(self._still, dim=0).unsqueeze(0)  # [1, D, H, W]
-        votes.scatter_(0, winner, self.n_passes)
-        return self._embedded(super().votes, votes)
-
-    def _embedded(self, inside: Tensor, volume: Tensor) -> Tensor:
-        volume[(..., *self._box)] = inside
-        return volume
+        """All passes for the most likely class of q, shape [C, D, H, W], int16."""
+        votes = torch.zeros_like(self.mean, dtype=torch.int16)
+        return votes.scatter_(0, self.prediction.unsqueeze(0), self.n_passes)
 
 
 def single_pass(probabilities: Tensor) -> VoxelStatistics:
-    """Statistics of one pass [C, D, H, W], of which nothing is computed before it is asked for."""
-    nowhere = (slice(0), slice(0), slice(0))
-    statistics = BoxStatistics(probabilities, nowhere)
-    statistics.update(probabilities[(slice(None), *nowhere)])
+    """Statistics of one pass [C, D, H, W]."""
+    statistics = SampledStatistics(probabilities)
+    statistics.end_pass()
     return statistics
 
 

@@ -37,8 +37,7 @@ class CaseScore:
         features: a feature vector, where the strategy asks for one.
         labelled: whether the case is labelled already and serves only as a reference.
         n_passes: how many passes the score was taken from.
-        pass_scores: the score after each of them, in a race for the query.
-        hint: what the race had to go by before the first of them.
+        pass_scores: the score after each of them, where a rule decided when to stop.
         region: the part of the case that was scored; None for all of it.
         plain_passes: what scoring the case took, in windows that went through the network over the
             windows of the volume; the deterministic pass of a gate counts.
@@ -51,7 +50,6 @@ class CaseScore:
     labelled: bool = False
     n_passes: int | None = None
     pass_scores: tuple[float, ...] | None = None
-    hint: float | None = None
     region: Region | None = None
     plain_passes: float | None = None
 

@@ -27,15 +27,13 @@ class ScoringModule(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[CaseScore]:
         """Look at one volume of the pool; returns a few numbers, never a volume.
 
-        They are those of the volume or its regions, or in a race of all the volumes that it
-        decides.
+        They are those of the volume or its regions.
         """
         (case_id,) = batch["case_id"]
         hidden_label = batch["hidden_label"][0, 0] if "hidden_label" in batch else None  # [D, H, W]
         case = self.network, batch["image"], case_id, hidden_label
         if self.scoring.places is not None:
             return self.scoring.regions(*case, labelled=bool(batch["labelled"]))
-        if self.scoring.heats is not None:
-            is_last = batch_idx + 1 == self.trainer.num_predict_batches[0]
-            return self.scoring.race(self.scoring.heats, *case, is_last=is_last)
+        if self.scoring.stopping is not None:
+            return [self.scoring.score_until_decided(self.scoring.stopping, *case)]
         return [self.scoring.score(*case, labelled=bool(batch["labelled"]))]

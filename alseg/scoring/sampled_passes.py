@@ -1,0 +1,123 @@
+"""Monte-Carlo dropout passes over those windows of a volume that its score depends on.
+
+The score of ten whole passes varies by a few thousandths from seed to seed where a volume has many
+windows: they average each other out. One pass over part of them, compared with a deterministic
+pass, says as much as a query needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from alseg.networks.dropout import MaskedDropout, MaskSeed
+from alseg.networks.shared_prefix import TwoParts, two_parts
+from alseg.scoring.gate import chances, drawn, expected_shares, sensitivity
+from alseg.scoring.passes import Heads, Passes, Stitch, batches
+from alseg.scoring.windows import Box, Windows, origin_of, overlap_of, shifted, sliding_windows
+from alseg.strategies.statistics import KEPT, SampledStatistics, VoxelStatistics
+
+
+@torch.no_grad()
+def sampled_passes(
+    network: nn.Module,
+    image: Tensor,
+    inferer: Inferer,
+    n_passes: int,
+    mask_seed: MaskSeed,
+    gate: float,
+    kept: Collection[str] = KEPT,
+) -> Passes:
+    """T passes over a sample of a volume's windows, drawn anew for each, and their statistics.
+
+    A deterministic pass comes first. In a stochastic one each window that is drawn is a pass of its
+    own: the others have their deterministic logits, so a voxel's logits are l + a (l_t - l_0), with
+    a the window's share of its blending weight, and the window's deviations count 1 / probability
+    times (Horvitz and Thompson, 1952). So the variance summed over windows has the mean that it has
+    when all windows are run (gate 0). That sum is the variance of whole passes to first order in
+    the deviations, as windows have independent masks; on phantoms they differ by 0.2%.
+
+    Args:
+        network: in eval mode; weights and buffers are left bit-identical.
+        image: one preprocessed volume, shape [1, channels, D, H, W].
+        inferer: a plain ``SlidingWindowInferer``.
+        n_passes: T, at least 1.
+        mask_seed: gives the seed of each dropout mask, and of each draw.
+        gate: see ``gate.chances``.
+        kept: of variance and expected_entropy, what the statistics keep.
+    """
+    windows = sliding_windows(image, inferer)
+    assert windows is not None  # ``sources.fitted`` has seen to it
+    parts = two_parts(network, windows.cut([0, len(windows.boxes) - 1]))
+    still = _Still.of(windows, parts)
+    statistics = SampledStatistics(torch.softmax(still.logits, dim=0), kept)
+    inside = torch.zeros_like(windows.weight)
+    inside[windows.inside] = sensitivity(statistics.mean)
+    probability = chances(expected_shares(windows, inside), gate)
+    still.heads.keep_only(np.flatnonzero(probability > 0.5).tolist())
+    masks = MaskedDropout(mask_seed)
+    n_run = [len(windows.boxes)]  # with those of the deterministic pass
+
+    @torch.no_grad()
+    def after_each() -> Iterator[VoxelStatistics]:
+        for number in range(n_passes):
+            seed = mask_seed(number, len(windows.boxes), 0)  # of a window that there is not
+            sample = drawn(probability, np.random.default_rng(seed).random())
+            for batch in batches(sample, windows.batch_size):
+                masks.samples = [(number, index) for index in batch]
+                activations = still.heads(batch)
+                with masks.attached_to(network, in_place=parts.exclusive):
+                    logits = parts.tail(activations, None)
+                del activations
+                for index, window_logits in zip(batch, logits, strict=True):
+                    box, changed = still.with_window(index, window_logits)
+                    statistics.add(box, changed, 1 / probability[index])
+            n_run.append(len(sample))
+            statistics.end_pass()
+            yield statistics
+
+    return Passes(after_each(), lambda n: sum(n_run[: n + 1]) / len(windows.boxes))
+
+
+@dataclass(frozen=True)
+class _Still:
+    """A volume's deterministic pass.
+
+    Attributes:
+        windows: of the volume.
+        heads: their activations before the first dropout.
+        plain: their logits, [C, d, h, w] each.
+        logits: all of them together, [C, D, H, W].
+    """
+
+    windows: Windows
+    heads: Heads
+    plain: list[Tensor]
+    logits: Tensor
+
+    @classmethod
+    def of(cls, windows: Windows, parts: TwoParts) -> _Still:
+        """Run it."""
+        heads, stitch = Heads(parts, windows), Stitch(windows)
+        plain: list[Tensor] = []
+        for batch in batches(range(len(windows.boxes)), windows.batch_size):
+            for index, logits in zip(batch, parts.tail(heads(batch), None), strict=True):
+                stitch.add(index, logits)
+                plain.append(logits.to(windows.weight.device))
+        return cls(windows, heads, plain, stitch.logits())
+
+    def with_window(self, index: int, logits: Tensor) -> tuple[Box, Tensor]:
+        """The softmax that a window's logits [C, d, h, w] lead to, and where in the volume."""
+        windows = self.windows
+        part = overlap_of(windows.boxes[index], windows.inside)
+        own = (slice(None), *shifted(part, origin_of(windows.boxes[index])))
+        box = shifted(part, origin_of(windows.inside))
+        share = windows.importance[own[1:]] / windows.weight[part]
+        change = logits[own].to(share.device, torch.float32) - self.plain[index][own]
+        together = change.mul_(share).add_(self.logits[(slice(None), *box)])
+        return box, torch.softmax(together, dim=0)
