@@ -43,9 +43,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from alseg.config.build import build
 from alseg.config.settings import load_config
 from alseg.run.state import RunState
-from alseg.scoring.racing import Heats
 from alseg.scoring.scorer import Scoring
-from alseg.scoring.sources import MCDropout, plain_pass, race_for
+from alseg.scoring.sources import MCDropout, plain_pass
 from alseg.strategies import aggregations, measures
 from alseg.strategies.selectors import ranked
 from alseg.strategies.statistics import entropy_of
@@ -395,18 +394,17 @@ def together(moments: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 def scored(setting: Setting, row: Row) -> dict[str, Any]:
     """All volumes in alseg's way."""
     source = MCDropout(row.n_passes, row.gate, row.schedule)
-    race = race_for(source, STRATEGY, query_size(len(setting.cases)), len(setting.cases))
+    rule = source.stopping_rule(STRATEGY, query_size(len(setting.cases)))
     scoring = Scoring(STRATEGY, source, setting.inferer, row.seed, 1)
-    heats = None if race is None else Heats(race)
     results: dict[str, Any] = {}
     decided = []
     for case_id in setting.cases:
         case = setting.network, setting.load(case_id), case_id
-        with measured(setting) as result:  # the volume at which a heat runs has the heat's cost
-            if heats is None:
+        with measured(setting) as result:
+            if rule is None:
                 decided.append(scoring.score(*case))
             else:
-                decided += scoring.race(heats, *case, is_last=case_id == setting.cases[-1])
+                decided.append(scoring.score_until_decided(rule, *case))
         results[case_id] = result
     for score in decided:
         results[score.case_id] |= {"score": score.score, "n_passes": score.n_passes}

@@ -15,18 +15,26 @@ from torch import Tensor
 from alseg.scoring.windows import Windows
 
 
-def sensitivity(probabilities: Tensor) -> Tensor:
-    """How much the foreground's probabilities answer to noise in the logits: [C, ...] -> [...].
+def sensitivity(probabilities: Tensor, *, of_information: bool = False) -> Tensor:
+    """How much a measure answers to noise in the logits: [C, ...] -> [...].
 
-    The sum over classes c >= 1 of the squared gradient of p_c by the logits, which is the variance
-    of the probabilities under independent logit noise of variance 1, to first order. With
-    dp_c / dl_k = p_c (1[c = k] - p_k) it is sum_{c>=1} p_c² (1 - 2 p_c + sum_k p_k²).
+    To second order, under independent logit noise of variance 1. The variance of the foreground's
+    probabilities is the sum over classes c >= 1 of the squared gradient of p_c; with
+    dp_c / dl_k = p_c (1[c = k] - p_k) that is sum_{c>=1} p_c² (1 - 2 p_c + sum_k p_k²). The mutual
+    information is half the trace of the softmax's Jacobian, (1 - sum_k p_k²) / 2.
 
     Rejected: the entropy. Where the network is sure it is up to 30 times larger against the
     variance than where it is not, so it keeps windows that hardly vary.
+
+    Args:
+        probabilities: of the deterministic prediction.
+        of_information: of the mutual information, else of the variance.
     """
     squares = probabilities.square()
-    total = squares.sum(dim=0).add_(1)
+    total = squares.sum(dim=0)
+    if of_information:
+        return (1 - total) / 2
+    total += 1
     return (squares[1:] * (total - 2 * probabilities[1:])).sum(dim=0)
 
 

@@ -1,7 +1,7 @@
 """Monte-Carlo dropout passes over a volume at as little cost as possible.
 
-Same masks, same numbers as ``plain_passes.stochastic_passes``, which runs the whole network over all
-windows T times. Here the part of the network before its first dropout runs once.
+Same masks, same numbers as ``plain_passes.stochastic_passes``, which runs the whole network over
+all windows T times. Here the part of the network before its first dropout runs once.
 """
 
 from __future__ import annotations

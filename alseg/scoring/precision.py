@@ -20,15 +20,16 @@ LARGEST_ERROR = 1 / 6
 # The first volumes show how passes and volumes differ.
 FIRST_VOLUMES = 5
 FIRST_PASSES = 3
+POOLED_WEIGHT = 5  # degrees of freedom that the other volumes' passes count beside a volume's own
 
 
 class Precision:
     """Ends a volume's passes when its score is precise against the differences between volumes.
 
     For scores that are means of independent passes x_1, x_2, ..., such as those behind a gate. With
-    m the mean of t of them, c the relative spread of passes (pooled over volumes so far, or the
-    volume's own where that is larger) and b the standard deviation of the log scores of volumes so
-    far, passes end when c / sqrt(t) < ``LARGEST_ERROR`` b; of the first volumes, after a fixed number.
+    c the relative spread of a volume's passes (its own and that of the volumes so far, weighted)
+    and b the standard deviation of the log scores of the volumes so far, passes end after t of them
+    when c / sqrt(t) < ``LARGEST_ERROR`` b; for the first volumes, after a fixed number.
 
     Args:
         n_passes: T, the most.
@@ -64,9 +65,9 @@ class Precision:
     def _standard_error(self, scores: Sequence[float]) -> float:
         """Of the score after these passes, relative to it."""
         squares, freedom = _spread(scores)
-        pooled = (self._squares + squares) / max(1, self._freedom + freedom)
-        own = squares / freedom if freedom > 1 else 0.0
-        return math.sqrt(max(pooled, own) / len(scores))
+        pooled = self._squares / self._freedom if self._freedom else 0.0
+        variance = (POOLED_WEIGHT * pooled + squares) / (POOLED_WEIGHT + freedom)
+        return math.sqrt(variance / len(scores))
 
     def _between(self) -> float:
         """The standard deviation of the log scores."""

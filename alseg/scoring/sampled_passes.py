@@ -57,7 +57,7 @@ def sampled_passes(
     still = _Still.of(windows, parts)
     statistics = SampledStatistics(torch.softmax(still.logits, dim=0), kept)
     inside = torch.zeros_like(windows.weight)
-    inside[windows.inside] = sensitivity(statistics.mean)
+    inside[windows.inside] = sensitivity(statistics.mean, of_information="expected_entropy" in kept)
     probability = chances(expected_shares(windows, inside), gate)
     still.heads.keep_only(np.flatnonzero(probability > 0.5).tolist())
     masks = MaskedDropout(mask_seed)

@@ -1,38 +1,31 @@
-"""Skipped windows: what they may cost at most, and that nothing else changes."""
+"""A sample of windows stands for all of them: without bias, and for less."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from alseg.core.errors import ConfigError
-from alseg.networks.dropout import MaskedDropout, MaskSeed
-from alseg.scoring.gate import windows_to_keep
-from alseg.scoring.passes import dropout_passes
+from alseg.networks.dropout import MaskSeed
+from alseg.scoring.gate import chances, drawn, expected_shares, sensitivity
 from alseg.scoring.plain_passes import stochastic_statistics
+from alseg.scoring.sampled_passes import sampled_passes
+from alseg.scoring.scorer import mask_seed_of
 from alseg.scoring.sources import MCDropout
 from alseg.scoring.windows import sliding_windows
-from alseg.strategies.measures import entropy, expected_entropy, mutual_information, variance
-from alseg.strategies.statistics import BoxStatistics, VoxelStatistics, entropy_of, single_pass
+from alseg.strategies.measures import mutual_information, variance
+from alseg.strategies.statistics import SampledStatistics, VoxelStatistics, single_pass
+from alseg.strategies.strategy import Measure
 from tests.networks.test_dropout import build, mask_seed
 
-INFERER = SlidingWindowInferer((16, 16, 16), sw_batch_size=2, overlap=0.25)
-
-
-def gated(
-    network: nn.Module, image: Tensor, n_passes: int, seed: MaskSeed, gate: float
-) -> VoxelStatistics:
-    *_, statistics = dropout_passes(network, image, INFERER, n_passes, seed, gate=gate)
-    return statistics
+INFERER = SlidingWindowInferer((16, 16, 16), sw_batch_size=2, overlap=0.25, mode="gaussian")
 
 
 class Unsure(nn.Module):
-    """Foreground probability q, or q ± doubt when its only dropout keeps or drops.
-
-    The doubt, min(q, 1 - q) / 2, sits where the image says so; p_det = q.
-    """
+    """Logits as far from 0 as the image says, which a single unit of dropout moves a little."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,113 +33,153 @@ class Unsure(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         side = self.dropout(torch.ones_like(x[:, :, :1, :1, :1])) - 1  # 0, or -1 and 1
-        q = 0.5 * x.clamp(2e-5, 1)
-        p = q + side * q / 2
-        return torch.cat([torch.log(1 - p), torch.log(p)], dim=1)
-
-
-def opposite_masks(pass_index: int, window: int, layer: int) -> int:
-    """Seeds with which a single unit is kept in even passes and dropped in odd ones."""
-    unit = nn.Dropout3d(0.5).eval()
-    for seed in range(1000 * window, 1000 * window + 100):
-        masks = MaskedDropout(lambda *names, seed=seed: seed)
-        masks.samples = [(0, 0)]
-        with masks.attached_to(unit):
-            is_kept = bool(unit(torch.ones(1, 1, 1, 1, 1)).item())
-        if is_kept == (pass_index % 2 == 0):
-            return seed
-    raise AssertionError("no such seed")
+        logit = x + 0.1 * side
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
 
 
 @pytest.fixture
 def lopsided() -> Tensor:
-    """Mostly sure; unsure in one corner, a little in the middle."""
-    generator = torch.Generator().manual_seed(0)
-    image = 1e-4 * torch.rand(1, 1, 76, 28, 16, generator=generator)
-    image[..., :14, :10, :] = torch.rand(14, 10, 16, generator=generator)
-    image[..., 20:30, 12:20, :] = 0.05
+    """Mostly sure; unsure in one corner, less so in the middle and at the far end."""
+    image = torch.full((1, 1, 76, 28, 16), -4.5)
+    image[..., :14, :10, :] = 0.5
+    image[..., 30:40, 12:20, :] = -2.0
+    image[..., 60:, 20:, :] = -3.0
     return image
 
 
-@pytest.mark.parametrize("gate", [0.01, 0.05, 0.2, 0.6])
-def test_no_more_is_lost_than_the_gate_allows(lopsided: Tensor, gate: float) -> None:
+def sampled(
+    network: nn.Module, image: Tensor, n_passes: int, seed: MaskSeed, gate: float
+) -> VoxelStatistics:
+    *_, statistics = sampled_passes(network, image, INFERER, n_passes, seed, gate)
+    return statistics
+
+
+def test_sensitivity_is_the_variance_or_information_under_small_noise() -> None:
+    logits = torch.randn(3, 5, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda z: z.softmax(0), logits)  # [3, 5, 3, 5]
+    expected = [jacobian[1:, v, :, v].square().sum() for v in range(5)]
+    still = logits.softmax(0)
+    torch.testing.assert_close(sensitivity(still), torch.stack(expected))
+    noisy = (logits + 0.01 * torch.randn(20000, 3, 5, dtype=torch.float64)).softmax(1)
+    surer = (noisy * (noisy / still).log()).sum(1).mean(0) / 0.01**2
+    torch.testing.assert_close(sensitivity(still, of_information=True), surer, rtol=0.05, atol=0)
+
+
+def test_windows_are_drawn_with_their_probabilities() -> None:
+    probabilities = np.array([1.0, 0.7, 0.02, 0.4, 1.0, 0.13, 0.7])
+    rng = np.random.default_rng(0)
+    draws = [drawn(probabilities, start) for start in rng.random(4000)]
+    counts = np.bincount(np.concatenate(draws), minlength=7) / len(draws)
+    np.testing.assert_allclose(counts, probabilities, atol=0.03)
+    assert {len(draw) for draw in draws} == {3, 4}  # of 3.95
+    assert drawn(np.ones(5), 0.0) == drawn(np.ones(5), 0.999) == [0, 1, 2, 3, 4]
+
+
+def test_a_wider_gate_draws_fewer_windows_and_0_runs_all() -> None:
+    shares = np.random.default_rng(0).lognormal(0, 2, 60)
+    shares /= shares.sum()
+    expected = [chances(shares, gate).sum() for gate in (0, 0.05, 0.2, 0.6, 0.99)]
+    assert expected[0] == 60
+    assert expected == sorted(expected, reverse=True)
+    assert (chances(shares, 0.3) > 0).all()
+    optional = chances(shares, 0.3) < 1
+    assert shares[optional].sum() <= 0.3
+    np.testing.assert_allclose(chances(np.full(4, 0.25), 0.5), 1)  # none has less than another
+
+
+def test_a_volume_that_is_sure_everywhere_runs_all_windows() -> None:
+    image = torch.zeros(1, 1, 40, 16, 16)
+    windows = sliding_windows(image, INFERER)
+    assert windows is not None
+    shares = expected_shares(windows, torch.zeros(40, 16, 16))
+    np.testing.assert_allclose(chances(shares, 0.5), 1)
+
+
+@pytest.mark.parametrize(
+    ("measure", "kept"), [(variance, {"variance"}), (mutual_information, {"expected_entropy"})]
+)
+def test_the_mean_over_draws_is_that_of_all_windows(
+    lopsided: Tensor, measure: Measure, kept: set[str]
+) -> None:
     network = Unsure().eval()
-    full = stochastic_statistics(network, lopsided, INFERER, 2, opposite_masks)
-    part = gated(network, lopsided, 2, opposite_masks, gate)
-    assert part.n_passes == 2
-    torch.testing.assert_close(part.mean, full.mean, atol=0.02, rtol=0)  # the premise, nearly
-    allowed = gate * float(entropy(full).sum())
-    for measure in (variance, mutual_information, expected_entropy):
-        lost = float(measure(full).sum() - measure(part).sum())
-        assert abs(lost) <= allowed, measure.__name__
-    assert float(variance(part).sum()) > 0
+
+    def score(draw: int, gate: float, n_passes: int) -> float:
+        *_, found = sampled_passes(
+            network, lopsided, INFERER, n_passes, mask_seed_of(draw, 1, "case"), gate, kept
+        )
+        return float(measure(found).sum())
+
+    exact = score(0, 0.0, 40)
+    scores = [score(draw, 0.6, 1) for draw in range(120)]
+    error = np.std(scores, ddof=1) / len(scores) ** 0.5
+    assert 0 < error < 0.05 * exact
+    assert abs(np.mean(scores) - exact) < 3 * error
+
+
+def test_all_windows_have_the_variance_of_whole_passes(lopsided: Tensor) -> None:
+    network = Unsure().eval()
+    whole = stochastic_statistics(network, lopsided, INFERER, 60, mask_seed)
+    part = sampled(network, lopsided, 60, mask_seed, 0.0)
+    assert part.n_passes == 60
+    for measure in (variance, mutual_information):
+        torch.testing.assert_close(measure(part).sum(), measure(whole).sum(), rtol=0.05, atol=0)
+    # where one window covers all, voxel by voxel; the mean of the passes is nearly the prediction
+    corner = (slice(0, 10), slice(0, 10), slice(None))
+    torch.testing.assert_close(variance(part)[corner], variance(whole)[corner], rtol=0.1, atol=1e-6)
+
+
+def test_a_trained_network_has_nearly_the_variance_of_whole_passes() -> None:
+    network, image = build("unet_small"), torch.rand(1, 1, 36, 16, 14)
+    whole = stochastic_statistics(network, image, INFERER, 12, mask_seed)
+    part = sampled(network, image, 12, mask_seed, 0.0)
+    second_moment = whole.variance + (whole.mean - part.mean).square()
+    torch.testing.assert_close(part.variance[1:].sum(), second_moment[1:].sum(), rtol=0.1, atol=0)
+
+
+def test_passes_are_those_of_all_windows_where_a_window_is_drawn(lopsided: Tensor) -> None:
+    network = Unsure().eval()
+    full = sampled(network, lopsided, 3, mask_seed, 0.0)
+    part = sampled(network, lopsided, 3, mask_seed, 0.3)
+    corner = (slice(None), slice(0, 10), slice(0, 10), slice(None))
+    torch.testing.assert_close(part.variance[corner], full.variance[corner])
     assert int((variance(part) == 0).sum()) > int((variance(full) == 0).sum())
 
 
-def test_a_wider_gate_keeps_fewer_windows_and_0_keeps_all(lopsided: Tensor) -> None:
-    windows = sliding_windows(lopsided, INFERER)
-    assert windows is not None
-    probabilities = 0.5 * lopsided[0, 0].clamp(2e-5, 1)
-    doubt = entropy_of(torch.stack([probabilities, 1 - probabilities]))
-    n_kept = [len(windows_to_keep(windows, doubt, gate)) for gate in (0, 0.01, 0.1, 0.6, 0.999)]
-    assert n_kept[0] == len(windows.boxes)
-    assert n_kept == sorted(n_kept, reverse=True)
-    assert n_kept[1] < n_kept[0]
-    assert n_kept[-1] == 1
-    nothing = windows_to_keep(windows, torch.zeros_like(doubt), 0.5)
-    assert list(nothing) == list(range(len(windows.boxes)))  # none of them has less than another
-
-
-def test_skipping_all_but_one_window_counts_each_voxel_once() -> None:
-    """Without overlap, the loss is the sum of the skipped windows' entropy."""
-    doubt = torch.zeros(32, 16, 16)
-    doubt[0, 0, 0], doubt[20, 0, 0] = 1.0, 3.0
-    windows = sliding_windows(doubt[None, None], SlidingWindowInferer(16, overlap=0.0))
-    assert windows is not None
-    assert windows_to_keep(windows, doubt, 0.24) == [0, 1]
-    assert windows_to_keep(windows, doubt, 0.26) == [1]
-
-
-def test_gate_0_is_exact() -> None:
-    network, image = build("unet_small"), torch.rand(1, 1, 36, 16, 14)
-    exact = stochastic_statistics(network, image, INFERER, 3, mask_seed)
-    statistics = gated(network, image, 3, mask_seed, 0.0)
-    for name in ("mean", "variance", "expected_entropy"):
-        torch.testing.assert_close(
-            getattr(statistics, name), getattr(exact, name), atol=1e-5, rtol=0
-        )
-    assert torch.equal(statistics.votes, exact.votes)
-
-
-def test_kept_windows_use_their_own_masks_and_skipped_ones_stay(lopsided: Tensor) -> None:
+def test_what_passes_cost_counts_the_deterministic_one(lopsided: Tensor) -> None:
     network = Unsure().eval()
-    full = stochastic_statistics(network, lopsided, INFERER, 3, mask_seed)
-    part = gated(network, lopsided, 3, mask_seed, 0.3)
-    # the corner is covered by the first window only, the far end by windows that are skipped
-    corner = (slice(None), slice(0, 10), slice(0, 10), slice(None))
-    torch.testing.assert_close(part.variance[corner], full.variance[corner])
-    assert not part.variance[:, 40:].any()
-    torch.testing.assert_close(
-        part.expected_entropy[40:], entropy_of(part.mean[:, 40:]), atol=1e-6, rtol=0
-    )
-    assert (part.votes.sum(0) == 3).all()
+    passes = sampled_passes(network, lopsided, INFERER, 4, mask_seed, 0.0)
+    list(passes)
+    assert passes.cost(4) == 5
+    passes = sampled_passes(network, lopsided, INFERER, 4, mask_seed, 0.5)
+    list(passes)
+    assert 1 < passes.cost(1) < passes.cost(4) < 4
 
 
-def test_box_statistics_are_those_of_whole_volumes() -> None:
+def test_windows_that_reach_over_the_edge_count_inside_only() -> None:
+    network, image = build("unet_small"), torch.rand(1, 1, 20, 12, 9)
+    part = sampled(network, image, 2, mask_seed, 0.0)
+    assert part.variance.shape[1:] == image.shape[2:]
+    assert float(part.variance.sum()) > 0
+
+
+def test_sampled_statistics_are_about_the_deterministic_prediction() -> None:
     generator = torch.Generator().manual_seed(0)
-    still = torch.softmax(torch.randn(3, 6, 5, 4, generator=generator), dim=0)
-    box = (slice(1, 4), slice(0, 5), slice(2, 4))
-    boxed, whole = BoxStatistics(still, box), VoxelStatistics()
-    for _ in range(4):
-        probabilities = still.clone()
-        inside = torch.softmax(torch.randn(3, 3, 5, 2, generator=generator), dim=0)
-        probabilities[(slice(None), *box)] = inside
-        boxed.update(inside)
-        whole.update(probabilities)
-        for name in ("mean", "variance", "expected_entropy", "votes", "prediction"):
-            torch.testing.assert_close(
-                getattr(boxed, name), getattr(whole, name), atol=1e-6, rtol=1e-5
-            )
+    still, first, second = (
+        torch.softmax(torch.randn(3, 6, 5, 4, generator=generator), dim=0) for _ in range(3)
+    )
+    everywhere = (slice(None),) * 3
+    statistics = SampledStatistics(still)
+    for probabilities in (first, second):
+        statistics.add(everywhere, probabilities.clone(), 2.0)
+        statistics.end_pass()
+    expected = (first - still).square() + (second - still).square()  # 2 times, of 2 passes
+    torch.testing.assert_close(statistics.variance, expected)
+    surer = sum((p * (p / still).log()).sum(dim=0) for p in (first, second))
+    torch.testing.assert_close(
+        mutual_information(statistics), torch.as_tensor(surer), atol=1e-5, rtol=1e-4
+    )
+    assert torch.equal(statistics.mean, still)
+    assert (statistics.votes.sum(dim=0) == 2).all()
 
 
 def test_statistics_of_a_single_pass_are_those_of_an_update() -> None:
@@ -156,6 +189,17 @@ def test_statistics_of_a_single_pass_are_those_of_an_update() -> None:
     assert single.n_passes == updated.n_passes == 1
     for name in ("mean", "variance", "expected_entropy", "votes", "prediction"):
         assert torch.equal(getattr(single, name), getattr(updated, name)), name
+
+
+def test_draws_depend_on_the_case_and_the_round_only() -> None:
+    network, image = build("unet_small"), torch.rand(1, 1, 60, 16, 14)
+    scores = {
+        name: float(variance(sampled(network, image, 1, mask_seed_of(1, r, name[0]), 0.8)).sum())
+        for name, r in (("a1", 1), ("a2", 2), ("b1", 1))
+    }
+    again = float(variance(sampled(network, image, 1, mask_seed_of(1, 1, "a"), 0.8)).sum())
+    assert again == scores["a1"]
+    assert len(set(scores.values())) == 3
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1, 1.5, "half", True])
