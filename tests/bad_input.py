@@ -237,10 +237,6 @@ SETTINGS = [
     setting("uncertainty.gate=1.5", "uncertainty.gate is 1.5; it must be null or a number of"),
     setting("uncertainty.passes=some", "uncertainty.passes is 'some'; allowed are fixed, adaptive"),
     setting("uncertainty.passes=adaptive uncertainty.error_rate=0", "uncertainty.error_rate is 0"),
-    setting("uncertainty.passes=adaptive strategy=power_bald", "a selector that needs every score"),
-    setting(
-        "uncertainty.passes=adaptive strategy=hybrid", "compares all volumes by their features"
-    ),
     setting(
         "uncertainty=tta uncertainty.passes=adaptive",
         "there is no setting uncertainty.passes, and uncertainty has axes only; ",
@@ -256,11 +252,6 @@ SETTINGS = [
     setting("scoring.gate=0.01", "scoring.gate is now uncertainty.gate"),
     setting("+scoring.n_passes=4", "scoring.n_passes is now uncertainty.n_passes"),
     setting("seed=${scoring.n_passes}", "scoring.n_passes is now uncertainty.n_passes"),
-    setting("uncertainty.gate=0.01 strategy=badge", "strategy badge takes features of all windows"),
-    setting(
-        "uncertainty.gate=0.01 +data.inferer.buffer_steps=2",
-        "data.scoring_inferer is not a plain SlidingWindowInferer",
-    ),
     setting(
         "model.dropout_placement=encoder",
         "model.dropout_placement is 'encoder'; allowed are all, decoder, bottleneck",
@@ -340,10 +331,6 @@ SETTINGS = [
         "pool.unit=slice strategy=foreground_entropy",
         "strategy foreground_entropy has the aggregation foreground_mean, which is for whole "
         "volumes; with pool.unit=patch or slice use strategy/aggregation=mean or sum",
-    ),
-    setting(
-        "pool.unit=slice uncertainty=mc_dropout_adaptive",
-        "uncertainty.passes=adaptive lets whole volumes race; with pool.unit=slice use",
     ),
     setting("evaluation=null", "evaluation is None; it must be a group of settings"),
     setting("+evaluation.percentile=99", "evaluation has no setting 'percentile'; allowed are"),

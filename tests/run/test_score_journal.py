@@ -12,7 +12,7 @@ SCORES = [
     CaseScore("a", 0.1 + 0.2, class_scores=(1.0, 1e-300)),
     CaseScore("b", 2.0, features=(0.5, -1.0, 3.0)),
     CaseScore("c", None, features=(1.0, 2.0, 3.0), labelled=True),
-    CaseScore("d", 1.5, n_passes=2, pass_scores=(1.0, 1.5), hint=0.1),
+    CaseScore("d", 1.5, n_passes=2, pass_scores=(1.0, 1.5)),
 ]
 GROUPS = [SCORES[:1], SCORES[1:2], SCORES[2:]]
 

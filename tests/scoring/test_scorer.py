@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,11 +15,12 @@ from monai.networks.nets import UNet
 from torch import Tensor
 
 from alseg.scoring.passes import Passes
-from alseg.scoring.racing import Heats, Race
+from alseg.scoring.precision import Precision
+from alseg.scoring.racing import Race
 from alseg.scoring.scorer import Scoring
-from alseg.scoring.sources import MCDropout, UncertaintySource, race_for, streamed
+from alseg.scoring.sources import MCDropout, StoppingRule, UncertaintySource, streamed
 from alseg.strategies import aggregations, measures
-from alseg.strategies.selectors import ranked
+from alseg.strategies.selectors import noisy, ranked
 from alseg.strategies.strategy import Strategy
 
 LABEL = torch.zeros(8, 8, 8, dtype=torch.uint8)
@@ -68,14 +71,13 @@ def test_a_race_ends_the_passes_of_a_volume_that_is_surely_out() -> None:
     strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
     source = MCDropout(20, passes="adaptive")
     inferer = SlidingWindowInferer(8, sw_batch_size=1)
-    race = race_for(source, strategy, 1, n_volumes=2)
-    assert race is not None
-    raced, heats = Scoring(strategy, source, inferer, 1, 1), Heats(race)
+    race = source.stopping_rule(strategy, 1)
+    assert isinstance(race, Race)
+    raced = Scoring(strategy, source, inferer, 1, 1)
     fixed = Scoring(strategy, MCDropout(20), inferer, 1, 1)
     loud, quiet = (torch.randn(1, 1, 8, 8, 8) * scale for scale in (3.0, 0.01))
-    # without a gate each is a heat of its own
-    (first,) = raced.race(heats, network, loud, "loud", is_last=False)
-    (second,) = raced.race(heats, network, quiet, "quiet", is_last=False)
+    first = raced.score_until_decided(race, network, loud, "loud")
+    second = raced.score_until_decided(race, network, quiet, "quiet")
     assert replace(first, pass_scores=None) == fixed.score(network, loud, "loud")
     assert first.n_passes == 20
     assert second.n_passes is not None
@@ -87,49 +89,78 @@ def test_a_race_ends_the_passes_of_a_volume_that_is_surely_out() -> None:
     assert raced.statistics(network, quiet, "quiet").n_passes == 20
 
 
-def test_volumes_behind_a_gate_race_together() -> None:
+def test_passes_behind_a_gate_end_when_the_score_is_precise() -> None:
     torch.manual_seed(0)
     network = UNet(3, 1, 2, channels=(8, 8), strides=(2,), dropout=0.1, norm="batch").eval()
     strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
     inferer = SlidingWindowInferer(8, sw_batch_size=2)
-    images = {f"{i}": torch.randn(1, 1, 8, 8, 16) * (3.0 if i == 3 else 0.01) for i in range(8)}
-    source = MCDropout(10, gate=0.1, passes="adaptive")
-    race = race_for(source, strategy, 1, n_volumes=8)
-    assert race is not None
-    raced, heats = Scoring(strategy, source, inferer, 1, 1), Heats(race)
-    decided = []
-    for case_id, image in images.items():
-        assert not decided
-        is_last = case_id == "7"
-        decided += raced.race(heats, network, image, case_id, is_last=is_last)
-    assert sorted(score.case_id for score in decided) == list(images)
-    # The loud one is found though its hint is the lowest: the network is sure of it, and unstable.
-    fixed = Scoring(strategy, MCDropout(10, gate=0.1), inferer, 1, 1)
-    loud = max(decided, key=lambda score: score.score or 0.0)
-    assert loud.hint == min(score.hint or 0.0 for score in decided)
-    assert replace(loud, pass_scores=None, hint=None) == fixed.score(network, images["3"], "3")
-    assert any(score.n_passes != 10 for score in decided)
+    source = MCDropout(50, gate=0.2, passes="adaptive")
+    rule = source.stopping_rule(strategy, 1)
+    assert isinstance(rule, Precision)
+    scoring = Scoring(strategy, source, inferer, 1, 1)
+    found = []
+    for i in range(12):
+        image = torch.randn(1, 1, 8, 8, 24) * 0.1 * 1.3**i
+        found.append(scoring.score_until_decided(rule, network, image, f"{i}"))
+    for i, score in enumerate(found[5:], 5):
+        assert score.pass_scores is not None
+        assert score.score == score.pass_scores[-1]
+        assert score.n_passes == len(score.pass_scores) < 50
+        assert score.plain_passes is not None
+        assert 1 < score.plain_passes <= 1 + score.n_passes
+    # maps are made of all passes over all windows
+    statistics = scoring.statistics(network, image, "11")
+    exact = Scoring(strategy, MCDropout(50), inferer, 1, 1).statistics(network, image, "11")
+    torch.testing.assert_close(statistics.variance, exact.variance)
 
 
-def test_strategies_that_read_labels_and_votes_race_with_a_hint(network: UNet) -> None:
-    inferer = SlidingWindowInferer(8)
-    image = torch.randn(1, 1, 8, 8, 8)
-    reads = scoring(reads_labels=True, deterministic=False).strategy
-    votes = Strategy("disagreement", ranked.top_k, measures.variance, lambda _, s: 0.0)
-    for strategy in (reads, votes):
-        source = MCDropout(3, gate=0.1, passes="adaptive")
-        race = race_for(source, strategy, 1, n_volumes=1)
-        assert race is not None
-        scored = Scoring(strategy, source, inferer, 1, 1)
-        (raced,) = scored.race(Heats(race), network, image, "case_1", LABEL, is_last=True)
-        assert raced.hint is not None
-        assert raced.hint > 0
+def why_exact(source: MCDropout, strategy: Strategy, inferer: object = None, **more: Any) -> str:
+    """What is said when the source falls back to exact scoring; nothing if it does not."""
+    with LogCapture() as lines:
+        fitted = source.fitted(strategy, inferer or SlidingWindowInferer(8), 2, **more)
+    assert fitted == (source.exact if lines else source)
+    return " ".join(lines)
+
+
+class LogCapture(logging.Handler):
+    """The lines of ``alseg.scoring.sources`` within a context."""
+
+    def __enter__(self) -> list[str]:
+        self.lines: list[str] = []
+        self.log = logging.getLogger("alseg.scoring.sources")
+        self.log.addHandler(self)
+        self.log.setLevel(logging.INFO)
+        return self.lines
+
+    def __exit__(self, *error: object) -> None:
+        self.log.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def test_a_source_is_exact_where_its_savings_do_not_suit_and_says_why() -> None:
+    gated, raced = MCDropout(5, gate=0.3, passes="adaptive"), MCDropout(5, passes="adaptive")
+    variance = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
+    power = replace(variance, name="power", selector=partial(noisy.power, beta=1.0))
+    entropy = replace(variance, name="entropy", measure=measures.entropy)
+    hottest = replace(variance, name="hottest", aggregation=aggregations.top_fraction_mean)
+    pixels = replace(entropy, deterministic=True)
+    assert not why_exact(gated, variance)
+    assert not why_exact(gated, power)  # every score is as precise
+    assert not why_exact(raced, hottest)
+    assert not why_exact(gated, pixels)  # needs no passes
+    assert not why_exact(MCDropout(5), power)
+    assert "selector that needs every score exactly" in why_exact(raced, power)
+    for strategy in (entropy, hottest):
+        assert f"{strategy.name} is no mean or sum of variance" in why_exact(gated, strategy)
+    buffered = SlidingWindowInferer(8, buffer_steps=2)
+    assert "not a plain SlidingWindowInferer" in why_exact(gated, variance, buffered)
+    assert "regions are scored by maps" in why_exact(gated, variance, of_regions=True)
 
 
 class Noisy(UncertaintySource):
     """20 passes of plain noise, as loud as the image: nothing that this package knows of."""
-
-    passes = "adaptive"
 
     def __init__(self) -> None:
         self.n_made = 0
@@ -145,20 +176,19 @@ class Noisy(UncertaintySource):
 
         return streamed(predictions(), networks[0], None)
 
-    def race(self, n_top: int, n_volumes: int) -> Race:
-        return Race(n_top, 20, 0.05, n_volumes)
+    def stopping_rule(self, strategy: Strategy, query_size: int) -> StoppingRule:
+        return Race(query_size, 20, 0.05)
 
 
 def test_a_race_works_with_any_source_whose_passes_come_one_by_one(network: UNet) -> None:
     strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
     source = Noisy()
-    race = race_for(source, strategy, 1, n_volumes=2)
-    assert race is not None
-    raced, heats = Scoring(strategy, source, SimpleInferer(), 1, 1), Heats(race)
+    race = source.stopping_rule(strategy, 1)
+    raced = Scoring(strategy, source, SimpleInferer(), 1, 1)
     loud, quiet = (torch.full((1, 1, 8, 8, 8), scale) for scale in (3.0, 0.1))
-    (first,) = raced.race(heats, network, loud, "loud", is_last=False)
+    first = raced.score_until_decided(race, network, loud, "loud")
     assert (first.n_passes, source.n_made) == (20, 20)
-    (second,) = raced.race(heats, network, quiet, "quiet", is_last=True)
+    second = raced.score_until_decided(race, network, quiet, "quiet")
     assert second.n_passes is not None
     assert second.n_passes < 20
     assert source.n_made == 20 + second.n_passes  # no pass is made that nobody asked for
@@ -169,6 +199,6 @@ def test_a_race_is_for_many_passes_and_adaptive_ones() -> None:
     without = Strategy(
         "entropy", ranked.top_k, measures.entropy, aggregations.mean, deterministic=True
     )
-    assert isinstance(race_for(MCDropout(5, passes="adaptive"), plain, 2, 9), Race)
-    assert race_for(MCDropout(5), plain, 2, 9) is None
-    assert race_for(MCDropout(5, passes="adaptive"), without, 2, 9) is None
+    assert isinstance(MCDropout(5, passes="adaptive").stopping_rule(plain, 2), Race)
+    assert MCDropout(5).stopping_rule(plain, 2) is None
+    assert MCDropout(5, passes="adaptive").stopping_rule(without, 2) is None
