@@ -102,7 +102,7 @@ def test_passes_behind_a_gate_end_when_the_score_is_precise() -> None:
     for i in range(12):
         image = torch.randn(1, 1, 8, 8, 24) * 0.1 * 1.3**i
         found.append(scoring.score_until_decided(rule, network, image, f"{i}"))
-    for i, score in enumerate(found[5:], 5):
+    for score in found[5:]:
         assert score.pass_scores is not None
         assert score.score == score.pass_scores[-1]
         assert score.n_passes == len(score.pass_scores) < 50
