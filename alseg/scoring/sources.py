@@ -30,7 +30,7 @@ from alseg.scoring.sampled_passes import sampled_passes
 from alseg.scoring.windows import is_plain
 from alseg.strategies import aggregations, measures
 from alseg.strategies.statistics import KEPT, MAX_PASSES, VoxelStatistics
-from alseg.strategies.strategy import CaseScore, Strategy
+from alseg.strategies.strategy import CaseScore, Strategy, unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -300,7 +300,9 @@ def why_not_sampled(strategy: Strategy, inferer: Inferer) -> str | None:
     known = (measures.variance, measures.mutual_information)
     if strategy.features or strategy.class_scores:
         return f"strategy {strategy.name} compares volumes by their features or class scores"
-    if strategy.measure not in known or strategy.aggregation not in sums:
+    assert strategy.measure is not None
+    assert strategy.aggregation is not None
+    if unwrapped(strategy.measure) not in known or unwrapped(strategy.aggregation) not in sums:
         return f"strategy {strategy.name} is no mean or sum of variance or mutual information"
     if not is_plain(inferer):
         return "data.scoring_inferer is not a plain SlidingWindowInferer"

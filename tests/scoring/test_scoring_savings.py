@@ -37,6 +37,7 @@ def test_what_was_saved_behind_a_gate_is_told(
     caplog.set_level(logging.INFO)
     settings = ("uncertainty.passes=adaptive", "uncertainty.gate=0.3")
     run_smoke(tmp_path, shared, *WINDOWS, *settings)
+    assert "saves nothing" not in caplog.text
     passes = passes_of(tmp_path)
     (told,) = (line for line in caplog.messages if "plain passes" in line)
     assert told.startswith(f"round 1/2 · scored {len(passes)} volumes at ")
