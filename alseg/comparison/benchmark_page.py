@@ -144,8 +144,8 @@ def overview_table(benchmark: Benchmark) -> Table:
         (
             f"{reference} has mean rank {number(float(at), 2)}. A setting is a seed of a data set. "
             "Mean difference: of the areas, over the seeds of a data set, then over data sets. "
-            "Surely: the 95% interval of the mean over seeds (Student's t, not corrected for the number of "
-            f"strategies) excludes 0, which takes {MIN_PAIRS} seeds.",
+            "Surely: the 95% interval of the mean over seeds (Student's t, not corrected for the "
+            f"number of strategies) excludes 0, which takes {MIN_PAIRS} seeds.",
         ),
     )
 
