@@ -382,7 +382,7 @@ def comparable(
     run_set = RunSet(tuple(used), reference, tuple(unused), budget)
     if reference not in run_set.strategies:
         raise ConfigError(
-            f"there is no complete run of the reference strategy {reference!r}; "
+            f"there is no complete run of the reference strategy {reference!r} on {run_set.data}; "
             f"the runs are of: {', '.join(run_set.strategies) or 'full data only'}; run "
             "strategy=random too, or name another with --reference"
         )
