@@ -220,7 +220,7 @@ def areas(comparisons: Mapping[str, Comparison]) -> dict[str, float]:
 
     Those of several data sets begin with the data set.
     """
-    found = {}
+    found: dict[str, float] = {}
     for data, comparison in comparisons.items():
         means = comparison.summaries.groupby("strategy")["area"].mean()
         first = "" if len(comparisons) == 1 else f"{data}/"

@@ -345,7 +345,7 @@ def gather_by_data(
     begun = [d for d, runs in by_data.items() if any(_usable(r, include_incomplete) for r in runs)]
     waiting = [d for d in by_data if d not in begun] if begun else []
     unused = [*left_out, *(_left_out(run) for data in waiting for run in by_data[data])]
-    found = []
+    found: list[RunSet] = []
     for data in sorted(begun or by_data):
         run_set = comparable(
             by_data[data],
