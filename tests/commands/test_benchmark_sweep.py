@@ -48,10 +48,12 @@ def sweep(folder: Path, *overrides: str) -> str:
 def test_one_sweep_over_data_sets_is_resumed_and_compared_by_data_set_and_over_all(
     unit: str, roots: str, tmp_path: Path
 ) -> None:
-    sweep(tmp_path, *UNITS[unit], f"data.root={roots}", "strategy=random")
-    both = (f"data.root={roots}", "strategy=random,entropy", "sweep.resume=true")
-    printed = sweep(tmp_path, *UNITS[unit], *both)
-    assert printed.count("finished before, not run again") == 2
+    where = f"data.root={roots}"
+    if unit == "volume":
+        sweep(tmp_path, *UNITS[unit], where, "strategy=random")
+    resumed = (where, "strategy=random,entropy", "sweep.resume=true")
+    printed = sweep(tmp_path, *UNITS[unit], *resumed)
+    assert printed.count("finished before, not run again") == (2 if unit == "volume" else 0)
     jobs = sorted(path.parent.name for path in tmp_path.rglob(CONFIG_FILE))
     assert [job.rpartition("_")[0] for job in jobs] == [
         f"{data}_{strategy}_seed1"
