@@ -198,8 +198,10 @@ def sentences_together(benchmark: Benchmark) -> list[str]:
             f"{name} in {row['n_above']:.0f} of {row['n_settings']:.0f}"
             for name, row in table.loc[[s for s in honest if s != reference]].iterrows()
         ]
-        found.append(f"No strategy is above {reference} on average; settings above it: "
-                     + (", ".join(beaten) or "none to compare") + ".")  # fmt: skip
+        above = f" Settings in which they are above it: {', '.join(beaten)}." if beaten else ""
+        found.append(
+            f"No strategy that may compete has a better mean rank than {reference}.{above}"
+        )
     else:
         row = table.loc[best]
         found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from alseg.comparison.statistics import ALPHA, MIN_PAIRS
 from alseg.comparison.tables import Table, interval, matrix_table, number, write_tables
 from alseg.system.files import write_atomically
 
+MOST = 0.99  # share of the full-data Dice
+
 
 def write_benchmark(benchmark: Benchmark, folder: Path, origins: Mapping[str, Origin]) -> Path:
     """Write index.html over all data sets, and a comparison of each in a folder of its name.
@@ -45,7 +48,7 @@ def write_benchmark(benchmark: Benchmark, folder: Path, origins: Mapping[str, Or
         clear(folder / folders[data], PAGE_FILE)
         write_comparison(comparison, folder / folders[data], origins[data])
     tables = [overview_table(benchmark), rank_table(benchmark), differences_table(benchmark)]
-    tables.append(penalty_table(benchmark))
+    tables += [penalty_table(benchmark), reach_table(benchmark)]
     write_tables(tables, folder / "tables")
     shown = save_drawings(drawings(benchmark, WIDE), drawings(benchmark, NARROW), folder)
     origin = next(iter(origins.values()))
@@ -193,6 +196,26 @@ def differences_table(benchmark: Benchmark) -> Table:
         data,
         pd.DataFrame(rows, dtype=str),
     )
+
+
+def reach_table(benchmark: Benchmark) -> Table:
+    """The labels that each strategy needs for 99% of the full-data Dice of each data set."""
+    caption = f"Labels to reach {MOST:.0%} of the full-data Dice, median over seeds"
+    reached = {d: c.reach for d, c in benchmark.comparisons.items() if c.reach is not None}
+    if not reached:
+        note = "No full-data runs: add them with strategy=full."
+        return Table("labels_needed", caption, pd.DataFrame(), pd.DataFrame(), (note,))
+    data = pd.concat([table.assign(data=name) for name, table in reached.items()])
+    data = data[(data["share"] == MOST) & data["strategy"].isin(benchmark.strategies)]
+    rows = []
+    for strategy in benchmark.ranks.index:
+        row = {"strategy": benchmark.labels[strategy]}
+        for item in data[data["strategy"] == strategy].to_dict("records"):
+            needed = "not reached" if math.isinf(item["median"]) else f"{item['median']:.1f}"
+            row[item["data"]] = f"{needed} [{item['n_reached']}/{item['n_runs']}]"
+        rows.append(row)
+    note = "Linear between rounds; in brackets how many of the runs reached it in their rounds."
+    return Table("labels_needed", caption, data, pd.DataFrame(rows, dtype=str), (note,))
 
 
 def _cell(differences: pd.DataFrame, strategy: str) -> str:

@@ -25,6 +25,7 @@ from alseg.comparison.benchmark_page import (
     overview_table,
     penalty_table,
     rank_table,
+    reach_table,
 )
 from alseg.comparison.runs import find_run_folders, gather_by_data
 from alseg.core.errors import ConfigError
@@ -130,7 +131,7 @@ def test_a_strategy_that_reads_labels_does_not_win(tmp_path: Path) -> None:
     assert benchmark.ranks.index[0] == "oracle_foreground"
     first, second = sentences_together(benchmark)
     assert "random has the best mean rank" in first
-    assert second.startswith("No strategy is above random on average")
+    assert second == "No strategy that may compete has a better mean rank than random."
     assert overview_table(benchmark).shown["strategy"].tolist() == [
         "oracle_foreground (reads labels)"
     ]
@@ -174,6 +175,20 @@ def test_a_name_stands_for_one_strategy_on_all_data_sets_except_for_its_groups(
     write("kidney", beta=2)
     with pytest.raises(ConfigError, match=r"two strategies 'mine'.*strategy\.selector\.beta"):
         together(tmp_path)
+
+
+def test_labels_for_99_percent_of_the_full_dice_are_those_of_each_data_set(tmp_path: Path) -> None:
+    for name in SETS:
+        write_sweep(tmp_path / name, ("random", "power"), (1, 2), data={"name": name})
+    assert reach_table(together(tmp_path)).data.empty
+    write_run(tmp_path / "full", "full", 1, data={"name": "liver"})
+    benchmark = together(tmp_path)
+    table = reach_table(benchmark)
+    own = benchmark.comparisons["liver"].reach
+    assert own is not None
+    expected = own[own["share"] == 0.99].set_index("strategy")["median"]
+    pd.testing.assert_series_equal(table.data.set_index("strategy")["median"], expected)
+    assert list(table.shown.columns) == ["strategy", "liver"]  # the heart has no full data
 
 
 def test_no_two_data_sets_share_a_folder() -> None:
