@@ -1,11 +1,12 @@
-"""A traced network's convolutions laid out for a CPU: the same numbers in less time.
+"""Convolutions laid out for a CPU: the same numbers in less time.
 
 Four things are slow on a CPU. Batch norm reads and writes every activation once more, and is a
 factor and a shift of the convolution before it. Channels first are copied into blocks of channels
 and back by each convolution. A convolution to a few channels at full resolution, such as to three
 classes, computes as many channels as a register holds and throws the others away: here some
 neighbours along the last axis are computed as channels, which in memory they already are. And torch
-2.13 takes the convolution of a single window to code of its own, and not to oneDNN's.
+2.13 takes the convolution of a single window, or with a kernel of one, to code of its own, and not
+to oneDNN's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own idiom)
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 REGISTER = 16  # float32 that AVX-512 computes at once
@@ -27,14 +28,23 @@ class LaidOut(nn.Module):
     Args:
         convolution: with groups = dilation = 1 and zero padding.
         norm: in eval mode, with running statistics; None for none.
+        channels: of the input, those that are given to this layer; None for all of them.
+        is_shifted: whether this layer adds the bias; of several that are added up, one does.
     """
 
     def __init__(
-        self, convolution: nn.Conv3d | nn.ConvTranspose3d, norm: nn.BatchNorm3d | None
+        self,
+        convolution: nn.Conv3d | nn.ConvTranspose3d,
+        norm: nn.BatchNorm3d | None,
+        channels: Sequence[int] | None = None,
+        *,
+        is_shifted: bool = True,
     ) -> None:
         super().__init__()
         # in a tuple, so that the network's own layers do not become layers of this one
         self._layers = convolution, norm
+        self._channels = None if channels is None else torch.tensor(channels)
+        self._is_shifted = is_shifted
         self.is_transposed = isinstance(convolution, nn.ConvTranspose3d)
         narrow = 2 * convolution.out_channels <= REGISTER
         if isinstance(convolution, nn.ConvTranspose3d):
@@ -48,6 +58,10 @@ class LaidOut(nn.Module):
     def convolution(self) -> nn.Conv3d | nn.ConvTranspose3d:
         """The network's own layer."""
         return self._layers[0]
+
+    def of_channels(self, channels: Sequence[int], *, is_shifted: bool) -> LaidOut:
+        """What this layer makes of some channels of its input."""
+        return LaidOut(*self._layers, channels, is_shifted=is_shifted)
 
     def refresh(self) -> None:
         """Take in the weights as they are now."""
@@ -66,14 +80,16 @@ class LaidOut(nn.Module):
                 shift = shift + norm.bias.detach()
             axes = (1, -1, 1, 1, 1) if self.is_transposed else (-1, 1, 1, 1, 1)
             weight = weight * factor.view(axes)
+        if self._channels is not None:
+            weight = weight.index_select(0 if self.is_transposed else 1, self._channels)
         self.plain = weight.contiguous(memory_format=torch.channels_last_3d)
-        self.shift = shift
+        self.shift = shift if self._is_shifted else torch.zeros_like(shift)
         if self.n_neighbours > 1:
             widened = _widened_transposed if self.is_transposed else _widened
             self.wide = widened(weight, self.n_neighbours).contiguous(
                 memory_format=torch.channels_last_3d
             )
-            self.wide_shift = shift.repeat(self.n_neighbours)
+            self.wide_shift = self.shift.repeat(self.n_neighbours)
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations [B, in, d, h, w] to [B, out, d', h', w'], channels last."""
@@ -104,9 +120,11 @@ class LaidOut(nn.Module):
 def _convolved(
     x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    """As ``F.conv3d``, which takes a single window on a CPU to code that is 8 times slower."""
-    is_slow = len(x) == 1 and x.dtype == weight.dtype == torch.float32
-    if is_slow and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
+    """As ``F.conv3d``, which keeps single windows and kernels of one away from oneDNN."""
+    if x.shape[1] == 1:  # of one channel no layout can be told: torch takes it for channels first
+        x = x.squeeze(1).unsqueeze(-1).movedim(-1, 1)
+    is_plain = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if is_plain and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     return F.conv3d(x, weight, bias, stride, padding)
 
@@ -152,43 +170,3 @@ def pays(network: nn.Module) -> bool:
     """Whether a network runs faster that way: its norms fold, others want channels first."""
     norms = (m for m in network.modules() if isinstance(m, nn.GroupNorm | _NormBase))
     return all(isinstance(m, nn.BatchNorm3d) and m.running_mean is not None for m in norms)
-
-
-def lay_out(traced: fx.GraphModule) -> list[LaidOut]:
-    """Replace the convolutions of a traced network in eval mode, and the batch norms behind them.
-
-    Returns:
-        What has replaced them, to ``refresh`` whenever weights may have changed.
-    """
-    modules = dict(traced.named_modules())
-    laid_out: list[LaidOut] = []
-    for node in list(traced.graph.nodes):
-        convolution = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(convolution, nn.Conv3d | nn.ConvTranspose3d):
-            continue
-        if not _is_plain(convolution):
-            continue
-        norm = None
-        (reader, *others) = node.users or (None,)
-        if reader is not None and reader.op == "call_module" and not others:
-            behind = modules[str(reader.target)]
-            if isinstance(behind, nn.BatchNorm3d):
-                norm = behind
-                reader.replace_all_uses_with(node)
-                traced.graph.erase_node(reader)
-        name = f"laid_out_{len(laid_out)}"
-        laid_out.append(LaidOut(convolution, norm))
-        traced.add_submodule(name, laid_out[-1])
-        node.target = name
-    traced.graph.lint()
-    traced.recompile()
-    return laid_out
-
-
-def _is_plain(convolution: nn.Conv3d | nn.ConvTranspose3d) -> bool:
-    return (
-        convolution.groups == 1
-        and set(convolution.dilation) == {1}
-        and convolution.padding_mode == "zeros"
-        and not isinstance(convolution.padding, str)
-    )

@@ -98,19 +98,22 @@ class MaskedDropout:
                 size = [1] * len(size)
             rate = float(layer.p)  # type: ignore[arg-type]
             masked = output if in_place else torch.empty_like(output)
+            nothing = output.new_zeros(())
+            # p = 1 drops everything; dividing by 0 would make NaN of it
+            scale = 1.0 / (1.0 - rate or 1.0)
             for values, into, seed in zip(output, masked, seeds, strict=True):
                 kept = kept_units(seed, channels * math.prod(size), rate, output.device)
-                # p = 1 drops everything; dividing by 0 would make NaN of it
-                mask = kept.mul_(1.0 / (1.0 - rate or 1.0)).to(output.dtype)
                 # drawn with channels last, as fast passes have them
-                torch.mul(values, mask.view(*size, channels).movedim(-1, 0), out=into)
+                mask = kept.to(output.dtype).view(*size, channels).movedim(-1, 0)
+                # nothing + scale x values x mask: one reading of the activation
+                torch.addcmul(nothing, values, mask, value=scale, out=into)
             return masked
 
         return hook
 
 
 def kept_units(seed: int, n_units: int, rate: float, device: torch.device) -> Tensor:
-    """Which units a mask keeps, 1 or 0, float32 [n_units].
+    """Which units a mask keeps, 1 or 0, uint8 [n_units].
 
     On a CPU a unit's draw has 8 bits, and 64 more where those leave it open, which is for one of
     256, so rates are met. Drawing the bits is most of a mask's time: NumPy's SFC64 takes a third of
@@ -122,12 +125,13 @@ def kept_units(seed: int, n_units: int, rate: float, device: torch.device) -> Te
         generator.manual_seed(seed)
         numbers = torch.empty(-(-n_units // 4), dtype=torch.int64, device=device)
         draws = numbers.random_(-(2**63), None, generator=generator).view(torch.int16)[:n_units]
-        return draws.float().lt_(32768 - max(1, round(rate * 65536)))  # from -32768 to 32767
+        return draws.lt(32768 - max(1, round(rate * 65536))).byte()  # from -32768 to 32767
     stream = np.random.SFC64(seed)
     bits = stream.random_raw(-(-n_units // 8)).view(np.uint8)[:n_units]
     threshold = int(rate * 256)
     kept = bits >= threshold
-    open_units = np.flatnonzero(bits == threshold)
     fraction = rate * 256 - threshold  # of the open units that are dropped
-    kept[open_units] = stream.random_raw(len(open_units)) >= np.uint64(fraction * 2**64)
-    return torch.from_numpy(kept).view(torch.uint8).float()
+    if fraction:
+        open_units = np.flatnonzero(bits == threshold)
+        kept[open_units] = stream.random_raw(len(open_units)) >= np.uint64(fraction * 2**64)
+    return torch.from_numpy(kept).view(torch.uint8)
