@@ -2,7 +2,7 @@
 
 Convolutions and the batch norms behind them become one layer each (``cpu_layout``). A convolution
 behind a skip connection is linear in its channels, so what it makes of those that are the same in
-all passes is computed once. Activations overwrite what nothing else reads.
+all passes is computed once. Activations and sums overwrite what nothing else reads.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def split_concatenations(traced: fx.GraphModule, varying: Collection[fx.Node]) -
         traced: after ``lay_out``, its nodes with ``N_CHANNELS`` in their meta.
         varying: the nodes whose values differ between passes.
     """
-    graph = traced.graph
+    graph, moving = traced.graph, set(varying)
     for node in list(graph.nodes):
         layer = layer_of(node, traced)
         pieces = _concatenated(node.args[0]) if isinstance(layer, LaidOut) else ()
-        still = [piece not in varying for piece in pieces]
+        still = [piece not in moving for piece in pieces]
         if not isinstance(layer, LaidOut) or all(still) or not any(still):
             continue
         ends = pairwise(accumulate((piece.meta[N_CHANNELS] for piece in pieces), initial=0))
@@ -81,12 +81,35 @@ def split_concatenations(traced: fx.GraphModule, varying: Collection[fx.Node]) -
                     source = graph.call_function(torch.cat, ([pieces[i] for i in chosen], 1))
                 sums.append(graph.call_module(name, (source,)))
         with graph.inserting_before(node):
-            total = graph.call_function(operator.iadd, tuple(sums))
+            total = graph.call_function(operator.add, tuple(sums))
         total.meta = dict(node.meta)
+        moving.add(total)
         node.replace_all_uses_with(total)
         graph.erase_node(node)
     graph.eliminate_dead_code()
     graph.lint()
+    traced.recompile()
+
+
+def add_within_convolutions(traced: fx.GraphModule) -> None:
+    """Make one layer of conv(x) + x, after ``lay_out``: the kernel takes in the second x."""
+    for node in list(traced.graph.nodes):
+        if node.target is not operator.add or len(node.all_input_nodes) != 2:
+            continue
+        for sum_of, other in (node.args, node.args[::-1]):
+            layer = layer_of(sum_of, traced)
+            if not isinstance(layer, LaidOut) or len(sum_of.users) > 1:
+                continue
+            while isinstance(layer_of(other, traced), nn.Identity):
+                (other,) = other.all_input_nodes
+            if sum_of.args == (other,) and layer.keeps_shape:
+                layer.adds_input = True
+                layer.refresh()
+                node.replace_all_uses_with(sum_of)
+                traced.graph.erase_node(node)
+                break
+    traced.graph.eliminate_dead_code()
+    traced.graph.lint()
     traced.recompile()
 
 
@@ -105,14 +128,23 @@ class InPlace(nn.Module):
         return F.leaky_relu_(x, activation.weight.item())
 
 
-def activate_in_place(part: fx.GraphModule) -> None:
-    """Let activations overwrite what nothing else reads."""
+def add_in_place(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, in x where it has that type and size."""
+    return x.add_(y) if (x.dtype, x.shape) == (y.dtype, y.shape) else x + y
+
+
+def overwrite(part: fx.GraphModule) -> None:
+    """Let activations and sums overwrite what nothing else reads."""
     for node in part.graph.nodes:
+        if not node.all_input_nodes or not is_fresh(node.all_input_nodes[0], part):
+            continue
         layer = layer_of(node, part)
         one_slope = isinstance(layer, nn.PReLU) and layer.num_parameters == 1
-        if (isinstance(layer, nn.ReLU) or one_slope) and is_fresh(node.all_input_nodes[0], part):
+        if isinstance(layer, nn.ReLU) or one_slope:
             node.target = f"in_place_{node.name}"
             part.add_submodule(node.target, InPlace(layer))
+        elif node.target is operator.add and len(node.all_input_nodes) == 2:
+            node.target = add_in_place
     part.recompile()
 
 
@@ -126,10 +158,10 @@ def is_fresh(node: fx.Node, part: fx.GraphModule) -> bool:
     if len(node.users) != 1:
         return False
     layer = layer_of(node, part)
-    if isinstance(layer, _DropoutNd | nn.Identity | InPlace) or node.target is operator.iadd:
+    if isinstance(layer, _DropoutNd | nn.Identity | InPlace):
         return is_fresh(node.all_input_nodes[0], part)
     makes_anew = isinstance(layer, LaidOut | _ConvNd | _BatchNorm | _InstanceNorm)
-    return makes_anew or node.target in (operator.add, torch.cat)
+    return makes_anew or node.target in (operator.add, add_in_place, torch.cat)
 
 
 def _concatenated(node: object) -> Sequence[fx.Node]:

@@ -21,10 +21,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from alseg.networks.committee import reported_network
 from alseg.networks.cpu_graph import (
     N_CHANNELS,
-    activate_in_place,
+    add_within_convolutions,
     is_fresh,
     lay_out,
     layer_of,
+    overwrite,
     split_concatenations,
 )
 from alseg.networks.cpu_layout import LaidOut, pays
@@ -47,9 +48,11 @@ class TwoParts(Protocol):
 
     Attributes:
         exclusive: dropout layers whose input nothing else reads, so that it may be overwritten.
+        leaves_input: whether the tail is known to leave its activations as they are.
     """
 
     exclusive: frozenset[nn.Module]
+    leaves_input: bool
 
     def head(self, windows: Tensor) -> tuple[Tensor, ...]:
         """Windows [B, channels, d, h, w] to the activations that the tail needs, [B, ...] each."""
@@ -62,6 +65,7 @@ class WholeNetwork:
     """A network that could not be split: its head is empty and its tail does all."""
 
     exclusive: frozenset[nn.Module] = frozenset()
+    leaves_input = False
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -85,6 +89,8 @@ class SplitNetwork:
         example: windows [B, channels, d, h, w], to find the bottleneck by.
     """
 
+    leaves_input = False  # until it has been seen
+
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         traced = fx.GraphModule(network, _Tracer().trace(network))
         (output,) = (node for node in traced.graph.nodes if node.op == "output")
@@ -94,20 +100,20 @@ class SplitNetwork:
         if example.device.type == "cpu" and pays(network):
             lay_out(traced)
             split_concatenations(traced, _depends_on(traced, layers))
+            add_within_convolutions(traced)
         random = [node for node in _depends_on(traced, layers) if node is not output]
         wanted = output.args[0]
         crossing = [
             node
             for node in traced.graph.nodes
-            if node not in random
-            and (node in wanted or any(user in random for user in node.users))
+            if node not in random and (node in wanted or any(user in random for user in node.users))
         ]
         (inputs,) = (node for node in traced.graph.nodes if node.op == "placeholder")
         before = [n for n in traced.graph.nodes if n not in random and n is not output]
         self._head = _part(traced, [inputs], before, crossing)
         self._tail = _part(traced, crossing, list(random), wanted)
         for part in (self._head, self._tail):
-            activate_in_place(part)
+            overwrite(part)
         self.exclusive = _exclusive(self._tail)
         self._laid_out = [
             layer
@@ -189,7 +195,10 @@ def _checked_split(network: nn.Module, example: Tensor) -> SplitNetwork | None:
         if not all(isinstance(a, Tensor) and len(a) == len(example) for a in activations):
             raise RuntimeError("what crosses the first dropout is not one tensor a window")
         with torch.autocast(example.device.type, enabled=False):  # its rounding is not a difference
-            logits, expected = parts.tail(parts.head(example), None), network(example)
+            activations = parts.head(example)
+            before = [a.clone() for a in activations]
+            logits, expected = parts.tail(activations, None), network(example)
+        parts.leaves_input = all(map(torch.equal, before, activations))
         # 1e-3: some convolutions of a GPU round in another way in each call
         if not torch.allclose(logits, expected, rtol=0, atol=1e-3 * float(expected.abs().max())):
             raise RuntimeError("the traced network gives other numbers")
