@@ -47,18 +47,24 @@ class LaidOut(nn.Module):
         self._is_shifted = is_shifted
         self.adds_input = False  # to what it computes
         self.is_transposed = isinstance(convolution, nn.ConvTranspose3d)
-        narrow = 2 * convolution.out_channels <= REGISTER
+        n_out, self.rows, self.columns = convolution.out_channels, 1, 1
         if isinstance(convolution, nn.ConvTranspose3d):
-            self.n_neighbours = 2 if narrow and _doubles(convolution) else 1
-        else:
-            wide = narrow and convolution.stride[2] == 1
-            self.n_neighbours = NEIGHBOURS if wide else 1
+            if 2 * n_out <= REGISTER and _doubles(convolution, 2):
+                self.columns = 2
+                self.rows = 2 if 4 * n_out <= REGISTER and _doubles(convolution, 1) else 1
+        elif 2 * n_out <= REGISTER and convolution.stride[2] == 1:
+            self.columns = NEIGHBOURS
         self.refresh()
 
     @property
     def convolution(self) -> nn.Conv3d | nn.ConvTranspose3d:
         """The network's own layer."""
         return self._layers[0]
+
+    @property
+    def n_neighbours(self) -> int:
+        """How many voxels' channels are computed as those of one."""
+        return self.rows * self.columns
 
     @property
     def keeps_shape(self) -> bool:
@@ -106,36 +112,41 @@ class LaidOut(nn.Module):
         self.plain = weight.contiguous(memory_format=torch.channels_last_3d)
         self.shift = shift if self._is_shifted else torch.zeros_like(shift)
         if self.n_neighbours > 1:
-            widened = _widened_transposed if self.is_transposed else _widened
-            self.wide = widened(weight, self.n_neighbours).contiguous(
-                memory_format=torch.channels_last_3d
-            )
+            if self.is_transposed:
+                wide = _doubled(weight, 4)
+                wide = _doubled(wide, 3) if self.rows > 1 else wide
+            else:
+                wide = _widened(weight, self.columns)
+            self.wide = wide.contiguous(memory_format=torch.channels_last_3d)
             self.wide_shift = self.shift.repeat(self.n_neighbours)
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations [B, in, d, h, w] to [B, out, d', h', w'], channels last."""
         convolution = self.convolution
+        if isinstance(convolution, nn.ConvTranspose3d):
+            return self._upwards(x, convolution)
         stride, padding = convolution.stride, convolution.padding
         assert not isinstance(padding, str)
-        n = self.n_neighbours
-        if isinstance(convolution, nn.ConvTranspose3d):
-            extra = convolution.output_padding
-            if n == 1:
-                return F.conv_transpose3d(x, self.plain, self.shift, stride, padding, extra)
-            y = F.conv_transpose3d(
-                F.pad(x, (0, 1)),
-                self.wide,
-                self.wide_shift,
-                (*stride[:2], 1),
-                padding,
-                (*extra[:2], 0),
-            )
-            return _as_neighbours(y, n)
+        n = self.columns
         width = x.shape[-1] + 2 * padding[2] - convolution.kernel_size[2] + 1
         if n == 1 or width % n:
             return _convolved(x, self.plain, self.shift, stride, padding)
-        wide_stride = (*stride[:2], n)
-        return _as_neighbours(_convolved(x, self.wide, self.wide_shift, wide_stride, padding), n)
+        y = _convolved(x, self.wide, self.wide_shift, (*stride[:2], n), padding)
+        return _as_neighbours(y, 1, n)
+
+    def _upwards(self, x: Tensor, convolution: nn.ConvTranspose3d) -> Tensor:
+        settings = convolution.stride, convolution.padding, convolution.output_padding
+        if self.n_neighbours == 1:
+            return F.conv_transpose3d(x, self.plain, self.shift, *settings)
+        n_kept = 1 if self.rows > 1 else 2  # axes that stay as they are
+        stride, padding, extra = (
+            (*values[:n_kept], *[value] * (3 - n_kept))  # type: ignore[has-type]
+            for values, value in zip(settings, (1, 0, 0), strict=True)
+        )
+        y = F.conv_transpose3d(x, self.wide, self.wide_shift, stride, padding, extra)
+        # the first of each widened axis lies outside
+        y = y[..., 1:, 1:] if self.rows > 1 else y[..., 1:]
+        return _as_neighbours(y, self.rows, self.columns)
 
 
 def _convolved(
@@ -150,10 +161,10 @@ def _convolved(
     return F.conv3d(x, weight, bias, stride, padding)
 
 
-def _doubles(convolution: nn.ConvTranspose3d) -> bool:
-    """Whether the last axis gets twice as long by a kernel of 3."""
-    last = (f[2] for f in (convolution.kernel_size, convolution.stride, convolution.padding))
-    return tuple(last) == (3, 2, 1) and convolution.output_padding[2] == 1
+def _doubles(convolution: nn.ConvTranspose3d, axis: int) -> bool:
+    """Whether an axis gets twice as long by a kernel of 3."""
+    last = (f[axis] for f in (convolution.kernel_size, convolution.stride, convolution.padding))
+    return tuple(last) == (3, 2, 1) and convolution.output_padding[axis] == 1
 
 
 def _widened(weight: Tensor, n: int) -> Tensor:
@@ -168,23 +179,22 @@ def _widened(weight: Tensor, n: int) -> Tensor:
     return wide.flatten(0, 1)
 
 
-def _widened_transposed(weight: Tensor, n: int) -> Tensor:
-    """The kernel of both halves of a voxel: [in, out, ..., 3] -> [in, 2 out, ..., 2].
+def _doubled(weight: Tensor, axis: int) -> Tensor:
+    """The transposed kernel of both halves of a voxel: [in, out, ...] -> [in, 2 out, ...].
 
-    Along the last axis y[2i] = w[1] x[i] and y[2i+1] = w[2] x[i] + w[0] x[i+1].
+    Along the axis, of 3 taps before and 2 after, y[2i] = w[1] x[i] and
+    y[2i+1] = w[2] x[i] + w[0] x[i+1].
     """
-    n_in, n_out, *others, _ = weight.shape
-    wide = weight.new_zeros(n_in, n, n_out, *others, 2)
-    wide[:, 0, ..., 1] = weight[..., 1]
-    wide[:, 1, ..., 1] = weight[..., 2]
-    wide[:, 1, ..., 0] = weight[..., 0]
-    return wide.flatten(1, 2)
+    before, middle, after = weight.unbind(axis)
+    even = torch.stack((torch.zeros_like(middle), middle), axis)
+    return torch.cat((even, torch.stack((before, after), axis)), 1)
 
 
-def _as_neighbours(y: Tensor, n: int) -> Tensor:
-    """Channels back to neighbours: [B, n C, d, h, w] -> [B, C, d, h, n w]; no copy."""
-    b, c, d, h, w = y.shape
-    return y.permute(0, 2, 3, 4, 1).reshape(b, d, h, n * w, c // n).permute(0, 4, 1, 2, 3)
+def _as_neighbours(y: Tensor, rows: int, columns: int) -> Tensor:
+    """Channels back to neighbours: [B, r c C, d, h, w] -> [B, C, d, r h, c w]; no copy if r = 1."""
+    b, _, d, h, w = y.shape
+    y = y.permute(0, 2, 3, 4, 1).unflatten(-1, (rows, -1)).transpose(3, 4)  # [b, d, h, r, w, c C]
+    return y.reshape(b, d, rows * h, columns * w, -1).permute(0, 4, 1, 2, 3)
 
 
 def pays(network: nn.Module) -> bool:
