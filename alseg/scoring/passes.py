@@ -297,7 +297,9 @@ class _Heads:
 def _batches_of_passes(
     n_passes: int, at_once: int, windows: Sequence[int], size: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """(pass, window) in batches that end where a pass ends."""
+    """(pass, window) in batches of one size that end where a pass ends."""
+    n_together = at_once * len(windows)
+    size = math.ceil(n_together / math.ceil(n_together / size))  # 6, 6, 6 and not 8, 8, 2
     for first in range(0, n_passes, at_once):
         yield from _batches(product(range(n_passes)[first : first + at_once], windows), size)
 
