@@ -139,8 +139,8 @@ def overwrite(part: fx.GraphModule) -> None:
         if not node.all_input_nodes or not is_fresh(node.all_input_nodes[0], part):
             continue
         layer = layer_of(node, part)
-        one_slope = isinstance(layer, nn.PReLU) and layer.num_parameters == 1
-        if isinstance(layer, nn.ReLU) or one_slope:
+        many_slopes = isinstance(layer, nn.PReLU) and layer.num_parameters > 1
+        if isinstance(layer, nn.ReLU | nn.PReLU) and not many_slopes:
             node.target = f"in_place_{node.name}"
             part.add_submodule(node.target, InPlace(layer))
         elif node.target is operator.add and len(node.all_input_nodes) == 2:
@@ -170,7 +170,10 @@ def _concatenated(node: object) -> Sequence[fx.Node]:
         return ()
     pieces = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    return pieces if axis == 1 and isinstance(pieces, Sequence) else ()
+    if axis != 1 or not isinstance(pieces, Sequence):
+        return ()
+    nodes = [piece for piece in pieces if isinstance(piece, fx.Node)]
+    return nodes if len(nodes) == len(pieces) else ()
 
 
 def _is_plain(convolution: nn.Conv3d | nn.ConvTranspose3d) -> bool:

@@ -70,16 +70,14 @@ class LaidOut(nn.Module):
     def keeps_shape(self) -> bool:
         """Whether its output has the size and channels of its input."""
         convolution = self.convolution
-        same = (
-            2 * p + 1 == k
-            for p, k in zip(convolution.padding, convolution.kernel_size, strict=True)
-        )
+        padding = convolution.padding
+        assert not isinstance(padding, str)
         return (
             not self.is_transposed
             and self._channels is None
             and convolution.in_channels == convolution.out_channels
             and set(convolution.stride) == {1}
-            and all(same)
+            and tuple(convolution.kernel_size) == tuple(2 * p + 1 for p in padding)
         )
 
     def of_channels(self, channels: Sequence[int], *, is_shifted: bool) -> LaidOut:
@@ -106,9 +104,9 @@ class LaidOut(nn.Module):
         if self._channels is not None:
             weight = weight.index_select(0 if self.is_transposed else 1, self._channels)
         if self.adds_input:
-            centre = tuple(size // 2 for size in weight.shape[2:])
             weight = weight.clone()
-            weight[(..., *centre)].diagonal().add_(1)
+            x, y, z = (size // 2 for size in weight.shape[2:])
+            weight[..., x, y, z].diagonal().add_(1)
         self.plain = weight.contiguous(memory_format=torch.channels_last_3d)
         self.shift = shift if self._is_shifted else torch.zeros_like(shift)
         if self.n_neighbours > 1:
@@ -135,13 +133,15 @@ class LaidOut(nn.Module):
         return _as_neighbours(y, 1, n)
 
     def _upwards(self, x: Tensor, convolution: nn.ConvTranspose3d) -> Tensor:
-        settings = convolution.stride, convolution.padding, convolution.output_padding
+        stride, padding, extra = convolution.stride, convolution.padding, convolution.output_padding
+        assert not isinstance(padding, str)
         if self.n_neighbours == 1:
-            return F.conv_transpose3d(x, self.plain, self.shift, *settings)
-        n_kept = 1 if self.rows > 1 else 2  # axes that stay as they are
+            return F.conv_transpose3d(x, self.plain, self.shift, stride, padding, extra)
+        n = 1 if self.rows > 1 else 2  # axes that stay as they are
         stride, padding, extra = (
-            (*values[:n_kept], *[value] * (3 - n_kept))  # type: ignore[has-type]
-            for values, value in zip(settings, (1, 0, 0), strict=True)
+            (*stride[:n], 1, 1)[:3],
+            (*padding[:n], 0, 0)[:3],
+            (*extra[:n], 0, 0)[:3],
         )
         y = F.conv_transpose3d(x, self.wide, self.wide_shift, stride, padding, extra)
         # the first of each widened axis lies outside

@@ -96,7 +96,7 @@ class SplitNetwork:
         (output,) = (node for node in traced.graph.nodes if node.op == "output")
         bottleneck = _bottleneck_of(traced, example)
         output.args = ((output.args[0], *([bottleneck] if bottleneck is not None else [])),)
-        layers = set(active_dropout_layers(network))
+        layers: set[nn.Module] = set(active_dropout_layers(network))
         if example.device.type == "cpu" and pays(network):
             lay_out(traced)
             split_concatenations(traced, _depends_on(traced, layers))
