@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +16,8 @@ from alseg.core.errors import ConfigError
 
 # (pass, window, layer) -> seed of one dropout mask
 MaskSeed = Callable[[int, int, int], int]
+
+UNITS_AT_ONCE = 2**18  # of several masks that are drawn together; more would leave the cache
 
 
 def active_dropout_layers(network: nn.Module) -> list[_DropoutNd]:
@@ -96,21 +98,26 @@ class MaskedDropout:
             channels, *size = output.shape[1:]
             if not isinstance(layer, nn.Dropout):  # Dropout1d to 3d drop whole channels
                 size = [1] * len(size)
+            n_units = channels * math.prod(size)
             rate = float(layer.p)  # type: ignore[arg-type]
+            # p = 1 drops everything; dividing by 0 would make NaN of it
+            scale = 1.0 / (1.0 - rate or 1.0)
+            nothing = output.new_zeros(())
             masked = output if in_place else torch.empty_like(output)
-            for values, into, seed in zip(output, masked, seeds, strict=True):
-                kept = kept_units(seed, channels * math.prod(size), rate, output.device)
-                # p = 1 drops everything; dividing by 0 would make NaN of it
-                mask = kept.mul_(1.0 / (1.0 - rate or 1.0)).to(output.dtype)
+            at_once = max(1, UNITS_AT_ONCE // n_units)
+            for some in (slice(i, i + at_once) for i in range(0, len(seeds), at_once)):
+                kept = kept_units(seeds[some], n_units, rate, output.device)
                 # drawn with channels last, as fast passes have them
-                torch.mul(values, mask.view(*size, channels).movedim(-1, 0), out=into)
+                mask = kept.to(output.dtype).view(-1, *size, channels).movedim(-1, 1)
+                # nothing + scale x values x mask: one reading of the activation
+                torch.addcmul(nothing, output[some], mask, value=scale, out=masked[some])
             return masked
 
         return hook
 
 
-def kept_units(seed: int, n_units: int, rate: float, device: torch.device) -> Tensor:
-    """Which units a mask keeps, 1 or 0, float32 [n_units].
+def kept_units(seeds: Sequence[int], n_units: int, rate: float, device: torch.device) -> Tensor:
+    """Which units each mask keeps, 1 or 0, uint8 [masks, n_units].
 
     On a CPU a unit's draw has 8 bits, and 64 more where those leave it open, which is for one of
     256, so rates are met. Drawing the bits is most of a mask's time: NumPy's SFC64 takes a third of
@@ -118,16 +125,24 @@ def kept_units(seed: int, n_units: int, rate: float, device: torch.device) -> Te
     is that one's generator, 16 bits a unit.
     """
     if device.type != "cpu":
-        generator = torch.Generator(device=device)
-        generator.manual_seed(seed)
-        numbers = torch.empty(-(-n_units // 4), dtype=torch.int64, device=device)
-        draws = numbers.random_(-(2**63), None, generator=generator).view(torch.int16)[:n_units]
-        return draws.float().lt_(32768 - max(1, round(rate * 65536)))  # from -32768 to 32767
-    stream = np.random.SFC64(seed)
-    bits = stream.random_raw(-(-n_units // 8)).view(np.uint8)[:n_units]
+        return torch.stack([_kept_on_gpu(seed, n_units, rate, device) for seed in seeds])
+    streams = [np.random.SFC64(seed) for seed in seeds]
+    drawn = [stream.random_raw(-(-n_units // 8)).view(np.uint8)[:n_units] for stream in streams]
+    bits = drawn[0][None] if len(drawn) == 1 else np.stack(drawn)
     threshold = int(rate * 256)
     kept = bits >= threshold
-    open_units = np.flatnonzero(bits == threshold)
     fraction = rate * 256 - threshold  # of the open units that are dropped
-    kept[open_units] = stream.random_raw(len(open_units)) >= np.uint64(fraction * 2**64)
-    return torch.from_numpy(kept).view(torch.uint8).float()
+    if fraction:
+        open_units = np.flatnonzero(bits == threshold)
+        ends = np.searchsorted(open_units, n_units * np.arange(len(seeds) + 1))
+        more = [s.random_raw(int(n)) for s, n in zip(streams, np.diff(ends), strict=True)]
+        kept.reshape(-1)[open_units] = np.concatenate(more) >= np.uint64(fraction * 2**64)
+    return torch.from_numpy(kept).view(torch.uint8)
+
+
+def _kept_on_gpu(seed: int, n_units: int, rate: float, device: torch.device) -> Tensor:
+    generator = torch.Generator(device=device)
+    generator.manual_seed(seed)
+    numbers = torch.empty(-(-n_units // 4), dtype=torch.int64, device=device)
+    draws = numbers.random_(-(2**63), None, generator=generator).view(torch.int16)[:n_units]
+    return draws.lt(32768 - max(1, round(rate * 65536))).byte()  # from -32768 to 32767

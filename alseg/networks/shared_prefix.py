@@ -8,7 +8,7 @@ that on a CPU its convolutions and batch norms are laid out anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -16,12 +16,19 @@ from weakref import WeakKeyDictionary
 import torch
 from monai.networks.nets.basic_unet import UpCat
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from alseg.networks.committee import reported_network
-from alseg.networks.cpu_layout import LaidOut, lay_out, pays
+from alseg.networks.cpu_graph import (
+    N_CHANNELS,
+    add_within_convolutions,
+    is_fresh,
+    lay_out,
+    layer_of,
+    overwrite,
+    split_concatenations,
+)
+from alseg.networks.cpu_layout import LaidOut, pays
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures, depth
 
@@ -41,9 +48,11 @@ class TwoParts(Protocol):
 
     Attributes:
         exclusive: dropout layers whose input nothing else reads, so that it may be overwritten.
+        leaves_input: whether the tail is known to leave its activations as they are.
     """
 
     exclusive: frozenset[nn.Module]
+    leaves_input: bool
 
     def head(self, windows: Tensor) -> tuple[Tensor, ...]:
         """Windows [B, channels, d, h, w] to the activations that the tail needs, [B, ...] each."""
@@ -56,6 +65,7 @@ class WholeNetwork:
     """A network that could not be split: its head is empty and its tail does all."""
 
     exclusive: frozenset[nn.Module] = frozenset()
+    leaves_input = False
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
@@ -79,34 +89,38 @@ class SplitNetwork:
         example: windows [B, channels, d, h, w], to find the bottleneck by.
     """
 
+    leaves_input = False  # until it has been seen
+
     def __init__(self, network: nn.Module, example: Tensor) -> None:
-        graph = _Tracer().trace(network)
-        bottleneck = _bottleneck_of(fx.GraphModule(network, graph), example)
-        random = _depends_on(graph, network, set(active_dropout_layers(network)))
-        (output,) = (node for node in graph.nodes if node.op == "output")
-        (logits,) = output.args
-        wanted = [logits, *([bottleneck] if bottleneck is not None else [])]
+        traced = fx.GraphModule(network, _Tracer().trace(network))
+        (output,) = (node for node in traced.graph.nodes if node.op == "output")
+        bottleneck = _bottleneck_of(traced, example)
+        output.args = ((output.args[0], *([bottleneck] if bottleneck is not None else [])),)
+        layers: set[nn.Module] = set(active_dropout_layers(network))
+        if example.device.type == "cpu" and pays(network):
+            lay_out(traced)
+            split_concatenations(traced, _depends_on(traced, layers))
+            add_within_convolutions(traced)
+        random = [node for node in _depends_on(traced, layers) if node is not output]
+        wanted = output.args[0]
         crossing = [
             node
-            for node in graph.nodes
-            if node not in random
-            and (
-                node in wanted or any(user in random and user is not output for user in node.users)
-            )
+            for node in traced.graph.nodes
+            if node not in random and (node in wanted or any(user in random for user in node.users))
         ]
-        (inputs,) = (node for node in graph.nodes if node.op == "placeholder")
-        before = [node for node in graph.nodes if node not in random and node is not output]
-        after = [node for node in graph.nodes if node in random and node is not output]
-        self.exclusive = frozenset(
-            network.get_submodule(str(node.target))
-            for node in after
-            if _is_exclusive(node, network, wanted)
-        )
-        self._head = _part(network, [inputs], before, crossing)
-        self._tail = _part(network, crossing, after, wanted)
-        self._laid_out: list[LaidOut] = []
-        if example.device.type == "cpu" and pays(network):
-            self._laid_out = lay_out(self._head) + lay_out(self._tail)
+        (inputs,) = (node for node in traced.graph.nodes if node.op == "placeholder")
+        before = [n for n in traced.graph.nodes if n not in random and n is not output]
+        self._head = _part(traced, [inputs], before, crossing)
+        self._tail = _part(traced, crossing, list(random), wanted)
+        for part in (self._head, self._tail):
+            overwrite(part)
+        self.exclusive = _exclusive(self._tail)
+        self._laid_out = [
+            layer
+            for part in (self._head, self._tail)
+            for layer in part.modules()
+            if isinstance(layer, LaidOut)
+        ]
 
     def refresh(self) -> None:
         """Take in the network's weights as they are now."""
@@ -181,7 +195,10 @@ def _checked_split(network: nn.Module, example: Tensor) -> SplitNetwork | None:
         if not all(isinstance(a, Tensor) and len(a) == len(example) for a in activations):
             raise RuntimeError("what crosses the first dropout is not one tensor a window")
         with torch.autocast(example.device.type, enabled=False):  # its rounding is not a difference
-            logits, expected = parts.tail(parts.head(example), None), network(example)
+            activations = parts.head(example)
+            before = [a.clone() for a in activations]
+            logits, expected = parts.tail(activations, None), network(example)
+        parts.leaves_input = all(map(torch.equal, before, activations))
         # 1e-3: some convolutions of a GPU round in another way in each call
         if not torch.allclose(logits, expected, rtol=0, atol=1e-3 * float(expected.abs().max())):
             raise RuntimeError("the traced network gives other numbers")
@@ -199,31 +216,25 @@ class _Tracer(fx.Tracer):
         return isinstance(module, OPAQUE) or not list(module.children())
 
 
-def _depends_on(graph: fx.Graph, network: nn.Module, layers: set[nn.Module]) -> set[fx.Node]:
-    """The nodes that some of the layers, or what they contain, have a part in."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        own = node.op == "call_module" and layers & set(
-            network.get_submodule(str(node.target)).modules()
-        )
-        if own or found & set(node.all_input_nodes):
-            found.add(node)
+def _depends_on(traced: fx.GraphModule, layers: set[nn.Module]) -> dict[fx.Node, None]:
+    """The nodes that some of the layers, or what they contain, have a part in, in their order."""
+    found: dict[fx.Node, None] = {}
+    for node in traced.graph.nodes:
+        called = layer_of(node, traced)
+        own = called is not None and layers & set(called.modules())
+        if own or found.keys() & set(node.all_input_nodes):
+            found[node] = None
     return found
 
 
-def _is_exclusive(node: fx.Node, network: nn.Module, wanted: Sequence[fx.Node]) -> bool:
-    """Whether it is a dropout layer that is the only reader of a normalisation's output."""
-    if node.op != "call_module" or not isinstance(
-        network.get_submodule(str(node.target)), _DropoutNd
-    ):
-        return False
-    (source,) = node.all_input_nodes
-    return (
-        len(source.users) == 1
-        and source not in wanted
-        and source.op == "call_module"
-        and isinstance(network.get_submodule(str(source.target)), _BatchNorm | _InstanceNorm)
-    )
+def _exclusive(tail: fx.GraphModule) -> frozenset[nn.Module]:
+    """The dropout layers that are the only readers of what is made in the tail."""
+    found: dict[bool, set[nn.Module]] = {True: set(), False: set()}
+    for node in tail.graph.nodes:
+        layer = layer_of(node, tail)
+        if isinstance(layer, _DropoutNd):
+            found[is_fresh(node.all_input_nodes[0], tail)].add(layer)
+    return frozenset(found[True] - found[False])  # one layer may stand in several places
 
 
 def _bottleneck_of(traced: fx.GraphModule, example: Tensor) -> fx.Node | None:
@@ -239,6 +250,8 @@ class _Recorder(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
+        if isinstance(value, Tensor) and value.dim() > 1:
+            node.meta[N_CHANNELS] = value.shape[1]
         is_leaf = node.op == "call_module" and not list(
             self.module.get_submodule(str(node.target)).children()
         )
@@ -248,7 +261,10 @@ class _Recorder(fx.Interpreter):
 
 
 def _part(
-    network: nn.Module, inputs: list[fx.Node], nodes: list[fx.Node], outputs: list[fx.Node]
+    traced: fx.GraphModule,
+    inputs: Sequence[fx.Node],
+    nodes: Iterable[fx.Node],
+    outputs: Sequence[fx.Node],
 ) -> fx.GraphModule:
     """A network of some of the nodes, from inputs to a tuple of outputs."""
     graph = fx.Graph()
@@ -257,7 +273,7 @@ def _part(
         if node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in outputs))
-    part = fx.GraphModule(network, graph)
+    part = fx.GraphModule(traced, graph)
     graph.eliminate_dead_code()
     part.recompile()
     return part

@@ -157,10 +157,14 @@ class Heads:
         self.parts = parts
         self.windows = windows
         self._known: dict[int, tuple[Tensor, ...]] = {}
+        self._batches: dict[tuple[int, ...], tuple[Tensor, ...]] = {}  # pass after pass the same
         self._bytes_each = 0
 
     def __call__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """The activations of a batch of windows, which may hold one several times."""
+        key = tuple(indices)
+        if key in self._batches:
+            return self._batches[key]
         device = self.windows.image.device
         missing = [i for i in dict.fromkeys(indices) if i not in self._known]
         fresh: dict[int, tuple[Tensor, ...]] = {}
@@ -172,17 +176,32 @@ class Heads:
             self._bytes_each = sum(a.nbytes for a in activations)
             if (len(self._known) + 1) * self._bytes_each <= KEPT_BYTES:
                 self._known[index] = tuple(a.to(self.windows.weight.device) for a in activations)
-        return tuple(torch.cat(same).to(device) for same in zip(*found, strict=True))
+        batch = tuple(torch.cat(same).to(device) for same in zip(*found, strict=True))
+        if self.parts.leaves_input and device == self.windows.weight.device:
+            self._remember(key, batch)
+        return batch
+
+    def _remember(self, key: tuple[int, ...], batch: tuple[Tensor, ...]) -> None:
+        """Keep a batch of windows that are kept, in place of the windows."""
+        if all(index in self._known for index in key):
+            self._batches[key] = batch
+            for row, index in enumerate(key):
+                self._known[index] = tuple(a[row : row + 1] for a in batch)
 
     def keep_only(self, indices: Sequence[int]) -> None:
         """Forget the other windows."""
-        self._known = {i: self._known[i] for i in indices if i in self._known}
+        self._batches.clear()
+        self._known = {
+            i: tuple(a.clone() for a in self._known[i]) for i in indices if i in self._known
+        }
 
 
 def _batches_of_passes(
     n_passes: int, at_once: int, n_windows: int, size: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """(pass, window) in batches that end where a pass ends."""
+    """(pass, window) in batches of one size that end where a pass ends."""
+    n_together = at_once * len(windows)
+    size = math.ceil(n_together / math.ceil(n_together / size))  # 6, 6, 6 and not 8, 8, 2
     for first in range(0, n_passes, at_once):
         yield from batches(
             product(range(n_passes)[first : first + at_once], range(n_windows)), size

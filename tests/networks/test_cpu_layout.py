@@ -20,6 +20,7 @@ CONVOLUTIONS = {
     "a kernel of five": lambda: nn.Conv3d(2, 2, (3, 1, 5), stride=(2, 1, 1), padding=(1, 0, 1)),
     "stride 2": lambda: nn.Conv3d(2, 4, 3, stride=2, padding=1),
     "upwards to three classes": lambda: nn.ConvTranspose3d(5, 3, 3, 2, 1, output_padding=1),
+    "upwards to six classes": lambda: nn.ConvTranspose3d(5, 6, 3, 2, 1, output_padding=1),
     "upwards to many": lambda: nn.ConvTranspose3d(5, 12, 3, 2, 1, output_padding=1),
     "upwards by two": lambda: nn.ConvTranspose3d(5, 3, 2, 2),
     "upwards without a bias": lambda: nn.ConvTranspose3d(4, 2, 3, 2, 1, 1, bias=False),
@@ -51,12 +52,17 @@ def test_the_numbers_are_those_of_the_network(
 
 
 def test_narrow_convolutions_compute_neighbours_as_channels() -> None:
-    n_neighbours = {name: LaidOut(make(), None).n_neighbours for name, make in CONVOLUTIONS.items()}
-    assert {name for name, n in n_neighbours.items() if n > 1} == {
+    layers = {name: LaidOut(make(), None) for name, make in CONVOLUTIONS.items()}
+    assert {name for name, layer in layers.items() if layer.rows > 1} == {
+        "upwards to three classes",
+        "upwards without a bias",
+    }
+    assert {name for name, layer in layers.items() if layer.n_neighbours > 1} == {
         "three classes",
         "a kernel of one",
         "a kernel of five",
         "upwards to three classes",
+        "upwards to six classes",
         "upwards without a bias",
     }
 

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from alseg.config.composition import conf_folder, instantiate
 from alseg.core.errors import ConfigError
 from alseg.core.seeding import seed_for
-from alseg.networks.dropout import MaskedDropout, active_dropout_layers, check_dropout
+from alseg.networks.dropout import (
+    MaskedDropout,
+    active_dropout_layers,
+    check_dropout,
+    kept_units,
+)
 from alseg.scoring.plain_passes import stochastic_statistics
 from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import variance
@@ -137,6 +142,17 @@ def test_masks_keep_the_stated_share_and_the_expected_value(
     n = 40 * int(np.prod(shape))
     assert abs((out > 0).float().mean() - 0.6) < 5 * (0.24 / n) ** 0.5
     assert not torch.equal(out[0], out[1])
+
+
+@pytest.mark.parametrize("n_units", [1, 8, 13824, 20001])
+@pytest.mark.parametrize("rate", [0.1, 0.25, 1.0])
+def test_masks_that_are_drawn_together_are_those_drawn_one_by_one(
+    n_units: int, rate: float
+) -> None:
+    device = torch.device("cpu")
+    together = kept_units([3, 1, 4], n_units, rate, device)
+    one_by_one = [kept_units([seed], n_units, rate, device) for seed in (3, 1, 4)]
+    assert torch.equal(together, torch.cat(one_by_one))
 
 
 @pytest.mark.parametrize("rate", [1e-6, 0.02, 0.5, 0.98, 1.0])

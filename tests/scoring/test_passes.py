@@ -207,6 +207,22 @@ def test_passes_share_batches_and_stay_the_same(
     assert after_each == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+def test_batches_have_one_size_and_end_with_a_pass() -> None:
+    network, image = build("unet_tiny"), torch.rand(1, 1, 88, 16, 16)  # four windows, batches of 3
+    sizes: list[int] = []
+    *_, last = (m for m in network.modules() if isinstance(m, nn.ConvTranspose3d))
+    all_passes(network, image, INFERER, 1, mask_seed)  # splits and checks the parts
+
+    def see(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        if getattr(layer, "convolution", None) is last:
+            sizes.append(len(output))
+
+    handle = register_module_forward_hook(see)
+    all_passes(network, image, INFERER, 3, mask_seed)
+    handle.remove()
+    assert sizes == [2] * 6
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     size=st.tuples(*[st.integers(5, 24)] * 3),
