@@ -41,8 +41,7 @@ MAY_IMPORT = {
     "scoring": "core networks strategies",
     "training": "core system networks strategies data scoring",
     "active": "core curves system networks strategies data run tracking oracles scoring training",
-    "config": "core system networks strategies data planning run tracking oracles training"
-    " active",
+    "config": "core system networks strategies data planning run tracking oracles training active",
     "engine": "core system networks strategies data planning run tracking oracles scoring training"
     " active config",
     "annotation_page": "core system data run oracles config engine",

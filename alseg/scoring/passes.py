@@ -6,6 +6,7 @@ all windows T times. Here the part of the network before its first dropout runs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ def _batches_of_passes(
     n_passes: int, at_once: int, n_windows: int, size: int
 ) -> Iterator[list[tuple[int, int]]]:
     """(pass, window) in batches of one size that end where a pass ends."""
-    n_together = at_once * len(windows)
+    n_together = at_once * n_windows
     size = math.ceil(n_together / math.ceil(n_together / size))  # 6, 6, 6 and not 8, 8, 2
     for first in range(0, n_passes, at_once):
         yield from batches(
