@@ -58,9 +58,7 @@ class CountedCrop:
 
     def __init__(self, crop: RandCropByPosNegLabeld | RandCropByLabelClassesd) -> None:
         self.crop = crop
-        self._counts: LRUCache[str, list[Tensor]] = LRUCache(
-            _KEPT, lambda counts: sum(count.nbytes for count in counts)
-        )
+        self._counts: LRUCache[str, list[Tensor]] = LRUCache(_KEPT, _n_bytes)
 
     def __call__(self, sample: Sample) -> Any:
         """Crop a sample with a ``case_id``: a list of samples, as the crop gives it."""
@@ -69,7 +67,7 @@ class CountedCrop:
         counts = self._counts.get(case_id)
         if counts is None:
             counts = [mask(_ALL).sum(dim=1).cumsum(dim=0) for mask in masks]
-            if sum(count.nbytes for count in counts) <= _KEPT:
+            if _n_bytes(counts) <= _KEPT:
                 self._counts[case_id] = counts
         voxels = [Voxels(*of_mask) for of_mask in zip(masks, counts, strict=True)]
         crop = copy(self.crop)  # with the same random state
@@ -89,6 +87,10 @@ def counted(crop: Any) -> CountedCrop | None:
         plain = crop.indices_key is None and not crop.cropper.max_samples_per_class
         return CountedCrop(crop) if plain and crop.cropper.num_classes else None
     return None
+
+
+def _n_bytes(counts: list[Tensor]) -> int:
+    return sum(count.nbytes for count in counts)
 
 
 def _masks(crop: RandCropByPosNegLabeld | RandCropByLabelClassesd, sample: Sample) -> list[Mask]:
