@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,7 @@ def in_a_process(work: Callable[..., None], *given: Any, limit: float | None = N
 def write_volumes(root: Path, n_volumes: int, size: int) -> None:
     """A data set of the Medical Segmentation Decathlon: a liver with a tumour in noise."""
     axes = np.ogrid[tuple(slice(-1, 1, size * 1j) for _ in range(3))]
-    radius = sum(axis**2 for axis in axes) ** 0.5
+    radius = np.sqrt(axes[0] ** 2 + axes[1] ** 2 + axes[2] ** 2)
     label = (radius < 0.6).astype(np.uint8) + (radius < 0.2)
     rng = np.random.default_rng(0)
     for kind in ("imagesTr", "labelsTr"):
@@ -212,7 +211,7 @@ def table(series: str, finished: Sequence[Point]) -> list[str]:
     heads = [AXES[series], *(["windows"] if series == "volume" else [])]
     heads += [*(f"{part}, s" for part in PARTS), "peak, MiB", "of it before", "reached in"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for before, point in pairwise([None, *finished]):
+    for before, point in zip([None, *finished], finished, strict=False):
         cells = [f"{grown(series, point):,}"]
         cells += [str(n_windows(point["size"]))] if series == "volume" else []
         for part in PARTS:

@@ -178,7 +178,8 @@ def in_a_bare_loop(this_round: Round) -> Found:
 def volumes(this_round: Round) -> Volumes:
     """What the bare loop trains on, read from the cache."""
     data = this_round.experiment.data
-    draws = data.train_dataloader().dataset.dataset
+    served: Any = data.train_dataloader().dataset
+    draws = served.dataset
     assert isinstance(draws, TrainingDraws)
     return Volumes(draws, data.augment)
 

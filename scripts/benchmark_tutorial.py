@@ -60,8 +60,8 @@ def main() -> None:
     """Run both ways in turn and compare."""
     arguments = parsed()
     if arguments.way:
-        way = alseg if arguments.way == "alseg" else tutorial
-        print(json.dumps(way(arguments)))
+        run = alseg if arguments.way == "alseg" else tutorial
+        print(json.dumps(run(arguments)))
         return
     own = ("json", "repeats", "way")
     settings = {name: str(value) for name, value in vars(arguments).items() if name not in own}

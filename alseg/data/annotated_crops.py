@@ -102,8 +102,9 @@ class AnnotatedCrop(Randomizable):
     def __call__(self, sample: Sample) -> Any:
         """Crop a sample; returns a sample or a list of them, as the crop does."""
         if not has_ignored(sample):
-            counts = self.counted is not None and "case_id" in sample
-            return self.counted(sample) if counts else self.crop(sample)
+            if self.counted is not None and "case_id" in sample:
+                return self.counted(sample)
+            return self.crop(sample)
         crop = next(kind for kind in _CROPS if isinstance(self.crop, kind))
         return _CROPS[crop](self.crop, sample)
 

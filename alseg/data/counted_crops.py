@@ -69,13 +69,15 @@ class CountedCrop:
             counts = [mask(_ALL).sum(dim=1).cumsum(dim=0) for mask in masks]
             if _n_bytes(counts) <= _KEPT:
                 self._counts[case_id] = counts
+        more: Sample
         voxels = [Voxels(*of_mask) for of_mask in zip(masks, counts, strict=True)]
-        crop = copy(self.crop)  # with the same random state
+        crop: Any = copy(self.crop)  # with the same random state
         if isinstance(crop, RandCropByPosNegLabeld):
             crop.fg_indices_key, crop.bg_indices_key = _FOREGROUND, _BACKGROUND
-            return crop({**sample, _FOREGROUND: voxels[0], _BACKGROUND: voxels[1]})
-        crop.indices_key = _INDICES
-        return crop({**sample, _INDICES: voxels})
+            more = {_FOREGROUND: voxels[0], _BACKGROUND: voxels[1]}
+        else:
+            crop.indices_key, more = _INDICES, {_INDICES: voxels}
+        return crop(sample | more)
 
 
 def counted(crop: Any) -> CountedCrop | None:
@@ -116,7 +118,7 @@ def _masks(crop: RandCropByPosNegLabeld | RandCropByLabelClassesd, sample: Sampl
         ]
     return [
         lambda rows, c=c: content(rows) & (label[rows] == c)  # type: ignore[misc]
-        for c in range(crop.cropper.num_classes)
+        for c in range(crop.cropper.num_classes or 0)
     ]
 
 

@@ -81,7 +81,8 @@ class SegmentationModule(pl.LightningModule):
 
         Lightning takes a millisecond for it, whether anybody reads it or not.
         """
-        trainer, step = self.trainer, batch_idx + 1
+        trainer: Any = self.trainer
+        step = batch_idx + 1
         intervals = trainer.log_every_n_steps, trainer.val_check_batch
         is_read = any(interval and step % interval == 0 for interval in intervals)
         if is_read or trainer.global_step + 1 >= trainer.max_steps:
