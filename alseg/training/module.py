@@ -82,10 +82,10 @@ class SegmentationModule(pl.LightningModule):
         Lightning takes a millisecond for it, whether anybody reads it or not.
         """
         trainer: Any = self.trainer
-        step = batch_idx + 1
-        intervals = trainer.log_every_n_steps, trainer.val_check_batch
-        is_read = any(interval and step % interval == 0 for interval in intervals)
-        if is_read or trainer.global_step + 1 >= trainer.max_steps:
+        step = trainer.global_step + 1
+        every = ((step, trainer.log_every_n_steps), (batch_idx + 1, trainer.val_check_batch))
+        is_read = any(interval and number % interval == 0 for number, interval in every)
+        if is_read or step >= trainer.max_steps:
             self.log("loss/train", loss, prog_bar=True, batch_size=batch_size)
 
     def transfer_batch_to_device(
