@@ -233,7 +233,7 @@ def is_flagged(series: str, before: Point | None, point: Point, part: str) -> bo
 
 
 def draw(series: str, finished: Sequence[Point], path: Path) -> None:
-    """Seconds by part and the memory, on logarithmic axes; dashed: in proportion to the last."""
+    """Seconds by part, on logarithmic axes (dashed: in proportion to the last), and the memory."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -252,8 +252,11 @@ def draw(series: str, finished: Sequence[Point], path: Path) -> None:
     right.plot(x, [point["peak MiB, scoring"] for point in finished], marker="o", color="black")
     right.set_ylabel("largest resident set, MiB")
     right.set_ylim(bottom=0)
+    names = [f"{p['size']}³" if series == "volume" else str(grown(series, p)) for p in finished]
+    left.set_xscale("log")
+    left.set_xticks(x, names)
+    left.set_xticks([], minor=True)
     for axes in (left, right):
-        axes.set_xscale("log")
         axes.set_xlabel(AXES[series])
         axes.grid(alpha=0.3)
     figure.tight_layout()
