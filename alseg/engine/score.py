@@ -25,9 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from alseg.config.build import build_inferers, build_strategy
 from alseg.config.trust import check_targets
 from alseg.core.errors import ConfigError, DataError, check_whole_number
+from alseg.data.archive import Archive, archive_of
 from alseg.data.findings import listed
-from alseg.data.task import Task
-from alseg.engine.scans import ScanJob, ScanModule, folders_of, run_trainer, scans_of, trainer_of
+from alseg.engine.scans import ScanJob, ScanModule, folders_of, run_trainer, trainer_of
 from alseg.engine.score_tables import (
     DONE,
     REFUSED,
@@ -66,15 +66,15 @@ def score(config: DictConfig) -> None:
     images, output = folders_of(config)
     run = load_trained(config.run, config.round, config.trusted_packages)
     strategy, parts = strategy_of(config, run)
-    task = scans_of(images, run.task)
+    archive = archive_of(images, len(run.task.channels))
     output.mkdir(parents=True, exist_ok=True)
-    job = Job(run, task, output, strategy, parts)
+    job = Job(run, archive, output, strategy, parts)
     check_record(output, job, config.shards)
     refused: list[str] = []
     n_new = 0
     for number in numbers:
         table = ScoreTable(output, number, config.shards)
-        part = replace(job, task=shard_of(task, number, config.shards))
+        part = replace(job, archive=shard_of(archive, number, config.shards))
         with locked_shard(output, number):
             found = score_shard(trainer, part, table, num_workers)
         refused += found.refused
@@ -95,16 +95,9 @@ def shards_of(config: DictConfig) -> list[int]:
     return [config.shard]
 
 
-def shard_of(task: Task, number: int, shards: int) -> Task:
+def shard_of(archive: Archive, number: int, shards: int) -> Archive:
     """The scans of a shard."""
-    return replace(
-        task,
-        cases={
-            case_id: case
-            for case_id, case in task.cases.items()
-            if zlib.crc32(case_id.encode()) % shards == number
-        },
-    )
+    return archive.only(lambda case_id: zlib.crc32(case_id.encode()) % shards == number)
 
 
 def strategy_of(config: DictConfig, run: TrainedRun) -> tuple[Strategy, Mapping[str, Any]]:
@@ -165,7 +158,7 @@ class Job(ScanJob):
 
     def is_current(self, row: Row) -> bool:
         """Whether a row is the score that this process would give."""
-        case = self.task.cases.get(row["case"])
+        case = self.archive.get(row["case"])
         return (
             case is not None
             and row["status"] == DONE
@@ -200,7 +193,7 @@ class Scorer(ScanModule):
     job: Job
 
     def __init__(self, job: Job, table: ScoreTable, n_before: int) -> None:
-        super().__init__(job, Meter("scoring", "scan", len(job.task.cases), done=n_before))
+        super().__init__(job, Meter("scoring", "scan", len(job.archive), done=n_before))
         self.table = table
         self.scoring = job.scoring()
         self.refused: list[str] = []
@@ -242,7 +235,7 @@ class ShardReport:
 def score_shard(trainer: pl.Trainer, job: Job, table: ScoreTable, num_workers: int) -> ShardReport:
     """Score the scans of a shard that its table does not have yet."""
     done = table.keep(job.is_current)
-    waiting = [case_id for case_id in job.task.cases if case_id not in done]
+    waiting = [case_id for case_id in job.archive if case_id not in done]
     if not waiting:
         return ShardReport(0)
     scorer = Scorer(job, table, n_before=len(done))
@@ -307,7 +300,7 @@ def report(job: Job, n_new: int, n_top: int, refused: Sequence[str]) -> None:
         write_top(output / TOP_FILE, top)
     say(
         f"scored {n_new} scan(s) by {job.strategy.name} with the network of round "
-        f"{run.round_number} of {run.folder}; {n_scored} of {len(job.task.cases)} are scored: "
+        f"{run.round_number} of {run.folder}; {n_scored} of {len(job.archive)} are scored: "
         f"{output}"
     )
     if top:
