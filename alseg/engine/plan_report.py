@@ -79,7 +79,7 @@ def report_plan(config: DictConfig) -> None:
         check_text("save", config.save)
     if not open_settings(config):
         raise ConfigError("nothing is auto, so there is nothing to plan; use data=auto")
-    plan = plan_of(config, Path.cwd())
+    plan = plan_of(config, Path.cwd(), unlabelled=True)
     config = filled(config, plan, "the plan")
     say(as_yaml(plan).rstrip())
     if config.measure:
@@ -120,7 +120,7 @@ def costs_of(config: DictConfig, cache_folder: Path) -> Costs:
     recipe, _ = build_training(config, rounds, len(task.classes))
     inferer, _ = build_inferers(config)
     module = SegmentationModule(build_network(config, task)(), recipe, inferer, task.foreground)
-    ids = sorted(training_cases(config, task, Path.cwd()))[:N_IMAGES]
+    ids = sorted(training_cases(config, task, Path.cwd(), unlabelled=True))[:N_IMAGES]
     images = [cache.image(case_id)["image"] for case_id in ids]
     draws = InventedDraws(
         images, len(task.classes), augment, (N_WARM_UP + N_STEPS) * config.data.batch_size

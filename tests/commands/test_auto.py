@@ -209,6 +209,20 @@ def test_the_plan_of_a_data_set_opens_no_label(plan: Plan, phantoms: Path, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "plan.yaml"]
 
 
+def test_scans_that_nobody_has_labelled_are_planned_for(
+    plan: Plan, phantoms: Path, tmp_path: Path
+) -> None:
+    as_folder(phantoms, tmp_path / "scans")
+    scans = (f"data.root={tmp_path / 'scans'}", "data.classes=[liver,tumour]")
+    done = plan(*scans)
+    assert done.exit_code == 0, done.err
+    assert "s a step" in done.out
+    for settings in (("oracle=person",), ("data/splits=growing", "oracle=person")):
+        campaign = plan(*scans, *settings, "measure=false")
+        assert campaign.exit_code == 0, campaign.err
+        assert yaml.safe_load(campaign.out) == yaml.safe_load(done.out)
+
+
 def test_images_of_the_test_part_steer_nothing(plan: Plan, tmp_path: Path) -> None:
     def data_set(name: str, last: int) -> Path:
         sizes = [16] * 11 + [last]
