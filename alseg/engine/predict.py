@@ -74,9 +74,12 @@ def predict(config: DictConfig) -> PredictionTable:
         table = PredictionTable(output / CASES_FILE, run.task.foreground)
         job = Job(run, archive, output, config.measure, config.uncertainty_map)
         waiting = [case_id for case_id in archive if not job.is_done(case_id, table)]
-        if waiting:
-            predictor = Predictor(job, table, n_before=len(archive) - len(waiting))
-            run_trainer(trainer, predictor, waiting, num_workers)
+        try:
+            if waiting:
+                predictor = Predictor(job, table, n_before=len(archive) - len(waiting))
+                run_trainer(trainer, predictor, waiting, num_workers)
+        finally:
+            table.save()
     report(table, list(archive), run, n_before=len(archive) - len(waiting))
     return table
 
@@ -181,7 +184,7 @@ class Predictor(ScanModule):
             status=DONE,
             uncertainty=foreground_mean(uncertainty, statistics),
             file=str(job.file(case_id).name),
-            message=batch["findings"],
+            message=" ".join(batch["findings"].split()),
             checksum=checksum_of(job.file(case_id)),
             made_of=job.made_of(case_id),
             seconds=round(time.monotonic() - started, 3),
