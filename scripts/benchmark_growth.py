@@ -51,7 +51,7 @@ from alseg.strategies.measures import entropy
 from alseg.strategies.selectors import balanced, diverse, noisy, ranked
 from alseg.strategies.selectors.candidates import Candidates, Selector
 from alseg.strategies.selectors.ranked import top_k
-from alseg.strategies.strategy import CaseScore, Strategy
+from alseg.strategies.strategy import CaseScore, Strategy, feature_vector
 
 SELECTORS: dict[str, Selector] = {
     "top_k": ranked.top_k,
@@ -235,7 +235,7 @@ def rounds_row(n: int) -> Row:
     state = RunState(Pool.start(cases, cases[:100]), "hash", queries=query_rows(0, cases[:100]))
     before = peak_mib()
     scores = tuple(
-        CaseScore(case, 0.5 * (1 + float(rng.random())), features=tuple(rng.random(128).tolist()))
+        CaseScore(case, 0.5 * (1 + float(rng.random())), features=feature_vector(rng.random(128)))
         for case in cases
     )
     found: Row = {"cases": n, "mib of scores": peak_mib() - before}
