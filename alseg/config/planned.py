@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 from alseg.config.build import build_oracle, build_splits, build_task
 from alseg.config.trust import check_targets
-from alseg.core.errors import ConfigError, check_text
+from alseg.core.errors import ConfigError, check_names, check_text
 from alseg.data.task import Task
 from alseg.planning.budget import budget_of
 from alseg.planning.facts import facts_of
@@ -77,7 +77,9 @@ def plan_of(config: DictConfig, folder: Path, *, unlabelled: bool = False) -> Pl
         check_text("data.plan", file)
         plan = read_plan(Path(file).expanduser())
         transforms = plan.values.get("data.intensities")
-        check_targets({"data": {"intensities": transforms}}, Path(file))
+        named = config.get("trusted_packages") or []
+        check_names("trusted_packages", named)
+        check_targets({"data": {"intensities": transforms}}, Path(file), named)
         return Plan({**plan.values, **given_settings(config)})
     task = build_task(config)
     changes = OmegaConf.to_container(config.data.get("rules") or OmegaConf.create({}))

@@ -31,7 +31,7 @@ from alseg.config.build import (
     build_trainer,
     build_training,
 )
-from alseg.config.checks import check_transforms
+from alseg.config.checks import check_crop_ratios, check_transforms
 from alseg.config.composition import instantiate
 from alseg.config.planned import filled, open_settings, plan_of, training_cases
 from alseg.core.errors import ConfigError, check_flag, check_text
@@ -81,6 +81,7 @@ def report_plan(config: DictConfig) -> None:
         raise ConfigError("nothing is auto, so there is nothing to plan; use data=auto")
     plan = plan_of(config, Path.cwd(), unlabelled=True)
     config = filled(config, plan, "the plan")
+    check_crop_ratios(config.data.get("crop_ratios"), build_task(config).classes)
     say(as_yaml(plan).rstrip())
     if config.measure:
         with TemporaryDirectory() as cache:
