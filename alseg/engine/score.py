@@ -22,8 +22,7 @@ import pytorch_lightning as pl
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from alseg.config.build import build_inferers, build_strategy
-from alseg.config.trust import check_targets
+from alseg.config.build import build_strategy
 from alseg.core.errors import ConfigError, DataError, check_whole_number
 from alseg.data.archive import Archive, archive_of
 from alseg.data.findings import listed
@@ -39,8 +38,6 @@ from alseg.engine.score_tables import (
     write_top,
 )
 from alseg.engine.trained_run import TrainedRun, load_trained
-from alseg.run.folder import CONFIG_FILE
-from alseg.scoring.scorer import Scoring
 from alseg.strategies.strategy import Strategy
 from alseg.system.console import Meter, say
 from alseg.system.files import checksum_of, locked, read_json, write_json
@@ -107,11 +104,7 @@ def strategy_of(config: DictConfig, run: TrainedRun) -> tuple[Strategy, Mapping[
         ConfigError: if it gives a volume no score, or reads its label.
     """
     is_given = config.get("strategy") is not None
-    settings = config if is_given else run.config
-    parts: Any = OmegaConf.to_container(settings.strategy, resolve=True)
-    if not is_given:
-        check_targets({"strategy": parts}, run.folder / CONFIG_FILE, config.trusted_packages)
-    strategy = build_strategy(settings)
+    strategy = build_strategy(config) if is_given else run.own_strategy(config.trusted_packages)
     if strategy.measure is None:
         raise ConfigError(
             f"the strategy {strategy.name} gives a volume no score; name one that does, such as "
@@ -122,6 +115,8 @@ def strategy_of(config: DictConfig, run: TrainedRun) -> tuple[Strategy, Mapping[
             f"the strategy {strategy.name} reads labels, which new scans do not have; name "
             "another, such as strategy=entropy"
         )
+    settings = config if is_given else run.config
+    parts: Any = OmegaConf.to_container(settings.strategy, resolve=True)
     return strategy, parts
 
 
@@ -166,20 +161,6 @@ class Job(ScanJob):
             and row["made_of"] == self.made_of(row["case"])
         )
 
-    def scoring(self) -> Scoring:
-        """How a volume is scored: as in the round, without a race for the query."""
-        run, passes = self.run, self.strategy.needs_passes
-        if passes:
-            run.source.check(run.network)
-        return Scoring(
-            self.strategy,
-            run.source,
-            build_inferers(run.config)[1],
-            run.config.seed,
-            run.round_number,
-            run.members() if passes else (),
-        )
-
 
 class Scorer(ScanModule):
     """Scores one scan after another, each of which is a row of a table.
@@ -195,7 +176,7 @@ class Scorer(ScanModule):
     def __init__(self, job: Job, table: ScoreTable, n_before: int) -> None:
         super().__init__(job, Meter("scoring", "scan", len(job.archive), done=n_before))
         self.table = table
-        self.scoring = job.scoring()
+        self.scoring = job.run.scoring(job.strategy)
         self.refused: list[str] = []
 
     def look_at(self, case_id: str, batch: Mapping[str, Any]) -> None:
