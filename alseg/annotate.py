@@ -20,7 +20,7 @@ from alseg.system.console import say
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="annotate")
 def _hydra_main(config: DictConfig) -> None:
-    say("starts; the address of the page follows, in half a minute at most")  # imports take it
+    say("starts; the address of the page follows within half a minute")  # imports take it
     from alseg.annotation_page.command import annotate  # here: --help answers without it
 
     with report_errors():

@@ -45,7 +45,7 @@ def test_it_says_that_it_starts_before_it_imports_what_takes_long(tmp_path: Path
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert "no run folder" in done.stderr
     assert done.stdout.startswith("starts; the address of the page follows")
-    assert done.stdout.endswith("at most False\n")
+    assert done.stdout.endswith("half a minute False\n")
 
 
 def test_a_simulated_run_asks_nobody(
