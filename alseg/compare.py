@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,53 +90,92 @@ def compare(arguments: Sequence[str] | None = None) -> Path:
         raise ConfigError("--tracking-uri and --experiment come together")
     # here, so that --help is there at once
     from alseg.comparison.analysis import analyse
-    from alseg.comparison.conclusions import sentences
-    from alseg.comparison.page import PAGE_FILE, Origin, write_comparison
+    from alseg.comparison.page import PAGE_FILE, name_of_file
     from alseg.system.files import write_json
 
     with ExitStack() as stack:
-        run_set = read_runs(options, stack)
-        comparison = analyse(run_set, options.target_dice)
-        # of a tracking store the ids of the runs, which are their folders' names
-        sources = [
-            run.folder.name if options.tracking_uri else str(run.folder) for run in run_set.runs
-        ]
-        record = {
-            "runs": sources,
-            "reference": options.reference,
-            "target_dice": options.target_dice,
-            "include_incomplete": options.include_incomplete,
-            **({"budget": options.budget} if options.budget != "labelled" else {}),
-        }
-        name = "".join(c if c.isalnum() or c in "-_" else "_" for c in run_set.data)
-        default = Path("runs") / f"compare_{name}"
+        run_sets = read_runs(options, stack)
+        comparisons = {r.data: analyse(r, options.target_dice) for r in run_sets}
+        record = record_of(options, [source for r in run_sets for source in sources(options, r)])
+        name = title_of(run_sets)
+        default = Path("runs") / f"compare_{name_of_file(name)}"
         output = choose_folder(record, options.output, default, PAGE_FILE, options.overwrite)
         clear(output)
-        page = write_comparison(comparison, output, Origin.now(shown_command(given), sources))
+        page, answer = write_pages(comparisons, output, options, shown_command(given))
         write_json(output / RECORD_FILE, record)
     if options.log_to_mlflow:
         from alseg.tracking.mlflow_runs import log_comparison
 
         log_comparison(
             options.log_to_mlflow,
-            options.experiment or run_set.data,
+            options.experiment or name,
             output,
-            metrics=areas(comparison),
-            tags={"data": run_set.data, "reference": options.reference},
+            metrics=areas(comparisons),
+            tags={"data": ", ".join(comparisons), "reference": options.reference},
         )
-    print_answer(sentences(comparison), page)
+    print_answer(answer, page)
     return page
 
 
-def read_runs(options: argparse.Namespace, stack: ExitStack) -> RunSet:
-    """The runs of the folders, or of the tracking store, that the options name.
+def write_pages(
+    comparisons: Mapping[str, Comparison], output: Path, options: argparse.Namespace, command: str
+) -> tuple[Path, list[str]]:
+    """Write the page of one data set, or those of several with one over all.
+
+    Returns:
+        The page, and the answer to print.
+    """
+    from alseg.comparison.benchmark import analyse_together, sentences_together
+    from alseg.comparison.benchmark_page import write_benchmark
+    from alseg.comparison.conclusions import sentences
+    from alseg.comparison.page import Origin, write_comparison
+
+    origins = {
+        data: Origin.now(command, sources(options, comparison.run_set))
+        for data, comparison in comparisons.items()
+    }
+    if len(comparisons) == 1:
+        ((data, comparison),) = comparisons.items()
+        return write_comparison(comparison, output, origins[data]), sentences(comparison)
+    benchmark = analyse_together(comparisons)
+    page = write_benchmark(benchmark, output, origins)
+    by_data = [f"{data}: {sentences(c)[0]}" for data, c in comparisons.items()]
+    return page, [*sentences_together(benchmark), *by_data]
+
+
+def record_of(options: argparse.Namespace, sources: Sequence[str]) -> dict[str, object]:
+    """What is compared and how, for comparison.json."""
+    return {
+        "runs": list(sources),
+        "reference": options.reference,
+        "target_dice": options.target_dice,
+        "include_incomplete": options.include_incomplete,
+        **({"budget": options.budget} if options.budget != "labelled" else {}),
+    }
+
+
+def sources(options: argparse.Namespace, run_set: RunSet) -> list[str]:
+    """Where the runs lie; of a tracking store their ids, which are their folders' names."""
+    return [run.folder.name if options.tracking_uri else str(run.folder) for run in run_set.runs]
+
+
+def title_of(run_sets: Sequence[RunSet]) -> str:
+    """What a comparison is called: its data set, or of several the experiment of the runs."""
+    if len(run_sets) == 1:
+        return run_sets[0].data
+    experiments = {str(r.config.get("experiment_name")) for s in run_sets for r in s.runs}
+    return experiments.pop() if len(experiments) == 1 else f"{len(run_sets)}_data_sets"
+
+
+def read_runs(options: argparse.Namespace, stack: ExitStack) -> tuple[RunSet, ...]:
+    """The runs of the folders, or of the tracking store, that the options name, by data set.
 
     Args:
         options: of the command line.
         stack: deletes, when it closes, what a tracking store has sent.
     """
     from alseg.comparison.budget import BUDGETS
-    from alseg.comparison.runs import LeftOut, find_run_folders, gather_runs
+    from alseg.comparison.runs import LeftOut, find_run_folders, gather_by_data
 
     check_choice("--budget", options.budget, BUDGETS)
     left_out: list[LeftOut] = []
@@ -153,7 +192,7 @@ def read_runs(options: argparse.Namespace, stack: ExitStack) -> RunSet:
         ]
     else:
         folders = list(find_run_folders(options.folders))
-    return gather_runs(
+    return gather_by_data(
         folders,
         reference=options.reference,
         include_incomplete=options.include_incomplete,
@@ -176,10 +215,17 @@ def shown_command(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "alseg.compare", *map(without_secrets, arguments)])
 
 
-def areas(comparison: Comparison) -> dict[str, float]:
-    """The mean area under the budget curve of each strategy, as metrics of the comparison run."""
-    means = comparison.summaries.groupby("strategy")["area"].mean()
-    return {f"area/{name}": float(area) for name, area in means.items()}
+def areas(comparisons: Mapping[str, Comparison]) -> dict[str, float]:
+    """The mean area under the budget curve of each strategy, as metrics of the comparison run.
+
+    Those of several data sets begin with the data set.
+    """
+    found: dict[str, float] = {}
+    for data, comparison in comparisons.items():
+        means = comparison.summaries.groupby("strategy")["area"].mean()
+        first = "" if len(comparisons) == 1 else f"{data}/"
+        found |= {f"{first}area/{name}": float(area) for name, area in means.items()}
+    return found
 
 
 def main() -> None:

@@ -118,6 +118,7 @@ class Chooser:
             ids=tuple(sorted(self.candidates)),
             round_number=self.round_number,
             n_rounds=self.n_rounds,
+            labelled=self.pool.labelled,
         )
 
     def _expected(self, scores: Sequence[CaseScore]) -> tuple[str, ...]:
@@ -134,6 +135,7 @@ class Chooser:
             n_rounds=self.n_rounds,
             labelled=self.reference,
         )
+        candidates = replace(candidates, labelled=self.pool.labelled)
         expected = self._expected(scores)
         if candidates.ids != expected:
             difference = sorted(set(candidates.ids) ^ set(expected))

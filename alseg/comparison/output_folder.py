@@ -55,9 +55,14 @@ def is_taken(folder: Path, record: dict[str, object], page: str) -> bool:
     return not fewer or old != {key: record[key] for key in record if key != "runs"}
 
 
-def clear(folder: Path) -> None:
-    """Delete the figures and tables of the comparison before; no other file of the folder."""
-    if (folder / RECORD_FILE).is_file():
+def clear(folder: Path, mark: str = RECORD_FILE) -> None:
+    """Delete the figures and tables of the comparison before; no other file of the folder.
+
+    Args:
+        folder: of the comparison.
+        mark: the file by which a folder is known for one.
+    """
+    if (folder / mark).is_file():
         for pattern in ("figures/*.png", "figures/*.svg", "tables/*.csv", "tables/*.tex"):
             for path in folder.glob(pattern):
                 path.unlink()

@@ -95,12 +95,21 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link to another page of the same folder."""
+
+    address: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A section of the page."""
 
     id: str
     title: str
     paragraphs: list[str] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     command: str = ""
     drawings: list[ShownDrawing] = field(default_factory=list)
     tables: list[ShownTable] = field(default_factory=list)
@@ -122,6 +131,12 @@ class Origin:
     date: str
     versions: Mapping[str, str]
     runs: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """When the page was made and with what."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return f"Made {self.date} with {versions}. The same page again:"
 
     @classmethod
     def now(cls, command: str, runs: Iterable[str]) -> Origin:
@@ -149,17 +164,25 @@ def write_comparison(comparison: Comparison, folder: Path, origin: Origin) -> Pa
     """
     tables = all_tables(comparison)
     write_tables(tables, folder / "tables")
-    drawings = {}
-    for wide, narrow in zip(
-        all_drawings(comparison, WIDE), all_drawings(comparison, NARROW), strict=True
-    ):
-        svg = figures.save(wide.figure, folder / "figures", wide.name)
-        name = f"{wide.name}-narrow"  # of its ids, which the page must have once
-        narrow_svg = figures.inline_svg(figures.svg_document(narrow.figure, name), name)
-        drawings[wide.name] = ShownDrawing(wide.caption, wide.alt, svg, narrow_svg)
+    drawings = save_drawings(
+        all_drawings(comparison, WIDE), all_drawings(comparison, NARROW), folder
+    )
     page = folder / PAGE_FILE
     write_atomically(page, render(comparison, tables, drawings, origin))
     return page
+
+
+def save_drawings(
+    wide: Iterable[Drawing], narrow: Iterable[Drawing], folder: Path
+) -> dict[str, ShownDrawing]:
+    """Write figures/*.png and *.svg of the wide drawings; give both to the page, by name."""
+    shown = {}
+    for for_a_desk, for_a_phone in zip(wide, narrow, strict=True):
+        svg = figures.save(for_a_desk.figure, folder / "figures", for_a_desk.name)
+        name = f"{for_a_desk.name}-narrow"  # of its ids, which the page must have once
+        narrow_svg = figures.inline_svg(figures.svg_document(for_a_phone.figure, name), name)
+        shown[for_a_desk.name] = ShownDrawing(for_a_desk.caption, for_a_desk.alt, svg, narrow_svg)
+    return shown
 
 
 def all_drawings(comparison: Comparison, width: float = WIDE) -> list[Drawing]:
@@ -350,20 +373,25 @@ def render(
     """The page's HTML."""
     run_set = comparison.run_set
     n_runs, n_seeds = len(run_set.runs), len(comparison.seeds)
-    return (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            title=f"Comparison of strategies on {run_set.data}",
-            subtitle=(
-                f"{n_runs} runs, {len(run_set.strategies)} strategies, "
-                f"{n_seeds} {'seed' if n_seeds == 1 else 'seeds'}; "
-                f"{run_set.runs[0].n_volumes} training volumes"
-            ),
-            answer=sentences(comparison),
-            sections=[*sections(comparison, tables, drawings), origin_section(comparison, origin)],
-        )
+    return html(
+        f"Comparison of strategies on {run_set.data}",
+        f"{n_runs} runs, {len(run_set.strategies)} strategies, "
+        f"{n_seeds} {'seed' if n_seeds == 1 else 'seeds'}; "
+        f"{run_set.runs[0].n_volumes} training volumes",
+        sentences(comparison),
+        [*sections(comparison, tables, drawings), origin_section(comparison, origin)],
     )
+
+
+def name_of_file(name: str) -> str:
+    """A name as part of a folder's."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+
+
+def html(title: str, subtitle: str, answer: Sequence[str], sections: Sequence[Section]) -> str:
+    """A page of the template."""
+    template = environment().get_template("page.html.j2")
+    return template.render(title=title, subtitle=subtitle, answer=answer, sections=sections)
 
 
 def sections(
@@ -442,9 +470,7 @@ def origin_section(comparison: Comparison, origin: Origin) -> Section:
     if unused:
         headings = ["run", "why it was left out"]
         tables.insert(0, ShownTable("Runs left out", headings, unused, (), folded=False))
-    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
-    paragraphs = [f"Made {origin.date} with {versions}. The same page again:"]
-    return Section("runs", "Runs", paragraphs, command=origin.command, tables=tables)
+    return Section("runs", "Runs", [origin.sentence], command=origin.command, tables=tables)
 
 
 def galleries(comparison: Comparison) -> list[Gallery]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -314,8 +314,61 @@ def gather_runs(
         DataError: if a run folder cannot be read.
     """
     runs = [read_run(folder) for folder in folders]
-    used = [r for r in runs if r.has_dice and (r.complete or include_incomplete)]
-    unused = [*left_out, *(LeftOut(describe(r), _progress(r)) for r in runs if r not in used)]
+    return comparable(
+        runs,
+        reference=reference,
+        include_incomplete=include_incomplete,
+        left_out=left_out,
+        budget=budget,
+    )
+
+
+def gather_by_data(
+    folders: Sequence[Path],
+    *,
+    reference: str = "random",
+    include_incomplete: bool = False,
+    left_out: Iterable[LeftOut] = (),
+    budget: str = "labelled",
+) -> tuple[RunSet, ...]:
+    """Read run folders of one or several data sets, and check that those of each can be compared.
+
+    A data set of which no run is complete yet is left out, as long as another one has some; the
+    first set of runs lists that. Arguments and errors as those of ``gather_runs``.
+
+    Returns:
+        A set of runs for each data set, sorted by its name.
+    """
+    by_data: dict[str, list[Run]] = {}
+    for run in map(read_run, folders):
+        by_data.setdefault(run.data, []).append(run)
+    begun = [d for d, runs in by_data.items() if any(_usable(r, include_incomplete) for r in runs)]
+    waiting = [d for d in by_data if d not in begun] if begun else []
+    unused = [*left_out, *(_left_out(run) for data in waiting for run in by_data[data])]
+    found: list[RunSet] = []
+    for data in sorted(begun or by_data):
+        run_set = comparable(
+            by_data[data],
+            reference=reference,
+            include_incomplete=include_incomplete,
+            left_out=() if found else unused,
+            budget=budget,
+        )
+        found.append(run_set)
+    return tuple(found)
+
+
+def comparable(
+    runs: Sequence[Run],
+    *,
+    reference: str = "random",
+    include_incomplete: bool = False,
+    left_out: Iterable[LeftOut] = (),
+    budget: str = "labelled",
+) -> RunSet:
+    """Runs of one data set, checked; arguments and errors as those of ``gather_runs``."""
+    used = [run for run in runs if _usable(run, include_incomplete)]
+    unused = [*left_out, *(_left_out(run) for run in runs if run not in used)]
     if not used:
         raise ConfigError(
             f"none of the {len(unused)} runs is complete: "
@@ -329,11 +382,19 @@ def gather_runs(
     run_set = RunSet(tuple(used), reference, tuple(unused), budget)
     if reference not in run_set.strategies:
         raise ConfigError(
-            f"there is no complete run of the reference strategy {reference!r}; "
+            f"there is no complete run of the reference strategy {reference!r} on {run_set.data}; "
             f"the runs are of: {', '.join(run_set.strategies) or 'full data only'}; run "
             "strategy=random too, or name another with --reference"
         )
     return run_set
+
+
+def _usable(run: Run, include_incomplete: bool) -> bool:
+    return run.has_dice and (run.complete or include_incomplete)
+
+
+def _left_out(run: Run) -> LeftOut:
+    return LeftOut(describe(run), _progress(run))
 
 
 def describe(run: Run) -> str:
@@ -419,8 +480,12 @@ def check_unique(runs: Sequence[Run]) -> None:
             )
 
 
-def check_same_strategy(runs: Sequence[Run]) -> None:
+def check_same_strategy(runs: Sequence[Run], besides: Collection[str] = ()) -> None:
     """Check that runs whose strategies have one name have one strategy.
+
+    Args:
+        runs: sorted by strategy.
+        besides: settings that may differ.
 
     Raises:
         ConfigError: naming two runs that do not, and the settings in which they differ.
@@ -429,7 +494,8 @@ def check_same_strategy(runs: Sequence[Run]) -> None:
         first, *others = ((run, dict(_flat(run.config["strategy"], "strategy"))) for run in group)
         for run, settings in others:
             names = sorted({*settings, *first[1]})
-            if other := [n for n in names if settings.get(n) != first[1].get(n)]:
+            differ = [n for n in names if settings.get(n) != first[1].get(n)]
+            if other := [n for n in differ if n not in besides]:
                 raise ConfigError(
                     f"{first[0].folder} and {run.folder} call two strategies {name!r}: they differ "
                     f"in {', '.join(other)}; runs of other settings want a strategy.name=... of "

@@ -409,7 +409,12 @@ def penalty_table(comparison: Comparison) -> Table:
         note += f"{MIN_PAIRS} seeds that all strategies have in common."
         empty = pd.DataFrame()
         return Table("penalty", "Pairwise penalty matrix", empty, empty, (note, source))
-    labels = {name: comparison.labels[name] for name in matrix.index}
+    return matrix_table(matrix, comparison.labels, (source,))
+
+
+def matrix_table(matrix: pd.DataFrame, labels: Mapping[str, str], notes: tuple[str, ...]) -> Table:
+    """A pairwise penalty matrix, whose strategies are called as the labels say."""
+    labels = {name: labels[name] for name in matrix.index}
     rows = [
         (
             labels[name],
@@ -424,7 +429,7 @@ def penalty_table(comparison: Comparison) -> Table:
             for winner, loser in permutations(matrix.index, 2)
         ]
     )
-    return Table("penalty", "Pairwise penalty matrix", data, shown, (source,))
+    return Table("penalty", "Pairwise penalty matrix", data, shown, notes)
 
 
 def rank_table(comparison: Comparison) -> Table:

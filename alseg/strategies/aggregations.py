@@ -178,6 +178,38 @@ def dice_disagreement(
     return float((spread / (2 * volume + spread + smooth_voxels)).mean())
 
 
+def expected_dice_error(
+    uncertainty: Tensor, statistics: VoxelStatistics, *, smooth_voxels: float = 1.0
+) -> float:
+    """1 - the Dice to be expected by the probabilities, mean over foreground classes.
+
+    For class c, predicted in the voxels M_c, it is 1 minus the soft Dice of the prediction and the
+    mean probability::
+
+        1 - (2 sum_{v in M_c} p̄_c(v) + s) / (|M_c| + sum_v p̄_c(v) + s)
+
+    which is near the expected Dice loss if the probabilities are calibrated and voxels independent.
+    A class that is neither predicted nor probable scores 0. In [0, 1).
+
+    Bias: relative to the structure's size, as Dice is. What the network misses and is sure of does
+    not count.
+
+    Source: soft Dice confidence, Borges, Pacheco and Silva (arXiv:2402.10665), there of one class.
+
+    Args:
+        uncertainty: not used.
+        statistics: of the passes.
+        smooth_voxels: s > 0.
+    """
+    prediction, errors = statistics.prediction, []
+    for index, probability in enumerate(statistics.mean[1:], 1):
+        predicted = prediction == index
+        agreed = float(probability[predicted].double().sum())
+        volume = int(predicted.sum()) + float(probability.double().sum())
+        errors.append(1 - (2 * agreed + smooth_voxels) / (volume + smooth_voxels))
+    return math.fsum(errors) / len(errors)
+
+
 def hidden_dice_error(uncertainty: Tensor, statistics: VoxelStatistics) -> float:
     """1 - Dice of the prediction and the hidden label, mean over the classes in either of them.
 

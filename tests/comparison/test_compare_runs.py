@@ -143,7 +143,9 @@ def test_an_unfinished_run_beside_its_repetition_is_no_duplicate(tmp_path: Path)
 
 def test_a_missing_reference_is_told_with_what_there_is(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "variance", 1)
-    with pytest.raises(ConfigError, match=r"strategy 'random'; the runs are of: variance"):
+    with pytest.raises(
+        ConfigError, match=r"strategy 'random' on hippocampus; the runs are of: variance"
+    ):
         gathered(tmp_path)
 
 

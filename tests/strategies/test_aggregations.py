@@ -142,6 +142,35 @@ def test_dice_disagreement_of_a_class_that_no_pass_finds() -> None:
     assert agg.dice_disagreement(torch.empty(0), statistics_of([background, background])) == 0
 
 
+def test_expected_dice_error_by_hand() -> None:
+    foreground = torch.tensor([[[0.9, 0.6, 0.4, 0.1]]])
+    statistics = statistics_of([torch.stack([1 - foreground, foreground])])
+    # two voxels are predicted, with 1.5 of the 2 that are likely: 2 * 1.5 / (2 + 2)
+    found = agg.expected_dice_error(foreground[0], statistics, smooth_voxels=1e-9)
+    assert found == pytest.approx(1 - 3 / 4)
+
+
+def test_expected_dice_error_is_the_mean_loss_over_labels_drawn_from_the_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    foreground = torch.rand(12, 12, 12, generator=generator) ** 3
+    statistics = statistics_of([torch.stack([1 - foreground, foreground])])
+    predicted, losses = foreground > 0.5, []
+    for _ in range(200):
+        label = torch.rand(foreground.shape, generator=generator) < foreground
+        overlap = 2 * int((predicted & label).sum()) / int(predicted.sum() + label.sum())
+        losses.append(1 - overlap)
+    found = agg.expected_dice_error(foreground, statistics)
+    assert found == pytest.approx(sum(losses) / len(losses), abs=0.005)
+
+
+def test_expected_dice_error_weighs_classes_alike_and_ignores_one_that_is_absent() -> None:
+    certain = torch.zeros(4, 1, 1, 100)
+    certain[1, ..., :90], certain[2, ..., 90:94], certain[0, ..., 94:] = 1, 0.75, 1
+    certain[0, ..., 90:94] = 0.25
+    found = agg.expected_dice_error(certain[0], statistics_of([certain]), smooth_voxels=1e-9)
+    assert found == pytest.approx((0 + (1 - 6 / 7) + 0) / 3)
+
+
 def test_hidden_dice_error_by_hand() -> None:
     def one_hot(*classes: int) -> Tensor:
         return torch.eye(3)[list(classes)].T.reshape(3, -1, 1, 1)

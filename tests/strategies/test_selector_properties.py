@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alseg.strategies.selectors import balanced, diverse, noisy, ranked
+from alseg.strategies.selectors import balanced, diverse, grouped, noisy, ranked
 from alseg.strategies.selectors.candidates import Selector
 from alseg.strategies.strategy import CaseScore, Strategy, candidates_from, feature_vector
 
@@ -28,10 +28,13 @@ SELECTORS: dict[str, Selector] = {
     "kmeans": diverse.kmeans,
     "typiclust": diverse.typiclust,
     "density_weighted": diverse.density_weighted,
+    "typical_to_uncertain": diverse.typical_to_uncertain,
+    "one_per_group": partial(grouped.one_per_group, pattern=r"case_\d"),
+    "random_per_group": partial(grouped.random_per_group, pattern=r"case_\d"),
     "prefilter": partial(ranked.prefilter, multiple=2, then=diverse.k_center),
 }
 
-LOOK_AT_NO_SCORE = ("random", "class_balanced_random", "k_center", "typiclust")
+LOOK_AT_NO_SCORE = ("random", "class_balanced_random", "k_center", "random_per_group", "typiclust")
 
 numbers = st.one_of(
     st.sampled_from([0.0, 1.0, -1.0, 0.5]),  # ties are likely
@@ -85,7 +88,10 @@ def test_every_selector(name: str, case: tuple[list[CaseScore], int], seed: int)
     assert chosen(sorted(pool, key=lambda s: s.case_id)) == query  # whatever the pool's order
 
 
-@pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"top_k", "density_weighted", "kmeans"}))
+SAME_FOR_ALL_SEEDS = {"top_k", "one_per_group", "density_weighted", "kmeans"}
+
+
+@pytest.mark.parametrize("name", sorted(set(SELECTORS) - SAME_FOR_ALL_SEEDS))
 def test_stochastic_selectors_differ_between_seeds(name: str) -> None:
     generator = np.random.default_rng(1)
     pool = [

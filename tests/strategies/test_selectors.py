@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from alseg.strategies.selectors import balanced, diverse, noisy, ranked
+from alseg.strategies.selectors import balanced, diverse, grouped, noisy, ranked
 from alseg.strategies.selectors.candidates import Candidates, Selector
 from tests.strategies.builders import candidates_of, indices_of
 
@@ -211,6 +211,63 @@ def test_typiclust_fills_up_when_clusters_run_out() -> None:
     assert len(set(diverse.typiclust(capped, 7, rng(), max_clusters=2))) == 7
 
 
+def test_typical_to_uncertain_moves_from_the_typical_case_of_a_cluster_to_the_uncertain_one() -> (
+    None
+):
+    features = [[0.0], [100.0], [101.0], [102.0], [103.5], [109.0]]
+    pool = {"features": features, "labelled_features": [[0.5]], "n_rounds": 4}
+    scores = [0.0, 0.3, 0.2, 0.1, 0.4, 0.9]  # the highest one is at the edge of its cluster
+
+    def first(round_number: int) -> int:
+        candidates = candidates_of(scores, round_number=round_number, **pool)
+        return indices_of(diverse.typical_to_uncertain(candidates, 1, rng()))[0]
+
+    typical = diverse.typiclust(candidates_of(**pool), 1, rng())
+    assert [first(1)] == indices_of(typical) == [3]
+    assert first(2) == 4  # third by typicality, second by score
+    assert first(3) == 5
+
+
+def test_typical_to_uncertain_stays_out_of_clusters_that_hold_a_labelled_case() -> None:
+    candidates = candidates_of(
+        [9.0, 8.0, 0.0, 0.0],
+        features=[[0.0], [1.0], [100.0], [101.0]],
+        labelled_features=[[0.5]],
+        round_number=3,
+        n_rounds=4,
+    )
+    assert indices_of(diverse.typical_to_uncertain(candidates, 1, rng()))[0] in (2, 3)
+
+
+def visits(*ids: str, scores: list[float], labelled: tuple[str, ...] = ()) -> Candidates:
+    return Candidates(ids=ids, scores=np.array(scores), labelled=labelled)
+
+
+def test_one_per_group_takes_a_second_case_of_a_patient_only_when_no_fresh_one_is_left() -> None:
+    pool = visits(
+        "p1_a", "p1_b", "p2_a", "p2_b", "p3_a", scores=[9, 8, 7, 6, 5], labelled=("p3_b",)
+    )
+
+    def query(n: int, pattern: str | None) -> list[str]:
+        return grouped.one_per_group(pool, n, rng(), pattern=pattern)
+
+    assert query(5, r"p\d") == ["p1_a", "p2_a", "p1_b", "p2_b", "p3_a"]
+    assert query(2, r"(p\d)_.") == ["p1_a", "p2_a"]  # the bracket names the group
+    assert query(2, None) == query(2, "nothing like it") == ["p1_a", "p1_b"]
+    with pytest.raises(ValueError, match="pattern of groups"):
+        query(2, "(p")
+
+
+def test_random_per_group_draws_each_patient_alike() -> None:
+    pool = visits("p1_a", "p1_b", "p1_c", "p2_a", scores=[0, 0, 0, 0])
+    generator = rng()
+    queries = [grouped.random_per_group(pool, 2, generator, pattern=r"p\d") for _ in range(400)]
+    assert all({case_id[:2] for case_id in query} == {"p1", "p2"} for query in queries)
+    counts = [sum(case_id in query for query in queries) for case_id in pool.ids]
+    assert counts[3] == 400
+    assert all(90 < count < 180 for count in counts[:3])
+
+
 def test_density_weighted_avoids_the_outlier() -> None:
     features = [[1.0, 0.0], [1.1, 0.1], [0.9, -0.1], [-5.0, 3.0]]
     candidates = candidates_of([1.0, 1.0, 1.0, 1.01], features=features)
@@ -253,6 +310,7 @@ def test_prefilter_lets_the_other_selector_choose_among_the_best() -> None:
         (balanced.class_stratified, "class_scores"),
         (diverse.k_center, "features"),
         (diverse.typiclust, "features"),
+        (diverse.typical_to_uncertain, "measure"),
     ],
 )
 def test_a_missing_part_is_named(selector: Selector, missing: str) -> None:

@@ -25,6 +25,7 @@ class Candidates:
             strategy asks for it.
         round_number: the round that acquires, from 1.
         n_rounds: rounds of the run; the last one acquires nothing.
+        labelled: the ids of the labelled cases, whether or not they have features.
     """
 
     ids: tuple[str, ...]
@@ -35,6 +36,7 @@ class Candidates:
     similarity: np.ndarray | None = None
     round_number: int = 1
     n_rounds: int = 2
+    labelled: tuple[str, ...] = ()
 
     @property
     def progress(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +119,62 @@ def typiclust(
     and low budgets" (ICML 2022), algorithm 1. Their features are self-supervised, on 100 times as
     many images; clusters below 5 cases are kept here, as pools of volumes are small.
     """
+
+    def order(points: np.ndarray, members: np.ndarray) -> np.ndarray:
+        return by_typicality(points, members, n_neighbours, rng)
+
+    return _of_uncovered_clusters(candidates, query_size, rng, max_clusters, order)
+
+
+def typical_to_uncertain(
+    candidates: Candidates,
+    query_size: int,
+    rng: np.random.Generator,
+    *,
+    n_neighbours: int = 20,
+    max_clusters: int = 500,
+) -> list[str]:
+    """TypiClust at first, and in its clusters more and more the highest scores.
+
+    As ``typiclust``, except for which candidate of a cluster comes first: that of the lowest
+    (1 - p) t + p u, where t and u are its ranks in the cluster by typicality and by score, and p is
+    the progress, 0 at the first acquisition and 1 at the last. Each query is still spread over the
+    clusters that hold no labelled case.
+
+    Bias: common cases at first, uncertain ones at the end. Memory O(n d).
+
+    Source: Hacohen, Dekel, Weinshall (ICML 2022), where small budgets want typical cases
+    and large ones uncertain cases; the schedule between them is ours.
+    """
+    scores, progress = candidates.require_scores(), candidates.progress
+
+    def order(points: np.ndarray, members: np.ndarray) -> np.ndarray:
+        typical = by_typicality(points, members, n_neighbours, rng)
+        typical = typical[typical < len(scores)]
+        by_score = np.argsort(np.argsort(-scores[typical], kind="stable"), kind="stable")
+        both_ranks = (1 - progress) * np.arange(len(typical)) + progress * by_score
+        return typical[np.argsort(both_ranks, kind="stable")]
+
+    return _of_uncovered_clusters(candidates, query_size, rng, max_clusters, order)
+
+
+def _of_uncovered_clusters(
+    candidates: Candidates,
+    query_size: int,
+    rng: np.random.Generator,
+    max_clusters: int,
+    order: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> list[str]:
+    """Again and again the first case of the cluster with the fewest labelled or chosen ones.
+
+    Args:
+        candidates: the unlabelled cases, with features.
+        query_size: how many to choose.
+        rng: of the clusters.
+        max_clusters: at most so many clusters.
+        order: of all features [n + m, d] and the indices of a cluster's members, those below n in
+            the order in which they are to be taken.
+    """
     features, labelled = candidates.standard_features()
     both = np.concatenate([features, labelled])
     n_clusters = min(len(labelled) + query_size, max_clusters, len(both))
@@ -125,16 +182,16 @@ def typiclust(
     taken = np.bincount(cluster[len(features) :], minlength=n_clusters)
     size = np.bincount(cluster, minlength=n_clusters)
     left = np.bincount(cluster[: len(features)], minlength=n_clusters)
-    typical: dict[int, list[int]] = {}  # the candidates of the clusters that have been looked into
+    waiting: dict[int, list[int]] = {}  # the candidates of the clusters that have been looked into
     chosen: list[str] = []
     while len(chosen) < query_size:
         best = min(np.flatnonzero(left).tolist(), key=lambda c: (taken[c], -size[c], c))
-        if best not in typical:
-            members = by_typicality(both, np.flatnonzero(cluster == best), n_neighbours, rng)
-            typical[best] = members[members < len(features)].tolist()
+        if best not in waiting:
+            members = order(both, np.flatnonzero(cluster == best))
+            waiting[best] = members[members < len(features)].tolist()
         taken[best] += 1
         left[best] -= 1
-        chosen.append(candidates.ids[typical[best].pop(0)])
+        chosen.append(candidates.ids[waiting[best].pop(0)])
     return chosen
 
 
