@@ -15,10 +15,12 @@ from alseg.config.command_line import with_run
 from alseg.config.composition import conf_folder
 from alseg.config.entry_points import run_hydra_entry_point
 from alseg.config.messages import report_errors
+from alseg.system.console import say
 
 
 @hydra.main(version_base="1.3", config_path=conf_folder(), config_name="annotate")
 def _hydra_main(config: DictConfig) -> None:
+    say("starts; the address of the page follows within half a minute")  # imports take it
     from alseg.annotation_page.command import annotate  # here: --help answers without it
 
     with report_errors():

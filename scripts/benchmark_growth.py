@@ -40,8 +40,7 @@ from alseg.active.query_selection import Chosen
 from alseg.active.round_acquisition import write_scores
 from alseg.config.composition import composed
 from alseg.core.pool import Pool
-from alseg.data.task import Task
-from alseg.engine.scans import scans_of
+from alseg.data.archive import archive_of
 from alseg.engine.score_tables import ScoreTable, top_of
 from alseg.run.folder import CONFIG_FILE, STATE_FILE, round_folder
 from alseg.run.state import RunState
@@ -52,7 +51,7 @@ from alseg.strategies.measures import entropy
 from alseg.strategies.selectors import balanced, diverse, noisy, ranked
 from alseg.strategies.selectors.candidates import Candidates, Selector
 from alseg.strategies.selectors.ranked import top_k
-from alseg.strategies.strategy import CaseScore, Strategy
+from alseg.strategies.strategy import CaseScore, Strategy, feature_vector
 
 SELECTORS: dict[str, Selector] = {
     "top_k": ranked.top_k,
@@ -236,7 +235,7 @@ def rounds_row(n: int) -> Row:
     state = RunState(Pool.start(cases, cases[:100]), "hash", queries=query_rows(0, cases[:100]))
     before = peak_mib()
     scores = tuple(
-        CaseScore(case, 0.5 * (1 + float(rng.random())), features=tuple(rng.random(128).tolist()))
+        CaseScore(case, 0.5 * (1 + float(rng.random())), features=feature_vector(rng.random(128)))
         for case in cases
     )
     found: Row = {"cases": n, "mib of scores": peak_mib() - before}
@@ -270,10 +269,9 @@ def archive_row(n: int) -> Row:
                 (images / f"{i // 1_000:04d}").mkdir(parents=True)
             (images / f"{i // 1_000:04d}" / f"ct_{i:07d}.nii.gz").touch()
         before = peak_mib()
-        task = Task("archive", images, ("image",), ("background", "liver"), {})
-        found["seconds to list"] = seconds_of(lambda: found.update(task=scans_of(images, task)))
+        found["seconds to list"] = seconds_of(lambda: found.update(listed=archive_of(images, 1)))
         found["mib of ids and paths"] = peak_mib() - before
-        cases = found.pop("task").cases
+        cases = found.pop("listed")
         table = ScoreTable(folder, 0, 1)
         table.keep(lambda row: True)
 

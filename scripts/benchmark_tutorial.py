@@ -1,6 +1,6 @@
 """What does a run of the tutorial's experiment cost, and what would it cost in the tutorial's way?
 
-    python scripts/benchmark_tutorial.py                         # on the CPU, scaled down
+    python scripts/benchmark_tutorial.py                  # on the CPU, 15 minutes
     python scripts/benchmark_tutorial.py --device cuda --size 128 --steps 200 --patch 96
     python scripts/benchmark_tutorial.py -- uncertainty.gate=0.3 uncertainty.passes=adaptive
 
@@ -9,24 +9,28 @@ experiment in the way of the MONAI tutorial, written here for the purpose: T sta
 whole network in training mode, variances and their mean by NumPy on the CPU, all volumes loaded and
 preprocessed anew in each round, a validation each 5 epochs. Volumes, network, windows, batches,
 augmentation, optimiser, steps and T are the same, and so are the sizes of the pool; the queries are
-each way's own. The two run in turn, each in a process of its own, ``--repeats`` times; it prints
-the time of each part as a Markdown table, medians over the repeats. What stands behind ``--`` goes
-to alseg.
+each way's own. The two run in turn, each in a process of its own, ``--repeats`` times, and leave
+what they took in the file ``--json``, with which the same command continues where it was. It prints
+the time of each part as a Markdown table, medians over the repeats: of its processor on a CPU, of
+the clock on a GPU. What stands behind ``--`` goes to alseg.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -40,30 +44,42 @@ from monai.networks.nets import UNet
 from monai.utils import set_determinism
 from torch import nn
 
+from alseg.active import round_loop
+from alseg.config.composition import composed
 from alseg.data.phantom import write_phantom_dataset
+from alseg.engine import runs
+from alseg.run.state import RunState
+from alseg.system.files import write_atomically
+from alseg.system.memory import keep_freed_memory
 
-PARTS = ("training", "evaluation", "scoring")
+PARTS = ("preprocessing", "training", "evaluation", "scoring")
+WAYS = ("alseg", "tutorial")
 
 
 def main() -> None:
     """Run both ways in turn and compare."""
     arguments = parsed()
-    if arguments.in_the_tutorials_way:
-        print(json.dumps(tutorial(arguments)))
+    if arguments.way:
+        run = alseg if arguments.way == "alseg" else tutorial
+        print(json.dumps(run(arguments)))
         return
-    data = phantoms(arguments)
-    rows = []
-    for repeat in range(arguments.repeats):
-        folder = Path(arguments.folder) / f"run_{time.time_ns()}"
-        rows.append({"way": "alseg", "repeat": repeat, **measured(alseg(arguments, data, folder))})
-        del rows[-1]["output"]
-        rows[-1] |= parts_of(folder)
-        print(rows[-1], file=sys.stderr)
-        command = [sys.executable, *sys.argv, "--in-the-tutorials-way"]
-        rows.append({"way": "tutorial", "repeat": repeat, **measured(command)})
-        rows[-1] |= json.loads(rows[-1].pop("output").splitlines()[-1])
-        print(rows[-1], file=sys.stderr)
-    print(report(arguments, pd.DataFrame(rows)))
+    own = ("json", "repeats", "way")
+    settings = {name: str(value) for name, value in vars(arguments).items() if name not in own}
+    found: dict[str, Any] = {"settings": settings, "rows": []}
+    if arguments.json.is_file():
+        found = json.loads(arguments.json.read_text(encoding="utf-8"))
+    if found["settings"] != settings:
+        sys.exit(f"{arguments.json} was made with other settings; give another file by --json")
+    phantoms(arguments)
+    done = {(row["repeat"], row["way"]) for row in found["rows"]}
+    for repeat, way in itertools.product(range(arguments.repeats), WAYS):
+        if (repeat, way) not in done:
+            row = measured([sys.executable, sys.argv[0], "--way", way, *sys.argv[1:]])
+            found["rows"].append({"repeat": repeat, "way": way, **row})
+            print(found["rows"][-1], file=sys.stderr)
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(arguments.json, json.dumps(found, indent=1))
+    print(report(arguments, pd.DataFrame(found["rows"])))
 
 
 def parsed() -> argparse.Namespace:
@@ -71,7 +87,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--volumes", type=int, default=24, help="of which 4 validate and 4 test")
-    parser.add_argument("--size", type=int, default=64, help="of a phantom, voxels a side")
+    parser.add_argument("--size", type=int, default=96, help="of a phantom, voxels a side")
     parser.add_argument("--patch", type=int, default=32, help="and windows of 1.5 times that")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--query", type=int, default=3, help="volumes at the start and a query")
@@ -79,7 +95,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--passes", type=int, default=10, help="T")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark/tutorial"))
-    parser.add_argument("--in-the-tutorials-way", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, default=Path("runs/benchmark/tutorial.json"))
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("settings", nargs="*", help="of alseg, behind --")
     return parser.parse_args()
 
@@ -105,56 +122,15 @@ def spacing(arguments: argparse.Namespace) -> list[float]:
     return [1.1 * 400.0 / arguments.size] * 3
 
 
-def alseg(arguments: argparse.Namespace, data: Path, folder: Path) -> list[str]:
-    """The command of alseg's run, with a cache of its own that is empty at the start."""
-    window = round(1.5 * arguments.patch)
-    settings = {
-        "experiment": "tutorial_liver",
-        "strategy": "variance",
-        "data.root": data,
-        "data.split_file": arguments.folder / "split.json",
-        "data.spacing_mm": spacing(arguments),
-        "data.patch_size": [arguments.patch] * 3,
-        "data.inferer.roi_size": [window] * 3,
-        "steps_per_round": arguments.steps,
-        "pool.initial": arguments.query,
-        "pool.query_size": arguments.query,
-        "pool.rounds": arguments.rounds,
-        "uncertainty.n_passes": arguments.passes,
-        "trainer": "cpu" if arguments.device == "cpu" else "gpu",
-        "tracking": "none",
-        "pictures": 0,
-        "data.num_workers": 0,
-        "output_dir": folder,
-        "hydra.run.dir": folder / "run",
-    }
-    given = [f"{name}={value}".replace(" ", "") for name, value in settings.items()]
-    return [sys.executable, "-m", "alseg.train", *given, *arguments.settings]
-
-
-def measured(command: Sequence[str]) -> dict[str, Any]:
+def measured(command: Sequence[str]) -> dict[str, float]:
     """What a process takes, in seconds of the clock and of processors, and what it prints."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
+    clock = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {
-        "clock": time.perf_counter() - started,
-        "processor": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "output": done.stdout,
-    }
-
-
-def parts_of(folder: Path) -> dict[str, float]:
-    """Seconds of the parts of an alseg run, and its last Dice."""
-    state = json.loads((folder / "run" / "state.json").read_text(encoding="utf-8"))
-    parts = {
-        name: sum(row[f"{name}_seconds"] for row in state["timings"])
-        for name in (*PARTS, "preprocessing")
-    }
-    return parts | {"dice": state["history"][-1]["test_dice"]}
-
-
-# The tutorial's way.
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    printed: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {"all, clock": clock, "all, processor": processor, **printed}
 
 
 class Clock:
@@ -166,12 +142,78 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time a part."""
-        started = time.perf_counter()
+        """Time a part, or another piece of it."""
+        started = self._now()
         yield
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        self.seconds[name] += time.perf_counter() - started
+        self.seconds[name] += self._now() - started
+
+    def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """A function whose time belongs to a part."""
+
+        def timed_work(*given: Any) -> Any:
+            with self.part(name):
+                return work(*given)
+
+        return timed_work
+
+    def _now(self) -> float:
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+# alseg.
+
+
+def alseg(arguments: argparse.Namespace) -> dict[str, float]:
+    """The experiment in alseg's way, with a cache of its own that is empty at the start."""
+    keep_freed_memory()  # as the command does
+    clock = Clock(arguments.device)
+    stages = {
+        (runs, "prepare"): "preprocessing",
+        (round_loop, "prepare_round"): "preprocessing",
+        (round_loop, "train"): "training",
+        (round_loop, "evaluate"): "evaluation",
+        (round_loop, "acquire"): "scoring",
+    }
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for (module, name), part in stages.items():
+            stage = clock.timed(part, getattr(module, name))
+            stack.enter_context(mock.patch.object(module, name, stage))
+        settings = settings_of(arguments, folder)
+        runs.train(composed(settings), folder / "run", settings)
+        state = RunState.load(folder / "run")
+    return dict(clock.seconds) | {"dice": state.history[-1]["test_dice"]}
+
+
+def settings_of(arguments: argparse.Namespace, folder: Path) -> list[str]:
+    """The settings of alseg's run."""
+    settings = {
+        "experiment": "tutorial_liver",
+        "strategy": "variance",
+        "data.root": phantoms(arguments),
+        "data.split_file": arguments.folder / "split.json",
+        "data.spacing_mm": spacing(arguments),
+        "data.patch_size": [arguments.patch] * 3,
+        "data.inferer.roi_size": [round(1.5 * arguments.patch)] * 3,
+        "steps_per_round": arguments.steps,
+        "pool.initial": arguments.query,
+        "pool.query_size": arguments.query,
+        "pool.rounds": arguments.rounds,
+        "uncertainty.n_passes": arguments.passes,
+        "trainer": "cpu" if arguments.device == "cpu" else "gpu",
+        "tracking": "none",
+        "pictures": 0,
+        "data.num_workers": 0,
+        "output_dir": folder,
+    }
+    given = [f"{name}={value}".replace(" ", "") for name, value in settings.items()]
+    return [*given, *arguments.settings]
+
+
+# The tutorial's way.
 
 
 def tutorial(arguments: argparse.Namespace) -> dict[str, float]:
@@ -194,7 +236,7 @@ def tutorial(arguments: argparse.Namespace) -> dict[str, float]:
     dice = 0.0
     for number in range(arguments.rounds):
         with clock.part("training"):  # its validations are a part of it, as in alseg
-            train(arguments, network, labelled, files["validation"], clock)
+            train(arguments, network, labelled, files["validation"])
         with clock.part("evaluation"):
             for name in ("validation", "test"):
                 dice = evaluated(arguments, network, files[name])
@@ -240,7 +282,6 @@ def train(
     network: nn.Module,
     labelled: Sequence[dict[str, Path]],
     validation: Sequence[dict[str, Path]],
-    clock: Clock,
 ) -> None:
     """Train a round, with a validation each 5 epochs; the best weights are taken."""
     chain = mt.Compose(preprocessing(arguments, ["image", "label"]) + augmentation(arguments))
@@ -311,9 +352,14 @@ def score(arguments: argparse.Namespace, network: nn.Module, file: dict[str, Pat
 
 def report(arguments: argparse.Namespace, rows: pd.DataFrame) -> str:
     """A Markdown table: medians over the repeats, and ratios of the pairs."""
-    columns = ["clock", "processor", *PARTS, "preprocessing"]
+    unit = "processor" if arguments.device == "cpu" else "clock"
+    rows = rows.assign(start=rows[f"all, {unit}"] - rows.filter(PARTS).sum(axis=1))
+    columns = [*PARTS, "start", "all, processor", "all, clock"]
     pairs = rows.pivot(index="repeat", columns="way")
-    lines = ["| part, s | alseg | tutorial | tutorial / alseg |", "|---|---|---|---|"]
+    lines = [
+        f"| part, s of the {unit} | alseg | tutorial | tutorial / alseg |",
+        "|---|---|---|---|",
+    ]
     for name in columns:
         ours, theirs = pairs[name]["alseg"], pairs[name]["tutorial"]
         ratios = (theirs / ours).dropna().sort_values()

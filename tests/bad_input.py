@@ -615,16 +615,22 @@ FILES = [
     Row(
         "an image that is text", ["is not a readable NIfTI file"], (), raw(image, lambda _: b"text")
     ),
-    Row("an empty image", ["is not a readable NIfTI file"], (), raw(image, lambda _: b"")),
+    Row("an empty image", ["is empty; copy it again"], (), raw(image, lambda _: b"")),
+    Row(
+        "an image of 100 bytes",
+        ["is cut off: it holds 100 bytes, and the header of a NIfTI file has 348"],
+        (),
+        raw(image, lambda b: gzip.compress(gzip.decompress(b)[:100])),
+    ),
     Row(
         "a gzip that is cut off",
-        ["is not a readable NIfTI file"],
+        ["is cut off: its compressed bytes end too early"],
         (),
         raw(image, lambda b: b[:2000]),
     ),
     Row(
         "a gzip without its last byte",
-        ["is not a readable NIfTI"],
+        ["is cut off: its compressed bytes end too early"],
         (),
         raw(image, lambda b: b[:-1]),
     ),

@@ -28,7 +28,7 @@ from alseg.scoring.scorer import Scoring
 from alseg.scoring.sources import StoppingRule
 from alseg.strategies.places import Places
 from alseg.strategies.regions import foreground_share
-from alseg.strategies.strategy import CaseScore
+from alseg.strategies.strategy import CaseScore, feature_matrix
 from alseg.system.files import write_atomically
 from alseg.training.callbacks.predictions import predict
 from alseg.training.callbacks.progress import progress_callbacks
@@ -310,10 +310,10 @@ def write_scores(folder: Path, chosen: Chosen) -> tuple[str, ...]:
         if chosen.similarities:
             scores["similarity"] = scores["case_id"].map(chosen.similarities)
         tables[SCORES_FILE] = scores.to_csv(index=False)
-    vectors = {s.name: s.features for s in ordered if s.features is not None}
-    if vectors:
-        features = pd.DataFrame.from_dict(vectors, orient="index").rename_axis("case_id")
-        tables[FEATURES_FILE] = features.to_csv(float_format="%.6g")
+    matrix = feature_matrix(ordered)
+    if matrix is not None:
+        names = pd.Index([s.name for s in ordered if s.features is not None], name="case_id")
+        tables[FEATURES_FILE] = pd.DataFrame(matrix, names).to_csv(float_format="%.6g")
     for name, text in tables.items():
         write_atomically(folder / name, text)
     return tuple(tables)

@@ -44,6 +44,7 @@ from alseg.run.requests import (
     OPEN,
     REFUSED,
     Request,
+    is_looked_at,
     read_requests,
     read_states,
     unchanged_proposal,
@@ -106,8 +107,12 @@ class Desk:
             case_id, claim = place.case_id, claims.get(place.case_id)
             state, annotator = OPEN, ""
             if place.answer is not None:
-                refused = states.get(case_id) == REFUSED
-                state, annotator = REFUSED if refused else SUBMITTED, details.get(case_id, ("",))[0]
+                # one that the run has not looked at may be right
+                is_refused = states.get(case_id) == REFUSED and is_looked_at(
+                    self.run_folder, request.name, place.answer
+                )
+                state = REFUSED if is_refused else SUBMITTED
+                annotator = details.get(case_id, ("",))[0]
             review = returned.get(case_id)
             if case_id in accepted and (review is None or not self._is_new(place, accepted)):
                 state = ANNOTATED if review is None else RETURNED

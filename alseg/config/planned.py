@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 from alseg.config.build import build_oracle, build_splits, build_task
 from alseg.config.trust import check_targets
-from alseg.core.errors import ConfigError, check_text
+from alseg.core.errors import ConfigError, check_names, check_text
 from alseg.data.task import Task
 from alseg.planning.budget import budget_of
 from alseg.planning.facts import facts_of
@@ -64,34 +64,49 @@ def open_settings(config: DictConfig) -> list[str]:
     return [name for name in KINDS if _setting(config, name) == AUTO]
 
 
-def plan_of(config: DictConfig, folder: Path) -> Plan:
+def plan_of(config: DictConfig, folder: Path, *, unlabelled: bool = False) -> Plan:
     """The plan of a configuration: that of ``data.plan``, or one made from the images.
 
     Args:
         config: the composed configuration.
         folder: of the run; nothing is written there.
+        unlabelled: see ``training_cases``.
     """
     file = config.data.get("plan")
     if file is not None:
         check_text("data.plan", file)
         plan = read_plan(Path(file).expanduser())
         transforms = plan.values.get("data.intensities")
-        check_targets({"data": {"intensities": transforms}}, Path(file))
+        named = config.get("trusted_packages") or []
+        check_names("trusted_packages", named)
+        check_targets({"data": {"intensities": transforms}}, Path(file), named)
         return Plan({**plan.values, **given_settings(config)})
     task = build_task(config)
     changes = OmegaConf.to_container(config.data.get("rules") or OmegaConf.create({}))
     assert isinstance(changes, dict)
     accelerator = config.trainer.accelerator if "trainer" in config else "auto"
     budget = budget_of(accelerator, {str(k): v for k, v in changes.items()})
-    facts = facts_of(task, training_cases(config, task, folder))
+    facts = facts_of(task, training_cases(config, task, folder, unlabelled=unlabelled))
     plan = make_plan(facts, budget, given_settings(config), network_divisor(config))
     known = {name: value for name, value in plan.values.items() if _has(config, name)}
     return Plan(known, plan.reasons, plan.title)
 
 
-def training_cases(config: DictConfig, task: Task, folder: Path) -> Sequence[str]:
-    """The cases that a run may train on; a check of a data set, which has no oracle, sees all."""
-    if "oracle" not in config:
+def training_cases(
+    config: DictConfig, task: Task, folder: Path, *, unlabelled: bool = False
+) -> Sequence[str]:
+    """The cases that a run may train on; a check of a data set, which has no oracle, sees all.
+
+    Args:
+        config: the composed configuration.
+        task: the data set.
+        folder: of the run.
+        unlabelled: give all cases where none has a label, whoever is to annotate them.
+
+    Raises:
+        DataError: if the oracle can annotate none, or one to evaluate on has no label.
+    """
+    if "oracle" not in config or (unlabelled and not task.labelled):
         return list(task.cases)
     return build_splits(config, task, build_oracle(config, task, folder)).training
 

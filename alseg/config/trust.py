@@ -74,8 +74,8 @@ def check_targets(content: Any, source: Path, named: Collection[str] = ()) -> No
             known = within(str(target), (*TRUSTED, *named))
             name = target if known else str(target).partition(".")[0]
             raise ConfigError(
-                f"{source}: {setting} is {target!r}, which alseg does not build for the "
-                "configuration of a run folder, as it may run anything; if the folder is your own, "
+                f"{source}: {setting} is {target!r}, which alseg does not build from a file that "
+                "somebody else may have written, as it may run anything; if the file is your own, "
                 f"or you know what this does, add trusted_packages=[{name}]"
             )
 

@@ -26,6 +26,7 @@ from monai.transforms.utils import map_binary_to_indices, map_classes_to_indices
 from torch import Tensor
 
 from alseg.core.units import IGNORED
+from alseg.data.counted_crops import CountedCrop, counted
 
 Sample = dict[Any, Any]
 Transform = Callable[[Any], Any]
@@ -37,11 +38,15 @@ def for_partial_labels(transforms: Sequence[Transform]) -> list[Transform]:
 
     Padding before a crop is ignored in a sample with ignored voxels: nobody has annotated it. What
     random transforms bring in from outside of a patch is what they make it, background as a rule.
+
+    A crop at the beginning, or behind padding, gets the same of a case in each draw, and counts
+    (``CountedCrop``) where the samples say of which case they are.
     """
-    return [_for_partial_labels(transform) for transform in transforms]
+    first = next((i for i, t in enumerate(transforms) if not isinstance(t, Padd)), None)
+    return [_for_partial_labels(t, counts=i == first) for i, t in enumerate(transforms)]
 
 
-def _for_partial_labels(transform: Transform) -> Transform:
+def _for_partial_labels(transform: Transform, *, counts: bool) -> Transform:
     if isinstance(transform, Compose):  # or one of its kinds, such as OneOf
         composed = copy(transform)
         composed.transforms = tuple(for_partial_labels(transform.transforms))
@@ -49,7 +54,7 @@ def _for_partial_labels(transform: Transform) -> Transform:
     if isinstance(transform, Padd) and "label" in transform.keys:
         return IgnoredPadding(transform)
     if isinstance(transform, tuple(_CROPS)) and "label" in getattr(transform, "keys", ()):
-        return AnnotatedCrop(transform)
+        return AnnotatedCrop(transform, counted(transform) if counts else None)
     return transform
 
 
@@ -80,10 +85,14 @@ class AnnotatedCrop(Randomizable):
     background; where there is none of what it asks for, at any annotated voxel. A crop at random
     has each annotated voxel as its centre with the same probability. As always, a centre near the
     border of the volume is moved until the crop lies inside.
+
+    Args:
+        crop: MONAI's.
+        counted: the same for samples of known cases without ignored voxels; None for none.
     """
 
-    def __init__(self, crop: Any) -> None:
-        self.crop = crop
+    def __init__(self, crop: Any, counted: CountedCrop | None = None) -> None:
+        self.crop, self.counted = crop, counted
 
     def set_random_state(self, seed: Any = None, state: Any = None) -> AnnotatedCrop:
         """That of the crop."""
@@ -93,6 +102,8 @@ class AnnotatedCrop(Randomizable):
     def __call__(self, sample: Sample) -> Any:
         """Crop a sample; returns a sample or a list of them, as the crop does."""
         if not has_ignored(sample):
+            if self.counted is not None and "case_id" in sample:
+                return self.counted(sample)
             return self.crop(sample)
         crop = next(kind for kind in _CROPS if isinstance(self.crop, kind))
         return _CROPS[crop](self.crop, sample)

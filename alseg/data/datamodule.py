@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from cachetools import LRUCache
 from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose
 from torch import Tensor
@@ -30,6 +31,7 @@ from alseg.system.distributed import rank, world_size
 
 log = logging.getLogger(__name__)
 
+_REMEMBERED = 2**26  # bytes of volumes that the draws of a training keep at hand
 GEOMETRY = ("affine", "source_affine", "source_shape")  # of an image: where its grids lie
 
 
@@ -62,6 +64,7 @@ class TrainingDraws(Dataset):
         n_passes = -(-n_draws // len(ids))
         order = np.concatenate([rng.permutation(len(ids)) for _ in range(n_passes)])
         self.case_ids = [ids[i] for i in order[:n_draws]]
+        self._samples: LRUCache[str, dict[str, Tensor]] = LRUCache(_REMEMBERED, _n_bytes)
 
     def __len__(self) -> int:
         return len(self.case_ids)
@@ -78,7 +81,7 @@ class TrainingDraws(Dataset):
     def __getitem__(self, index: int) -> Any:
         """``image`` [channels, d, h, w], ``label`` [1, d, h, w], ``case_id``; or a list of such."""
         case_id = self.case_ids[index]
-        sample: dict[str, Any] = {"case_id": case_id, **self.sample(case_id)}
+        sample: dict[str, Any] = {"case_id": case_id, **self._drawn(case_id)}
         self.augment.set_random_state(
             seed_for(self.base_seed, self.round_number, f"augment/{index}", case_id)
         )
@@ -89,6 +92,20 @@ class TrainingDraws(Dataset):
             raise DataError(
                 f"data.augment failed on the case {case_id}: {reason_of(error)}"
             ) from error
+
+    def _drawn(self, case_id: str) -> dict[str, Tensor]:
+        """``sample``, of small volumes as it was at the first draw: to look for it takes longer."""
+        sample = self._samples.get(case_id)
+        if sample is None:
+            sample = self.sample(case_id)
+            if _n_bytes(sample) > _REMEMBERED:
+                return sample
+            self._samples[case_id] = sample
+        return {name: tensor.clone() for name, tensor in sample.items()}  # transforms change it
+
+
+def _n_bytes(sample: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in sample.values())
 
 
 @contextmanager

@@ -251,6 +251,13 @@ def _raw_header(path: Path) -> tuple[int, Any]:
         raise DataError(
             f"{path} only says where its content is; fetch it first (git annex get, git lfs pull)"
         )
+    if not block:
+        raise DataError(f"{path} is empty; copy it again")
+    if len(block) < min(_HEADERS):
+        raise DataError(
+            f"{path} is cut off: it holds {len(block)} bytes, and the header of a NIfTI file "
+            f"has {min(_HEADERS)}"
+        )
     with reading(path):
         size = next((n for n in _HEADERS if n in _sizes(block)), 348)
         return size, _HEADERS[size](block[:size])
@@ -318,6 +325,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise DataError(f"{path} does not fit into memory") from error
+    except EOFError as error:  # of gzip
+        raise DataError(f"{path} is cut off: its compressed bytes end too early") from error
     except OSError as error:
         if error.strerror is None:
             raise DataError(f"{path} is not a readable NIfTI file: {error}") from error

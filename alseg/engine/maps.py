@@ -7,22 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from alseg.active.figures import draw_query
-from alseg.active.round_networks import fresh_network
-from alseg.config.build import build
-from alseg.config.earlier_versions import check_moved
-from alseg.config.settings import flat, load_config
-from alseg.config.trust import check_targets
-from alseg.core.errors import ConfigError, DataError
-from alseg.run.folder import CONFIG_FILE, round_folder
-from alseg.run.stages import check_unchanged
-from alseg.scoring.scorer import Scoring
+from alseg.config.data_of_run import task_of_run
+from alseg.core.errors import ConfigError
+from alseg.engine.one_case import preprocessed
+from alseg.engine.trained_run import load_trained
 from alseg.strategies.measures import entropy
 from alseg.strategies.strategy import Measure
-from alseg.training.fit import BEST, load_weights
 from alseg.training.metrics import hard_labels
 
 
@@ -71,7 +64,7 @@ def case_maps(
 ) -> list[CaseMaps]:
     """Maps of cases by the best network of a round, with the masks that the round scored with.
 
-    Runs on the CPU and records nothing. It builds the run's parts from its ``config.yaml``, as
+    Runs on the CPU and writes nothing. It builds the run's parts from its ``config.yaml``, as
     resuming does.
 
     Args:
@@ -82,40 +75,20 @@ def case_maps(
         trusted_packages: of your own, which the run's settings may name.
 
     Raises:
-        ConfigError: if a case is not in the data set, or the settings name a function that is not
-            to be trusted.
-        DataError: if the run folder has no such checkpoint, or it is damaged.
+        ConfigError: if a case is not in the data set, the run has not evaluated the round, or the
+            settings name a function that is not to be trusted.
+        DataError: if the round's checkpoint is missing or damaged.
     """
-    checkpoint = round_folder(run_folder, round_number) / f"{BEST}.ckpt"
-    if not checkpoint.is_file():
-        raise DataError(f"there is no {checkpoint}")
-    check_unchanged(checkpoint)
-    config = load_config(run_folder)
-    check_moved(flat(OmegaConf.to_container(config)), run_folder / CONFIG_FILE)
-    check_targets(
-        OmegaConf.to_container(config), source=run_folder / CONFIG_FILE, named=trusted_packages
-    )
-    config.tracking = {}
-    config.trainer.accelerator = "cpu"
-    experiment = build(config, run_folder)
-    cache, plan = experiment.data.cache, experiment.plan
-    network = fresh_network(experiment)
-    load_weights(network, checkpoint)
-    network.eval()
-    scoring = Scoring(
-        experiment.strategy,
-        experiment.source,
-        experiment.scoring_inferer,
-        plan.seed,
-        round_number,
-    )
+    run = load_trained(str(run_folder), round_number, trusted_packages)
+    task = task_of_run(run.folder, run.config, trusted_packages)
+    scoring = run.scoring(run.own_strategy(trusted_packages))
     maps = []
     for case_id in case_ids:
-        if case_id not in cache.task.cases:
-            raise ConfigError(f"{case_id} is not a case of {cache.task.name}")
-        entry = cache.image(case_id)
+        if case_id not in task.cases:
+            raise ConfigError(f"{case_id} is not a case of {task.name}")
+        entry = preprocessed(run, task, case_id)
         image = entry["image"].unsqueeze(0)  # [1, channels, D, H, W]
-        statistics = scoring.statistics(network, image, case_id)
+        statistics = scoring.statistics(run.network, image, case_id)
         maps.append(
             CaseMaps(
                 case_id=case_id,
@@ -123,7 +96,7 @@ def case_maps(
                 prediction=hard_labels(statistics.mean.unsqueeze(0))[0, 0],  # [D, H, W]
                 uncertainty=measure(statistics).float(),
                 affine=entry["affine"],
-                classes=cache.task.foreground,
+                classes=task.foreground,
             )
         )
     return maps

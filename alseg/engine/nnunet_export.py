@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig
@@ -104,8 +105,8 @@ def export_for_nnunet(config: DictConfig) -> Path:
     is_named = DATASET.fullmatch(given.name) is not None
     folder = given if is_named else given / dataset_name(task)
     with new_folder(folder) as temporary:
-        write_dataset(temporary, task, cases)
-    report(folder, task, cases)
+        not_finite = write_dataset(temporary, task, cases)
+    report(folder, task, cases, not_finite)
     return folder
 
 
@@ -128,15 +129,20 @@ def annotated_labels(run_folder: Path, task: Task) -> dict[str, Annotation]:
     return as_annotations(made | known, pool)
 
 
-def write_dataset(folder: Path, task: Task, cases: Sequence[Exported]) -> None:
-    """Write images, labels, the table of the cases and, at last, dataset.json."""
-    rows, is_partial, n_labelled = [], False, 0
+def write_dataset(folder: Path, task: Task, cases: Sequence[Exported]) -> list[str]:
+    """Write images, labels, the table of the cases and, at last, dataset.json.
+
+    Returns:
+        The cases whose images hold voxels that are NaN or infinite.
+    """
+    rows, is_partial, n_labelled, not_finite = [], False, 0, []
     for part in ("imagesTr", "labelsTr", "imagesTs"):
         (folder / part).mkdir()
     for each in track(cases, "Writing", "cases", len(cases)):
         part = "imagesTs" if each.annotation is None else "imagesTr"
         check_image_headers(task, each.case)
-        write_images(folder / part, each, len(task.channels))
+        if not write_images(folder / part, each, len(task.channels)):
+            not_finite.append(each.case.id)
         if each.annotation is not None:
             label = folder / "labelsTr" / f"{each.name}{ENDING}"
             image = folder / part / f"{each.name}_0000{ENDING}"
@@ -147,20 +153,27 @@ def write_dataset(folder: Path, task: Task, cases: Sequence[Exported]) -> None:
     write_atomically(folder / CASES_TABLE, table.to_csv(index=False))
     content = description(task, n_labelled, is_partial=is_partial)
     write_atomically(folder / "dataset.json", json.dumps(content, indent=2))
+    return not_finite
 
 
-def write_images(folder: Path, each: Exported, n_channels: int) -> None:
-    """Write a file a channel: a copy where the case has such a file, else the voxels of one."""
-    images = each.case.images
+def write_images(folder: Path, each: Exported, n_channels: int) -> bool:
+    """Write a file a channel: a copy where the case has such a file, else the voxels of one.
+
+    Returns:
+        Whether no voxel is NaN or infinite.
+    """
+    images, is_finite = each.case.images, True
     for channel in range(n_channels):
         path = folder / f"{each.name}_{channel:04d}{ENDING}"
         source = images[channel] if len(images) > 1 else images[0]
+        voxels = read_volume((source,))[channel if len(images) == 1 else 0].numpy()
+        is_finite &= bool(np.isfinite(voxels).all())
         if source.name.endswith(ENDING) and len(read_header(source).shape) == 3:
             with replacing(path) as copy, source.open("rb") as file:
                 shutil.copyfileobj(file, copy)
             continue
-        voxels = read_volume((source,))[channel if len(images) == 1 else 0].numpy()
         write_nifti(path, torch.from_numpy(as_int16_if_exact(voxels)), like=source)
+    return is_finite
 
 
 def write_label(path: Path, task: Task, case: Case, annotation: Annotation, *, like: Path) -> bool:
@@ -232,7 +245,7 @@ def _plain(name: str) -> str:
     return plain if plain[:1].isalnum() else f"x{plain}"
 
 
-def report(folder: Path, task: Task, cases: Sequence[Exported]) -> None:
+def report(folder: Path, task: Task, cases: Sequence[Exported], not_finite: Sequence[str]) -> None:
     """Say what was written, and what nnU-Net will make of it."""
     annotated = [each for each in cases if each.annotation is not None]
     in_part = sum(each.annotation.regions is not None for each in annotated if each.annotation)
@@ -244,6 +257,11 @@ def report(folder: Path, task: Task, cases: Sequence[Exported]) -> None:
         log.warning(
             f"not all classes were annotated in {listed(lacking)}; nnU-Net knows no such cases and "
             "takes what was not annotated for background: leave them out, or draw these classes"
+        )
+    if not_finite:
+        log.warning(
+            f"images of {len(not_finite)} case(s) hold voxels that are NaN or infinite: "
+            f"{listed(not_finite)}; nnU-Net refuses such images: mend them, or leave the cases out"
         )
     raw, number = shlex.quote(str(folder.absolute().parent)), int(folder.name[7:10])
     say(

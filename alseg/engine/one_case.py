@@ -15,6 +15,18 @@ from alseg.engine.trained_run import TrainedRun
 from alseg.scoring.sources import plain_pass
 
 
+def preprocessed(run: TrainedRun, task: Task, case_id: str) -> dict[str, Tensor]:
+    """The image of a case as the run preprocesses it, with its affines; nothing is written.
+
+    Raises:
+        DataError: if the image cannot be used.
+    """
+    preprocess = run.config.data.preprocess
+    text = OmegaConf.to_yaml(preprocess, resolve=True)
+    cache = VolumeCache(task, instantiate(preprocess), text, run.folder)
+    return cache.preprocess(task.cases[case_id])
+
+
 def segmented(run: TrainedRun, task: Task, case_id: str) -> Tensor:
     """Segment a case, on the CPU; nothing is written.
 
@@ -29,9 +41,7 @@ def segmented(run: TrainedRun, task: Task, case_id: str) -> Tensor:
     Raises:
         DataError: if the image cannot be used.
     """
-    case, preprocess = task.cases[case_id], run.config.data.preprocess
-    text = OmegaConf.to_yaml(preprocess, resolve=True)
-    entry = VolumeCache(task, instantiate(preprocess), text, run.folder).preprocess(case)
+    entry = preprocessed(run, task, case_id)
     inferer, _ = build_inferers(run.config)
     with torch.inference_mode():
         probabilities = plain_pass(run.network, entry["image"].unsqueeze(0), inferer)

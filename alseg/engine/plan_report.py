@@ -31,7 +31,7 @@ from alseg.config.build import (
     build_trainer,
     build_training,
 )
-from alseg.config.checks import check_transforms
+from alseg.config.checks import check_crop_ratios, check_transforms
 from alseg.config.composition import instantiate
 from alseg.config.planned import filled, open_settings, plan_of, training_cases
 from alseg.core.errors import ConfigError, check_flag, check_text
@@ -79,8 +79,9 @@ def report_plan(config: DictConfig) -> None:
         check_text("save", config.save)
     if not open_settings(config):
         raise ConfigError("nothing is auto, so there is nothing to plan; use data=auto")
-    plan = plan_of(config, Path.cwd())
+    plan = plan_of(config, Path.cwd(), unlabelled=True)
     config = filled(config, plan, "the plan")
+    check_crop_ratios(config.data.get("crop_ratios"), build_task(config).classes)
     say(as_yaml(plan).rstrip())
     if config.measure:
         with TemporaryDirectory() as cache:
@@ -120,7 +121,7 @@ def costs_of(config: DictConfig, cache_folder: Path) -> Costs:
     recipe, _ = build_training(config, rounds, len(task.classes))
     inferer, _ = build_inferers(config)
     module = SegmentationModule(build_network(config, task)(), recipe, inferer, task.foreground)
-    ids = sorted(training_cases(config, task, Path.cwd()))[:N_IMAGES]
+    ids = sorted(training_cases(config, task, Path.cwd(), unlabelled=True))[:N_IMAGES]
     images = [cache.image(case_id)["image"] for case_id in ids]
     draws = InventedDraws(
         images, len(task.classes), augment, (N_WARM_UP + N_STEPS) * config.data.batch_size

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from alseg.config.build import build_inferers
 from alseg.core.errors import ConfigError, DataError, check_choice, check_flag
+from alseg.data.archive import archive_of
 from alseg.data.findings import listed
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
-from alseg.data.task import Task
 from alseg.data.volumes import write_nifti
 from alseg.engine.prediction_table import DONE, REFUSED, WRITING, PredictionTable
-from alseg.engine.scans import ScanJob, ScanModule, folders_of, run_trainer, scans_of, trainer_of
+from alseg.engine.scans import ScanJob, ScanModule, folders_of, run_trainer, trainer_of
 from alseg.engine.trained_run import TrainedRun, load_trained
 from alseg.run.folder import CASES_FILE
 from alseg.run.lock import locked_run
@@ -68,16 +68,19 @@ def predict(config: DictConfig) -> PredictionTable:
     trainer, num_workers = trainer_of(config), workers_for(config.data.num_workers)
     images, output = folders_of(config)
     run = load_trained(config.run, config.round, config.trusted_packages)
-    task = scans_of(images, run.task)
+    archive = archive_of(images, len(run.task.channels))
     output.mkdir(parents=True, exist_ok=True)
     with locked_run(output):
-        table = PredictionTable(output / CASES_FILE, task.foreground)
-        job = Job(run, task, output, config.measure, config.uncertainty_map)
-        waiting = [case_id for case_id in task.cases if not job.is_done(case_id, table)]
-        if waiting:
-            predictor = Predictor(job, table, n_before=len(task.cases) - len(waiting))
-            run_trainer(trainer, predictor, waiting, num_workers)
-    report(table, task, run, n_before=len(task.cases) - len(waiting))
+        table = PredictionTable(output / CASES_FILE, run.task.foreground)
+        job = Job(run, archive, output, config.measure, config.uncertainty_map)
+        waiting = [case_id for case_id in archive if not job.is_done(case_id, table)]
+        try:
+            if waiting:
+                predictor = Predictor(job, table, n_before=len(archive) - len(waiting))
+                run_trainer(trainer, predictor, waiting, num_workers)
+        finally:
+            table.save()
+    report(table, list(archive), run, n_before=len(archive) - len(waiting))
     return table
 
 
@@ -181,7 +184,7 @@ class Predictor(ScanModule):
             status=DONE,
             uncertainty=foreground_mean(uncertainty, statistics),
             file=str(job.file(case_id).name),
-            message=batch["findings"],
+            message=" ".join(batch["findings"].split()),
             checksum=checksum_of(job.file(case_id)),
             made_of=job.made_of(case_id),
             seconds=round(time.monotonic() - started, 3),
@@ -210,13 +213,13 @@ def sizes(classes: Tensor, names: tuple[str, ...], voxel_ml: float) -> dict[str,
     return columns
 
 
-def report(table: PredictionTable, task: Task, run: TrainedRun, n_before: int) -> None:
+def report(table: PredictionTable, case_ids: list[str], run: TrainedRun, n_before: int) -> None:
     """Say what was done.
 
     Raises:
         DataError: naming the scans that could not be segmented.
     """
-    rows = table.table().set_index("case").loc[list(task.cases)]
+    rows = table.table().set_index("case").loc[case_ids]
     refused = list(rows.index[rows["status"] != DONE])
     n_new = len(rows) - len(refused) - n_before
     before = f"; {n_before} were there before" if n_before else ""

@@ -8,7 +8,9 @@ them, beyond the quartiles by more than 1.5 times their distance (Tukey, Explora
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from alseg.core.errors import DataError
-from alseg.system.files import write_atomically
+from alseg.system.files import name_file_in_errors, write_atomically
 
 DONE, REFUSED, WRITING = "done", "refused", "writing"
 ENOUGH = 8  # cases, for quartiles that mean something
@@ -26,7 +28,10 @@ LAST = ("seconds", "file", "message", "checksum", "made_of")
 
 
 class PredictionTable:
-    """A CSV file that is whole after each row, and continues where an earlier process has left it.
+    """A CSV file that rows are appended to, and that continues where a process has left it.
+
+    A row is one write, so that a process that is killed leaves whole rows, or a last one that is
+    cut off, which is left out. The last row of a case counts. ``save`` leaves one row a case.
 
     Columns: ``case``; ``status`` (done, refused, or writing: it was interrupted there); ``look``,
     why the case is worth a look; ``rank`` by uncertainty, 1 is the highest; ``uncertainty``, the
@@ -48,6 +53,7 @@ class PredictionTable:
         sizes = [f"{kind}_{name}" for name in classes for kind in ("voxels", "ml")]
         self.columns = [*FIRST, *sizes, *LAST]
         self.rows: dict[str, dict[str, Any]] = {}
+        self._is_whole = False  # whether the file has all rows, and ends in a whole one
         if path.exists():
             self._read()
 
@@ -57,7 +63,7 @@ class PredictionTable:
         )
         try:
             table = pd.read_csv(
-                self.path,
+                io.StringIO(self._whole_rows()),
                 dtype=texts,
                 keep_default_na=False,
                 na_values={name: [""] for name in self.columns if name not in texts},
@@ -71,20 +77,48 @@ class PredictionTable:
             )
         self.rows = {row["case"]: row for row in table.to_dict("records")}
 
+    def _whole_rows(self) -> str:
+        """The text of the file without a last row that lacks fields."""
+        text = self.path.read_text(encoding="utf-8")
+        before, end, last = text.rpartition("\n")
+        n_fields = len(next(csv.reader([last]), []))
+        return text if n_fields == len(self.columns) else before + end
+
     def note(self, case_id: str, **values: Any) -> None:
-        """Write the row of a case."""
+        """Write the row of a case; of what all rows together say it has nothing yet.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
         row = dict.fromkeys(self.columns, np.nan) | dict.fromkeys(LAST, "") | {"look": ""}
         self.rows[case_id] = row | {"case": case_id} | values
+        if not self._is_whole:
+            self.save()
+            return
+        line = self._typed([self.rows[case_id]]).to_csv(index=False, header=False)
+        with name_file_in_errors(self.path), self.path.open("ab", buffering=0) as file:
+            file.write(line.encode("utf-8"))
+
+    def save(self) -> None:
+        """Write the file again: a row a case, with what is worth a look and the ranks.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
         write_atomically(self.path, self.table().to_csv(index=False))
+        self._is_whole = True
 
     def table(self) -> pd.DataFrame:
         """All rows by case, with what is worth a look and the ranks of the rows so far."""
-        table = pd.DataFrame(self.rows.values(), columns=self.columns).sort_values("case")
+        table = self._typed(self.rows.values()).sort_values("case")
         table["look"] = reasons_to_look(table, self.classes)
         done = table["status"] == DONE
         table["rank"] = table["uncertainty"].where(done).rank(ascending=False, method="min")
+        return table.astype({"rank": "Int64"})
+
+    def _typed(self, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         counts = ["rank", *(f"voxels_{name}" for name in self.classes)]
-        return table.astype(dict.fromkeys(counts, "Int64"))
+        return pd.DataFrame(rows, columns=self.columns).astype(dict.fromkeys(counts, "Int64"))
 
 
 def reasons_to_look(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from alseg.config.checks import check_transforms
 from alseg.config.composition import instantiate
 from alseg.core.errors import AlsegError, ConfigError, DataError, StorageError, check_text
+from alseg.data.archive import Archive
 from alseg.data.cache import VolumeCache
-from alseg.data.formats.folder import read_folder
 from alseg.data.headers import check_image_headers
 from alseg.data.task import Task
 from alseg.data.watched import WatchedDataset, dead_worker_error
@@ -72,32 +72,24 @@ def folders_of(config: DictConfig) -> tuple[Path, Path]:
     return images, output
 
 
-def scans_of(folder: Path, task: Task) -> Task:
-    """The scans of a folder as cases of a task, as ``data=folder`` reads them.
-
-    Where each file is named like nnU-Net's first channel, ``_0000`` is not part of the case's id.
-    """
-    found = read_folder(folder, task.foreground, task.channels).cases
-    first = "_0000"
-    if len(task.channels) == 1 and all(case_id.endswith(first) for case_id in found):
-        ids = {case_id: case_id.removesuffix(first) for case_id in found}
-        found = {ids[old]: replace(case, id=ids[old]) for old, case in found.items()}
-    return replace(task, root=folder, cases=found)
-
-
 @dataclass(frozen=True)
 class ScanJob:
     """Which scans a network looks at.
 
     Attributes:
         run: gives the network.
-        task: the scans, with the channels and classes of the run.
+        archive: the scans.
         output: the folder of what is made of them.
     """
 
     run: TrainedRun
-    task: Task
+    archive: Archive
     output: Path
+
+    @cached_property
+    def task(self) -> Task:
+        """The scans, with the channels and classes of the run."""
+        return replace(self.run.task, root=self.archive.folder, cases=self.archive)
 
     @cached_property
     def cache(self) -> VolumeCache:
@@ -122,8 +114,9 @@ class ScanJob:
 class Scans(Dataset):
     """Preprocessed scans; one that cannot be used gives the reason in its place."""
 
-    def __init__(self, cache: VolumeCache, case_ids: list[str]) -> None:
+    def __init__(self, cache: VolumeCache, archive: Archive, case_ids: list[str]) -> None:
         self.cache = cache
+        self.archive = archive
         self.case_ids = case_ids
 
     def __len__(self) -> int:
@@ -131,8 +124,9 @@ class Scans(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         started, case_id = time.monotonic(), self.case_ids[index]
-        case = self.cache.task.cases[case_id]
+        case = self.archive[case_id]
         try:
+            self.archive.check(case_id)
             findings = check_image_headers(self.cache.task, case).findings
             entry = self.cache.preprocess(case)
         except (DataError, OSError) as error:
@@ -205,7 +199,7 @@ def run_trainer(
 ) -> None:
     """Look at the scans that wait; at a signal, say what is left."""
     num_workers = min(num_workers, MOST_WORKERS, len(waiting))
-    scans = WatchedDataset(Scans(module.job.cache, waiting), num_workers)
+    scans = WatchedDataset(Scans(module.job.cache, module.job.archive, waiting), num_workers)
     loader = DataLoader(scans, batch_size=None, num_workers=num_workers)
     try:
         with interruption.handled(), module.meter as meter:

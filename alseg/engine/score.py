@@ -22,12 +22,11 @@ import pytorch_lightning as pl
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from alseg.config.build import build_inferers, build_strategy
-from alseg.config.trust import check_targets
+from alseg.config.build import build_strategy
 from alseg.core.errors import ConfigError, DataError, check_whole_number
+from alseg.data.archive import Archive, archive_of
 from alseg.data.findings import listed
-from alseg.data.task import Task
-from alseg.engine.scans import ScanJob, ScanModule, folders_of, run_trainer, scans_of, trainer_of
+from alseg.engine.scans import ScanJob, ScanModule, folders_of, run_trainer, trainer_of
 from alseg.engine.score_tables import (
     DONE,
     REFUSED,
@@ -39,8 +38,6 @@ from alseg.engine.score_tables import (
     write_top,
 )
 from alseg.engine.trained_run import TrainedRun, load_trained
-from alseg.run.folder import CONFIG_FILE
-from alseg.scoring.scorer import Scoring
 from alseg.strategies.strategy import Strategy
 from alseg.system.console import Meter, say
 from alseg.system.files import checksum_of, locked, read_json, write_json
@@ -66,15 +63,15 @@ def score(config: DictConfig) -> None:
     images, output = folders_of(config)
     run = load_trained(config.run, config.round, config.trusted_packages)
     strategy, parts = strategy_of(config, run)
-    task = scans_of(images, run.task)
+    archive = archive_of(images, len(run.task.channels))
     output.mkdir(parents=True, exist_ok=True)
-    job = Job(run, task, output, strategy, parts)
+    job = Job(run, archive, output, strategy, parts)
     check_record(output, job, config.shards)
     refused: list[str] = []
     n_new = 0
     for number in numbers:
         table = ScoreTable(output, number, config.shards)
-        part = replace(job, task=shard_of(task, number, config.shards))
+        part = replace(job, archive=shard_of(archive, number, config.shards))
         with locked_shard(output, number):
             found = score_shard(trainer, part, table, num_workers)
         refused += found.refused
@@ -95,16 +92,9 @@ def shards_of(config: DictConfig) -> list[int]:
     return [config.shard]
 
 
-def shard_of(task: Task, number: int, shards: int) -> Task:
+def shard_of(archive: Archive, number: int, shards: int) -> Archive:
     """The scans of a shard."""
-    return replace(
-        task,
-        cases={
-            case_id: case
-            for case_id, case in task.cases.items()
-            if zlib.crc32(case_id.encode()) % shards == number
-        },
-    )
+    return archive.only(lambda case_id: zlib.crc32(case_id.encode()) % shards == number)
 
 
 def strategy_of(config: DictConfig, run: TrainedRun) -> tuple[Strategy, Mapping[str, Any]]:
@@ -114,11 +104,7 @@ def strategy_of(config: DictConfig, run: TrainedRun) -> tuple[Strategy, Mapping[
         ConfigError: if it gives a volume no score, or reads its label.
     """
     is_given = config.get("strategy") is not None
-    settings = config if is_given else run.config
-    parts: Any = OmegaConf.to_container(settings.strategy, resolve=True)
-    if not is_given:
-        check_targets({"strategy": parts}, run.folder / CONFIG_FILE, config.trusted_packages)
-    strategy = build_strategy(settings)
+    strategy = build_strategy(config) if is_given else run.own_strategy(config.trusted_packages)
     if strategy.measure is None:
         raise ConfigError(
             f"the strategy {strategy.name} gives a volume no score; name one that does, such as "
@@ -129,6 +115,8 @@ def strategy_of(config: DictConfig, run: TrainedRun) -> tuple[Strategy, Mapping[
             f"the strategy {strategy.name} reads labels, which new scans do not have; name "
             "another, such as strategy=entropy"
         )
+    settings = config if is_given else run.config
+    parts: Any = OmegaConf.to_container(settings.strategy, resolve=True)
     return strategy, parts
 
 
@@ -165,26 +153,12 @@ class Job(ScanJob):
 
     def is_current(self, row: Row) -> bool:
         """Whether a row is the score that this process would give."""
-        case = self.task.cases.get(row["case"])
+        case = self.archive.get(row["case"])
         return (
             case is not None
             and row["status"] == DONE
             and all(image.is_file() for image in case.images)
             and row["made_of"] == self.made_of(row["case"])
-        )
-
-    def scoring(self) -> Scoring:
-        """How a volume is scored: by all passes over all windows."""
-        run, passes = self.run, self.strategy.needs_passes
-        if passes:
-            run.source.check(run.network)
-        return Scoring(
-            self.strategy,
-            run.source.exact,
-            build_inferers(run.config)[1],
-            run.config.seed,
-            run.round_number,
-            run.members() if passes else (),
         )
 
 
@@ -200,9 +174,9 @@ class Scorer(ScanModule):
     job: Job
 
     def __init__(self, job: Job, table: ScoreTable, n_before: int) -> None:
-        super().__init__(job, Meter("scoring", "scan", len(job.task.cases), done=n_before))
+        super().__init__(job, Meter("scoring", "scan", len(job.archive), done=n_before))
         self.table = table
-        self.scoring = job.scoring()
+        self.scoring = job.run.scoring(job.strategy)
         self.refused: list[str] = []
 
     def look_at(self, case_id: str, batch: Mapping[str, Any]) -> None:
@@ -242,7 +216,7 @@ class ShardReport:
 def score_shard(trainer: pl.Trainer, job: Job, table: ScoreTable, num_workers: int) -> ShardReport:
     """Score the scans of a shard that its table does not have yet."""
     done = table.keep(job.is_current)
-    waiting = [case_id for case_id in job.task.cases if case_id not in done]
+    waiting = [case_id for case_id in job.archive if case_id not in done]
     if not waiting:
         return ShardReport(0)
     scorer = Scorer(job, table, n_before=len(done))
@@ -307,7 +281,7 @@ def report(job: Job, n_new: int, n_top: int, refused: Sequence[str]) -> None:
         write_top(output / TOP_FILE, top)
     say(
         f"scored {n_new} scan(s) by {job.strategy.name} with the network of round "
-        f"{run.round_number} of {run.folder}; {n_scored} of {len(job.task.cases)} are scored: "
+        f"{run.round_number} of {run.folder}; {n_scored} of {len(job.archive)} are scored: "
         f"{output}"
     )
     if top:

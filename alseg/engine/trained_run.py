@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from alseg.config.build import build_network
+from alseg.config.build import build_inferers, build_network, build_strategy
 from alseg.config.composition import instantiate
 from alseg.config.earlier_versions import check_moved
 from alseg.config.settings import flat, load_config
@@ -28,7 +28,9 @@ from alseg.data.task import Task
 from alseg.run.folder import CONFIG_FILE, TASK_FILE, round_folder
 from alseg.run.stages import check_unchanged, evaluated_columns
 from alseg.run.state import RunState
+from alseg.scoring.scorer import Scoring
 from alseg.scoring.sources import UncertaintySource
+from alseg.strategies.strategy import Strategy
 from alseg.system.files import read_json, write_json
 from alseg.training.fit import BEST, load_weights, member_name
 
@@ -82,6 +84,34 @@ class TrainedRun:
         """The further members of an ensemble, in eval mode."""
         make_network = build_network(self.config, self.task)
         return tuple(_with_weights(make_network(), path) for path in self.member_checkpoints())
+
+    def own_strategy(self, trusted_packages: Collection[str] = ()) -> Strategy:
+        """The strategy of the run.
+
+        Raises:
+            ConfigError: if its settings name a function or class that is not trusted.
+        """
+        parts = OmegaConf.to_container(self.config.strategy, resolve=True)
+        check_targets({"strategy": parts}, self.folder / CONFIG_FILE, trusted_packages)
+        return build_strategy(self.config)
+
+    def scoring(self, strategy: Strategy) -> Scoring:
+        """How a strategy scores a volume: by all passes over all windows.
+
+        Raises:
+            ConfigError: if the network makes no passes that it needs.
+        """
+        passes = strategy.needs_passes
+        if passes:
+            self.source.check(self.network)
+        return Scoring(
+            strategy,
+            self.source.exact,
+            build_inferers(self.config)[1],
+            self.config.seed,
+            self.round_number,
+            self.members() if passes else (),
+        )
 
 
 def load_trained(

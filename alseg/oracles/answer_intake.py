@@ -58,6 +58,7 @@ class AnswerIntake:
         self.accept_unrequested = accept_unrequested
         self.annotations = Annotations(run_folder)
         self.answer_files = AnswerFiles(run_folder, task.cases, settle_seconds)
+        self._checksums: dict[Path, tuple[tuple[int, int], str]] = {}  # of files, by their state
         self._refused: dict[tuple[object, ...], str] = {}  # what was found wrong with a file
         self._logged: set[str] = set()
         self._news: set[str] = set()  # the requests of which something has been accepted
@@ -124,7 +125,7 @@ class AnswerIntake:
         if self.task.cases[case_id].label is not None:
             return f"{path} is not used: the data set has a label for {case_id}"
         versions = [each for each in self.annotations.history if each.case == case_id]
-        received = checksum_of(path)
+        received = self._checksum(answer)
         from_here = [each for each in versions if each.folder == answer.folder]
         # the same file in another request folder is not a new version
         for each in from_here[-1:] or versions:
@@ -137,6 +138,14 @@ class AnswerIntake:
         if key not in self._refused:
             self._refused[key] = self._accept(answer, request)
         return self._refused[key]
+
+    def _checksum(self, answer: AnswerFile) -> str:
+        """The checksum of an answer, which is read again only if the file has changed."""
+        state, checksum = self._checksums.get(answer.path, (None, ""))
+        if state != answer.state:
+            checksum = checksum_of(answer.path)
+            self._checksums[answer.path] = answer.state, checksum
+        return checksum
 
     def _accept(self, answer: AnswerFile, request: Request | None) -> str:
         """Accept a label; returns why it cannot be, if it cannot."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from alseg.core.errors import (
@@ -100,7 +100,8 @@ class PersonOracle:
         """Lay out the units of a query whose case has no label; see ``Oracle.request``."""
         name, request = place_for(self.folder, name, query)
         if request is None:
-            request = request_for(name, query, self._labels(), scores)
+            known = self._labels({unit.case_id for unit in query})
+            request = request_for(name, query, known, scores)
             if request.items:
                 lay_out(self.task, self.folder, request, propose)
         return tuple(item.unit for item in request.items)
@@ -173,7 +174,7 @@ class PersonOracle:
         wait_for_all()
 
     def _answer(self, query: Query) -> Answer:
-        labels = self._labels()
+        labels = self._labels({unit.case_id for unit in query})
         return Answer(
             {unit: labels[unit.case_id] for unit in query if unit.case_id in labels},
             tuple(unit for unit in query if unit.case_id not in labels),
@@ -190,16 +191,18 @@ class PersonOracle:
     def _further(self, query: Query) -> dict[Unit, Path]:
         """What people have annotated besides a query."""
         asked = {unit.case_id for unit in query}
-        return {Unit(i): path for i, path in self._annotated().items() if i not in asked}
+        others = self._annotated(self.task.cases.keys() - asked)
+        return {Unit(i): path for i, path in others.items()}
 
-    def _labels(self) -> dict[str, Path]:
-        """The label of each case that has one."""
-        return self._annotated() | self._labels_of_data_set(self.task.cases)
+    def _labels(self, case_ids: Collection[str]) -> dict[str, Path]:
+        """The label of each of these cases that has one."""
+        return self._annotated(case_ids) | self._labels_of_data_set(case_ids)
 
-    def _annotated(self) -> dict[str, Path]:
-        """The newest label that somebody has made for each case."""
+    def _annotated(self, case_ids: Collection[str]) -> dict[str, Path]:
+        """The newest label that somebody has made for each of these cases; all are read."""
         annotations = self.intake.annotations
-        return {case_id: annotations.path(each) for case_id, each in annotations.newest().items()}
+        newest = annotations.newest()
+        return {i: annotations.path(each) for i, each in newest.items() if i in case_ids}
 
     def _labels_of_data_set(self, case_ids: Iterable[str]) -> dict[str, Path]:
         labels = {case_id: self.task.cases[case_id].label for case_id in case_ids}

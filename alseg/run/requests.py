@@ -151,6 +151,12 @@ def read_states(run_folder: Path, name: str) -> dict[str, str]:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
+def is_looked_at(run_folder: Path, name: str, label: Path) -> bool:
+    """Whether the run has looked at the labels of a request since this one came."""
+    table = request_folder(run_folder, name) / REQUEST_TABLE
+    return label.lstat().st_mtime_ns <= table.lstat().st_mtime_ns
+
+
 def read_request(run_folder: Path, name: str) -> Request | None:
     """The request of that name; None if none has been completed.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alseg.core.units import as_region
-from alseg.strategies.strategy import CaseScore
+from alseg.strategies.strategy import CaseScore, feature_vector
 from alseg.system.distributed import gathered, rank
 from alseg.system.files import name_file_in_errors, write_atomically
 
@@ -76,7 +76,7 @@ class ScoreFile:
         self.path.unlink(missing_ok=True)
 
     def _line(self, group: Sequence[CaseScore]) -> str:
-        content = json.dumps([asdict(score) for score in group])
+        content = json.dumps([asdict(score) for score in group], default=list)
         return f"{self._checksum(content)} {content}\n"
 
     def _parsed(self, line: str) -> list[CaseScore] | None:
@@ -97,4 +97,6 @@ def _score(fields: dict[str, Any]) -> CaseScore:
         fields[name] = tuple(value) if isinstance(value, list) else value
     if fields.get("region") is not None:
         fields["region"] = as_region(fields["region"])
+    if fields.get("features") is not None:
+        fields["features"] = feature_vector(fields["features"])
     return CaseScore(**fields)

@@ -22,7 +22,7 @@ from alseg.strategies.measures import class_entropy, class_entropy_maps
 from alseg.strategies.places import Box, Place, Places
 from alseg.strategies.selectors.balanced import class_balanced_random
 from alseg.strategies.statistics import VoxelStatistics
-from alseg.strategies.strategy import CaseScore, Strategy
+from alseg.strategies.strategy import CaseScore, Strategy, feature_vector
 
 ClassMaps = Callable[[VoxelStatistics], Iterator[Tensor]]
 # The maps [D, H, W] whose mean a class score is, one a foreground class.
@@ -114,7 +114,7 @@ def score_regions(
             case_id,
             None if voxels is None else _box_score(strategy, voxels[box]),
             tuple(scores[number] for scores in by_class) if by_class else None,
-            None if features_of is None else tuple(features_of(box).tolist()),
+            None if features_of is None else feature_vector(features_of(box).tolist()),
             n_passes=statistics.n_passes,
             region=places.region(place),
         )
@@ -131,7 +131,7 @@ def annotated_regions(
     """The annotated regions of a case, which candidates are compared with by their features."""
     vectors = {r: features_of(places.box(places.at(r))).tolist() for r in places.taken}
     return [
-        CaseScore(case_id, features=tuple(vector), labelled=True, region=region)
+        CaseScore(case_id, features=feature_vector(vector), labelled=True, region=region)
         for region, vector in vectors.items()
     ]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -26,7 +27,7 @@ ClassScores = Callable[[VoxelStatistics], Tensor]  # -> [C - 1]
 FEATURES = ("mean", "foreground")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CaseScore:
     """What a strategy keeps of one case: a few numbers, never a volume.
 
@@ -34,7 +35,7 @@ class CaseScore:
         case_id: the case.
         score: higher means acquire first; None if the strategy has no measure.
         class_scores: one number a foreground class, where the strategy asks for them.
-        features: a feature vector, where the strategy asks for one.
+        features: a feature vector in float32, where the strategy asks for one.
         labelled: whether the case is labelled already and serves only as a reference.
         n_passes: how many passes the score was taken from.
         pass_scores: the score after each of them, where a rule decided when to stop.
@@ -46,7 +47,7 @@ class CaseScore:
     case_id: str
     score: float | None = None
     class_scores: tuple[float, ...] | None = None
-    features: tuple[float, ...] | None = None
+    features: array[float] | None = None
     labelled: bool = False
     n_passes: int | None = None
     pass_scores: tuple[float, ...] | None = None
@@ -62,6 +63,17 @@ class CaseScore:
     def name(self) -> str:
         """The unit's name, the case's for a whole volume."""
         return self.unit.name
+
+
+def feature_vector(values: Iterable[float]) -> array[float]:
+    """Features as ``CaseScore`` holds them: 4 bytes a number, which compare as a whole."""
+    return array("f", values)
+
+
+def feature_matrix(scores: Sequence[CaseScore]) -> np.ndarray | None:
+    """The feature vectors of those that have one, [n, d] in float32; None if none has."""
+    vectors = [np.frombuffer(s.features, np.float32) for s in scores if s.features is not None]
+    return np.stack(vectors) if vectors else None
 
 
 @dataclass(frozen=True)
@@ -179,7 +191,7 @@ class Strategy:
             score = float(self.aggregation(self.uncertainty_map(statistics), statistics))
         if self.class_scores is not None and not labelled:
             class_scores = tuple(self.class_scores(statistics).tolist())
-        vector = None if features is None else tuple(features.tolist())
+        vector = None if features is None else feature_vector(features.tolist())
         found = CaseScore(case_id, score, class_scores, vector, labelled, statistics.n_passes)
         self.check_finite(found)
         return found
@@ -267,8 +279,8 @@ def candidates_from(
         ids=tuple(s.name for s in waiting),
         scores=_rows([s.score for s in waiting]),
         class_scores=_rows([s.class_scores for s in waiting]),
-        features=_rows([s.features for s in waiting]),
-        labelled_features=_rows([s.features for s in ordered if s.labelled or s.name in known]),
+        features=feature_matrix(waiting),
+        labelled_features=feature_matrix([s for s in ordered if s.labelled or s.name in known]),
         round_number=round_number,
         n_rounds=n_rounds,
     )

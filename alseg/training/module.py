@@ -73,8 +73,20 @@ class SegmentationModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""
         loss = self.batch_loss(self.network, batch)
-        self.log("loss/train", loss, prog_bar=True, batch_size=len(batch["image"]))
+        self.log_loss(loss, len(batch["image"]), batch_idx)
         return loss
+
+    def log_loss(self, loss: Tensor, batch_size: int, batch_idx: int) -> None:
+        """Log the loss of a step that loggers write, or that a validation follows.
+
+        Lightning takes a millisecond for it, whether anybody reads it or not.
+        """
+        trainer: Any = self.trainer
+        step = trainer.global_step + 1
+        every = ((step, trainer.log_every_n_steps), (batch_idx + 1, trainer.val_check_batch))
+        is_read = any(interval and number % interval == 0 for number, interval in every)
+        if is_read or step >= trainer.max_steps:
+            self.log("loss/train", loss, prog_bar=True, batch_size=batch_size)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

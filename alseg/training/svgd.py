@@ -143,7 +143,7 @@ class SteinModule(SegmentationModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step of all particles on the same patches; logs the mean of their losses."""
         losses = torch.stack([self.batch_loss(p, batch) for p in self.network.particles])
-        self.log("loss/train", losses.mean(), prog_bar=True, batch_size=len(batch["image"]))
+        self.log_loss(losses.mean(), len(batch["image"]), batch_idx)
         # The sum: each particle gets the gradient of its own loss.
         return losses.sum()
 

@@ -13,7 +13,7 @@ from alseg.data.formats.msd import read_msd
 from alseg.oracles.costs import volume
 from alseg.oracles.simulated import SimulatedOracle
 from alseg.strategies.selectors import diverse, noisy, ranked
-from alseg.strategies.strategy import CaseScore, Strategy
+from alseg.strategies.strategy import CaseScore, Strategy, feature_vector
 
 TOP_K = Strategy(
     name="top", selector=ranked.top_k, measure=lambda s: s.mean, aggregation=lambda m, s: 0.0
@@ -122,7 +122,9 @@ def test_a_labelled_candidate_serves_as_a_reference_too(phantoms: Path) -> None:
     pool = Pool.start(ids, ids[:1])
     core_set = Strategy("core_set", diverse.k_center, features="mean", deterministic=True)
     acquisition = make(phantoms, pool, core_set, candidates=ids)
-    acquired = acquire(acquisition, [CaseScore(i, features=(float(int(i[-3:])),)) for i in ids])
+    acquired = acquire(
+        acquisition, [CaseScore(i, features=feature_vector([int(i[-3:])])) for i in ids]
+    )
     # 0 is labelled: 11 is the farthest from it, then 5 (6 is as far, ties by id), then 8
     assert [r["case_id"][-3:] for r in acquired.queries] == ["011", "005", "008"]
 

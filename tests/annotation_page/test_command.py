@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,22 @@ def test_a_folder_that_is_no_run_folder_is_named(
 ) -> None:
     said = told(monkeypatch, capsys, str(tmp_path))
     assert f"{tmp_path} is no run folder: it has no config.yaml" in said
+
+
+def test_it_says_that_it_starts_before_it_imports_what_takes_long(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from alseg.system import console\n"
+        "say = console.say\n"
+        "console.say = lambda text: say(f\"{text} {'torch' in sys.modules}\")\n"
+        "from alseg.annotate import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert "no run folder" in done.stderr
+    assert done.stdout.startswith("starts; the address of the page follows")
+    assert done.stdout.endswith("half a minute False\n")
 
 
 def test_a_simulated_run_asks_nobody(

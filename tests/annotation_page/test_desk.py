@@ -204,6 +204,19 @@ def test_values_that_are_no_classes_are_refused(campaign: Campaign) -> None:
     assert not list((campaign.folder / "labels/final").iterdir())
 
 
+def test_a_refused_case_is_offered_until_it_is_handed_in_again(campaign: Campaign) -> None:
+    desk, request = campaign.desk, campaign.request
+    (campaign.folder / f"labels/final/{FIRST}.nii.gz").write_bytes(b"no label")
+    campaign.oracle.annotate(campaign.query)  # the run looks
+    assert unit(campaign)["state"] == "refused"
+    assert desk.next_case(request, "Ada", "page of Ada") == FIRST
+    submit(campaign, "Ada", based_on=take(campaign, "Ada"))
+    assert unit(campaign)["state"] == "submitted"  # before the run looks again
+    assert desk.next_case(request, "Ben", "page of Ben") == ASKED[1]
+    campaign.oracle.annotate(campaign.query)
+    assert unit(campaign)["state"] == "annotated"
+
+
 def test_answers_of_others_stay_in_the_table(campaign: Campaign) -> None:
     table = campaign.folder / "labels/final/answers.csv"
     table.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -195,6 +196,50 @@ def test_two_annotators_never_get_or_overwrite_the_same_case(
         ]
         again = Page(browser, address, "Ada")  # a second page of the one who holds what is left
         until(lambda: "left are open on other pages" in again.text("#cover"), "the words")
+
+
+def test_a_page_whose_case_another_one_has_taken_over_says_so_and_submits_nothing(
+    browser: Any, campaign: Campaign
+) -> None:
+    with served(campaign.desk) as address:
+        first = Page(browser, address, "Ada")
+        first.wait_for(ASKED[0])
+        second = Page(browser, address, "Ada")
+        second.wait_for(ASKED[1])
+        second.press(f"[data-case='{ASKED[0]}']")
+        browser.switch_to.alert.accept()
+        second.wait_for(ASKED[0])
+        words = f"{ASKED[0]} has been opened on another page of yours, and continues there."
+        until(lambda: first.text("#cover-text") == words, "the words")
+        assert not first.find("#submit")[0].is_enabled()
+        first.press("#cover-button")
+        first.wait_for(ASKED[1])  # which the second one has given back
+        assert first.find("#submit")[0].is_enabled()
+
+
+def test_a_drawing_is_cleared_and_brought_back_and_slices_are_numbered(
+    browser: Any, campaign: Campaign
+) -> None:
+    with served(campaign.desk) as address:
+        page = Page(browser, address, "Ada")
+        page.wait_for(ASKED[0])
+        proposal = page.drawing()
+        assert proposal.any()
+        page.press("#clear")
+        assert not page.drawing().any()
+        page.wait_until_saved()
+        draft = campaign.folder / "drafts" / f"{ASKED[0]}.nii.gz"
+        assert not np.asarray(nibabel.load(draft).dataobj).any()
+        page.press("#undo")
+        assert np.array_equal(page.drawing(), proposal)
+        assert re.fullmatch(
+            r"axial \d / 5 · coronal \d / 7 · sagittal \d / 9", page.text("#slice")
+        ), page.text("#slice")
+        page.key("v")
+        before = page.text("#slice")
+        page.key("\ue013")  # the arrow up
+        name, number, _, n_slices = before.split()
+        assert page.text("#slice") == f"{name} {int(number) + 1} / {n_slices}"
 
 
 FAST = """

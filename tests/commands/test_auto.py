@@ -175,6 +175,23 @@ def test_patches_of_fewer_classes_than_the_data_has_are_refused(
     assert run.err.count("\n") == 1
 
 
+def test_a_plan_is_refused_where_a_training_by_it_would_be(
+    plan: Plan, phantoms: Path, tmp_path: Path
+) -> None:
+    data = f"data.root={phantoms}"
+    done = plan(data, "data.crop_ratios=[1,1]", "measure=false", "save=plan.yaml")
+    assert done.exit_code == 2
+    assert "data.crop_ratios is [1, 1]; the data set has 3 classes, background" in done.err
+    assert not (tmp_path / "plan.yaml").exists()
+    (tmp_path / "mine.yaml").write_text("data.intensities: [{_target_: own.Scale}]")
+    done = plan(data, "data.plan=mine.yaml")
+    assert done.exit_code == 2
+    assert "mine.yaml: data.intensities.0._target_ is 'own.Scale'" in done.err
+    assert "if the file is your own" in done.err
+    trusted = plan(data, "data.plan=mine.yaml", "trusted_packages=[own.Scale]")
+    assert "the plan lacks data.spacing_mm" in trusted.err
+
+
 def test_hidden_labels_do_not_change_the_plan(auto: Train, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(20, 20, 16)).astype(np.float32) for _ in range(12)]
@@ -207,6 +224,20 @@ def test_the_plan_of_a_data_set_opens_no_label(plan: Plan, phantoms: Path, tmp_p
         readable.out
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "plan.yaml"]
+
+
+def test_scans_that_nobody_has_labelled_are_planned_for(
+    plan: Plan, phantoms: Path, tmp_path: Path
+) -> None:
+    as_folder(phantoms, tmp_path / "scans")
+    scans = (f"data.root={tmp_path / 'scans'}", "data.classes=[liver,tumour]")
+    done = plan(*scans)
+    assert done.exit_code == 0, done.err
+    assert "s a step" in done.out
+    for settings in (("oracle=person",), ("data/splits=growing", "oracle=person")):
+        campaign = plan(*scans, *settings, "measure=false")
+        assert campaign.exit_code == 0, campaign.err
+        assert yaml.safe_load(campaign.out) == yaml.safe_load(done.out)
 
 
 def test_images_of_the_test_part_steer_nothing(plan: Plan, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -53,13 +54,17 @@ def test_a_strategy_without_scores_has_maps_too(smoke: Path) -> None:
     assert float(maps.uncertainty.max()) > 0
 
 
-def test_missing_checkpoints_and_cases_are_told(smoke: Path) -> None:
+def test_missing_checkpoints_and_cases_are_told(smoke: Path, tmp_path: Path) -> None:
     folder = run_folder(smoke, "random")
-    with pytest.raises(DataError, match=r"there is no .*round_09/best\.ckpt"):
+    with pytest.raises(ConfigError, match=r"round is 9, and the run in .* the rounds 1 to 2"):
         case_maps(folder, 9, ["phantom_000"])
     assert not (folder / "rounds" / "round_09").exists()
     with pytest.raises(ConfigError, match="nobody is not a case of"):
         case_maps(folder, 1, ["nobody"])
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "rounds" / "round_02" / "best.ckpt").unlink()
+    with pytest.raises(DataError, match=r"there is no .*round_02/best\.ckpt"):
+        case_maps(copy, 2, ["phantom_000"])
 
 
 def test_the_notebook_runs_and_is_stored_without_outputs(

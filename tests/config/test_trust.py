@@ -189,16 +189,18 @@ def foreign(one_round: Path, tmp_path: Path) -> Path:
     return shutil.copytree(one_round, tmp_path / "foreign")
 
 
-def poison(folder: Path) -> Path:
-    """Let the configuration of a run folder unpickle a file that leaves a mark."""
+def poison(folder: Path, *, strategy: bool = False) -> Path:
+    """Let the trainer, or the strategy, of a run folder unpickle a file that leaves a mark."""
     mark, trap = folder / "mark", folder / "trap.pkl"
     trap.write_bytes(pickle.dumps(Trap(str(mark))))
     path = folder / "config.yaml"
     config = yaml.safe_load(path.read_text())
     config["trusted_packages"] = ["pandas"]  # not for the folder to say
-    config["trainer"]["callbacks"] = [
-        {"_target_": "pandas.read_pickle", "filepath_or_buffer": str(trap)}
-    ]
+    target = {"_target_": "pandas.read_pickle", "filepath_or_buffer": str(trap)}
+    if strategy:
+        config["strategy"]["measure"] = target
+    else:
+        config["trainer"]["callbacks"] = [target]
     path.write_text(yaml.safe_dump(config))
     return mark
 
@@ -209,6 +211,13 @@ class Trap:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
         return open, (self.mark, "w")
+
+
+def test_maps_of_a_run_folder_from_other_hands_run_nothing(foreign: Path) -> None:
+    mark = poison(foreign, strategy=True)
+    with pytest.raises(ConfigError, match=r"strategy\.measure\._target_ is 'pandas\.read_pickle'"):
+        case_maps(foreign, 1, ["phantom_000"])
+    assert not mark.exists()
 
 
 def test_a_run_folder_from_other_hands_runs_nothing(
@@ -224,8 +233,7 @@ def test_a_run_folder_from_other_hands_runs_nothing(
         )
         assert line.endswith("add trusted_packages=[pandas]")
         assert not mark.exists()
-    with pytest.raises(ConfigError, match=r"pandas\.read_pickle"):
-        case_maps(foreign, 1, ["phantom_000"])
+    case_maps(foreign, 1, ["phantom_000"])  # builds no trainer
     assert not mark.exists()
     train("trusted_packages=[pandas]", smoke=False, resume=foreign)
     assert mark.exists()  # the trap works: the user has asked for it

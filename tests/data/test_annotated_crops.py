@@ -24,6 +24,7 @@ from monai.transforms import (
     Spacing,
     SpatialPadd,
 )
+from torch import Tensor
 
 from alseg.core.errors import DataError
 from alseg.core.units import IGNORED, Region
@@ -33,6 +34,7 @@ from alseg.data.cache import VolumeCache
 from alseg.data.formats.msd import read_msd
 from tests.conftest import write_msd
 
+NONZERO = Tensor.nonzero
 KEYS = ["image", "label"]
 SIZE = (6, 6, 6)
 CROPS: dict[str, Any] = {
@@ -112,6 +114,57 @@ def test_crops_of_whole_volumes_are_monais_own_to_the_bit(name: str) -> None:
             found.append(collated([crops]))
         assert all(torch.equal(found[0][key], found[1][key]) for key in KEYS)
         assert found[0]["label"].dtype == found[1]["label"].dtype
+
+
+AROUND_VOXELS = [name for name in CROPS if "random" not in name]
+
+
+def known_case(case_id: str, seed: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    noise = torch.Generator().manual_seed(seed)
+    label = torch.randint(3, (1, *shape), generator=noise, dtype=torch.uint8)
+    return {"case_id": case_id, "label": label, "image": torch.rand(label.shape, generator=noise)}
+
+
+@pytest.mark.parametrize("name", AROUND_VOXELS)
+@pytest.mark.parametrize("depth", [5, 9], ids=["padded", "larger"])
+def test_crops_of_known_cases_are_monais_own_to_the_bit(name: str, depth: int) -> None:
+    samples = [known_case("a", 0, (depth, 14, 10)), known_case("b", 1, (depth, 9, 13))]
+    samples[1]["label"][samples[1]["label"] == 1] = 0  # a class that it does not have
+    chain = [SpatialPadd(KEYS, SIZE), CROPS[name]()]
+    plain, ours = Compose(chain), Compose(for_partial_labels(chain))
+    for seed in range(20):
+        found = []
+        for augment in (plain, ours):
+            augment.set_random_state(seed)
+            found.append(collated([augment(dict(samples[seed % 2]))]))
+        assert all(torch.equal(found[0][key], found[1][key]) for key in KEYS)
+
+
+@pytest.mark.parametrize("name", AROUND_VOXELS)
+def test_a_volume_is_looked_through_for_its_first_crop_only(name: str) -> None:
+    augment = Compose(for_partial_labels([CROPS[name]()]))
+    sample = known_case("a", 0, (40, 50, 60))
+    rows_read = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "nonzero", lambda t: rows_read.append(t.numel()) or NONZERO(t))
+        patch.setattr(torch, "nonzero", None)  # MONAI lists all voxels by it
+        for _ in range(5):
+            augment(dict(sample))
+    assert rows_read == 15 * [60]  # three crops a draw
+
+
+def test_a_crop_behind_a_random_transform_looks_at_what_it_gets() -> None:
+    flip = RandFlipd(KEYS, prob=0.5, spatial_axis=0)
+    chain = [flip, CROPS["classes"]()]
+    plain, ours = Compose(chain), Compose(for_partial_labels(chain))
+    sample = known_case("a", 0, (9, 14, 10))
+    sample["label"][:, 3:] = 0
+    for seed in range(10):
+        found = []
+        for augment in (plain, ours):
+            augment.set_random_state(seed)
+            found.append(collated([augment(dict(sample))]))
+        assert torch.equal(found[0]["label"], found[1]["label"])
 
 
 def test_positive_and_negative_centres_have_their_shares() -> None:

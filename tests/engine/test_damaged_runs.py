@@ -23,7 +23,7 @@ from alseg.run.provenance import recorded
 from alseg.run.score_journal import ScoreFile
 from alseg.run.stages import Stages
 from alseg.run.state import RunState
-from alseg.strategies.strategy import CaseScore
+from alseg.strategies.strategy import CaseScore, feature_vector
 from alseg.system.files import read_json, read_tensors, write_json, write_tensors
 from alseg.system.interruption import Interrupted
 from alseg.training.module import SegmentationModule
@@ -266,7 +266,7 @@ def is_reported(read: Callable[[Path], object], folder: Path) -> bool:
 
 def test_lines_of_a_score_file_that_are_no_scores_are_scored_again(tmp_path: Path) -> None:
     file = ScoreFile(tmp_path, "network")
-    group = [CaseScore("a", 1.0, features=(1.0, 2.0))]
+    group = [CaseScore("a", 1.0, features=feature_vector((1.0, 2.0)))]
     file.start([group])
     for other in ("another network", ""):
         assert ScoreFile(tmp_path, other).read() == []

@@ -98,6 +98,27 @@ def test_alseg_reads_it_back_as_it_is(export: Export, tmp_path: Path) -> None:
         assert np.array_equal(read_label(task, path)[0].numpy()[0], labels[index])
 
 
+def test_images_that_nnunet_refuses_for_their_voxels_are_named(
+    export: Export, tmp_path: Path
+) -> None:
+    root, _ = blobs(tmp_path / "data")
+    for case_id, value in (("case_00", np.nan), ("case_03", np.inf)):
+        path = root / "imagesTr" / f"{case_id}.nii.gz"
+        image = nibabel.load(path)
+        greys = np.asarray(image.dataobj, np.float32).copy()
+        greys[0, 0, 0] = value
+        nibabel.save(nibabel.Nifti1Image(greys, image.affine), path)
+    run = run_on(tmp_path / "run", root, Pool(("case_03", "case_01"), ()))
+    code, said, errors = export(run, tmp_path / "out")
+    assert code == 0, errors
+    assert "2 case(s) hold voxels that are NaN or infinite: case_00, case_03;" in " ".join(
+        said.split()
+    )
+    code, said, errors = export(run, tmp_path / "annotated", "unlabelled_images=false")
+    assert code == 0, errors
+    assert "1 case(s) hold voxels that are NaN or infinite: case_03;" in " ".join(said.split())
+
+
 def test_what_lies_outside_of_the_regions_is_ignored(export: Export, tmp_path: Path) -> None:
     root, labels = blobs(tmp_path / "data")
     pool = Pool(("case_03", "case_01"), (), regions=(Unit("case_01", REGION),))

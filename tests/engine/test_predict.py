@@ -324,7 +324,10 @@ def test_a_network_of_two_channels_takes_a_file_a_channel_or_one_with_both(
         nibabel.save(image, scans / f"apart_{channel:04d}.nii.gz")
     nibabel.save(nibabel.Nifti1Image(images[0], np.eye(4)), scans / "together.nii")
     nibabel.save(nibabel.Nifti1Image(images[0][..., 0], np.eye(4)), scans / "half_0000.nii.gz")
-    check(predict(of=run, images=scans), "the case half has half_0000; with 2 channels")
+    lacking = predict(of=run, images=scans, output="lacking")
+    assert lacking.exit_code == 2
+    message = table_of(lacking.folder)["message"]["half"]
+    assert "the case half has half_0000; with 2 channels" in message
     (scans / "half_0000.nii.gz").rename(scans / "half.nii.gz")
     done = predict(of=run, images=scans)
     assert done.exit_code == 2
@@ -392,7 +395,11 @@ def test_folders_that_cannot_be_used_are_reported(
     assert [path.name for path in run_folder.iterdir()] == ["config.yaml"]
     shutil.copy(scans / "phantom_000.nii.gz", scans / "twice.nii.gz")
     (scans / "twice.nii").write_bytes(gzip.decompress((scans / "twice.nii.gz").read_bytes()))
-    check(predict(), "both give the id twice")
+    twice = predict(output="twice")
+    assert twice.exit_code == 2
+    table = table_of(twice.folder)
+    assert "both give the id twice" in table["message"]["twice"]
+    assert set(table["status"].drop("twice")) == {"done"}
 
 
 def test_a_table_of_something_else_is_left_alone(predict: Predict, tmp_path: Path) -> None:

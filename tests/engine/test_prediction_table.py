@@ -64,12 +64,35 @@ def test_a_table_is_read_again_as_it_was(tmp_path: Path) -> None:
     table = filled(tmp_path / "a.csv", [{}, {"voxels_tumour": 0}])
     table.note("007", status="refused", message='a "quoted", odd name\tand NA', checksum="")
     table.note("NA", status="writing")
+    table.save()
     again = PredictionTable(tmp_path / "a.csv", CLASSES)
     assert again.rows["case_00"]["checksum"] == "00000012"
     assert again.rows["007"]["message"] == 'a "quoted", odd name\tand NA'
     before = (tmp_path / "a.csv").read_text()
     again.note("NA", status="writing")
     assert (tmp_path / "a.csv").read_text() == before
+
+
+def test_a_row_is_appended_and_one_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    table = filled(path, [{}])
+    for number in range(3):
+        before = path.read_bytes()
+        table.note(f"new_{number}", status="writing")
+        table.note(f"new_{number}", status="refused", message='it is "broken", see above')
+        assert path.read_bytes().startswith(before)
+    kept, text = set(table.rows), path.read_bytes()
+    last = text.splitlines(keepends=True)[-1]
+    for n_lost in range(1, len(last)):
+        path.write_bytes(text[:-n_lost])
+        again = PredictionTable(path, CLASSES)
+        assert set(again.rows) == kept
+        # its last row but one says that the last case was being written
+        assert again.rows["new_2"]["status"] == ("refused" if n_lost == 1 else "writing")
+        again.note("after", status="refused")
+        assert set(PredictionTable(path, CLASSES).rows) == {*kept, "after"}
+    table.save()
+    assert path.read_text().count("\n") == 1 + len(kept)
 
 
 @pytest.mark.parametrize("content", [b"", b"case\n1\n", b"\xff\xfe\x00", b'"', b"a,b\n1,2,3,4\n"])

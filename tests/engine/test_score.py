@@ -129,6 +129,34 @@ def test_a_scan_that_cannot_be_used_does_not_stop_the_other_shards(
     assert score("shards=2").exit_code == 2  # it is looked at again
 
 
+def test_names_and_links_that_cannot_be_used_are_rows_and_the_others_are_scored(
+    score: Score, archive: Path, noted: pd.Series
+) -> None:
+    scan = archive / f"{noted.index[0]}.nii.gz"
+    (archive / "gone.nii.gz").symlink_to(archive.parent / "nowhere.nii.gz")
+    (archive / "round.nii.gz").symlink_to(archive / "round.nii.gz")
+    for name in ("two\nlines.nii.gz", b"no text \xff.nii.gz".decode(errors="surrogateescape")):
+        shutil.copy(scan, archive / name)
+    for name in ("twice.nii.gz", "twice.nii"):
+        shutil.copy(scan, archive / name)
+    done = score()
+    assert done.exit_code == 2
+    assert "5 scan(s) could not be scored: gone, no text" in done.err
+    assert scores_in(done.folder) == noted.to_dict()
+    rows = {row["case"]: row for path in done.folder.glob("scores_*") for row in rows_of(path)}
+    refused = {case: row["message"] for case, row in rows.items() if row["status"] == "refused"}
+    assert set(refused) == {"gone", "round", "twice", r"two\nlines", r"no text \udcff"}
+    assert "which is not there" in refused["gone"]
+    assert "cannot be printed; rename the file" in refused[r"two\nlines"]
+    assert "twice.nii and twice.nii.gz both give the id twice" in refused["twice"]
+    for path in archive.iterdir():
+        if path.name.removesuffix(".gz").removesuffix(".nii") not in noted.index:
+            path.unlink()
+    again = score()
+    assert again.exit_code == 0, again.err
+    assert scores_in(again.folder) == noted.to_dict()
+
+
 def test_what_was_killed_continues_and_scores_no_scan_twice(
     run: Path, archive: Path, score: Score, noted: pd.Series, monkeypatch: pytest.MonkeyPatch
 ) -> None:

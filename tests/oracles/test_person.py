@@ -632,6 +632,40 @@ def test_waiting_says_how_far_it_is_and_continues_by_itself(
     ]  # fmt: skip
 
 
+def test_while_it_waits_labels_of_earlier_queries_are_not_read_again_and_again(
+    campaign: tuple[Task, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle = PersonOracle(
+        campaign[0], tmp_path / "run", wait=True, poll_seconds=7, settle_seconds=0
+    )
+    first, second = whole(HIDDEN[:2]), whole(HIDDEN[2:4])
+    oracle.request("round_01", first, {})
+    for case_id in HIDDEN[:2]:
+        hand_in(campaign, oracle, case_id)
+    assert oracle.annotate(first).pending == ()
+    oracle.request("round_02", second, {})
+    reads: list[Path] = []
+
+    def counted(path: Path) -> str:
+        reads.append(path)
+        return checksum_of(path)
+
+    for module in ("annotations", "answer_intake"):
+        monkeypatch.setattr(f"alseg.oracles.{module}.checksum_of", counted)
+    comes = iter([None, None, None, *HIDDEN[2:4]])
+
+    def sleep(seconds: float) -> None:
+        if case_id := next(comes):
+            hand_in(campaign, oracle, case_id, request="round_02")
+
+    monkeypatch.setattr("alseg.oracles.person.time.sleep", sleep)
+    assert oracle.annotate(second).pending == ()
+    earlier = [path for path in reads if any(case_id in str(path) for case_id in HIDDEN[:2])]
+    kept = [path for path in earlier if "annotations" in path.parts]
+    assert sorted(path.parent.name for path in kept) == HIDDEN[:2]  # once all are there
+    assert not set(earlier) - set(kept)  # what was handed in has not changed
+
+
 class Killed(BaseException):
     """As if the process had ended there."""
 

@@ -6,12 +6,12 @@ import pytest
 
 from alseg.active.acquisition_callback import candidate_cases
 from alseg.run.score_journal import ScoreFile
-from alseg.strategies.strategy import CaseScore
+from alseg.strategies.strategy import CaseScore, feature_vector
 
 SCORES = [
     CaseScore("a", 0.1 + 0.2, class_scores=(1.0, 1e-300)),
-    CaseScore("b", 2.0, features=(0.5, -1.0, 3.0)),
-    CaseScore("c", None, features=(1.0, 2.0, 3.0), labelled=True),
+    CaseScore("b", 2.0, features=feature_vector((0.5, -1.0, 3.0))),
+    CaseScore("c", None, features=feature_vector((1.0, 2.0, 3.0)), labelled=True),
     CaseScore("d", 1.5, n_passes=2, pass_scores=(1.0, 1.5)),
 ]
 GROUPS = [SCORES[:1], SCORES[1:2], SCORES[2:]]

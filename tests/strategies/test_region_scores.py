@@ -29,7 +29,7 @@ from alseg.strategies.selectors.diverse import k_center, mi_diversity
 from alseg.strategies.selectors.noisy import random
 from alseg.strategies.selectors.ranked import top_k
 from alseg.strategies.statistics import VoxelStatistics
-from alseg.strategies.strategy import Strategy, candidates_from
+from alseg.strategies.strategy import Strategy, candidates_from, feature_vector
 
 SHAPE = (9, 8, 7)
 ENTROPY = Strategy("entropy", top_k, measures.entropy, aggregations.mean)
@@ -123,9 +123,11 @@ def test_features_are_pooled_over_each_region_and_compared_with_the_annotated_on
 
     rng = np.random.default_rng(0)
     found = score_regions(strategy, "a", statistics_of(0), places, rng, features_of)
-    assert all(s.features == tuple(float(a) for a, _ in s.region) for s in found)
+    assert all(s.features == feature_vector(a for a, _ in s.region) for s in found)
     labelled = annotated_regions("a", places, features_of)
-    assert [(s.region, s.features, s.labelled) for s in labelled] == [(taken, (0, 0, 0), True)]
+    assert [(s.region, s.features, s.labelled) for s in labelled] == [
+        (taken, feature_vector((0, 0, 0)), True)
+    ]
     candidates = candidates_from([*found, *labelled])
     assert len(candidates.ids) == 3
     assert candidates.labelled_features is not None

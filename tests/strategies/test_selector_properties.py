@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alseg.strategies.selectors import balanced, diverse, grouped, noisy, ranked
 from alseg.strategies.selectors.candidates import Selector
-from alseg.strategies.strategy import CaseScore, Strategy, candidates_from
+from alseg.strategies.strategy import CaseScore, Strategy, candidates_from, feature_vector
 
 SELECTORS: dict[str, Selector] = {
     "top_k": ranked.top_k,
@@ -52,7 +52,7 @@ def scored_pools(draw: st.DrawFn) -> tuple[list[CaseScore], int]:
             f"case_{i:02d}",
             score=None if i >= n else draw(numbers),
             class_scores=None if i >= n else draw(st.tuples(numbers, numbers)),
-            features=draw(vectors),
+            features=feature_vector(draw(vectors)),
             labelled=i >= n,
         )
         for i in range(n + n_labelled)
@@ -99,7 +99,7 @@ def test_stochastic_selectors_differ_between_seeds(name: str) -> None:
             f"case_{i:02d}",
             float(generator.random()),
             tuple(generator.random(2)),
-            tuple(generator.normal(size=3)),
+            feature_vector(generator.normal(size=3)),
         )
         for i in range(40)
     ]

@@ -19,6 +19,7 @@ from alseg.strategies.strategy import (
     Measure,
     Strategy,
     candidates_from,
+    feature_vector,
 )
 from tests.strategies.builders import candidates_of, statistics_of
 
@@ -64,10 +65,12 @@ def test_score_keeps_what_the_parts_give(statistics: VoxelStatistics) -> None:
     case = strategy.score("case_1", statistics, vector)
     assert case.score == pytest.approx(8 * math.log(3), rel=1e-5)
     assert case.class_scores == pytest.approx([math.log(3) / 3] * 2, rel=1e-5)
-    assert case.features == (1.0, 2.0)
+    assert case.features is not None
+    assert (case.features.tolist(), case.features.itemsize) == ([1.0, 2.0], 4)
     # of a labelled case only the features are kept
+    features = feature_vector((1.0, 2.0))
     reference = strategy.score("case_2", statistics, vector, labelled=True)
-    assert reference == CaseScore("case_2", features=(1.0, 2.0), labelled=True, n_passes=1)
+    assert reference == CaseScore("case_2", features=features, labelled=True, n_passes=1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -90,9 +93,9 @@ def test_non_finite_values_raise_with_the_name_of_the_case(
 def test_candidates_keep_labelled_cases_apart() -> None:
     candidates = candidates_from(
         [
-            CaseScore("c", 3.0, features=(3.0, 0.0)),
-            CaseScore("b", features=(9.0, 9.0), labelled=True),
-            CaseScore("a", 1.0, features=(1.0, 0.0)),
+            CaseScore("c", 3.0, features=feature_vector((3.0, 0.0))),
+            CaseScore("b", features=feature_vector((9.0, 9.0)), labelled=True),
+            CaseScore("a", 1.0, features=feature_vector((1.0, 0.0))),
         ],
         round_number=2,
         n_rounds=4,

@@ -64,7 +64,8 @@ export function row(unit, isOpen, state, kind, action) {
   const button = element("button", "", "");
   button.type = "button";
   button.dataset.case = unit.case;
-  button.title = unit.score === null ? unit.case : `${unit.case}, score ${unit.score.toPrecision(3)}`;
+  button.title = `${unit.case}${unit.request ? `, asked for by ${unit.request}` : ""}`;
+  if (unit.score !== null) button.title += `, score ${unit.score.toPrecision(3)}`;
   if (isOpen) button.setAttribute("aria-current", "true");
   button.append(element("span", "order", unit.order), element("span", "case", unit.case));
   button.append(element("span", `state ${kind}`, state));
@@ -111,6 +112,7 @@ export class View {
     $("uncertainty-opacity").oninput = () => this.apply();
     for (const id of ["low", "high"]) $(id).onchange = () => viewer.setWindow(Number($("low").value), Number($("high").value));
     viewer.onWindow = () => this.showWindow();
+    viewer.onMove = () => this.showSlice();
     $("message-close").onclick = () => say("");
     this.keys = {
       " ": () => this.toggle("drawing-opacity"),
@@ -124,6 +126,7 @@ export class View {
   begin(hasUncertainty) {
     $("uncertainty-label").hidden = !hasUncertainty;
     this.showWindow();
+    this.showSlice();
     this.apply();
   }
 
@@ -135,6 +138,11 @@ export class View {
   set(view) {
     $("view").value = view;
     this.viewer.setView(Number(view));
+    this.showSlice();
+  }
+
+  showSlice() {
+    if (this.viewer.nv.volumes.length) $("slice").textContent = this.viewer.sliceText();
   }
 
   showWindow() {

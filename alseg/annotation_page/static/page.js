@@ -34,7 +34,8 @@ function isOpen(unit) {
 }
 
 function wordsOf(unit) {
-  return `returned by ${unit.reviewer}${unit.comment && ": "}${unit.comment}`;
+  const from = unit.request === overview.request ? "" : ` from ${unit.request}`;
+  return `returned${from} by ${unit.reviewer}${unit.comment && ": "}${unit.comment}`;
 }
 
 function stateOf(unit) {
@@ -59,8 +60,9 @@ function showOverview() {
   const states = JSON.stringify([units, open && open.case, annotator]);
   if (states === shown) return; // a row that is being clicked stays
   shown = states;
-  const rows = units.map((unit) =>
-    row(unit, isOpen(unit), stateOf(unit), IS_DONE[unit.state] ? "done" : unit.state, () => openCase(unit)));
+  // those that come back from earlier requests have numbers behind the newest one's
+  const rows = units.map((unit, index) =>
+    row({ ...unit, order: index + 1 }, isOpen(unit), stateOf(unit), IS_DONE[unit.state] ? "done" : unit.state, () => openCase(unit)));
   $("cases").replaceChildren(...rows);
 }
 
@@ -72,6 +74,8 @@ async function look() {
       $("saved").textContent = isChanged ? "not saved yet" : "";
       $("saved").className = isChanged ? "unsaved" : "";
     }
+    const mine = overview.units.find(isOpen);
+    if (mine && mine.claimed && mine.holder !== holder) leaveTo(mine);
     showOverview();
     const isReturned = overview.units.some((unit) => unit.state === "returned" && !unit.claimed);
     if (!open && annotator && overview.request && (overview.request !== before || isReturned)) await next();
@@ -84,6 +88,24 @@ async function look() {
 
 // ---- opening a case
 
+function close() {
+  clearTimeout(saveTimer);
+  open = null;
+  isChanged = false;
+  delete document.body.dataset.open;
+  $("saved").textContent = $("clock").textContent = "";
+  $("submit").disabled = $("undo").disabled = $("clear").disabled = true;
+}
+
+// Another page has taken the case over: nothing of it can be saved or submitted here.
+function leaveTo(unit) {
+  const lost = isChanged ? " What was drawn here since is not kept." : "";
+  const where = unit.drawn_by === annotator ? "another page of yours" : `a page of ${unit.drawn_by}`;
+  close();
+  $("submit-dialog").close();
+  cover(`${unit.case} has been opened on ${where}, and continues there.${lost}`, "Next case", attempt(next));
+}
+
 async function next() {
   overview = await api.overview();
   if (!overview.request) return cover("The run has not asked for anything yet. This page looks again by itself.");
@@ -94,8 +116,7 @@ async function next() {
     overview = await api.overview();
     return openCase(overview.units.find((unit) => unit.case === found.case && unit.request === request));
   }
-  open = null;
-  $("submit").disabled = $("undo").disabled = true;
+  close();
   showOverview();
   const left = overview.units.filter((unit) => !IS_DONE[unit.state]).length;
   cover(left
@@ -112,8 +133,7 @@ const openCase = attempt(async (unit) => {
   if (takeOver && !confirm(`${caseId} is open on another page of yours. Continue here instead?`)) return;
   const opened = await api.open(request, caseId, annotator, holder, takeOver);
   say("");
-  $("submit").disabled = $("undo").disabled = true;
-  open = null;
+  close();
   cover(`Loading ${caseId} …`);
   $("channel").value = "0";
   const drawing = api.drawing(request, caseId);
@@ -123,7 +143,7 @@ const openCase = attempt(async (unit) => {
   isChanged = false;
   applyTool();
   view.begin(unit.has_uncertainty);
-  $("submit").disabled = false;
+  $("submit").disabled = $("clear").disabled = false;
   cover("");
   if (unit.state === "returned") say(wordsOf(unit));
   $("canvas").focus();
@@ -170,7 +190,8 @@ async function save() {
       $("saved").className = "unsaved";
       say(error instanceof Refused ? error.message : "The server does not answer. Your drawing stays on this page and is saved once it does: start alseg.annotate again, and leave this page open.");
       clearTimeout(saveTimer);
-      if (!(error instanceof Refused)) saveTimer = setTimeout(async () => { if (await save()) say(""); }, 3000);
+      if (error instanceof Refused) look(); // another page may have the case
+      else saveTimer = setTimeout(async () => { if (await save()) say(""); }, 3000);
       return false;
     }
   })();
@@ -237,13 +258,11 @@ const submit = attempt(async () => {
   let confirmed = false;
   while (await asked($("submit-dialog"))) {
     await save();
+    if (!open) return; // taken over meanwhile
     const counted = seconds;
     try {
       await api.submit(open.request, open.case, holder, counted, open.based_on, confirmed, await viewer.drawing());
-      open = null;
-      isChanged = false;
-      delete document.body.dataset.open;
-      $("saved").textContent = "";
+      close();
       return await next();
     } catch (error) {
       if (!error.confirm) throw error;
@@ -310,6 +329,7 @@ function wire() {
   for (const button of document.querySelectorAll("[data-tool]")) button.onclick = () => choose(button.dataset.tool);
   $("size").oninput = applyTool;
   $("undo").onclick = undo;
+  $("clear").onclick = () => open && viewer.clear();
   $("submit").onclick = submit;
   $("name-button").onclick = attempt(async () => {
     const before = annotator;
@@ -332,6 +352,7 @@ async function main() {
   annotator = await knownName();
   await next();
   setInterval(look, LOOK_EVERY_MS);
+  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look());
 }
 
 main().catch((error) => cover(error.message));

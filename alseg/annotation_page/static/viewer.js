@@ -7,6 +7,7 @@ const COLOURS = [
   [40, 210, 210], [250, 130, 190], [160, 110, 60], [150, 200, 40],
 ];
 const MOST_UNDO = 30;
+const PLANES = ["axial", "coronal", "sagittal"]; // as NiiVue numbers them
 const DRAG = 150; // pixels of a drag that double the window, or move it by its width
 
 export function colour(value) {
@@ -17,6 +18,7 @@ export class Viewer {
   constructor(drawn) {
     this.depth = 0; // strokes that can be taken back
     this.onWindow = () => {};
+    this.onMove = () => {}; // of the crosshair
     this.nv = new Niivue({
       dragAndDropEnabled: false, // would load other files
       loadingText: "",
@@ -34,6 +36,7 @@ export class Viewer {
     });
     this.nv.keyDownListener = this.nv.keyUpListener = () => {}; // the page has keys of its own
     this.nv.onIntensityChange = () => this.onWindow();
+    this.nv.onLocationChange = () => this.onMove();
     this.nv.onDrawingChanged = (action) => {
       if (action !== "draw" && action !== "undo") return;
       this.depth = action === "draw" ? Math.min(this.depth + 1, MOST_UNDO) : this.depth - 1;
@@ -116,6 +119,15 @@ export class Viewer {
     this.nv.drawUndo();
   }
 
+  // Everything that is drawn, as one stroke that can be taken back.
+  clear() {
+    if (!this.nv.drawBitmap.some((value) => value)) return;
+    this.nv.drawBitmap.fill(0);
+    this.nv.drawAddUndoBitmap();
+    this.nv.refreshDrawing(true);
+    this.nv.onDrawingChanged("draw");
+  }
+
   setDrawingOpacity(opacity) {
     this.nv.setDrawOpacity(opacity);
   }
@@ -131,6 +143,13 @@ export class Viewer {
   slice(by) {
     const step = { 1: [0, by, 0], 2: [by, 0, 0] }[this.nv.opts.sliceType] || [0, 0, by];
     this.nv.moveCrosshairInVox(...step);
+  }
+
+  // Which slice is shown of how many, of each plane that is; the 3D view has none.
+  sliceText() {
+    const type = this.nv.opts.sliceType, voxel = this.nv.frac2vox(this.nv.scene.crosshairPos);
+    const shown = PLANES[type] ? [type] : type === 3 ? [0, 1, 2] : [];
+    return shown.map((plane) => `${PLANES[plane]} ${voxel[2 - plane] + 1} / ${this.nv.back.dims[3 - plane]}`).join(" · ");
   }
 
   window() {

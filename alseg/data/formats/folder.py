@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from alseg.core.errors import ConfigError, DataError
 from alseg.data import declared
@@ -49,16 +49,17 @@ def read_folder(
     names = _class_names(classes)
     channel_names = _names("data.channels", channels)
     label_folder = None if labels is None else data_folder(labels, "data.labels")
-    found, linked = _files(folder, without=label_folder)
-    if not found:
-        raise DataError(
-            f"{folder} holds no images; alseg reads files ending in {', '.join(ENDINGS)}"
-        )
-    images = _images(found, folder, len(channel_names))
+    found, linked = files_in(folder, without=label_folder)
+    names_by_case, problems = images_by_case(found, folder, len(channel_names))
+    if problems:
+        raise DataError(f"{folder}: {next(iter(problems.values()))}")
+    images = {
+        case_id: tuple(inside(folder, name, folder) for name in files)
+        for case_id, files in sorted(names_by_case.items())
+    }
     by_label, unused = _labels(label_folder, images)
     cases = {
-        case_id: Case(case_id, files, by_label.get(case_id))
-        for case_id, files in sorted(images.items())
+        case_id: Case(case_id, files, by_label.get(case_id)) for case_id, files in images.items()
     }
     findings = [
         *declared.differ_in_case(cases),
@@ -95,68 +96,107 @@ def _class_names(value: Sequence[str] | None) -> tuple[str, ...]:
     return names if values else ("background", *names)
 
 
-def _files(folder: Path, without: Path | None = None) -> tuple[list[Path], list[Path]]:
-    """The images in a folder and its folders, relative to it; and links to folders.
+def files_in(folder: Path, without: Path | None = None) -> tuple[list[str], list[str]]:
+    """The names of the volumes in a folder and its folders, such as ``p01/ct.nii.gz``, sorted.
 
     Args:
         folder: the folder.
         without: a folder in it that is not searched.
+
+    Returns:
+        The names of the files, which nobody has looked at; and those of links to folders.
+
+    Raises:
+        DataError: if a folder cannot be read.
     """
-    files: list[Path] = []
-    linked: list[Path] = []
+    files: list[str] = []
+    linked: list[str] = []
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         home = Path(place)
-        linked += [home / name for name in folders if (home / name).is_symlink()]
+        before = "" if home == folder else f"{home.relative_to(folder).as_posix()}/"
+        linked += [before + name for name in folders if (home / name).is_symlink()]
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and home / name != without
         )
         files += [
-            (home / name).relative_to(folder)
+            before + name
             for name in names
             if name.endswith(ENDINGS) and not name.startswith(".")  # ._X: macOS's own
         ]
-    return sorted(files), sorted(path.relative_to(folder) for path in linked)
+    return sorted(files), sorted(linked)
 
 
-def _id_of(path: Path) -> str:
+def id_of(name: str) -> str:
+    """The id that the name of a file in the folder gives."""
+    path = PurePosixPath(name)
     return "_".join([*map(nfc, path.parent.parts), case_id_of(path)])
 
 
-def _images(files: Sequence[Path], folder: Path, n_channels: int) -> dict[str, tuple[Path, ...]]:
-    """The image files of each case, by its id."""
-    by_name: dict[str, Path] = {}
-    for path in files:
-        name = _id_of(path)
-        if name in by_name:
-            raise DataError(
-                f"{folder}: {by_name[name]} and {path} both give the id {name}; rename one of them"
-            )
-        by_name[name] = inside(folder, path.as_posix(), folder)
+def images_by_case(
+    names: Sequence[str], folder: Path, n_channels: int
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """The image files of each case, and which cases are unclear.
+
+    Args:
+        names: of the files, in the folder.
+        folder: for messages.
+        n_channels: of a case.
+
+    Returns:
+        The names of its files by the id of a case; and by id, what is wrong with those names.
+
+    Raises:
+        DataError: if there are no files, or they look like channels of cases that have one.
+    """
+    if not names:
+        raise DataError(
+            f"{folder} holds no images; alseg reads files ending in {', '.join(ENDINGS)}"
+        )
+    images: dict[str, tuple[str, ...]] = {}
+    problems: dict[str, str] = {}
     groups: dict[str, dict[int, str]] = {}
-    for name in by_name:
-        if match := _CHANNEL.match(name):
-            groups.setdefault(match["case"], {})[int(match["channel"])] = name
+    for name in names:
+        case_id = id_of(name)
+        if case_id in images:
+            other = images[case_id][0]
+            problems[case_id] = f"{other} and {name} both give the id {case_id}; rename one of them"
+            continue
+        images[case_id] = (name,)
+        if match := _CHANNEL.match(case_id):
+            groups.setdefault(match["case"], {})[int(match["channel"])] = case_id
     if n_channels == 1:
         _check_one_channel(groups, folder)
-        return {name: (path,) for name, path in by_name.items()}
-    grouped = {name for group in groups.values() for name in group.values()}
-    images: dict[str, tuple[Path, ...]] = {
-        name: (path,) for name, path in by_name.items() if name not in grouped
-    }
-    for case_id, group in groups.items():
-        if sorted(group) != list(range(n_channels)) or case_id in images:
-            there = sorted([*group.values(), *[case_id] * (case_id in images)])
-            raise DataError(
-                f"{folder}: the case {case_id} has {', '.join(there)}; with {n_channels} channels "
-                f"(data.channels) it needs {case_id}_0000 to {case_id}_{n_channels - 1:04d}, or "
-                "one file that holds them all"
-            )
-        images[case_id] = tuple(by_name[group[index]] for index in range(n_channels))
-    return images
+    else:
+        for case_id, group in groups.items():
+            _join(case_id, group, images, problems, n_channels)
+    return images, problems
+
+
+def _join(
+    case_id: str,
+    group: dict[int, str],
+    images: dict[str, tuple[str, ...]],
+    problems: dict[str, str],
+    n_channels: int,
+) -> None:
+    """Make one case of the files of its channels, whose ids by number are ``group``."""
+    if sorted(group) != list(range(n_channels)) or case_id in images:
+        there = sorted([*group.values(), *[case_id] * (case_id in images)])
+        problems[case_id] = (
+            f"the case {case_id} has {', '.join(there)}; with {n_channels} channels "
+            f"(data.channels) it needs {case_id}_0000 to {case_id}_{n_channels - 1:04d}, or "
+            "one file that holds them all"
+        )
+    channels = [group[number] for number in sorted(group)]
+    for channel in channels:
+        if channel in problems:
+            problems[case_id] = problems.pop(channel)
+    files = [images.pop(channel)[0] for channel in channels]
+    images[case_id] = (*images.get(case_id, ()), *files)
 
 
 def _check_one_channel(groups: dict[str, dict[int, str]], folder: Path) -> None:
@@ -177,11 +217,11 @@ def _labels(
     if folder is None:
         return {}, []
     labels: dict[str, Path] = {}
-    for path in _files(folder)[0]:
-        name = _id_of(path)
+    for file in files_in(folder)[0]:
+        name = id_of(file)
         if name in labels:
             raise DataError(f"{folder} holds two labels of the case {name}; remove one of them")
-        labels[name] = inside(folder, path.as_posix(), folder)
+        labels[name] = inside(folder, file, folder)
     if not labels:
         raise DataError(f"data.labels is {folder}, which holds no label files")
     apart = sorted(set(labels) - set(images))
@@ -194,9 +234,9 @@ def _labels(
     return labels, [warning("label without image", message)] if apart else []
 
 
-def _not_searched(linked: Sequence[Path]) -> Iterator[Finding]:
+def _not_searched(linked: Sequence[str]) -> Iterator[Finding]:
     if linked:
         yield warning(
             "links",
-            f"{len(linked)} link(s) to folders are not followed: {listed(list(map(str, linked)))}",
+            f"{len(linked)} link(s) to folders are not followed: {listed(linked)}",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ class NonFiniteGuard(pl.Callback):
         self.action, self.path = action, path
         self.skipped = 0
         self._batch: dict[str, Any] = {}
+        # of the module: to look for them in each step takes as long as to look at them
+        self._parameters: list[Tensor] = []
         self._buffers: list[Tensor] = []
+        self._buffers_before: list[Tensor] = []
         self._loss = math.nan
 
     def state_dict(self) -> dict[str, int]:
@@ -47,12 +51,16 @@ class NonFiniteGuard(pl.Callback):
         """Take over what ``state_dict`` gave."""
         self.skipped = state_dict["skipped"]
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find what the steps look at."""
+        self._parameters, self._buffers = list(pl_module.parameters()), list(pl_module.buffers())
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keep what the step's forward pass may spoil: batch norm takes in what it sees."""
         self._batch = batch
-        self._buffers = [buffer.clone() for buffer in pl_module.buffers()]
+        self._buffers_before = [buffer.clone() for buffer in self._buffers]
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
@@ -69,12 +77,12 @@ class NonFiniteGuard(pl.Callback):
             TrainingError: naming the cases of the batch.
         """
         finite = math.isfinite(self._loss) and (
-            scales_gradients(trainer) or gradients_are_finite(pl_module)
+            scales_gradients(trainer) or gradients_are_finite(self._parameters)
         )
         if all(gathered(finite)):
             return
         with torch.no_grad():
-            for buffer, before in zip(pl_module.buffers(), self._buffers, strict=True):
+            for buffer, before in zip(self._buffers, self._buffers_before, strict=True):
                 buffer.copy_(before)
         cases = ", ".join(
             dict.fromkeys(case_id for ids in gathered(self._case_ids()) for case_id in ids)
@@ -109,9 +117,9 @@ class NonFiniteGuard(pl.Callback):
         return list(self._batch.get("case_id", ()))
 
 
-def gradients_are_finite(module: torch.nn.Module) -> bool:
+def gradients_are_finite(parameters: Sequence[Tensor]) -> bool:
     """Whether the norm of all gradients is finite."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
 
