@@ -91,15 +91,13 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
     check_distances(evaluation, task, data.splits, cross_validation)
     check_regions(plan, strategy, semi_supervised, oracle, data.splits)
-    check_losses(recipe.loss, source.loss, task, partly=plan.unit_shape.is_region)
+    of_regions = plan.unit_shape.is_region
+    check_losses(recipe.loss, source.loss, task, partly=of_regions)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
     inferer, scoring_inferer = build_inferers(config)
-    if strategy.needs_prediction:
-        check_scores(strategy, len(task.classes))
-    source = source.fitted(
-        strategy, scoring_inferer, plan.query_size, of_regions=plan.unit_shape.is_region
-    )
+    check_scores(strategy, len(task.classes))
+    source = source.fitted(strategy, scoring_inferer, plan.query_size, of_regions=of_regions)
     return Experiment(
         plan=plan,
         folder=folder,
