@@ -36,7 +36,8 @@ SHAPE = (20, 18, 16)
 INSIDE, OUTSIDE = 150.0, 0.0  # HU, within the windows that configurations scale by
 # An exact grid: where files have the configuration's edges, resampling moves no voxel.
 EDGES = {"msd": (0.8, 0.8, 3.0), "nnunet": (0.8, 0.8, 3.0), "msd_liver": (0.8, 0.8, 3.0)}
-EDGES |= {"folder": (0.8, 0.8, 3.0), "auto": (0.8, 0.8, 3.0)}
+EDGES |= {"folder": (0.8, 0.8, 3.0)}
+EDGES |= {choice: (0.8, 0.8, 3.0) for choice in CHOICES if choice.startswith("auto")}
 EDGES |= {"phantom": (5.0, 5.0, 5.0), "msd_hippocampus": (1.0, 1.0, 1.0)}
 
 
