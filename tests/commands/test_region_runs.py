@@ -213,7 +213,6 @@ def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
         (("strategy=foreground_entropy",), "the aggregation foreground_mean, which is for whole"),
         (("strategy=mi_entropy",), "a similarity of images"),
         (("strategy=oracle_dice",), "the aggregation hidden_dice_error"),
-        (("strategy=entropy", "uncertainty=mc_dropout_adaptive"), "lets whole volumes race"),
         (("semi_supervised=pseudo_label",), "use semi_supervised=none"),
         (("pool.start=diverse",), "chooses whole volumes"),
         (("pool.repeat_uncertain=true",), "no region is asked for twice"),

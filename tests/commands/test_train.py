@@ -300,11 +300,23 @@ def test_every_yaml_composes() -> None:
     root = "++data.root=/somewhere"  # phantoms have none
     known = {
         "data": (
-            ["auto", "folder", "msd", "msd_hippocampus", "msd_liver", "nnunet", "phantom"],
-            [root],
+            [
+                "auto",
+                "auto_acdc",
+                "auto_hippocampus",
+                "auto_rare_lesions",
+                "folder",
+                "msd",
+                "msd_hippocampus",
+                "msd_liver",
+                "nnunet",
+                "phantom",
+            ],
+            [root, "++data.folder=/somewhere"],
         ),
         "experiment": (
             [
+                "benchmark",
                 "campaign",
                 "demo",
                 "hippocampus_cpu",
@@ -339,6 +351,7 @@ def test_every_yaml_composes() -> None:
                 "mc_dropout_2",
                 "mc_dropout_5",
                 "mc_dropout_adaptive",
+                "mc_dropout_gated",
                 "svgd",
                 "svgd_training_loss",
                 "tta",
