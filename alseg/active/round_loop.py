@@ -154,11 +154,12 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     prepare_round(this_round)
     trained = train(this_round)
     dice = evaluate(this_round, trained.trainer, trained.module)
-    advise(this_round, [*state.history, {**labelled_so_far(this_round), **dice}])
+    so_far = labelled_so_far(this_round)  # before the query opens more of cases with regions
+    advise(this_round, [*state.history, {**so_far, **dice}])
     started = time.monotonic()
     acquired = None if this_round.is_last else acquire(this_round, trained)
     seconds = time.monotonic() - started - (acquired.seconds if acquired else 0.0)
-    return save(this_round, state, dice, acquired, seconds)
+    return save(this_round, state, so_far, dice, acquired, seconds)
 
 
 def prepare_round(this_round: Round) -> None:
@@ -184,12 +185,14 @@ def labelled_so_far(this_round: Round) -> dict[str, Any]:
         "round": this_round.number,
         "labelled": len(this_round.pool.units),
         "cost": this_round.cost,
+        "foreground_voxels": this_round.experiment.data.foreground_voxels(this_round.pool.labelled),
     }
 
 
 def save(
     this_round: Round,
     state: RunState,
+    so_far: Mapping[str, Any],
     dice: Mapping[str, float],
     acquired: Acquired | None,
     scoring_seconds: float,
@@ -199,6 +202,7 @@ def save(
     Args:
         this_round: the round, all of whose stages are finished.
         state: before it.
+        so_far: columns of metrics.csv, of what it was trained with.
         dice: columns of metrics.csv, from its evaluation.
         acquired: what its query led to; None for the last round.
         scoring_seconds: how long that took.
@@ -206,8 +210,7 @@ def save(
     experiment, pool, stages = this_round.experiment, this_round.pool, this_round.stages
     trained = [stages[name] for name in stages if name.startswith(TRAINED)]
     metrics = {
-        **labelled_so_far(this_round),
-        "foreground_voxels": experiment.data.foreground_voxels(pool.labelled),
+        **so_far,
         "skipped_steps": sum(stage["skipped_steps"] for stage in trained),
         **dice,
     }

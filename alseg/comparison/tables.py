@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -206,15 +206,30 @@ def dice_table(comparison: Comparison, value: str, name: str, caption: str) -> T
     )
 
 
+def mean_steps(
+    comparison: Comparison, curves: pd.DataFrame, columns: Sequence[str]
+) -> pd.DataFrame:
+    """Means over seeds: of each round, or at each budget where runs are read off between rounds."""
+    step = "round" if comparison.run_set.budget == "labelled" else "labelled"
+    wanted = [column for column in columns if column != step]
+    return curves.groupby(["strategy", step])[wanted].mean().reset_index()
+
+
+def shown_step(comparison: Comparison, row: Mapping[Hashable, Any]) -> dict[str, str]:
+    """The column of a row of ``mean_steps`` that says which round or budget it is of."""
+    if "round" in row:
+        return {"round": str(row["round"])}
+    return {comparison.budget_label: f"{row['labelled']:,g}"}
+
+
 def cost_table(comparison: Comparison) -> Table:
     """Dice against the annotation cost, round by round."""
     axis = cost_axis(str(comparison.cost_unit))
-    keys = ["strategy", "round"]
-    data = comparison.curves.groupby(keys)[["labelled", "cost", "dice"]].mean().reset_index()
+    data = mean_steps(comparison, comparison.curves, ["labelled", "cost", "dice"])
     rows = [
         {
             "strategy": comparison.labels[row["strategy"]],
-            "round": str(row["round"]),
+            **shown_step(comparison, row),
             axis: f"{row['cost']:,.0f}",
             comparison.measure.label: number(row["dice"]),
         }
@@ -373,14 +388,17 @@ def effort_table(comparison: Comparison) -> Table:
     """Dice against all that annotating regions took, round by round."""
     columns = {name: f"annotated_{name}" for name in OF_REGIONS}
     curves = comparison.curves.dropna(subset=list(columns.values()))
-    wanted = ["labelled", *columns.values(), "dice"]
-    data = curves.groupby(["strategy", "round"])[wanted].mean().reset_index()
+    data = mean_steps(comparison, curves, ["labelled", *columns.values(), "dice"])
     rows = [
         {
             "strategy": comparison.labels[row["strategy"]],
-            "round": str(row["round"]),
-            comparison.budget_label: f"{row['labelled']:g}",
-            **{BUDGETS[name]: f"{row[column]:,.0f}" for name, column in columns.items()},
+            **shown_step(comparison, row),
+            comparison.budget_label: f"{row['labelled']:,g}",
+            **{
+                BUDGETS[name]: f"{row[column]:,.0f}"
+                for name, column in columns.items()
+                if name != comparison.run_set.budget
+            },
             comparison.measure.label: number(row["dice"]),
         }
         for row in data.to_dict("records")

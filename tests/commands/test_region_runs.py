@@ -161,6 +161,19 @@ def test_an_interrupted_run_ends_as_if_left_alone(
     assert states[0].history == states[1].history
 
 
+def test_the_foreground_of_a_round_is_what_it_trained_with(shared: Path, tmp_path: Path) -> None:
+    """Not what its query opens in cases of which a part was labelled before."""
+    settings = ("strategy=random", *PATCHES, "pool.initial=7")
+    run_smoke(tmp_path / "one", shared, *settings, "pool.rounds=1")
+    run_smoke(tmp_path / "two", shared, *settings)
+    asked = queries(tmp_path / "two")
+    again = asked["case_id"].duplicated() & (asked["round"] > 0)
+    assert (asked[again]["foreground_voxels"] > 0).any()
+    one, two = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    assert one["foreground_voxels"][0] == two["foreground_voxels"][0]
+    assert two["foreground_voxels"][1] > two["foreground_voxels"][0]
+
+
 def test_full_data_is_labelled_as_a_whole(shared: Path, tmp_path: Path) -> None:
     state = run_smoke(tmp_path, shared, *PATCHES, "strategy=full")
     assert "regions" not in state["pool"]

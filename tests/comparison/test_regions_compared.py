@@ -17,7 +17,7 @@ from alseg.comparison.budget import along, budget_label, read_off
 from alseg.comparison.page import all_drawings
 from alseg.comparison.runs import RunSet, gather_runs
 from alseg.comparison.statistics import foreground_efficiency, run_summaries
-from alseg.comparison.tables import all_tables
+from alseg.comparison.tables import all_tables, cost_table, effort_table
 from alseg.core.errors import ConfigError
 from alseg.core.pool import Pool
 from alseg.core.units import Unit
@@ -109,6 +109,15 @@ def test_along_effort_the_runs_are_read_off_where_all_have_been(folders: tuple[P
         for s in ("entropy", "random")
     ]
     assert difference == pytest.approx((by_hand[0] - by_hand[1]) / (at[-1] - at[0]))
+
+
+def test_tables_of_costs_have_a_row_for_each_budget(folders: tuple[Path, ...]) -> None:
+    comparison = analyse(run_set_of(folders, "effort"))
+    for table in (cost_table(comparison), effort_table(comparison)):
+        assert table.data["labelled"].tolist() == pytest.approx([2.5, 3.67, 4.83, 6.0] * 2)
+        assert table.shown[comparison.budget_label].tolist()[:2] == ["2.5", "3.67"]
+    effort = effort_table(comparison).data
+    assert effort["annotated_effort"].tolist() == pytest.approx(effort["labelled"].tolist())
 
 
 def test_a_budget_that_runs_do_not_say_is_refused(tmp_path: Path, folders: Any) -> None:
