@@ -34,11 +34,13 @@ def all_passes(*arguments: Any, **settings: Any) -> VoxelStatistics:
     return statistics
 
 
-def check_equal(statistics: VoxelStatistics, expected: VoxelStatistics, atol: float = 1e-5) -> None:
+def check_equal(
+    statistics: VoxelStatistics, expected: VoxelStatistics, atol: float = 1e-5, rtol: float = 0
+) -> None:
     assert statistics.n_passes == expected.n_passes
     for name in ("mean", "variance", "expected_entropy"):
         torch.testing.assert_close(
-            getattr(statistics, name), getattr(expected, name), atol=atol, rtol=0
+            getattr(statistics, name), getattr(expected, name), atol=atol, rtol=rtol
         )
     for measure in (variance, mutual_information):
         score = mean(measure(statistics), statistics)
@@ -251,7 +253,9 @@ def test_scores_are_invariant_to_the_batch_size(
         *_, found = sampled_passes(network, image, inferer, n_passes, mask_seed, gate)
         return found
 
-    check_equal(statistics(batch), statistics(1), atol=1e-6)
+    # behind a gate a window that is drawn counts 1 / probability times, and so does its rounding
+    rtol = 0 if gate is None else 1e-5
+    check_equal(statistics(batch), statistics(1), atol=1e-6, rtol=rtol)
 
 
 def test_a_consumer_may_stop_and_no_hook_stays() -> None:
