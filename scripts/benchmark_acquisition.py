@@ -273,8 +273,10 @@ def load(arguments: argparse.Namespace) -> tuple[Setting, RunState]:
 
 @contextmanager
 def measured(setting: Setting) -> Iterator[dict[str, Any]]:
-    """Seconds, seconds of the processor, and windows that went through the network's last layer."""
-    last = next(m for m in reversed(list(setting.network.modules())) if not list(m.children()))
+    """Seconds, those of the processor, and windows through the network's last convolution."""
+    # other layers may be part of one where the network is laid out for a CPU
+    kinds = nn.Conv3d | nn.ConvTranspose3d
+    *_, last = (layer for layer in setting.network.modules() if isinstance(layer, kinds))
     result: dict[str, Any] = {"forwards": 0}
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
