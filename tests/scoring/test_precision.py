@@ -7,20 +7,9 @@ import pytest
 from scipy.stats import kendalltau
 
 from alseg.scoring.precision import FIRST_PASSES, FIRST_VOLUMES, Precision
-from alseg.strategies.strategy import CaseScore
+from tests.scoring.pass_by_pass import running_means, scored
 
 N_PASSES = 20
-
-
-def scored(rule: Precision, case_id: str, passes: np.ndarray) -> CaseScore:
-    """One volume, whose score is the mean of its passes."""
-    means = np.cumsum(passes) / np.arange(1, len(passes) + 1)
-    taken = [float(means[0])]
-    while not rule.is_decided(taken):
-        taken.append(float(means[len(taken)]))
-    found = CaseScore(case_id, rule.result(taken), n_passes=len(taken), pass_scores=tuple(taken))
-    rule.observe(found)
-    return found
 
 
 def pool(rng: np.random.Generator, n: int, spread: float, between: float) -> np.ndarray:
@@ -34,7 +23,7 @@ def test_noisier_passes_are_more(spread: float, expected: int) -> None:
     # a standard error of 0.3 / 6 = 0.05 is asked for
     passes = pool(np.random.default_rng(0), 200, spread, 0.3)
     rule = Precision(N_PASSES)
-    found = [scored(rule, str(i), row) for i, row in enumerate(passes)]
+    found = [scored(rule, str(i), running_means(row)) for i, row in enumerate(passes)]
     taken = np.array([score.n_passes for score in found])
     assert (taken[:FIRST_VOLUMES] == FIRST_PASSES).all()
     assert abs(np.median(taken[FIRST_VOLUMES:]) - expected) <= 1
@@ -47,16 +36,16 @@ def test_a_volume_whose_passes_differ_more_than_others_takes_more() -> None:
     passes = pool(rng, 40, 0.06, 0.3)  # one pass says nothing of a volume's own spread
     rule = Precision(N_PASSES)
     for i, row in enumerate(passes):
-        scored(rule, str(i), row)
+        scored(rule, str(i), running_means(row))
     steady, unsteady = np.ones(N_PASSES), np.tile([0.5, 1.5, 1.0, 0.2, 1.8], N_PASSES // 5)
-    assert scored(rule, "steady", steady).n_passes == 2
-    assert (scored(rule, "unsteady", unsteady).n_passes or 0) > 10
+    assert scored(rule, "steady", running_means(steady)).n_passes == 2
+    assert (scored(rule, "unsteady", running_means(unsteady)).n_passes or 0) > 10
 
 
 def test_volumes_that_do_not_differ_take_all_passes() -> None:
     rule = Precision(N_PASSES)
     passes = 1 + 0.1 * np.random.default_rng(2).standard_normal((12, N_PASSES))
-    taken = [scored(rule, str(i), row).n_passes or 0 for i, row in enumerate(passes)]
+    taken = [scored(rule, str(i), running_means(row)).n_passes or 0 for i, row in enumerate(passes)]
     assert max(taken[FIRST_VOLUMES:]) == N_PASSES
     zeros = Precision(3)
     taken = [scored(zeros, str(i), np.zeros(3)).n_passes or 0 for i in range(8)]
@@ -67,6 +56,8 @@ def test_scores_from_before_an_interruption_count() -> None:
     passes = pool(np.random.default_rng(3), 30, 0.1, 0.3)
     rule, resumed = Precision(N_PASSES), Precision(N_PASSES)
     for i in range(15):
-        resumed.observe(scored(rule, str(i), passes[i]))
+        resumed.observe(scored(rule, str(i), running_means(passes[i])))
     for i in range(15, 30):
-        assert scored(resumed, str(i), passes[i]) == scored(rule, str(i), passes[i])
+        assert scored(resumed, str(i), running_means(passes[i])) == scored(
+            rule, str(i), running_means(passes[i])
+        )

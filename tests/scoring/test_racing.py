@@ -11,14 +11,9 @@ from alseg.scoring.racing import Race, n_top_needed, pseudo_values
 from alseg.strategies.selectors.diverse import k_center
 from alseg.strategies.selectors.noisy import power
 from alseg.strategies.selectors.ranked import prefilter, top_k
-from alseg.strategies.strategy import CaseScore
+from tests.scoring.pass_by_pass import running_means, scored
 
 N_PASSES = 10
-
-
-def running_means(increments: np.ndarray) -> np.ndarray:
-    """Scores after each pass, [n, T]."""
-    return np.cumsum(increments, axis=1) / np.arange(1, increments.shape[1] + 1)
 
 
 def simulated_pool(
@@ -33,19 +28,9 @@ def simulated_pool(
     return running_means(increments)
 
 
-def raced(race: Race, case_id: str, scores: np.ndarray) -> CaseScore:
-    """One volume, pass by pass."""
-    taken = [float(scores[0])]
-    while not race.is_decided(taken):
-        taken.append(float(scores[len(taken)]))
-    found = CaseScore(case_id, race.result(taken), n_passes=len(taken), pass_scores=tuple(taken))
-    race.observe(found)
-    return found
-
-
 def run(race: Race, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Predicted scores [n] and passes taken [n]."""
-    found = [raced(race, f"{i:03d}", row) for i, row in enumerate(scores)]
+    found = [scored(race, f"{i:03d}", row) for i, row in enumerate(scores)]
     return np.array([r.score for r in found]), np.array([r.n_passes for r in found])
 
 
@@ -97,13 +82,13 @@ def test_a_looser_error_rate_saves_more() -> None:
 def test_scores_from_before_an_interruption_count() -> None:
     scores = simulated_pool(np.random.default_rng(3), 40, 0.1, 0.3, True)
     race, resumed = Race(3, N_PASSES, 0.05), Race(3, N_PASSES, 0.05)
-    before = [raced(race, str(i), scores[i]) for i in range(20)]
+    before = [scored(race, str(i), scores[i]) for i in range(20)]
     assert any(score.n_passes != N_PASSES for score in before)
     for score in before:
         resumed.observe(score)
     # the rest of the race is the same, to the last pass
     for i in range(20, 40):
-        assert raced(resumed, str(i), scores[i]) == raced(race, str(i), scores[i])
+        assert scored(resumed, str(i), scores[i]) == scored(race, str(i), scores[i])
 
 
 def test_volumes_that_score_0_are_no_special_case() -> None:
@@ -115,7 +100,7 @@ def test_volumes_that_score_0_are_no_special_case() -> None:
 
 def test_few_passes_are_all_made() -> None:
     for n_passes in (1, 2):
-        found = raced(Race(1, n_passes, 0.05), "a", np.array([1.0, 2.0]))
+        found = scored(Race(1, n_passes, 0.05), "a", np.array([1.0, 2.0]))
         assert found.n_passes == n_passes
 
 
