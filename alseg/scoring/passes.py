@@ -133,7 +133,7 @@ class Stitch:
         elif self._is_fresh:
             self._total.zero_()
         self._is_fresh = False
-        self.windows.add(self._total, index, logits.contiguous(), (0, 0, 0))
+        self.windows.add(self._total, index, logits.contiguous())
 
     def logits(self) -> Tensor:
         """Logits of the volume, [C, D, H, W], until the next ``add``, which starts again."""

@@ -40,38 +40,20 @@ class Windows:
     inside: Box
     batch_size: int
 
-    @property
-    def n_bytes(self) -> int:
-        """Memory that a volume's windows take."""
-        return self.image.nbytes + self.weight.nbytes + self.importance.nbytes
-
     def cut(self, indices: Sequence[int]) -> Tensor:
         """Some of the windows, [B, channels, d, h, w]."""
         return torch.cat([self.image[(..., *self.boxes[i])] for i in indices])
 
-    def add(self, total: Tensor, index: int, logits: Tensor, origin: Sequence[int]) -> None:
-        """Add a window's weighted logits [C, d, h, w] to the total of a region.
+    def add(self, total: Tensor, index: int, logits: Tensor) -> None:
+        """Add a window's weighted logits [C, d, h, w] to the total of the padded volume.
 
         Args:
-            total: sum over windows of importance times logits, [C, ...].
-            index: the window; it lies within the region.
+            total: sum over windows of importance times logits, [C, D', H', W'].
+            index: the window.
             logits: of the window.
-            origin: where the region begins in the padded volume.
         """
         logits = logits.to(total.device, total.dtype)
-        into = total[(slice(None), *shifted(self.boxes[index], origin))]
-        into.addcmul_(logits, self.importance)
-
-    def bounding_box(self, indices: Sequence[int]) -> Box:
-        """The smallest box of the padded volume that holds some of the windows."""
-        first, second, third = (
-            slice(
-                min(self.boxes[i][axis].start for i in indices),
-                max(self.boxes[i][axis].stop for i in indices),
-            )
-            for axis in range(3)
-        )
-        return first, second, third
+        total[(slice(None), *self.boxes[index])].addcmul_(logits, self.importance)
 
 
 def sliding_windows(image: Tensor, inferer: Inferer) -> Windows | None:
