@@ -88,9 +88,10 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
-    cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
+    cross_validation = build_cross_validation(config)
+    check_regions(plan, strategy, semi_supervised, oracle, data.splits, cross_validation)
+    check_validation(cross_validation, plan, data.splits, semi_supervised)
     check_distances(evaluation, task, data.splits, cross_validation)
-    check_regions(plan, strategy, semi_supervised, oracle, data.splits)
     of_regions = plan.unit_shape.is_region
     check_losses(recipe.loss, source.loss, task, partly=of_regions)
     if strategy.needs_passes or semi_supervised is not None:
@@ -314,15 +315,25 @@ def build_training(
     return recipe, semi_supervised
 
 
-def build_cross_validation(
-    config: DictConfig, plan: Plan, splits: Splits, semi_supervised: SemiSupervised | None
-) -> CrossValidation | None:
-    """What lets the annotated cases validate each other; None where held-out cases validate.
+def build_cross_validation(config: DictConfig) -> CrossValidation | None:
+    """What lets the annotated cases validate each other; None where held-out cases validate."""
+    cross_validation: CrossValidation | None = instantiate(config.validation)
+    if cross_validation is not None:
+        check_part("validation", cross_validation, CrossValidation)
+    return cross_validation
+
+
+def check_validation(
+    cross_validation: CrossValidation | None,
+    plan: Plan,
+    splits: Splits,
+    semi_supervised: SemiSupervised | None,
+) -> None:
+    """Check that the split, and how a round trains, go with how it is validated.
 
     Raises:
-        ConfigError: if the split, or how a round trains, does not go with it.
+        ConfigError: if they do not.
     """
-    cross_validation = instantiate(config.validation)
     held_out = splits.parts(splits.training).validation
     if cross_validation is None:
         if not held_out:
@@ -330,8 +341,7 @@ def build_cross_validation(
                 "data.splits leaves no case to validate with; add validation=cross, or choose "
                 "another data/splits"
             )
-        return None
-    check_part("validation", cross_validation, CrossValidation)
+        return
     if held_out:
         raise ConfigError(
             f"validation=cross validates with all annotated cases, and data.splits keeps "
@@ -348,7 +358,6 @@ def build_cross_validation(
             "semi_supervised keeps the better of two stages by validation Dice, and with "
             "validation=cross no case only validates; choose semi_supervised=none"
         )
-    return cross_validation
 
 
 def build_oracle(config: DictConfig, task: Task, folder: Path) -> Oracle:
