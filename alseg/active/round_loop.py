@@ -124,12 +124,12 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
         return ""
     if state.has_asked or not state.history:
         return None
-    when = f"round {state.finished_rounds} of {plan.rounds}"
+    pool, when = state.pool, f"round {state.finished_rounds} of {plan.rounds}"
+    if not pool.incomplete:
+        return f"the pool has run dry: all {len(pool.labelled)} volumes were labelled in {when}"
     if budget_is_spent(plan, state.cost):
         return f"the budget is spent: {state.cost:g} of {plan.budget:g} after {when}"
-    if state.pool.regions:
-        return f"the pool has run dry: no volume had room for another region after {when}"
-    return f"the pool has run dry: all {len(state.pool.labelled)} volumes were labelled in {when}"
+    return f"the pool has run dry: no volume had room for another region after {when}"
 
 
 def publish(experiment: Experiment, state: RunState) -> None:
