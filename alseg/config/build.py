@@ -54,7 +54,7 @@ from alseg.data.volumes import read_header
 from alseg.networks.dropout import drop_no_logits
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import NAMES, Effort, cost_by
+from alseg.oracles.costs import NAMES, AnnotationCost, Effort, cost_by
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
 from alseg.system.secrets import kept_settings
@@ -82,9 +82,7 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
     effort, evaluation = build_effort(config), build_evaluation(config, task)
-    oracle = build_oracle(config, task, folder)
-    cost = cost_by(oracle, config.cost, effort)
-    check_hidden_labels(strategy, oracle)
+    oracle, cost = build_annotation(config, task, folder, strategy, effort)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
@@ -358,6 +356,16 @@ def check_validation(
             "semi_supervised keeps the better of two stages by validation Dice, and with "
             "validation=cross no case only validates; choose semi_supervised=none"
         )
+
+
+def build_annotation(
+    config: DictConfig, task: Task, folder: Path, strategy: Strategy, effort: Effort
+) -> tuple[Oracle, AnnotationCost]:
+    """Who annotates what the strategy asks for, and what that costs."""
+    oracle = build_oracle(config, task, folder)
+    cost = cost_by(oracle, config.cost, effort)
+    check_hidden_labels(strategy, oracle)
+    return oracle, cost
 
 
 def build_oracle(config: DictConfig, task: Task, folder: Path) -> Oracle:
