@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.findings import listed
 from alseg.data.folds import CrossValidation
-from alseg.data.headers import check_headers
+from alseg.data.headers import check_headers, label_of
 from alseg.data.regions import UnitShape
 from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
@@ -256,22 +256,44 @@ def build_data(config: DictConfig, task: Task, oracle: Oracle) -> PoolDataModule
     check_transforms("data.preprocess", preprocess)
     check_transforms("data.augment", augment)
     check_crop_ratios(config.data.get("crop_ratios"), task.classes)
+    cache = VolumeCache(
+        task,
+        preprocess,
+        fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
+        folder=config.cache_dir,
+    )
+    unanswerable = [] if oracle.annotates_unlabelled else ignored_cases(cache, splits.training)
     data = PoolDataModule(
-        cache=VolumeCache(
-            task,
-            preprocess,
-            fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
-            folder=config.cache_dir,
-        ),
-        splits=splits,
+        cache=cache,
+        splits=without(splits, unanswerable),
         augment=augment,
         batch_size=config.data.batch_size,
         num_workers=workers_for(config.data.num_workers),
         base_seed=config.seed,
     )
     if rank() == 0:
-        warn(data.cache, headers, simulated=not oracle.annotates_unlabelled)
+        warn(data.cache, headers, unanswerable, simulated=not oracle.annotates_unlabelled)
     return data
+
+
+def ignored_cases(cache: VolumeCache, case_ids: Sequence[str]) -> list[str]:
+    """The cases whose labels ignore all of their voxels: a simulation cannot annotate them."""
+    return [i for i in case_ids if not cache.is_annotated(label_of(cache.task.cases[i]))]
+
+
+def without(splits: Splits, case_ids: Sequence[str]) -> Splits:
+    """The splits without some cases of the pool.
+
+    Raises:
+        DataError: if the pool has no others.
+    """
+    training = tuple(i for i in splits.training if i not in case_ids)
+    if not training:
+        raise DataError(
+            f"the labels of all {len(case_ids)} training cases ignore all of their voxels, so "
+            "there is nothing to simulate an annotation with"
+        )
+    return replace(splits, training=training)
 
 
 def build_network(config: DictConfig, task: Task) -> Callable[[], torch.nn.Module]:

@@ -104,6 +104,20 @@ class Grid:
             edges[axis] = int(inside.min()), int(inside.max()) + 1
         return edges[0], edges[1], edges[2]
 
+    def sampled(self, mask: np.ndarray, box: Sequence[slice]) -> np.ndarray:
+        """A mask of the source at the voxels of a box of the grid; False beyond the image.
+
+        Args:
+            mask: bool, of ``source_shape``.
+            box: of the grid.
+        """
+        on_grid = mask.transpose(self.order)
+        for axis, (near, within) in enumerate(zip(self.nearest, box, strict=True)):
+            n_voxels, index = on_grid.shape[axis], near[within]
+            is_inside = ((index >= 0) & (index < n_voxels)).reshape(-1, *[1] * (2 - axis))
+            on_grid = on_grid.take(index.clip(0, n_voxels - 1), axis) & is_inside
+        return on_grid
+
     def places(
         self, size: Sequence[int], taken: Iterable[Region] = (), n_most: int | None = None
     ) -> Places:
