@@ -47,7 +47,8 @@ class RegionUnits:
         grid, taken = self.cache.grid(case_id), pool.regions_of(case_id)
         if self.max_per_case is not None:
             n_wanted = max(0, min(n_wanted, self.max_per_case - len(taken)))
-        places = grid.places(self.shape.size(grid), taken, n_wanted)
+        size = self.shape.size(grid.source_shape, grid.source_affine)
+        places = grid.places(size, taken, n_wanted)
         if self.annotatable(case_id) is None:
             return places
         return replace(places, annotatable=partial(self._annotatable, case_id))

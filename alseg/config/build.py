@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -45,6 +46,7 @@ from alseg.data.datamodule import PoolDataModule
 from alseg.data.findings import listed
 from alseg.data.folds import CrossValidation
 from alseg.data.headers import check_headers, label_of
+from alseg.data.region_sizes import region_sizes
 from alseg.data.regions import UnitShape
 from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
@@ -64,6 +66,8 @@ from alseg.training.class_metrics import VoxelSize
 from alseg.training.evaluation import Evaluation
 from alseg.training.recipe import Recipe
 from alseg.training.trainers import check_accelerator, check_devices, hardware_of, workers_for
+
+log = logging.getLogger(__name__)
 
 
 def build(config: DictConfig, folder: Path) -> Experiment:
@@ -92,6 +96,8 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     check_distances(evaluation, task, data.splits, cross_validation)
     check_regions(plan, strategy, semi_supervised, oracle, data.splits)
     of_regions = plan.unit_shape.is_region
+    if of_regions and not strategy.full_data:
+        tell(region_sizes(plan.unit_shape, task, data.splits.training))
     check_losses(recipe.loss, source.loss, task, partly=of_regions)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
@@ -126,6 +132,12 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         **build_proxy(config, data),
         **build_tracking(config, task, strategy),
     )
+
+
+def tell(sentence: str) -> None:
+    """Log what follows from the settings, once for all processes."""
+    if rank() == 0:
+        log.info(sentence)
 
 
 def check_plain_settings(config: DictConfig) -> None:

@@ -151,14 +151,12 @@ def test_a_preprocessing_that_rotates_is_refused() -> None:
 
 
 def test_the_sizes_of_units() -> None:
-    affine = torch.diag(torch.tensor([0.8, 0.8, 3.0, 1.0]))
-    image = MetaTensor(torch.zeros(1, 20, 10, 8), affine=affine)
-    grid = Grid.of(entry_of(image))
-    assert UnitShape("patch", patch_mm=8).size(grid) == (10, 10, 3)
-    assert UnitShape("patch", patch_mm=[4, 80, 0.1]).size(grid) == (5, 10, 1)
-    assert UnitShape("patch", patch_voxels=[16, 16, 4]).size(grid) == (16, 10, 4)
-    assert UnitShape("slice").size(grid) == (20, 10, 1)
-    assert UnitShape("slice", slice_axis=0).size(grid) == (1, 10, 8)
+    of = (20, 10, 8), np.diag([0.8, 0.8, 3.0, 1.0])
+    assert UnitShape("patch", patch_mm=8).size(*of) == (10, 10, 3)
+    assert UnitShape("patch", patch_mm=[4, 80, 0.1]).size(*of) == (5, 10, 1)
+    assert UnitShape("patch", patch_voxels=[16, 16, 4]).size(*of) == (16, 10, 4)
+    assert UnitShape("slice").size(*of) == (20, 10, 1)
+    assert UnitShape("slice", slice_axis=0).size(*of) == (1, 10, 8)
     assert slice_axis(np.diag([1, 1, 1, 1.0])) == 2  # foot-head where spacings agree
 
 
