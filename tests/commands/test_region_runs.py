@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from alseg.active import figures
 from alseg.core.errors import ConfigError
 from alseg.core.units import Answer, Query, overlap, region_from_text
 from alseg.oracles.simulated import SimulatedOracle
@@ -207,6 +209,26 @@ def test_pictures_show_the_region(shared: Path, tmp_path: Path) -> None:
         for kind in ("prediction", "uncertainty")
     }
     assert {p.name for p in (folder / "maps").iterdir()} == maps
+
+
+def test_pictures_of_slices_show_them_from_the_front(
+    train: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, _: drawn.append(figure))
+    root = of_spacings(tmp_path / "data", (3, 1, 1))
+    run = train(
+        "strategy=entropy", *SLICES, "pictures=1", "steps_per_round=1", "data.preprocess=[]",
+        f"data.task.root={root}",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.err
+    (overlay,) = [figure for figure in drawn if figure.get_suptitle()]
+    title = " ".join(overlay.get_suptitle().split())
+    assert "sagittal slice" in title
+    assert "Dice over what is annotated" in title
+    rows, columns = overlay.axes[0].images[0].get_array().shape
+    (outline,) = overlay.axes[0].patches
+    assert (outline.get_height(), outline.get_width()) == (rows, columns)
 
 
 def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:

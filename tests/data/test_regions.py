@@ -150,6 +150,26 @@ def test_a_preprocessing_that_rotates_is_refused() -> None:
         Grid.of(entry)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "region", "expected"),
+    [
+        ((1, 1, 5), ((0, 8), (0, 8), (2, 3)), 2),  # a slice
+        ((1, 1, 5), ((3, 4), (0, 8), (0, 6)), 0),  # one that lies across another axis
+        ((1, 1, 5), ((0, 6), (0, 2), (0, 5)), 1),  # a patch that is thin along one axis
+        ((1, 1, 5), ((0, 4), (0, 4), (0, 4)), 2),  # a cube of voxels, in the plane of the slices
+        ((5, 1, 1), ((0, 4), (0, 4), (0, 4)), 0),
+        ((1, 1, 1), ((0, 4), (0, 4), (0, 4)), 2),
+    ],
+)
+@pytest.mark.parametrize("axcodes", ["RAS", "SAR"])
+def test_a_region_is_looked_at_through_its_largest_face(
+    spacing: tuple[float, ...], region: Region, expected: int, axcodes: str
+) -> None:
+    image = MetaTensor(torch.zeros(1, 8, 8, 6), affine=np.diag([*spacing, 1.0]))
+    grid = Grid.of(entry_of(image, Orientation(axcodes=axcodes, labels=None)))
+    assert grid.face(region) == {"RAS": expected, "SAR": 2 - expected}[axcodes]
+
+
 def test_the_sizes_of_units() -> None:
     of = (20, 10, 8), np.diag([0.8, 0.8, 3.0, 1.0])
     assert UnitShape("patch", patch_mm=8).size(*of) == (10, 10, 3)
