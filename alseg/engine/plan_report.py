@@ -87,7 +87,8 @@ def report_plan(config: DictConfig) -> None:
     shape = build_plan(config).unit_shape
     if shape.is_region:
         task = build_task(config)
-        say(f"# {region_sizes(shape, task, training_cases(config, task, Path.cwd()))}")
+        cases = training_cases(config, task, Path.cwd(), unlabelled=True)
+        say(f"# {region_sizes(shape, task, cases)}")
     if config.measure:
         with TemporaryDirectory() as cache:
             print_costs(config, costs_of(config, Path(cache)))

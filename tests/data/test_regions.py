@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations, product
 from typing import Any
 
@@ -141,6 +142,34 @@ def test_chosen_regions_overlap_neither_each_other_nor_what_is_annotated(
     if len(best) < 5:
         units = [*taken, *(places.region(place) for place, _ in best)]
         assert not [p for p in free if not any(overlap(places.region(p), u) for u in units)]
+
+
+@SETTINGS
+@given(images(), spacings, st.data())
+def test_no_region_is_chosen_where_nothing_can_be_annotated(
+    image: MetaTensor, spacing: tuple[float, ...], data: st.DataObject
+) -> None:
+    entry = entry_of(image, Orientation("RAS", labels=None), Spacing(spacing))
+    grid = Grid.of(entry)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    known = rng.random(tuple(image.shape[1:])) < data.draw(st.sampled_from([0, 0.02, 0.3, 1]))
+    on_grid = np.zeros(tuple(entry["image"].shape[1:]), dtype=bool)
+    for voxel in np.argwhere(known):  # one by one, the grid voxels that lie in it
+        on_grid[grid.box(tuple((int(i), int(i) + 1) for i in voxel))] = True
+    np.testing.assert_array_equal(grid.sampled(known, [slice(None)] * 3), on_grid)
+    places = replace(
+        grid.places(data.draw(st.tuples(*[st.integers(1, 4)] * 3))),
+        annotatable=lambda box: grid.sampled(known, box),
+    )
+    answerable = {
+        p for p in product(*map(range, places.shape)) if bool(on_grid[places.box(p)].any())
+    }
+    assert {p for p in product(*map(range, places.shape)) if places.is_free(p, ())} == answerable
+    best = places.best(torch.from_numpy(rng.random(places.shape)), 5)
+    drawn = places.at_random(rng, 5)
+    for chosen in ([place for place, _ in best], drawn):
+        assert answerable.issuperset(chosen)
+        assert bool(chosen) == bool(answerable)
 
 
 def test_a_preprocessing_that_rotates_is_refused() -> None:
