@@ -94,10 +94,8 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
     cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
     check_distances(evaluation, task, data.splits, cross_validation)
-    check_regions(plan, strategy, semi_supervised, oracle, data.splits)
+    check_units(plan, strategy, semi_supervised, oracle, data)
     of_regions = plan.unit_shape.is_region
-    if of_regions and not strategy.full_data:
-        tell(region_sizes(plan.unit_shape, task, data.splits.training))
     check_losses(recipe.loss, source.loss, task, partly=of_regions)
     if strategy.needs_passes or semi_supervised is not None:
         source.check(make_network())
@@ -132,12 +130,6 @@ def build(config: DictConfig, folder: Path) -> Experiment:
         **build_proxy(config, data),
         **build_tracking(config, task, strategy),
     )
-
-
-def tell(sentence: str) -> None:
-    """Log what follows from the settings, once for all processes."""
-    if rank() == 0:
-        log.info(sentence)
 
 
 def check_plain_settings(config: DictConfig) -> None:
@@ -306,6 +298,25 @@ def without(splits: Splits, case_ids: Sequence[str]) -> Splits:
             "there is nothing to simulate an annotation with"
         )
     return replace(splits, training=training)
+
+
+def check_units(
+    plan: Plan,
+    strategy: Strategy,
+    semi_supervised: SemiSupervised | None,
+    oracle: Oracle,
+    data: PoolDataModule,
+) -> None:
+    """Check what is annotated in one go; log how large regions are.
+
+    Raises:
+        ConfigError: if a part cannot work with regions, or they cannot be as large as they should.
+    """
+    check_regions(plan, strategy, semi_supervised, oracle, data.splits)
+    if plan.unit_shape.is_region and not strategy.full_data:
+        sizes = region_sizes(plan.unit_shape, data.cache.task, data.splits.training)
+        if rank() == 0:
+            log.info(sizes)
 
 
 def build_network(config: DictConfig, task: Task) -> Callable[[], torch.nn.Module]:
