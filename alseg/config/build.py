@@ -56,7 +56,7 @@ from alseg.data.volumes import read_header
 from alseg.networks.dropout import drop_no_logits
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import NAMES, Effort, cost_by
+from alseg.oracles.costs import NAMES, AnnotationCost, Effort, cost_by
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
 from alseg.system.secrets import kept_settings
@@ -86,15 +86,14 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
     effort, evaluation = build_effort(config), build_evaluation(config, task)
-    oracle = build_oracle(config, task, folder)
-    cost = cost_by(oracle, config.cost, effort)
-    check_hidden_labels(strategy, oracle)
+    oracle, cost = build_annotation(config, task, folder, strategy, effort)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
-    cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
+    cross_validation = build_cross_validation(config)
+    check_units(plan, strategy, semi_supervised, oracle, data, cross_validation)
+    check_validation(cross_validation, plan, data.splits, semi_supervised)
     check_distances(evaluation, task, data.splits, cross_validation)
-    check_units(plan, strategy, semi_supervised, oracle, data)
     of_regions = plan.unit_shape.is_region
     check_losses(recipe.loss, source.loss, task, partly=of_regions)
     if strategy.needs_passes or semi_supervised is not None:
@@ -306,13 +305,14 @@ def check_units(
     semi_supervised: SemiSupervised | None,
     oracle: Oracle,
     data: PoolDataModule,
+    cross_validation: CrossValidation | None,
 ) -> None:
     """Check what is annotated in one go; log how large regions are.
 
     Raises:
         ConfigError: if a part cannot work with regions, or they cannot be as large as they should.
     """
-    check_regions(plan, strategy, semi_supervised, oracle, data.splits)
+    check_regions(plan, strategy, semi_supervised, oracle, data.splits, cross_validation)
     if plan.unit_shape.is_region and not strategy.full_data:
         sizes = region_sizes(plan.unit_shape, data.cache.task, data.splits.training)
         if rank() == 0:
@@ -359,15 +359,25 @@ def build_training(
     return recipe, semi_supervised
 
 
-def build_cross_validation(
-    config: DictConfig, plan: Plan, splits: Splits, semi_supervised: SemiSupervised | None
-) -> CrossValidation | None:
-    """What lets the annotated cases validate each other; None where held-out cases validate.
+def build_cross_validation(config: DictConfig) -> CrossValidation | None:
+    """What lets the annotated cases validate each other; None where held-out cases validate."""
+    cross_validation: CrossValidation | None = instantiate(config.validation)
+    if cross_validation is not None:
+        check_part("validation", cross_validation, CrossValidation)
+    return cross_validation
+
+
+def check_validation(
+    cross_validation: CrossValidation | None,
+    plan: Plan,
+    splits: Splits,
+    semi_supervised: SemiSupervised | None,
+) -> None:
+    """Check that the split, and how a round trains, go with how it is validated.
 
     Raises:
-        ConfigError: if the split, or how a round trains, does not go with it.
+        ConfigError: if they do not.
     """
-    cross_validation = instantiate(config.validation)
     held_out = splits.parts(splits.training).validation
     if cross_validation is None:
         if not held_out:
@@ -375,8 +385,7 @@ def build_cross_validation(
                 "data.splits leaves no case to validate with; add validation=cross, or choose "
                 "another data/splits"
             )
-        return None
-    check_part("validation", cross_validation, CrossValidation)
+        return
     if held_out:
         raise ConfigError(
             f"validation=cross validates with all annotated cases, and data.splits keeps "
@@ -393,7 +402,16 @@ def build_cross_validation(
             "semi_supervised keeps the better of two stages by validation Dice, and with "
             "validation=cross no case only validates; choose semi_supervised=none"
         )
-    return cross_validation
+
+
+def build_annotation(
+    config: DictConfig, task: Task, folder: Path, strategy: Strategy, effort: Effort
+) -> tuple[Oracle, AnnotationCost]:
+    """Who annotates what the strategy asks for, and what that costs."""
+    oracle = build_oracle(config, task, folder)
+    cost = cost_by(oracle, config.cost, effort)
+    check_hidden_labels(strategy, oracle)
+    return oracle, cost
 
 
 def build_oracle(config: DictConfig, task: Task, folder: Path) -> Oracle:

@@ -207,12 +207,14 @@ class UnitShape:
             )
         if self.unit != "patch" and given:
             raise ConfigError(f"pool.{given[0]} is for pool.unit=patch, not for {self.unit}")
+        if self.unit != "slice" and self.slice_axis != "auto":
+            raise ConfigError(f"pool.slice_axis is for pool.unit=slice, not for {self.unit}")
         if self.patch_mm is not None:
-            for edge in self.edges_mm:
-                check_number("each number of pool.patch_mm", edge, above=0)
+            for name, edge in _edges("pool.patch_mm", self.patch_mm):
+                check_number(name, edge, above=0)
         if self.patch_voxels is not None:
-            for edge in _three("pool.patch_voxels", self.patch_voxels):
-                check_whole_number("each number of pool.patch_voxels", edge, at_least=1)
+            for name, edge in _edges("pool.patch_voxels", self.patch_voxels):
+                check_whole_number(name, edge, at_least=1)
 
     @property
     def is_region(self) -> bool:
@@ -250,9 +252,17 @@ class UnitShape:
 
 
 def _three(name: str, value: Any) -> list[Any]:
+    """The edges along the three axes of the file."""
+    edges = [edge for _, edge in _edges(name, value)]
+    return edges if len(edges) == 3 else edges * 3
+
+
+def _edges(name: str, value: Any) -> list[tuple[str, Any]]:
+    """The edges that a setting gives, one or three, each with what an error calls it."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        edges = list(value)
-        if len(edges) != 3:
-            raise ConfigError(f"{name} is {edges}; it must be one number, or one for each axis")
-        return edges
-    return [value] * 3
+        if len(value) != 3:
+            raise ConfigError(
+                f"{name} is {list(value)}; it must be one number, or one for each axis"
+            )
+        return [(f"{name} along axis {axis}", edge) for axis, edge in enumerate(value)]
+    return [(name, value)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -177,6 +178,23 @@ def test_the_foreground_of_a_round_is_what_it_trained_with(shared: Path, tmp_pat
     assert two["foreground_voxels"][1] > two["foreground_voxels"][0]
 
 
+def test_a_budget_that_the_initial_regions_spend_is_spoken_of_before_training(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = ("strategy=random", *PATCHES, "cost=voxels", "steps_per_round=1", "val_interval=1")
+    run_smoke(tmp_path / "spent", shared, *settings, "pool.budget=4000")
+    said = [index for index, text in enumerate(caplog.messages) if "the initial labels" in text]
+    trained = [index for index, text in enumerate(caplog.messages) if "step 1/1" in text]
+    assert len(said) == 1
+    assert said[0] < min(trained)
+    assert "cost 4608 (cost=voxels), and pool.budget is 4000" in caplog.messages[said[0]]
+    assert "the budget is spent: 4608 of 4000 after round 1 of 2" in caplog.messages
+    caplog.clear()
+    run_smoke(tmp_path / "enough", shared, *settings, "pool.budget=5000")
+    assert "the initial labels" not in caplog.text
+
+
 def test_full_data_is_labelled_as_a_whole(shared: Path, tmp_path: Path) -> None:
     state = run_smoke(tmp_path, shared, *PATCHES, "strategy=full")
     assert "regions" not in state["pool"]
@@ -254,7 +272,9 @@ def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
         (("pool.repeat_uncertain=true",), "no region is asked for twice"),
         (("oracle=person",), "hands out whole volumes"),
         (("data/splits=growing",), "validates with annotated cases"),
-        (("data/splits=annotated", "validation=cross"), "validates with annotated cases"),
+        (("data/splits=annotated", "validation=cross"), "=cross validates with annotated cases"),
+        (("validation=cross",), "use validation=held_out and a split with a validation part"),
+        (("data.validation_share=0",), "with a data.validation_share above 0"),
         (("pool.initial=5000",), "only .* regions fit into the 7 training volumes"),
         (("+effort.minutes_per_hour=1",), "effort has no setting 'minutes_per_hour'"),
         (("effort.minutes_per_case=-1",), "effort.minutes_per_case is -1"),
