@@ -287,7 +287,7 @@ def test_a_run_folder_from_other_hands_writes_no_file_of_its_choice(
         "relative": ".bashrc",
     }
     config = yaml.safe_load((foreign / "config.yaml").read_text())
-    config["data"]["inferer"]["device"] = {
+    config["model"]["network"]["act"] = {
         "_target_": "alseg.oracles.label_acceptance._write_copy",
         "content": b"touch mark\n",
         "is_compressed": True,
@@ -299,7 +299,7 @@ def test_a_run_folder_from_other_hands_writes_no_file_of_its_choice(
     )
     assert not (home / ".bashrc").exists()
     assert exit_code == 2
-    assert "data.inferer.device._target_ is 'alseg.oracles.label_acceptance._write_copy'" in err
+    assert "model.network.act._target_ is 'alseg.oracles.label_acceptance._write_copy'" in err
     assert err.strip().endswith("add trusted_packages=[alseg.oracles.label_acceptance._write_copy]")
 
 
