@@ -18,8 +18,8 @@ from typing import Any
 from alseg.config.earlier_versions import of_an_earlier_version
 from alseg.core.errors import ConfigError
 
-# Modules with all below them, classes and functions that are built. Of alseg's own packages that have
-# to do with files only what conf/ names: the others would write wherever a configuration says.
+# Modules with all below them, classes and functions that are built. Of packages of alseg that have to
+# do with files only what conf/ names: the rest of them would write wherever a configuration says.
 TRUSTED = (
     "alseg.active.proxy_settings",
     "alseg.active.pseudo_labels",

@@ -1,8 +1,8 @@
 """NRRD and MetaImage files (.nrrd, .mha, .mhd), which may be broken or hostile, through SimpleITK.
 
 Before ITK sees a file, its text header is read here: it may name other files, which are opened
-only in the file's own folder, and it may declare more voxels than the file can hold. Lines and names
-end where ITK's readers end them, and a header in which they might end elsewhere is refused.
+only in the file's own folder, and it may declare more voxels than the file can hold. Lines and
+names end where ITK's readers end them; a header in which they might end elsewhere is refused.
 
 Sources: teem's definition of NRRD, https://teem.sourceforge.net/nrrd/format.html; MetaIO's of
 MetaImage, https://itk.org/Wiki/ITK/MetaIO/Documentation.

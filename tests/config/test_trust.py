@@ -137,7 +137,9 @@ def test_of_what_writes_files_only_what_alsegs_own_yaml_names_is_trusted() -> No
             trusted |= {f"{name}.{each}" for each in own if is_trusted(f"{name}.{each}")}
     computing = ("alseg.data.folds", "alseg.data.splits")
     assert {name for name in trusted if not within(name, computing)} == {
-        target for target in named_in_conf() if within(target, FILES) if not within(target, computing)
+        target
+        for target in named_in_conf()
+        if within(target, FILES) and not within(target, computing)
     }
 
 
@@ -301,6 +303,25 @@ def test_a_run_folder_from_other_hands_writes_no_file_of_its_choice(
     assert exit_code == 2
     assert "model.network.act._target_ is 'alseg.oracles.label_acceptance._write_copy'" in err
     assert err.strip().endswith("add trusted_packages=[alseg.oracles.label_acceptance._write_copy]")
+
+
+@pytest.mark.parametrize("name", ["run.log", "rounds", "rounds/round_01/cases.csv", ".lock"])
+def test_no_link_in_a_run_folder_from_other_hands_is_written_through(
+    train: Callable[..., Outcome], foreign: Path, tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / "elsewhere"
+    if name == "rounds":
+        shutil.move(foreign / name, target)
+    else:
+        target.write_text("mine")
+        (foreign / name).unlink(missing_ok=True)
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    (foreign / name).symlink_to(target)
+    run = train("pool.rounds=2", "resume_force=true", smoke=False, resume=foreign)
+    assert run.exit_code == 2
+    assert f"{foreign / name} is a link to {target}, out of {foreign}" in run.err
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+    assert target.is_dir() or target.read_text() == "mine"
 
 
 def test_interpolations_in_a_run_folder_mean_nothing(

@@ -532,3 +532,34 @@ def test_on_hippocampus_the_dice_is_that_of_the_run(
             by_case.append(2 * (p & t).sum() / (p.sum() + t.sum()))
         found.append(np.mean(by_case))
     assert np.mean(found) == pytest.approx(noted, abs=1e-6)
+
+
+def test_scans_in_folders_with_long_names_are_segmented(
+    predict: Predict, scans: Path, tmp_path: Path
+) -> None:
+    first = min(scans.iterdir())
+    deep = scans / ("1.2.840." * 14) / ("1.2.840." * 14)
+    deep.mkdir(parents=True)
+    shutil.copy(first, deep / "ct.nii.gz")
+    done = predict("uncertainty_map=true")
+    assert done.exit_code == 0, done.err
+    table = table_of(done.folder)
+    (long,) = [row for case_id, row in table.iterrows() if len(case_id) > 200]
+    assert len(long["file"]) < 100
+    for part in ("", "uncertainty"):
+        as_known = voxels(done.folder / part / first.name)
+        assert np.array_equal(voxels(done.folder / part / long["file"]), as_known)
+    again = predict("uncertainty_map=true")
+    assert "segmented 0 scan(s)" in again.out
+
+
+def test_a_number_in_the_table_that_is_none_is_told(predict: Predict, scans: Path) -> None:
+    path = predict().folder / "cases.csv"
+    lines = path.read_text().splitlines()
+    cells = lines[1].split(",")
+    lines[1] = ",".join([*cells[:5], "many", *cells[6:]])
+    path.write_text("\n".join([*lines, ""]))
+    refused = predict()
+    assert refused.exit_code == 2
+    assert "cases.csv cannot be read" in refused.err
+    assert "give another output" in refused.err
