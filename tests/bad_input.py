@@ -528,6 +528,12 @@ JSON = [
     ),
     Row("two classes of one name", ["holds a name twice"], (), edit(labels={"0": "b", "1": "b"})),
     Row(
+        "annotated_classes that name a case twice",
+        ["'annotated_classes' names the case case_00 twice"],
+        (),
+        edit(annotated_classes={"case_00": ["blob"], "imagesTr/case_00.nii.gz": ["blob"]}),
+    ),
+    Row(
         "annotated_classes with a class that there is not",
         ["gives case_00 the class 'x'; there are"],
         (),

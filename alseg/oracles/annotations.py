@@ -247,8 +247,6 @@ def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
         raise DataError(f"{path} cannot be read: {error}") from error
     if list(table.columns) != columns:
         raise DataError(f"{path} has the columns {list(table.columns)}, not {columns}")
-    if table.isna().any(axis=None):  # fields that are empty are texts
-        raise DataError(f"{path} is damaged: a row of it is cut off")
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
