@@ -863,14 +863,15 @@ them is run. Case ids come from the data set's own names, never targets.
 A run folder may come from somebody else as well. Nothing in it is unpickled: checkpoints are read
 with weights only. Its `config.yaml` names by `_target_` what `resume=`, `alseg.predict`,
 `alseg.export` and the notebook build, so before any of it is imported each name is looked at:
-what alseg's own YAML names and its parts that only compute, MONAI's transforms, losses, networks and
-inferers, `torch.nn`, `torch.optim`, and Lightning's callbacks, profilers and precision are built; no
-method, no private name, nothing that one of these modules has imported, and no reader that takes a
-class by its name (`monai.transforms.LoadImage`); the list is in `alseg/config/trust.py`. All else is refused in one sentence. A run with functions
-of your own continues with `trusted_packages=[my_measures]`, on the command line; what the folder
-says of it is ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a
-first run or a sweep, is yours and not looked at. The folder still says which paths are read and
-written and which tracking store is sent to: look at `config.yaml` and `start.json` first, or give
+what alseg's own YAML names and its parts that only compute, MONAI's transforms, losses, networks
+and inferers, `torch.nn`, `torch.optim`, and Lightning's callbacks, profilers and precision are
+built; no method, no private name, nothing that one of these modules has imported, and no reader
+that takes a class by its name (`monai.transforms.LoadImage`); the list is in
+`alseg/config/trust.py`. All else is refused in one sentence. A run with functions of your own
+continues with `trusted_packages=[my_measures]`, on the command line; what the folder says of it
+is ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a first run
+or a sweep, is yours and not looked at. The folder still says which paths are read and written and
+which tracking store is sent to: look at `config.yaml` and `start.json` first, or give
 `output_dir=` and `tracking=none` yourself. Into the folder itself nothing is written as long as a
 link in it leads out of it, but for the images in request folders, which are only read. The
 comparison builds nothing. """

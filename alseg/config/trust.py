@@ -18,8 +18,8 @@ from typing import Any
 from alseg.config.earlier_versions import of_an_earlier_version
 from alseg.core.errors import ConfigError
 
-# Modules with all below them, classes and functions that are built. Of packages of alseg that have to
-# do with files only what conf/ names: the rest of them would write wherever a configuration says.
+# Modules with all below them, classes and functions that are built. Of packages of alseg that have
+# to do with files only what conf/ names: the rest would write wherever a configuration says.
 TRUSTED = (
     "alseg.active.proxy_settings",
     "alseg.active.pseudo_labels",
@@ -86,10 +86,12 @@ def check_targets(content: Any, source: Path, named: Collection[str] = ()) -> No
             package = str(target).partition(".")[0]
             in_part = {name.partition(".")[0] for name in (*TRUSTED, *named)}
             name = target if package in in_part else package  # never all of what is trusted in part
+            is_name = re.fullmatch(r"\w+(\.\w+)*", str(target)) is not None
             raise ConfigError(
                 f"{source}: {setting} is {target!r}, which alseg does not build from a file that "
-                "somebody else may have written, as it may run anything; if the file is your own, "
-                f"or you know what this does, add trusted_packages=[{name}]"
+                "somebody else may have written, as it may run anything"
+                + "; if the file is your own, or you know what this does, add "
+                f"trusted_packages=[{name}]" * is_name
             )
 
 
