@@ -325,6 +325,11 @@ SETTINGS = [
     setting("pool.unit=voxel", "pool.unit is 'voxel'; allowed are volume, patch, slice"),
     setting("pool.unit=patch", "pool.unit=patch needs pool.patch_voxels or pool.patch_mm"),
     setting(
+        "pool.unit=patch pool.patch_mm=0.3",
+        "pool.patch_mm is 0.3 along axis 0 of the files, but voxels measure up to 1 mm there",
+        "use pool.patch_voxels",
+    ),
+    setting(
         "pool.unit=slice pool.slice_axis=3", "pool.slice_axis is 3; it must be auto, 0, 1 or 2"
     ),
     setting(

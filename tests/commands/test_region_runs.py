@@ -9,15 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from alseg.active import figures
 from alseg.core.errors import ConfigError
 from alseg.core.units import Answer, Query, overlap, region_from_text
 from alseg.oracles.simulated import SimulatedOracle
 from alseg.run.state import RunState
 from alseg.training.scoring_module import ScoringModule
-from tests.conftest import Outcome
+from tests.conftest import Outcome, write_msd
 from tests.smoke_runs import run_smoke
 
 PATCHES = ("pool.unit=patch", "pool.patch_voxels=[12,12,8]", "pool.initial=4", "pool.query_size=3")
@@ -208,6 +211,26 @@ def test_pictures_show_the_region(shared: Path, tmp_path: Path) -> None:
     assert {p.name for p in (folder / "maps").iterdir()} == maps
 
 
+def test_pictures_of_slices_show_them_from_the_front(
+    train: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, _: drawn.append(figure))
+    root = of_spacings(tmp_path / "data", (3, 1, 1))
+    run = train(
+        "strategy=entropy", *SLICES, "pictures=1", "steps_per_round=1", "data.preprocess=[]",
+        f"data.task.root={root}",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.err
+    (overlay,) = [figure for figure in drawn if figure.get_suptitle()]
+    title = " ".join(overlay.get_suptitle().split())
+    assert "sagittal slice" in title
+    assert "Dice over what is annotated" in title
+    rows, columns = overlay.axes[0].images[0].get_array().shape
+    (outline,) = overlay.axes[0].patches
+    assert (outline.get_height(), outline.get_width()) == (rows, columns)
+
+
 def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
     run_smoke(tmp_path, shared, *PATCHES, "strategy=kmeans_bald")
     folder = tmp_path / "rounds" / "round_01"
@@ -248,3 +271,35 @@ def test_a_whole_volume_run_knows_no_regions(shared: Path, tmp_path: Path) -> No
     state: dict[str, Any] = run_smoke(tmp_path, shared, "strategy=entropy")
     assert "regions" not in state["pool"]
     assert queries(tmp_path).columns.tolist() == ["round", "case_id", "score", "rank", "cost"]
+
+
+def of_spacings(root: Path, *spacings: tuple[float, float, float]) -> Path:
+    """Ten noisy volumes of 16 x 16 x 16 voxels, whose spacings take turns."""
+    rng = np.random.default_rng(0)
+    images = [rng.normal(size=(16, 16, 16)).astype(np.float32) for _ in range(10)]
+    affines = [np.diag([*spacings[i % len(spacings)], 1.0]) for i in range(10)]
+    labels = [(image > 1).astype(np.uint8) for image in images]
+    return write_msd(root, images, labels, affines=affines)
+
+
+def test_a_run_says_how_many_voxels_its_regions_have(
+    train: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    root = of_spacings(tmp_path / "data", (1, 1, 3), (1.5, 1, 4))
+    settings = (
+        "strategy=random", "pool.rounds=1", "pool.initial=2", "steps_per_round=1", "pictures=0",
+        f"data.task.root={root}", "data.preprocess=[]",
+    )  # fmt: skip
+    in_mm = train(*settings, "pool.unit=patch", "pool.patch_mm=[6,6,6]")
+    assert in_mm.exit_code == 0, in_mm.err
+    assert "patches have 4-6 x 6 x 2 voxels of the files (" in in_mm.out
+    large = train(*settings, "pool.unit=patch", "pool.patch_voxels=99")
+    assert "16 x 16 x 16 voxels of the files (6 volumes, of which 6 are no larger" in large.out
+    slices = train(*settings, "pool.unit=slice")
+    assert "slices lie across axis 2 of the files (6 volumes)" in slices.out
+    thin = train(*settings, "pool.unit=patch", "pool.patch_mm=[6,6,2]")
+    assert thin.exit_code == 2
+    assert "pool.patch_mm is 2 along axis 2 of the files, but voxels measure up to 4 mm there" in (
+        thin.err
+    )
+    assert "set 4 or more for that axis, or use pool.patch_voxels" in thin.err
