@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from alseg.config.settings import config_hash, load_config
 from alseg.core.pool import Pool
+from alseg.run.folder import STATE_FILE
 from alseg.run.state import RunState
+from alseg.system.files import read_json, write_json
 from tests.annotation_page.campaign import GRIDS, SHAPE, drawn
 from tests.conftest import write_msd
 
@@ -29,6 +32,12 @@ def run_on(
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     RunState(pool=pool, config_hash="", queries=tuple(map(dict, queries))).save(folder)
     return folder
+
+
+def settle(folder: Path) -> None:
+    """Let a run say that its settings were these from its start, as who changes them could."""
+    state = read_json(folder / STATE_FILE)
+    write_json(folder / STATE_FILE, state | {"config_hash": config_hash(load_config(folder))})
 
 
 def blobs(root: Path, n_channels: int = 1, **settings: Any) -> tuple[Path, list[np.ndarray]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alseg.core.errors import DataError
-from alseg.data.formats.folder import files_in, images_by_case, not_read
+from alseg.data.formats.folder import doubts, files_in, images_by_case
 from alseg.data.naming import inside
 from alseg.data.task import Case
 from alseg.system.text import printable
@@ -63,7 +63,7 @@ class Archive(Mapping[str, Case]):
 def archive_of(folder: Path, n_channels: int) -> Archive:
     """List the scans of a folder, sorted by their ids, which are those of ``read_folder``.
 
-    What looks like a scan and is not read is told in the log.
+    What looks like a scan and is not read, and what looks like a label, is told in the log.
 
     Where each file is named like nnU-Net's first channel, ``_0000`` is not part of the id. An id
     has escapes for what cannot be printed.
@@ -76,7 +76,7 @@ def archive_of(folder: Path, n_channels: int) -> Archive:
         DataError: as ``read_folder``, if it holds no scans or a folder in it cannot be read.
     """
     found = files_in(folder)
-    for finding in not_read(found):
+    for finding in doubts(found):
         log.warning(printable(finding.message))
     names, unclear = images_by_case(found.files, folder, n_channels)
     if n_channels == 1 and all(i.endswith(_FIRST_CHANNEL) for i in names if i.isprintable()):

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import SimpleITK
+from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 
 from alseg.core.errors import AlsegError, DataError, check_choice
@@ -90,6 +91,7 @@ class Grid:
     shape: tuple[int, int, int]
 
 
+@disable_value_validation()  # warnings quote headers; what alseg needs of them is checked here
 def import_dicom(
     source: Path, target: Path, patient_ids: str = HASHED, salt: bytes | None = None
 ) -> pd.DataFrame:
@@ -239,7 +241,7 @@ def _tried(path: Path, *, up_to_voxels: bool) -> pydicom.Dataset | InvalidDicomE
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that break the standard: checked later
+            warnings.simplefilter("ignore")  # of files that break the standard: checked later
             return pydicom.dcmread(
                 path, defer_size=1024, stop_before_pixels=up_to_voxels, specific_tags=[*_TAGS]
             )

@@ -23,6 +23,7 @@ from alseg.engine.maps import case_maps
 from alseg.engine.runs import to_resume
 from alseg.predict import main as predict
 from tests.conftest import Outcome
+from tests.run_folders import settle
 from tests.smoke_runs import run_smoke
 
 REFUSED = [
@@ -234,6 +235,7 @@ def poison(folder: Path, *, strategy: bool = False) -> Path:
     else:
         config["trainer"]["callbacks"] = [target]
     path.write_text(yaml.safe_dump(config))
+    settle(folder)
     return mark
 
 

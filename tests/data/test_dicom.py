@@ -421,12 +421,14 @@ def test_a_series_of_two_patients_is_refused(tmp_path: Path, changes: dict[str, 
 
 
 def test_no_text_of_a_header_comes_into_a_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     write_series(tmp_path / "in" / "a", PhotometricInterpretation="DOE^JANE")
     write_series(tmp_path / "in" / "b", SOPClassUID="1.2.Doe", PixelData=None, Rows=None)
+    capsys.readouterr(), caplog.clear()  # of writing them
     imported(tmp_path / "in", tmp_path / "out")
-    shown = (tmp_path / "out" / "series.csv").read_text() + capsys.readouterr().out
+    said = capsys.readouterr()
+    shown = (tmp_path / "out" / "series.csv").read_text() + said.out + said.err + caplog.text
     assert "doe" not in shown.casefold()
     assert "it holds colours (unknown), not intensities" in shown
     write_series(tmp_path / "c", PatientID="P\x1b[31m")

@@ -73,6 +73,22 @@ def test_files_that_look_like_volumes_and_are_not_read_are_told(tmp_path: Path) 
     assert finding.message.endswith(": b.NII.GZ, d.hdr, e.dcm, p/c.Nrrd")
 
 
+def test_labels_among_the_images_are_told(tmp_path: Path) -> None:
+    images = ["images/a.nii.gz", "maskelyne.nii.gz", "p/segovia_0001.mha"]
+    labels = ["labels/a.nii.gz", "labelsTr/b.nii", "p1/GT.mha", "p1/ct-seg.nrrd", "x_mask.nii.gz"]
+    touched(tmp_path, *images, *labels)
+    (finding,) = read_folder(tmp_path, ["liver"]).findings
+    assert finding.message.startswith("5 file(s) are named as labels are, and are taken for images")
+    assert finding.message.endswith(
+        f": {', '.join(labels)}; if they are labels, keep them outside of the folder of the images"
+    )
+    (tmp_path / "p1" / "GT.mha").unlink()
+    for name in ("labelsTr/b.nii", "p1/ct-seg.nrrd", "x_mask.nii.gz"):
+        (tmp_path / name).unlink()
+    (tmp_path / "labels" / "a.nii.gz").rename(tmp_path / "labels" / "maskelyne.nii.gz")
+    assert read_folder(tmp_path, ["liver"], labels=tmp_path / "labels").findings == ()
+
+
 def test_an_id_that_no_file_can_be_called_is_refused(tmp_path: Path) -> None:
     touched(tmp_path, f"{'1.2.840.' * 15}/{'1.2.840.' * 15}/ct.nii.gz")
     with pytest.raises(DataError, match="is longer than 200 bytes, and files are named by it"):

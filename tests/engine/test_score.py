@@ -17,6 +17,7 @@ import pytest
 from alseg.engine import score as module
 from alseg.engine.score_tables import ScoreTable, rows_of, top_of
 from tests.conftest import Outcome
+from tests.run_folders import settle
 from tests.smoke_runs import run_smoke
 
 # no resampling: the scans of a folder are read as those of the data set
@@ -233,6 +234,7 @@ def test_a_strategy_of_a_run_folder_builds_nothing_that_is_not_trusted(
     text = config.read_text(encoding="utf-8")
     assert "alseg.strategies.strategy.Strategy" in text
     config.write_text(text.replace("alseg.strategies.strategy.Strategy", "os.system"))
+    settle(copy)
     refused = score(of=copy)
     assert refused.exit_code == 2
     assert "strategy._target_ is 'os.system'" in refused.err

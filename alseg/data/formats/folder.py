@@ -18,6 +18,11 @@ from alseg.data.task import Case, Task
 
 LONGEST_ID = 200  # bytes: files of a run are named by it, and names have 255 at most
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+_WORDS = re.compile(r"[/_\-. ]+")
+_LABEL_WORDS = {  # of names of folders and files
+    "label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segs", "segmentation",
+    "segmentations", "annotation", "annotations", "gt", "groundtruth",
+}  # fmt: skip
 
 
 def read_folder(
@@ -76,7 +81,7 @@ def read_folder(
     findings = [
         *declared.differ_in_case(cases),
         *unused,
-        *not_read(found),
+        *doubts(found),
         *declared.links_out(folder, {file for files in images.values() for file in files}),
     ]
     return Task(folder.name, folder, channel_names, names, cases, findings=tuple(findings))
@@ -262,8 +267,8 @@ def _labels(
     return labels, [warning("label without image", message)] if apart else []
 
 
-def not_read(found: Found) -> Iterator[Finding]:
-    """What is in a folder and is not used."""
+def doubts(found: Found) -> Iterator[Finding]:
+    """What is in a folder and is not used, or may be something else than an image."""
     if found.linked:
         yield warning(
             "links",
@@ -274,4 +279,11 @@ def not_read(found: Found) -> Iterator[Finding]:
             "not used",
             f"{len(found.unread)} file(s) look like volumes and are not used, as alseg reads files "
             f"ending in {', '.join(ENDINGS)}: {listed(found.unread)}",
+        )
+    labels = [n for n in found.files if not _LABEL_WORDS.isdisjoint(_WORDS.split(n.casefold()))]
+    if labels:
+        yield warning(
+            "images named as labels",
+            f"{len(labels)} file(s) are named as labels are, and are taken for images: "
+            f"{listed(labels)}; if they are labels, keep them outside of the folder of the images",
         )
