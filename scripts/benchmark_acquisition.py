@@ -396,7 +396,8 @@ def together(moments: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 def scored(setting: Setting, row: Row) -> dict[str, Any]:
     """All volumes in alseg's way."""
     source = MCDropout(row.n_passes, row.gate, row.schedule)
-    rule = source.stopping_rule(STRATEGY, query_size(len(setting.cases)))
+    n_cases = len(setting.cases)
+    rule = source.stopping_rule(STRATEGY, query_size(n_cases), n_cases)
     scoring = Scoring(STRATEGY, source, setting.inferer, row.seed, 1)
     results: dict[str, Any] = {}
     decided = []

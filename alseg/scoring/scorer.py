@@ -133,22 +133,32 @@ class Scoring:
     ) -> CaseScore:
         """The score of one volume after as many passes as a rule asks for."""
         passes = self._passes(network, image, case_id, None)
-        so_far: list[float] = []
-        for statistics in self._labelled(passes, hidden_label):
+        so_far, expected = CaseScore(case_id, pass_scores=()), None
+        for number, statistics in enumerate(self._labelled(passes, hidden_label), start=1):
             score = self.strategy.score(case_id, statistics).score
             assert score is not None  # stopping rules are for strategies with a measure
-            so_far.append(score)
+            if number == 1:
+                expected = self._expected(passes, statistics)
+            so_far = CaseScore(
+                case_id,
+                score,
+                n_passes=number,
+                pass_scores=(*(so_far.pass_scores or ()), score),
+                plain_passes=passes.cost(number),
+                expected=expected,
+            )
             if stopping.is_decided(so_far):
                 break
-        found = CaseScore(
-            case_id,
-            stopping.result(so_far),
-            n_passes=len(so_far),
-            pass_scores=tuple(so_far),
-            plain_passes=passes.cost(len(so_far)),
-        )
+        found = replace(so_far, score=stopping.result(so_far))
         stopping.observe(found)
         return found
+
+    def _expected(self, passes: Passes, statistics: VoxelStatistics) -> float | None:
+        """What the deterministic pass expects of the score."""
+        if passes.expected is None:
+            return None
+        assert self.strategy.aggregation is not None
+        return float(self.strategy.aggregation(passes.expected, statistics))
 
     def _passes(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alseg.core.errors import ConfigError
 from alseg.networks.dropout import MaskSeed
-from alseg.scoring.gate import chances, drawn, expected_shares, sensitivity
+from alseg.scoring.gate import chances, drawn, expectation, sensitivity
 from alseg.scoring.plain_passes import stochastic_statistics
 from alseg.scoring.sampled_passes import sampled_passes
 from alseg.scoring.scorer import mask_seed_of

@@ -1,0 +1,92 @@
+"""Noisy scores of few passes, drawn towards what the deterministic pass expects of a volume.
+
+The scores of a pool and the variances that deterministic passes expect have nearly one ratio. Where
+passes say less of a volume than that does, its score leans on the ratio of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import softmax
+
+from alseg.scoring.racing import pseudo_values
+from alseg.strategies.strategy import CaseScore
+
+POOLED_WEIGHT = 5  # degrees of freedom that the other volumes' passes count beside a volume's own
+SPREADS = np.geomspace(0.005, 1.5, 40)  # of ratios between volumes, in logarithms
+
+
+class ShrunkScores:
+    """Log scores of volumes given their passes and each other's, for at least two volumes.
+
+    The small-area model of Fay and Herriot (JASA 74, 1979) on logarithms: with h what is expected
+    of a volume, its score after t passes has the logarithm ::
+
+        y = h + m + u + e,   u ~ N(0, tau²),   e ~ N(0, c² / t)
+
+    c is the relative spread of its passes, its own and the pool's weighted. The ratio m and the
+    spread tau are the pool's and not known: m has a flat prior, tau a flat one over ``SPREADS``
+    (Gelman, Bayesian Analysis 1, 2006), which keeps five volumes from passing for alike. The score
+    of a volume has a bias towards the ratio of the others: it is moved by the share
+    c² / (c² + t tau²) of its distance from it, and at most by its own standard error (Efron and
+    Morris, JASA 67, 1972), so volumes that the expectation is wrong about are not hidden.
+
+    Args:
+        scores: with positive scores and expectations, see ``is_comparable``.
+
+    Attributes:
+        log_scores: posterior means, [n].
+        variances: of the posterior, [n].
+    """
+
+    def __init__(self, scores: Sequence[CaseScore]) -> None:
+        log_expected, log_score, n_passes, squares = np.array([_row(s) for s in scores]).T
+        freedom = n_passes - 1
+        pooled = squares.sum() / max(freedom.sum(), 1)
+        error = (POOLED_WEIGHT * pooled + squares) / (POOLED_WEIGHT + freedom) / n_passes
+        ratio = log_score + error / 2 - log_expected  # the logarithm of a noisy mean is too small
+        precision = 1 / (SPREADS[:, None] ** 2 + error)  # [spreads, n]
+        variance_of_m = 1 / precision.sum(axis=1, keepdims=True)
+        m = (precision * ratio).sum(axis=1, keepdims=True) * variance_of_m
+        likelihood = (np.log(precision) - precision * (ratio - m) ** 2).sum(axis=1)
+        likelihood += np.log(variance_of_m[:, 0])
+        weight = softmax(likelihood / 2 + np.log(SPREADS))  # the grid is finer where spreads are small
+        own = SPREADS[:, None] ** 2 * precision
+        given_spread = own * ratio + (1 - own) * m
+        spread_out = own * error + (1 - own) ** 2 * variance_of_m
+        mean = weight @ given_spread
+        self.variances = weight @ (spread_out + (given_spread - mean) ** 2)
+        limit = np.sqrt(error)
+        self.log_scores = log_expected + np.clip(mean, ratio - limit, ratio + limit)
+
+
+def settled(scores: Sequence[CaseScore]) -> list[CaseScore]:
+    """The scores of a whole pool, each with the others in mind; those of fixed passes as they are.
+
+    The order of the scores changes nothing, and neither does which process has made which.
+    """
+    names = sorted(s.name for s in scores if is_comparable(s))
+    if len(names) < 2:
+        return list(scores)
+    by_name = {s.name: s for s in scores}
+    found = ShrunkScores([by_name[name] for name in names])
+    final = dict(zip(names, np.exp(found.log_scores).tolist(), strict=True))
+    return [replace(s, score=final[s.name]) if s.name in final else s for s in scores]
+
+
+def is_comparable(score: CaseScore) -> bool:
+    """Whether a score has been made pass by pass beside an expectation, and neither is 0."""
+    return bool(score.expected and score.score and score.expected > 0 and score.score > 0)
+
+
+def _row(score: CaseScore) -> tuple[float, float, int, float]:
+    """Log expectation, log score, passes, and the sum of squares of their relative deviations."""
+    assert score.expected is not None
+    assert score.score is not None
+    assert score.pass_scores is not None
+    passes = np.array([score.pass_scores[0], *pseudo_values(score.pass_scores)])
+    squares = float(np.square(passes / passes.mean() - 1).sum())
+    return float(np.log(score.expected)), float(np.log(score.score)), len(passes), squares
