@@ -18,7 +18,7 @@ from alseg.strategies.strategy import CaseScore
 # A standard error of a sixth of the spread between volumes leaves 1 - 1/36 = 97% of the scores'
 # variance to the volumes.
 LARGEST_ERROR = 1 / 6
-# The first volumes show how passes and volumes differ.
+# The first volumes show how passes and volumes differ; they take passes for the budget.
 FIRST_VOLUMES = 5
 FIRST_PASSES = 2
 # The price of a plain pass, in spreads between volumes, once volumes have taken ``BUDGET`` plain
@@ -53,12 +53,13 @@ class Precision:
         self._costs: list[float] = []
 
     def is_decided(self, so_far: CaseScore) -> bool:
-        """Whether a volume with these passes needs no more of them."""
-        n_taken = so_far.n_passes or 0
-        if n_taken >= self.n_passes:
+        """Whether a volume with these passes, one at least, needs no more of them."""
+        assert so_far.n_passes is not None
+        assert so_far.plain_passes is not None
+        if so_far.n_passes == self.n_passes:
             return True
         if len(self._seen) < FIRST_VOLUMES:
-            return n_taken >= FIRST_PASSES
+            return so_far.n_passes >= FIRST_PASSES and so_far.plain_passes >= BUDGET
         if not is_comparable(so_far):
             return False
         scores = ShrunkScores([*self._seen, so_far])

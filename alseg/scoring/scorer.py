@@ -133,18 +133,18 @@ class Scoring:
     ) -> CaseScore:
         """The score of one volume after as many passes as a rule asks for."""
         passes = self._passes(network, image, case_id, None)
-        so_far, expected = CaseScore(case_id, pass_scores=()), None
-        for number, statistics in enumerate(self._labelled(passes, hidden_label), start=1):
+        expected = self._expected(passes)
+        pass_scores: tuple[float, ...] = ()
+        for statistics in self._labelled(passes, hidden_label):
             score = self.strategy.score(case_id, statistics).score
             assert score is not None  # stopping rules are for strategies with a measure
-            if number == 1:
-                expected = self._expected(passes, statistics)
+            pass_scores += (score,)
             so_far = CaseScore(
                 case_id,
                 score,
-                n_passes=number,
-                pass_scores=(*(so_far.pass_scores or ()), score),
-                plain_passes=passes.cost(number),
+                n_passes=len(pass_scores),
+                pass_scores=pass_scores,
+                plain_passes=passes.cost(len(pass_scores)),
                 expected=expected,
             )
             if stopping.is_decided(so_far):
@@ -153,12 +153,13 @@ class Scoring:
         stopping.observe(found)
         return found
 
-    def _expected(self, passes: Passes, statistics: VoxelStatistics) -> float | None:
-        """What the deterministic pass expects of the score."""
+    def _expected(self, passes: Passes) -> float | None:
+        """What a deterministic pass expects of the score."""
         if passes.expected is None:
             return None
         assert self.strategy.aggregation is not None
-        return float(self.strategy.aggregation(passes.expected, statistics))
+        # a mean or a sum, which look at no statistics: others are not sampled
+        return float(self.strategy.aggregation(passes.expected, VoxelStatistics()))
 
     def _passes(
         self,

@@ -6,6 +6,7 @@ passes say less of a volume than that does, its score leans on the ratio of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,10 +30,9 @@ class ShrunkScores:
 
     c is the relative spread of its passes, its own and the pool's weighted. The ratio m and the
     spread tau are the pool's and not known: m has a flat prior, tau a flat one over ``SPREADS``
-    (Gelman, Bayesian Analysis 1, 2006), which keeps five volumes from passing for alike. The score
-    of a volume has a bias towards the ratio of the others: it is moved by the share
-    c² / (c² + t tau²) of its distance from it, and at most by its own standard error (Efron and
-    Morris, JASA 67, 1972), so volumes that the expectation is wrong about are not hidden.
+    (Gelman, Bayesian Analysis 1, 2006), so that five volumes do not pass for alike. Means of passes
+    have no bias; a shrunk score has one towards the ratio of the others, c² / (c² + t tau²) of its
+    distance from it.
 
     Args:
         scores: with positive scores and expectations, see ``is_comparable``.
@@ -53,14 +53,15 @@ class ShrunkScores:
         m = (precision * ratio).sum(axis=1, keepdims=True) * variance_of_m
         likelihood = (np.log(precision) - precision * (ratio - m) ** 2).sum(axis=1)
         likelihood += np.log(variance_of_m[:, 0])
-        weight = softmax(likelihood / 2 + np.log(SPREADS))  # the grid is finer where spreads are small
+        weight = softmax(
+            likelihood / 2 + np.log(SPREADS)
+        )  # the grid is finer where spreads are small
         own = SPREADS[:, None] ** 2 * precision
         given_spread = own * ratio + (1 - own) * m
         spread_out = own * error + (1 - own) ** 2 * variance_of_m
         mean = weight @ given_spread
         self.variances = weight @ (spread_out + (given_spread - mean) ** 2)
-        limit = np.sqrt(error)
-        self.log_scores = log_expected + np.clip(mean, ratio - limit, ratio + limit)
+        self.log_scores = log_expected + mean
 
 
 def settled(scores: Sequence[CaseScore]) -> list[CaseScore]:
@@ -79,14 +80,13 @@ def settled(scores: Sequence[CaseScore]) -> list[CaseScore]:
 
 def is_comparable(score: CaseScore) -> bool:
     """Whether a score has been made pass by pass beside an expectation, and neither is 0."""
-    return bool(score.expected and score.score and score.expected > 0 and score.score > 0)
+    return bool(score.expected and score.pass_scores and score.pass_scores[-1])
 
 
 def _row(score: CaseScore) -> tuple[float, float, int, float]:
     """Log expectation, log score, passes, and the sum of squares of their relative deviations."""
     assert score.expected is not None
-    assert score.score is not None
     assert score.pass_scores is not None
     passes = np.array([score.pass_scores[0], *pseudo_values(score.pass_scores)])
     squares = float(np.square(passes / passes.mean() - 1).sum())
-    return float(np.log(score.expected)), float(np.log(score.score)), len(passes), squares
+    return math.log(score.expected), math.log(score.pass_scores[-1]), len(passes), squares

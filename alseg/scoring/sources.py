@@ -41,7 +41,7 @@ class StoppingRule(Protocol):
     """Says how many passes a volume takes, one volume after another."""
 
     def is_decided(self, so_far: CaseScore) -> bool:
-        """Whether a volume with these passes needs no more of them."""
+        """Whether a volume with these passes, one at least, needs no more of them."""
 
     def result(self, so_far: CaseScore) -> float:
         """The score of such a volume."""

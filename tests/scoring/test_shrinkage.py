@@ -54,15 +54,6 @@ def test_scores_without_shrinkage_have_no_bias() -> None:
     assert np.mean(ratios) == pytest.approx(1, abs=0.01)
 
 
-def test_a_volume_that_the_expectation_is_wrong_about_is_moved_by_a_standard_error_at_most() -> None:
-    scores, _ = pool(np.random.default_rng(3), 40, 3, 0.1, 0.01)
-    odd = taken("odd", running_means(np.array([9.0, 11.0, 10.0])), 1.0, 0.1)
-    (found,) = (s for s in settled([*scores, odd]) if s.case_id == "odd")
-    assert found.score is not None
-    standard_error = 0.1 / 3**0.5
-    assert 0.5 * standard_error < np.log(10 / found.score) < 2 * standard_error
-
-
 def test_five_volumes_do_not_pass_for_alike() -> None:
     rng = np.random.default_rng(4)
     held = 0
