@@ -325,7 +325,33 @@ SETTINGS = [
     setting("pool.unit=voxel", "pool.unit is 'voxel'; allowed are volume, patch, slice"),
     setting("pool.unit=patch", "pool.unit=patch needs pool.patch_voxels or pool.patch_mm"),
     setting(
+        "pool.unit=patch pool.patch_mm=0.3",
+        "pool.patch_mm is 0.3 along axis 0 of the files, but voxels measure up to 1 mm there",
+        "use pool.patch_voxels",
+    ),
+    setting(
         "pool.unit=slice pool.slice_axis=3", "pool.slice_axis is 3; it must be auto, 0, 1 or 2"
+    ),
+    setting(
+        "pool.unit=patch pool.patch_voxels=8 pool.slice_axis=1",
+        "pool.slice_axis is for pool.unit=slice, not for patch",
+    ),
+    setting(
+        "pool.unit=slice pool.patch_mm=20", "pool.patch_mm is for pool.unit=patch, not for slice"
+    ),
+    setting(
+        "pool.unit=patch pool.patch_voxels=[8,-8,8]",
+        "pool.patch_voxels along axis 1 is -8; it must be a whole number of at least 1",
+    ),
+    setting(
+        "pool.unit=slice validation=cross",
+        "validation=cross validates with annotated cases, which must be labelled as a whole; with "
+        "pool.unit=slice use validation=held_out and a split with a validation part of its own",
+    ),
+    setting(
+        "pool.unit=slice data/splits=annotated",
+        "data.splits validates with annotated cases, which must be labelled as a whole; with "
+        "pool.unit=slice use validation=held_out and a split with a validation part of its own",
     ),
     setting(
         "pool.unit=slice strategy=foreground_entropy",

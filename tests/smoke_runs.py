@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from alseg.config.command_line import override
 from alseg.config.composition import composed
 from alseg.engine.runs import train
 
@@ -33,5 +34,13 @@ def run_smoke(folder: Path, shared: Path, *overrides: str) -> dict[str, Any]:
     """Run the smoke experiment in ``folder``; returns its state.json."""
     folder.mkdir(parents=True, exist_ok=True)
     train(smoke_config(shared, *overrides), folder, smoke_overrides(shared, *overrides))
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    return state
+
+
+def resume_smoke(folder: Path, *overrides: str) -> dict[str, Any]:
+    """Resume the run in ``folder`` with other settings; returns its state.json."""
+    arguments = [override("resume", folder), "resume_force=true", *overrides]
+    train(composed(arguments), folder, arguments)
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
     return state

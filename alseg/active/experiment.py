@@ -118,7 +118,9 @@ class Experiment:
         shape = self.plan.unit_shape
         if not shape.is_region or self.strategy.full_data:
             return None
-        return RegionUnits(self.data.cache, shape, self.plan.max_regions_per_case)
+        return RegionUnits(
+            self.data.cache, shape, self.plan.max_regions_per_case, self.oracle.annotatable
+        )
 
     @property
     def answer_costs(self) -> AnswerCosts:

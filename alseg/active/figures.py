@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,30 @@ from alseg.training.metrics import CaseMetrics
 # Okabe and Ito's colours, distinct for colour-blind readers
 CLASS_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
 PANEL_WIDTH = 2.7  # inches
-# Pictures run from left to right, back to front: the patient's right is on the picture's left.
-RADIOLOGICAL = ("L", "A", "S")
+
+
+@dataclass(frozen=True)
+class View:
+    """A plane that volumes are looked at in.
+
+    Attributes:
+        name: of the plane.
+        axes: where the picture's right and top are, and where slices are counted to.
+        sides: what lies on the left and on the right of the picture.
+        first: where slices are counted from.
+    """
+
+    name: str
+    axes: tuple[str, str, str]
+    sides: tuple[str, str]
+    first: str
+
+
+# As radiologists look: the patient's right, or front, is on the picture's left.
+AXIAL = View("axial", ("L", "A", "S"), ("R", "L"), "the feet")
+CORONAL = View("coronal", ("L", "S", "A"), ("R", "L"), "the back")
+SAGITTAL = View("sagittal", ("P", "S", "L"), ("A", "P"), "the patient's right")
+VIEWS = (SAGITTAL, CORONAL, AXIAL)  # across left-right, front-back, foot-head
 
 
 def class_colours(n_classes: int) -> list[str]:
@@ -108,11 +131,14 @@ def draw_query(
     affine: Tensor,
     classes: Sequence[str],
     title: str,
+    not_annotated: Collection[str] = (),
     region: Box | None = None,
+    across: int | None = None,
 ) -> None:
     """Draw image, prediction, true label and uncertainty on the slice with the most uncertainty.
 
-    In radiological convention: the patient's right is on the left of the picture, the front on top.
+    In radiological convention: the patient's right is on the left of the picture, and so is the
+    front where it is seen from the side.
 
     Args:
         path: where the PNG goes.
@@ -124,31 +150,23 @@ def draw_query(
         affine: from voxel indices to RAS millimetres, shape [4, 4].
         classes: the foreground class names.
         title: the picture's title.
+        not_annotated: those of them that nobody has annotated in this case.
         region: a box of voxels that was asked for, outlined on its slice with the most uncertainty;
             None for the whole volume.
+        across: the axis of the volumes that is looked along; None for axial slices.
     """
-    volumes = {"image": image, "prediction": prediction, "uncertainty": uncertainty}
+    view = AXIAL if across is None else VIEWS[int(io_orientation(affine.numpy())[across, 0])]
+    volumes = {"image": image, "prediction": prediction}
     if label is not None:
         volumes["true label"] = label
-    volumes["region"] = torch.zeros_like(image)
-    volumes["region"][region if region is not None else ...] = 1
-    turned = {name: _radiological(volume, affine) for name, volume in volumes.items()}
-    arrays = {name: np.asarray(turned[name].dataobj) for name in turned}  # axes left, front, head
-    inside = arrays["region"] > 0
-    by_slice = np.where(inside, arrays["uncertainty"], 0).sum(axis=(0, 1))
-    # of the region's slices, also where none is uncertain
-    index = int(np.where(inside.any(axis=(0, 1)), by_slice, -1).argmax())
-    n_slices = arrays["uncertainty"].shape[2]
-    # transposed, so that rows run from back to front
-    slices = {name: array[:, :, index].T for name, array in arrays.items()}
-    spacing_mm = np.linalg.norm(turned["image"].affine[:3, :3], axis=0)
-    aspect = float(spacing_mm[1] / spacing_mm[0])
+    volumes["uncertainty"] = uncertainty
+    names, inside = list(volumes), torch.zeros_like(image)
+    inside[region if region is not None else ...] = 1
+    slices, aspect, where = _slices(volumes | {"region": inside}, affine, view)
     n_rows, n_columns = slices["image"].shape
     height = PANEL_WIDTH * min(2.0, max(0.5, aspect * n_rows / n_columns))
-    dice = {} if label is None else _dice(prediction, label, classes)
-
-    names = [n for n in ("image", "prediction", "true label", "uncertainty") if n in slices]
     width = PANEL_WIDTH * len(names) + 0.6
+    dice = {} if label is None else _dice(prediction, label, classes)
     low, high = np.percentile(image.numpy(), (1, 99))
     colours = ListedColormap(class_colours(len(classes)))
     with canvas(width, height + 0.9) as figure:
@@ -158,9 +176,12 @@ def draw_query(
             axes.imshow(slices["image"], cmap="gray", vmin=low, vmax=high, **grey)
             axes.set(title=name, xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            _mark_sides(axes)
+            _mark_sides(axes, view)
             if region is not None:
                 axes.add_patch(_outline(slices["region"]))
+        if label is not None:
+            _darken_unknown(panels["true label"], label, slices["true label"], **grey)
+            where += f"; Dice over {_measured_on(label)}"
         for name in panels.keys() & {"prediction", "true label"}:
             panels[name].imshow(
                 np.ma.masked_less_equal(slices[name], 0), cmap=colours, alpha=0.55,
@@ -171,11 +192,36 @@ def draw_query(
             panels["prediction"].set_title(f"prediction, mean Dice {np.mean(present):.2f}")
         top = max(float(uncertainty.max()), 1e-12)
         _draw_uncertainty(figure, panels["uncertainty"], slices["uncertainty"], top, **grey)
-        where = f"axial slice {index + 1} of {n_slices}, counted from the feet"
         figure.suptitle(wrapped(f"{title} ({where})", width - 0.5))
         handles = [Patch(color=colours(i), alpha=0.8) for i in range(len(classes))]
-        legend_below(figure, handles, [_with_dice(name, dice.get(name)) for name in classes])
+        legend_below(figure, handles, _legend_texts(classes, dice, label, not_annotated))
         _save(figure, path)
+
+
+def _slices(
+    volumes: Mapping[str, Tensor], affine: Tensor, view: View
+) -> tuple[dict[str, np.ndarray], float, str]:
+    """The slice of some volumes that has the most uncertainty inside a region.
+
+    Args:
+        volumes: by name, [D, H, W], ``uncertainty`` and ``region`` among them.
+        affine: from voxel indices to RAS millimetres.
+        view: the plane.
+
+    Returns:
+        The slices [rows from the bottom, columns], how much higher than wide a voxel is, and which
+        slice it is, in words.
+    """
+    turned = {name: _turned(volume, affine, view) for name, volume in volumes.items()}
+    arrays = {name: np.asarray(turned[name].dataobj) for name in turned}
+    inside = arrays["region"] > 0
+    by_slice = np.where(inside, arrays["uncertainty"], 0).sum(axis=(0, 1))
+    # of the region's slices, also where none is uncertain
+    index = int(np.where(inside.any(axis=(0, 1)), by_slice, -1).argmax())
+    spacing_mm = np.linalg.norm(turned["image"].affine[:3, :3], axis=0)
+    where = f"{view.name} slice {index + 1} of {len(by_slice)}, counted from {view.first}"
+    slices = {name: array[:, :, index].T for name, array in arrays.items()}
+    return slices, float(spacing_mm[1] / spacing_mm[0]), where
 
 
 def _outline(inside: np.ndarray) -> Rectangle:
@@ -198,10 +244,10 @@ def _draw_uncertainty(
     figure.colorbar(scale, ax=axes, fraction=0.046)
 
 
-def _radiological(volume: Tensor, affine: Tensor) -> nibabel.Nifti1Image:
-    """The volume with its axes flipped and swapped into the order of ``RADIOLOGICAL``."""
+def _turned(volume: Tensor, affine: Tensor, view: View) -> nibabel.Nifti1Image:
+    """The volume with its axes flipped and swapped into those of a view."""
     image = nibabel.Nifti1Image(volume.numpy().astype(np.float32), affine.numpy())
-    to_order = ornt_transform(io_orientation(image.affine), axcodes2ornt(RADIOLOGICAL))
+    to_order = ornt_transform(io_orientation(image.affine), axcodes2ornt(view.axes))
     return image.as_reoriented(to_order)
 
 
@@ -211,15 +257,43 @@ def _dice(prediction: Tensor, label: Tensor, classes: Sequence[str]) -> Mapping[
     return collected.by_class()
 
 
-def _with_dice(name: str, dice: float | None) -> str:
-    if dice is None:
-        return name
-    return f"{name}: {'not in this volume' if math.isnan(dice) else f'Dice {dice:.2f}'}"
+def _legend_texts(
+    classes: Sequence[str],
+    dice: Mapping[str, float],
+    label: Tensor | None,
+    not_annotated: Collection[str],
+) -> list[str]:
+    """The classes, each with its Dice, or why it has none; without either where no label is."""
+    is_partial = label is not None and bool((label < 0).any())
+    absent = "not in what is annotated" if is_partial else "not in this volume"
+
+    def text_of(name: str) -> str:
+        if name not in dice:
+            return name
+        if name in not_annotated:
+            return f"{name}: not annotated in this case"
+        return f"{name}: {absent if math.isnan(dice[name]) else f'Dice {dice[name]:.2f}'}"
+
+    return [text_of(name) for name in classes]
 
 
-def _mark_sides(axes: Axes) -> None:
-    """R and L, the patient's, at the sides of a panel."""
-    for side, x, align in (("R", 0.02, "left"), ("L", 0.98, "right")):
+def _darken_unknown(axes: Axes, label: Tensor, shown: np.ndarray, **options: Any) -> None:
+    """Darken a slice of a label where nobody has annotated it, and say so in the title."""
+    if bool((label < 0).any()):
+        axes.set_title("true label where annotated")
+        unknown = np.ma.masked_where(shown >= 0, np.zeros_like(shown))
+        axes.imshow(unknown, cmap=ListedColormap(["black"]), alpha=0.5, **options)
+
+
+def _measured_on(label: Tensor) -> str:
+    """The voxels whose Dice is told."""
+    share = float((label >= 0).double().mean())
+    return "the whole volume" if share == 1 else f"what is annotated, {share:.1%} of the volume"
+
+
+def _mark_sides(axes: Axes, view: View) -> None:
+    """The patient's sides at those of a panel: right, left, anterior or posterior."""
+    for side, x, align in zip(view.sides, (0.02, 0.98), ("left", "right"), strict=True):
         axes.text(
             x, 0.5, side, transform=axes.transAxes, ha=align, va="center", color="white",
             fontsize=FONT_SIZE, path_effects=[withStroke(linewidth=2, foreground="black")],

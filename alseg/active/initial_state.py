@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from alseg.active.experiment import Experiment
 from alseg.active.initial_pool_from_images import initial_cases
 from alseg.active.initial_pool_from_proxy import proxy_start
 from alseg.active.region_units import RegionUnits
+from alseg.active.round import budget_is_spent
 from alseg.core.errors import ConfigError, NotAnnotatedYetError
 from alseg.core.pool import Pool
 from alseg.core.seeding import seed_for
@@ -22,6 +24,8 @@ from alseg.oracles.base import annotated
 from alseg.run.folder import INITIAL_REQUEST
 from alseg.run.requests import read_request
 from alseg.run.state import RunState
+
+log = logging.getLogger(__name__)
 
 
 def initial_state(experiment: Experiment) -> RunState:
@@ -40,11 +44,24 @@ def initial_state(experiment: Experiment) -> RunState:
     pool = Pool.start(training, ())
     for unit, label in answer.labels.items():
         check_label_header(experiment.data.cache.task.cases[unit.case_id], label)
-    return RunState(
+    state = RunState(
         pool=pool.after(answer),
         config_hash=experiment.config_hash,
         queries=query_rows(0, answer.labels, {}, experiment.answer_costs(answer, pool)),
     )
+    warn_of_budget(experiment, state.cost)
+    return state
+
+
+def warn_of_budget(experiment: Experiment, cost: float) -> None:
+    """Say before any training that the initial labels leave nothing of the budget."""
+    plan = experiment.plan
+    if plan.rounds > 1 and budget_is_spent(plan, cost) and not experiment.strategy.full_data:
+        log.warning(
+            f"the initial labels cost {cost:g} (cost={experiment.cost_unit}), and pool.budget is "
+            f"{plan.budget:g}: there will be one round and no query; raise the budget, or start "
+            "with a smaller pool.initial"
+        )
 
 
 def initial_pool(experiment: Experiment) -> Pool:

@@ -92,8 +92,11 @@ class QueryMaps(pl.LightningModule):
     ) -> None:
         """Draw a unit of the query; all volumes are [D, H, W]."""
         case_id, where = row["case_id"], row.get("region")
-        entry = self.cache.image(case_id)
-        region = None if where is None else region_from_text(where)
+        entry, task = self.cache.image(case_id), self.cache.task
+        region, box, across = None, None, None
+        if where is not None:
+            region, grid = region_from_text(where), self.cache.grid(case_id)
+            box, across = grid.box(region), grid.face(region)
         score = "" if row["score"] is None else f" {row['score']:.3g}"
         chosen_by = f"{self.scoring.strategy.name}{score}"
         draw_query(
@@ -103,8 +106,10 @@ class QueryMaps(pl.LightningModule):
             uncertainty=uncertainty,
             label=label,
             affine=entry["affine"],
-            classes=self.cache.task.foreground,
-            region=None if region is None else self.cache.grid(case_id).box(region),
+            classes=task.foreground,
+            not_annotated=[task.classes[value] for value in task.not_annotated(case_id)],
+            region=box,
+            across=across,
             title=(
                 f"{Unit(case_id, region).name}: query {row['rank']} of round {row['round']}, "
                 f"{chosen_by}"

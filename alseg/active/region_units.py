@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from alseg.core.pool import Pool
 from alseg.core.units import Query, Region, Unit
 from alseg.data.cache import VolumeCache
 from alseg.data.regions import UnitShape
-from alseg.strategies.places import Place, Places
+from alseg.strategies.places import Box, Place, Places
 
 _TRIES = 100  # voxels of a class that are tried as the middle of a region
 
@@ -27,14 +28,16 @@ class RegionUnits:
         cache: gives the preprocessed volumes, and how they lie in their files.
         shape: of a region.
         max_per_case: regions of one case in all rounds together; None for no limit.
+        annotatable: of a case, see ``Oracle.annotatable``: a region needs such a voxel.
     """
 
     cache: VolumeCache
     shape: UnitShape
     max_per_case: int | None
+    annotatable: Callable[[str], np.ndarray | None]
 
     def places(self, pool: Pool, case_id: str, n_wanted: int) -> Places:
-        """Where regions of a case may lie that overlap none of the annotated ones.
+        """Where regions of a case may lie: they can be annotated, and overlap no annotated one.
 
         Args:
             pool: what is annotated.
@@ -44,7 +47,17 @@ class RegionUnits:
         grid, taken = self.cache.grid(case_id), pool.regions_of(case_id)
         if self.max_per_case is not None:
             n_wanted = max(0, min(n_wanted, self.max_per_case - len(taken)))
-        return grid.places(self.shape.size(grid), taken, n_wanted)
+        size = self.shape.size(grid.source_shape, grid.source_affine)
+        places = grid.places(size, taken, n_wanted)
+        if self.annotatable(case_id) is None:
+            return places
+        return replace(places, annotatable=partial(self._annotatable, case_id))
+
+    def _annotatable(self, case_id: str, box: Box) -> np.ndarray:
+        """Which voxels of a box of the grid can be annotated; only the oracle keeps the mask."""
+        mask = self.annotatable(case_id)
+        assert mask is not None
+        return self.cache.grid(case_id).sampled(mask, box)
 
     def selectable(self, pool: Pool) -> tuple[str, ...]:
         """The cases with room for another region, sorted."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,9 +55,8 @@ class Round:
         """The round that follows a state; what an earlier process has left of it counts."""
         plan, pool, number = experiment.plan, state.pool, state.finished_rounds + 1
         folder = experiment.round_folder(number)
-        cost = math.fsum(row["cost"] for row in state.queries)
         candidates = round_candidates(experiment, pool, number)
-        nothing_left = not (pool.unlabelled if experiment.regions is None else candidates)
+        asks = is_to_ask(plan, number, state.cost) and has_more(experiment, pool, candidates)
         return cls(
             experiment=experiment,
             pool=pool,
@@ -65,8 +64,8 @@ class Round:
             folder=folder,
             stages=intact_stages(folder),
             candidates=candidates,
-            cost=cost,
-            is_last=number == plan.rounds or budget_is_spent(plan, cost) or nothing_left,
+            cost=state.cost,
+            is_last=not asks,
         )
 
     @property
@@ -127,6 +126,22 @@ def round_candidates(experiment: Experiment, pool: Pool, round_number: int) -> t
     if experiment.regions is not None:
         selectable = experiment.regions.selectable(pool)
     return candidate_cases(selectable, plan.candidates, plan.seed, round_number)
+
+
+def is_to_ask(plan: Plan, round_number: int, cost: float) -> bool:
+    """Whether a query is to follow a round, if there is anything left to ask for.
+
+    Args:
+        plan: of the run.
+        round_number: the round.
+        cost: of the units that are labelled in it.
+    """
+    return round_number < plan.rounds and not budget_is_spent(plan, cost)
+
+
+def has_more(experiment: Experiment, pool: Pool, candidates: Collection[str]) -> bool:
+    """Whether anything is left to ask for: an unlabelled volume, or room for another region."""
+    return bool(pool.unlabelled if experiment.regions is None else candidates)
 
 
 def budget_is_spent(plan: Plan, cost: float) -> bool:

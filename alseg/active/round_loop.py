@@ -115,28 +115,21 @@ def remaining_rounds(experiment: Experiment, state: RunState) -> RunState:
 
 
 def end_of_rounds(plan: Plan, state: RunState) -> str | None:
-    """Why no round is left: empty if the plan is fulfilled; None if there is another round."""
+    """Why no round is left: empty if the plan is fulfilled; None if there is another round.
+
+    Each query is followed by a round that trains with it. So the round that none has followed is
+    the last one, as long as ``reopened`` finds nothing that it could ask for.
+    """
     if state.finished_rounds >= plan.rounds:
         return ""
-    if not state.history:
+    if state.has_asked or not state.history:
         return None
-    row, n_volumes = state.history[-1], len(state.pool.labelled) + len(state.pool.unlabelled)
-    if not state.pool.regions and row["labelled"] == n_volumes:
-        return (
-            f"the pool has run dry: all {n_volumes} volumes were labelled in round "
-            f"{state.finished_rounds} of {plan.rounds}"
-        )
-    if budget_is_spent(plan, row["cost"]):
-        return (
-            f"the budget is spent: {row['cost']:g} of {plan.budget:g} after round "
-            f"{state.finished_rounds} of {plan.rounds}"
-        )
-    if state.pool.regions and state.queries[-1]["round"] < state.finished_rounds:
-        return (
-            f"the pool has run dry: no volume had room for another region after round "
-            f"{state.finished_rounds} of {plan.rounds}"
-        )
-    return None
+    pool, when = state.pool, f"round {state.finished_rounds} of {plan.rounds}"
+    if not pool.incomplete:
+        return f"the pool has run dry: all {len(pool.labelled)} volumes were labelled in {when}"
+    if budget_is_spent(plan, state.cost):
+        return f"the budget is spent: {state.cost:g} of {plan.budget:g} after {when}"
+    return f"the pool has run dry: no volume had room for another region after {when}"
 
 
 def publish(experiment: Experiment, state: RunState) -> None:

@@ -86,7 +86,8 @@ def dice_so_far(this_round: Round, row: Row) -> str:
         )
     table = pd.read_csv(this_round.folder / CASES_FILE, dtype={"case_id": str})
     classes = [f"dice_{name}" for name in this_round.experiment.data.cache.task.foreground]
-    values = table.loc[table["part"] == measure.part, classes].to_numpy(dtype=np.float64)
+    of_part = table.loc[table["part"] == measure.part, classes].dropna(how="all")
+    values = of_part.to_numpy(dtype=np.float64)  # [cases with a Dice, classes]
     span = interval_over_cases(values, this_round.seed("when_to_stop"))
     sure = (
         f"of {len(values)} {'case' if len(values) == 1 else 'cases'}, too few for an interval"

@@ -62,19 +62,24 @@ def along(curves: pd.DataFrame, budget: str) -> pd.DataFrame:
     if budget == "labelled":
         return curves
     column = budget if budget == "cost" else f"annotated_{budget}"
-    if column not in curves or curves[column].isna().any():
+    silent = curves if column not in curves else curves[curves[column].isna()]
+    if len(silent):
         raise ConfigError(
-            f"--budget {budget} needs runs that say it, as those of pool.unit=patch or slice do; "
-            f"for runs of whole volumes set cost={budget} and compare with --budget cost"
+            f"--budget {budget} needs runs that say it, as those of pool.unit=patch or slice do, "
+            f"and {_named(silent)} does not; for runs of whole volumes set cost={budget} and "
+            "compare with --budget cost"
         )
-    runs = [run for _, run in curves.assign(labelled=curves[column]).groupby(["strategy", "seed"])]
-    by_run = [run["labelled"] for run in runs]
-    low, high = max(x.min() for x in by_run), min(x.max() for x in by_run)
+    groups = curves.assign(labelled=curves[column]).groupby(["strategy", "seed"])
+    runs = [run for _, run in groups]
+    last_to_start = max(runs, key=lambda run: run["labelled"].min())
+    first_to_end = min(runs, key=lambda run: run["labelled"].max())
+    low, high = last_to_start["labelled"].min(), first_to_end["labelled"].max()
     if low >= high:
         raise ConfigError(
-            f"the runs have no {budget} in common: one starts at {low:g}, another ends at {high:g}"
+            f"the runs have no {budget} in common: {_named(last_to_start)} starts at {low:g}, "
+            f"{_named(first_to_end)} ends at {high:g}; leave one of them out"
         )
-    budgets = _rounded(np.linspace(low, high, max(2, min(len(x) for x in by_run))))
+    budgets = _rounded(np.linspace(low, high, max(2, min(map(len, runs)))))
     return pd.concat((read_off(run, budgets) for run in runs), ignore_index=True)
 
 
@@ -95,6 +100,11 @@ def read_off(curve: pd.DataFrame, budgets: np.ndarray) -> pd.DataFrame:
     rounds = curve["round"].to_numpy()[np.searchsorted(labelled, reached)]
     same = {name: curve[name].iloc[0] for name in ("strategy", "seed", "full_data")}
     return pd.DataFrame(same | {"round": rounds} | columns | {"labelled": reached})
+
+
+def _named(curve: pd.DataFrame) -> str:
+    """How the first run of some curves is called."""
+    return f"{curve['strategy'].iloc[0]}, seed {curve['seed'].iloc[0]}"
 
 
 def whole_if_it_is(number: float) -> float:

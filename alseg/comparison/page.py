@@ -255,7 +255,8 @@ def _effort_drawing(comparison: Comparison, palette: Palette, width: float, band
     measure = comparison.measure
     return Drawing(
         "effort_curves",
-        f"Mean {measure.title} against what annotating the regions took.{band}",
+        f"Mean {measure.title}, over whole volumes without ignored voxels, against what annotating "
+        f"the regions took.{band}",
         f"{capitalised(measure.label)} against each cost; the table of effort has the numbers.",
         figures.annotation_curves(curves, palette, width, columns, measure.label),
     )
@@ -346,8 +347,8 @@ def _asked_drawing(comparison: Comparison, width: float) -> Drawing:
     """Where in the volumes each strategy asks."""
     return Drawing(
         "query_places",
-        "Where in the volumes each strategy asks: shares of the voxels of its queries, means over "
-        "rounds and seeds.",
+        "Where in the volumes each strategy asks: shares of the annotated voxels of its queries, "
+        "means over rounds and seeds.",
         "Bars of the shares inside foreground, on boundaries and in the background; the table has "
         "the numbers.",
         figures.query_places_figure(comparison.query_places, comparison.labels, width),

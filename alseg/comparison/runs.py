@@ -100,18 +100,15 @@ class Run:
 
     @property
     def planned_rounds(self) -> int:
-        """The rounds of the plan; a dry pool ends a run before that."""
+        """The rounds of the plan; a spent budget or a dry pool ends a run before that."""
         return 1 if self.full_data else int(self.config["pool"]["rounds"])
 
     @property
     def complete(self) -> bool:
-        """Whether the plan is fulfilled or the pool has run dry."""
+        """Whether the plan is fulfilled, the budget is spent or the pool has run dry."""
         state = self.state
-        if state.finished_rounds >= self.planned_rounds or not state.history:
-            return bool(state.history)
-        if state.pool.regions:  # a round that could have asked for more and did not
-            return bool(state.queries[-1]["round"] < state.finished_rounds)
-        return bool(state.history[-1]["labelled"] == self.n_volumes)
+        fulfilled = state.finished_rounds >= self.planned_rounds
+        return bool(state.history) and (fulfilled or not state.has_asked)
 
     @property
     def has_dice(self) -> bool:

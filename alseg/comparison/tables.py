@@ -375,8 +375,8 @@ def query_places_table(comparison: Comparison) -> Table:
     ]
     return Table(
         "query_places",
-        "Where in the volumes each strategy asks: shares of the voxels of its queries, means over "
-        "seeds (after round 0: the initial regions)",
+        "Where in the volumes each strategy asks: shares of the annotated voxels of its queries, "
+        "means over seeds (after round 0: the initial regions)",
         data,
         _shown(rows),
         ("On a boundary: beside a voxel of another class within the region. Classes: foreground "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.findings import listed
 from alseg.data.folds import CrossValidation
-from alseg.data.headers import check_headers
+from alseg.data.headers import check_headers, label_of
+from alseg.data.region_sizes import region_sizes
 from alseg.data.regions import UnitShape
 from alseg.data.similarity import LabelledSimilarity
 from alseg.data.splits import Splits
@@ -54,7 +56,7 @@ from alseg.data.volumes import read_header
 from alseg.networks.dropout import drop_no_logits
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
-from alseg.oracles.costs import NAMES, Effort, cost_by
+from alseg.oracles.costs import NAMES, AnnotationCost, Effort, cost_by
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
 from alseg.system.secrets import kept_settings
@@ -64,6 +66,8 @@ from alseg.training.class_metrics import VoxelSize
 from alseg.training.evaluation import Evaluation
 from alseg.training.recipe import Recipe
 from alseg.training.trainers import check_accelerator, check_devices, hardware_of, workers_for
+
+log = logging.getLogger(__name__)
 
 
 def build(config: DictConfig, folder: Path) -> Experiment:
@@ -82,15 +86,14 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     make_trainer, hardware = build_trainer(config)
     task = build_task(config)
     effort, evaluation = build_effort(config), build_evaluation(config, task)
-    oracle = build_oracle(config, task, folder)
-    cost = cost_by(oracle, config.cost, effort)
-    check_hidden_labels(strategy, oracle)
+    oracle, cost = build_annotation(config, task, folder, strategy, effort)
     data = build_data(config, task, oracle)
     make_network = build_network(config, task)
     recipe, semi_supervised = build_training(config, plan, len(task.classes))
-    cross_validation = build_cross_validation(config, plan, data.splits, semi_supervised)
+    cross_validation = build_cross_validation(config)
+    check_units(plan, strategy, semi_supervised, oracle, data, cross_validation)
+    check_validation(cross_validation, plan, data.splits, semi_supervised)
     check_distances(evaluation, task, data.splits, cross_validation)
-    check_regions(plan, strategy, semi_supervised, oracle, data.splits)
     of_regions = plan.unit_shape.is_region
     check_losses(recipe.loss, source.loss, task, partly=of_regions)
     if strategy.needs_passes or semi_supervised is not None:
@@ -256,22 +259,64 @@ def build_data(config: DictConfig, task: Task, oracle: Oracle) -> PoolDataModule
     check_transforms("data.preprocess", preprocess)
     check_transforms("data.augment", augment)
     check_crop_ratios(config.data.get("crop_ratios"), task.classes)
+    cache = VolumeCache(
+        task,
+        preprocess,
+        fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
+        folder=config.cache_dir,
+    )
+    unanswerable = [] if oracle.annotates_unlabelled else ignored_cases(cache, splits.training)
     data = PoolDataModule(
-        cache=VolumeCache(
-            task,
-            preprocess,
-            fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
-            folder=config.cache_dir,
-        ),
-        splits=splits,
+        cache=cache,
+        splits=without(splits, unanswerable),
         augment=augment,
         batch_size=config.data.batch_size,
         num_workers=workers_for(config.data.num_workers),
         base_seed=config.seed,
     )
     if rank() == 0:
-        warn(data.cache, headers, simulated=not oracle.annotates_unlabelled)
+        warn(data.cache, headers, unanswerable, simulated=not oracle.annotates_unlabelled)
     return data
+
+
+def ignored_cases(cache: VolumeCache, case_ids: Sequence[str]) -> list[str]:
+    """The cases whose labels ignore all of their voxels: a simulation cannot annotate them."""
+    return [i for i in case_ids if not cache.is_annotated(label_of(cache.task.cases[i]))]
+
+
+def without(splits: Splits, case_ids: Sequence[str]) -> Splits:
+    """The splits without some cases of the pool.
+
+    Raises:
+        DataError: if the pool has no others.
+    """
+    training = tuple(i for i in splits.training if i not in case_ids)
+    if not training:
+        raise DataError(
+            f"the labels of all {len(case_ids)} training cases ignore all of their voxels, so "
+            "there is nothing to simulate an annotation with"
+        )
+    return replace(splits, training=training)
+
+
+def check_units(
+    plan: Plan,
+    strategy: Strategy,
+    semi_supervised: SemiSupervised | None,
+    oracle: Oracle,
+    data: PoolDataModule,
+    cross_validation: CrossValidation | None,
+) -> None:
+    """Check what is annotated in one go; log how large regions are.
+
+    Raises:
+        ConfigError: if a part cannot work with regions, or they cannot be as large as they should.
+    """
+    check_regions(plan, strategy, semi_supervised, oracle, data.splits, cross_validation)
+    if plan.unit_shape.is_region and not strategy.full_data:
+        sizes = region_sizes(plan.unit_shape, data.cache.task, data.splits.training)
+        if rank() == 0:
+            log.info(sizes)
 
 
 def build_network(config: DictConfig, task: Task) -> Callable[[], torch.nn.Module]:
@@ -314,15 +359,25 @@ def build_training(
     return recipe, semi_supervised
 
 
-def build_cross_validation(
-    config: DictConfig, plan: Plan, splits: Splits, semi_supervised: SemiSupervised | None
-) -> CrossValidation | None:
-    """What lets the annotated cases validate each other; None where held-out cases validate.
+def build_cross_validation(config: DictConfig) -> CrossValidation | None:
+    """What lets the annotated cases validate each other; None where held-out cases validate."""
+    cross_validation: CrossValidation | None = instantiate(config.validation)
+    if cross_validation is not None:
+        check_part("validation", cross_validation, CrossValidation)
+    return cross_validation
+
+
+def check_validation(
+    cross_validation: CrossValidation | None,
+    plan: Plan,
+    splits: Splits,
+    semi_supervised: SemiSupervised | None,
+) -> None:
+    """Check that the split, and how a round trains, go with how it is validated.
 
     Raises:
-        ConfigError: if the split, or how a round trains, does not go with it.
+        ConfigError: if they do not.
     """
-    cross_validation = instantiate(config.validation)
     held_out = splits.parts(splits.training).validation
     if cross_validation is None:
         if not held_out:
@@ -330,8 +385,7 @@ def build_cross_validation(
                 "data.splits leaves no case to validate with; add validation=cross, or choose "
                 "another data/splits"
             )
-        return None
-    check_part("validation", cross_validation, CrossValidation)
+        return
     if held_out:
         raise ConfigError(
             f"validation=cross validates with all annotated cases, and data.splits keeps "
@@ -348,7 +402,16 @@ def build_cross_validation(
             "semi_supervised keeps the better of two stages by validation Dice, and with "
             "validation=cross no case only validates; choose semi_supervised=none"
         )
-    return cross_validation
+
+
+def build_annotation(
+    config: DictConfig, task: Task, folder: Path, strategy: Strategy, effort: Effort
+) -> tuple[Oracle, AnnotationCost]:
+    """Who annotates what the strategy asks for, and what that costs."""
+    oracle = build_oracle(config, task, folder)
+    cost = cost_by(oracle, config.cost, effort)
+    check_hidden_labels(strategy, oracle)
+    return oracle, cost
 
 
 def build_oracle(config: DictConfig, task: Task, folder: Path) -> Oracle:

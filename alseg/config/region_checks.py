@@ -5,6 +5,7 @@ from __future__ import annotations
 from alseg.active.plan import Plan
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.core.errors import ConfigError
+from alseg.data.folds import CrossValidation
 from alseg.data.splits import Splits
 from alseg.oracles.base import Oracle
 from alseg.strategies.regions import check_for_regions
@@ -17,6 +18,7 @@ def check_regions(
     semi_supervised: SemiSupervised | None,
     oracle: Oracle,
     splits: Splits,
+    cross_validation: CrossValidation | None,
 ) -> None:
     """Check that all parts can work with regions, where units are some.
 
@@ -37,8 +39,10 @@ def check_regions(
             f"the oracle {type(oracle).__name__} hands out whole volumes; {with_unit} use "
             "oracle=simulated"
         )
-    if not splits.validation:
+    validates = "validation=cross" if cross_validation is not None else "data.splits"
+    if cross_validation is not None or not splits.validation:
         raise ConfigError(
-            "data.splits validates with annotated cases, which must be labelled as a whole; "
-            f"{with_unit} use a split with a validation part of its own"
+            f"{validates} validates with annotated cases, which must be labelled as a whole; "
+            f"{with_unit} use validation=held_out and a split with a validation part of its own, "
+            "such as data/splits=fraction with a data.validation_share above 0"
         )

@@ -10,7 +10,8 @@ from typing import Any
 # A box of the source image's own voxels: where it starts and stops along each axis.
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
-PLURALS = {"volume": "volumes", "patch": "patches", "slice": "slices"}  # of pool.unit
+VOLUME = "volume"
+PLURALS = {VOLUME: "volumes", "patch": "patches", "slice": "slices"}  # of pool.unit
 IGNORED = -1  # in a label: the voxel was not annotated, and no loss or metric looks at it
 
 

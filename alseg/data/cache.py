@@ -156,6 +156,26 @@ class VolumeCache:
         values = self._label_entry(case_id, path)["classes_in_file"].tolist()
         return tuple(value for value in values if value >= 0)
 
+    def is_annotated(self, path: Path) -> bool:
+        """Whether a label file has a voxel that is not ignored; nothing else of it is told.
+
+        Raises:
+            DataError: if the file cannot be read.
+        """
+        ignored = self.task.ignore_value
+        if ignored is None:
+            return True
+
+        def compute() -> dict[str, Tensor]:
+            return {"annotated": (read_volume((path,)).as_tensor() != ignored).any()[None]}
+
+        entry = self._entry(
+            f"annotated-{self.key((path,), ignored)}",
+            compute,
+            lambda entry: _is(entry.get("annotated"), torch.bool, (1,)),
+        )
+        return bool(entry["annotated"])
+
     def _label_entry(
         self, case_id: str, path: Path, regions: tuple[Region, ...] | None = None
     ) -> dict[str, Tensor]:

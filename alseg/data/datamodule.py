@@ -329,10 +329,7 @@ class PoolDataModule(pl.LightningDataModule):
         self._prepared |= wanted
         seconds = time.monotonic() - started
         n_computed = len(self.cache.preprocessed) - before
-        self._preprocessing = (
-            self._preprocessing[0] + seconds,
-            self._preprocessing[1] + n_computed,
-        )
+        self.continue_preprocessing(seconds, n_computed)
         if n_computed:
             log.info(
                 f"preprocessed {n_computed} volumes in {seconds:.1f} s; {len(ids) - n_computed} "
@@ -360,6 +357,11 @@ class PoolDataModule(pl.LightningDataModule):
     def holds_foreground(self, case_ids: Iterable[str]) -> bool:
         """Whether any revealed label of the cases holds foreground."""
         return any(bool((self.label(i) > 0).any()) for i in case_ids)
+
+    def continue_preprocessing(self, seconds: float, n_computed: int) -> None:
+        """Count what an earlier process has preprocessed for the round that it goes on with."""
+        before = self._preprocessing
+        self._preprocessing = before[0] + seconds, before[1] + n_computed
 
     def take_preprocessing(self) -> tuple[float, int]:
         """Seconds of preprocessing and number of images computed since the last call."""

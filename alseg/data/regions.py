@@ -75,11 +75,6 @@ class Grid:
             (nearest[0], nearest[1], nearest[2]),
         )
 
-    @property
-    def spacing_mm(self) -> np.ndarray:
-        """The voxel size of the source along its axes [3], in mm."""
-        return np.linalg.norm(self.source_affine[:3, :3], axis=0)
-
     def box(self, region: Region) -> tuple[slice, slice, slice]:
         """The box of grid voxels whose centres lie in a region; empty where there are none."""
         slices = []
@@ -103,6 +98,31 @@ class Grid:
                 raise ValueError(f"no voxel of the box {tuple(box)} lies in the image")
             edges[axis] = int(inside.min()), int(inside.max()) + 1
         return edges[0], edges[1], edges[2]
+
+    def face(self, region: Region) -> int:
+        """The axis of the grid that looks at the largest face of a region of the source.
+
+        That is the one with the fewest voxels of the region along it; of several, the one that
+        ``slice_axis`` gives.
+        """
+        natural = slice_axis(self.source_affine)
+        n_voxels = [stop - start for start, stop in region]
+        across = min(range(3), key=lambda axis: (n_voxels[axis], axis != natural))
+        return self.order.index(across)
+
+    def sampled(self, mask: np.ndarray, box: Sequence[slice]) -> np.ndarray:
+        """A mask of the source at the voxels of a box of the grid; False beyond the image.
+
+        Args:
+            mask: bool, of ``source_shape``.
+            box: of the grid.
+        """
+        on_grid = mask.transpose(self.order)
+        for axis, (near, within) in enumerate(zip(self.nearest, box, strict=True)):
+            n_voxels, index = on_grid.shape[axis], near[within]
+            is_inside = ((index >= 0) & (index < n_voxels)).reshape(-1, *[1] * (2 - axis))
+            on_grid = on_grid.take(index.clip(0, n_voxels - 1), axis) & is_inside
+        return on_grid
 
     def places(
         self, size: Sequence[int], taken: Iterable[Region] = (), n_most: int | None = None
@@ -187,39 +207,62 @@ class UnitShape:
             )
         if self.unit != "patch" and given:
             raise ConfigError(f"pool.{given[0]} is for pool.unit=patch, not for {self.unit}")
+        if self.unit != "slice" and self.slice_axis != "auto":
+            raise ConfigError(f"pool.slice_axis is for pool.unit=slice, not for {self.unit}")
         if self.patch_mm is not None:
-            for edge in _three("pool.patch_mm", self.patch_mm):
-                check_number("each number of pool.patch_mm", edge, above=0)
+            for name, edge in _edges("pool.patch_mm", self.patch_mm):
+                check_number(name, edge, above=0)
         if self.patch_voxels is not None:
-            for edge in _three("pool.patch_voxels", self.patch_voxels):
-                check_whole_number("each number of pool.patch_voxels", edge, at_least=1)
+            for name, edge in _edges("pool.patch_voxels", self.patch_voxels):
+                check_whole_number(name, edge, at_least=1)
 
     @property
     def is_region(self) -> bool:
         """Whether it is a part of a volume."""
         return self.unit != "volume"
 
-    def size(self, grid: Grid) -> tuple[int, int, int]:
-        """Its edges in a case, in source voxels along the source's axes; at most the image."""
+    @property
+    def edges_mm(self) -> list[float]:
+        """``patch_mm`` along each axis [3]."""
+        return _three("pool.patch_mm", self.patch_mm)
+
+    def across(self, affine: np.ndarray) -> int:
+        """The axis that slices lie across in an image with this voxel-to-world matrix [4, 4]."""
+        return slice_axis(affine) if self.slice_axis == "auto" else int(self.slice_axis)
+
+    def size(self, shape: Sequence[int], affine: np.ndarray) -> tuple[int, int, int]:
+        """Its edges in an image, in voxels along the image's axes; at most the image.
+
+        Args:
+            shape: of the image [3].
+            affine: its voxel-to-world matrix in mm [4, 4].
+        """
         if self.unit == "slice":
-            axis = slice_axis(grid.source_affine)
-            axis = axis if self.slice_axis == "auto" else int(self.slice_axis)
-            edges = [1 if i == axis else n for i, n in enumerate(grid.source_shape)]
+            across = self.across(affine)
+            edges = [1 if axis == across else n for axis, n in enumerate(shape)]
         elif self.patch_voxels is not None:
             edges = _three("pool.patch_voxels", self.patch_voxels)
         elif self.patch_mm is not None:
-            edges_mm = _three("pool.patch_mm", self.patch_mm)
-            edges = [max(1, round(mm / s)) for mm, s in zip(edges_mm, grid.spacing_mm, strict=True)]
+            spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+            edges = [max(1, round(mm / s)) for mm, s in zip(self.edges_mm, spacing_mm, strict=True)]
         else:
-            edges = list(grid.source_shape)
-        first, second, third = (min(e, n) for e, n in zip(edges, grid.source_shape, strict=True))
+            edges = list(shape)
+        first, second, third = (min(e, n) for e, n in zip(edges, shape, strict=True))
         return first, second, third
 
 
 def _three(name: str, value: Any) -> list[Any]:
+    """The edges along the three axes of the file."""
+    edges = [edge for _, edge in _edges(name, value)]
+    return edges if len(edges) == 3 else edges * 3
+
+
+def _edges(name: str, value: Any) -> list[tuple[str, Any]]:
+    """The edges that a setting gives, one or three, each with what an error calls it."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        edges = list(value)
-        if len(edges) != 3:
-            raise ConfigError(f"{name} is {edges}; it must be one number, or one for each axis")
-        return edges
-    return [value] * 3
+        if len(value) != 3:
+            raise ConfigError(
+                f"{name} is {list(value)}; it must be one number, or one for each axis"
+            )
+        return [(f"{name} along axis {axis}", edge) for axis, edge in enumerate(value)]
+    return [(name, value)]

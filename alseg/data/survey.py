@@ -170,15 +170,36 @@ def left_out(task: Task) -> list[Finding]:
     ]
 
 
-def warn(cache: VolumeCache, headers: Mapping[str, Sequence[Finding]], *, simulated: bool) -> None:
-    """Log what can be known before any voxel is read; ``alseg.validate`` reports more.
+def nothing_annotated(case_ids: Sequence[str]) -> list[Finding]:
+    """The cases of a pool whose labels ignore all of their voxels."""
+    if not case_ids:
+        return []
+    return [
+        warning(
+            "nothing annotated",
+            f"{len(case_ids)} label(s) ignore all of their voxels, and their cases are left out of "
+            f"the pool of the simulation: {listed(case_ids)}",
+        )
+    ]
+
+
+def warn(
+    cache: VolumeCache,
+    headers: Mapping[str, Sequence[Finding]],
+    unanswerable: Sequence[str] = (),
+    *,
+    simulated: bool,
+) -> None:
+    """Log what can be known before an image is read; ``alseg.validate`` reports more.
 
     Args:
         cache: the data set and its preprocessing.
         headers: findings of the headers, by case.
+        unanswerable: cases that are left out of the pool.
         simulated: whether cases without a label are left out.
     """
     unused = left_out(cache.task) if simulated else []
+    unused += nothing_annotated(unanswerable)
     for finding in [*cache.task.findings, *unused, *axis_findings(cache.transforms)]:
         log.warning(f"warning: data set: {finding.message}")
     by_kind: dict[str, dict[str, str]] = defaultdict(dict)

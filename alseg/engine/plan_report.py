@@ -38,6 +38,7 @@ from alseg.core.errors import ConfigError, check_flag, check_text
 from alseg.data.annotated_crops import collated, for_partial_labels
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import without_metadata
+from alseg.data.region_sizes import region_sizes
 from alseg.planning.plan_file import as_yaml, write_plan
 from alseg.system.console import duration, say
 from alseg.training.module import SegmentationModule
@@ -83,6 +84,11 @@ def report_plan(config: DictConfig) -> None:
     config = filled(config, plan, "the plan")
     check_crop_ratios(config.data.get("crop_ratios"), build_task(config).classes)
     say(as_yaml(plan).rstrip())
+    shape = build_plan(config).unit_shape
+    if shape.is_region:
+        task = build_task(config)
+        cases = training_cases(config, task, Path.cwd(), unlabelled=True)
+        say(f"# {region_sizes(shape, task, cases)}")
     if config.measure:
         with TemporaryDirectory() as cache:
             print_costs(config, costs_of(config, Path(cache)))

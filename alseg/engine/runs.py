@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.active.experiment import Experiment
 from alseg.active.initial_state import initial_state
+from alseg.active.reopening import check_rounds, reopened
 from alseg.active.reports import print_summary
 from alseg.active.round import start_again
 from alseg.active.round_loop import end_of_rounds, prepare, run_rounds
@@ -53,6 +54,7 @@ from alseg.core.errors import (
     check_text,
     nearest,
 )
+from alseg.core.units import PLURALS, VOLUME
 from alseg.engine.image_changes import check_images, note_images
 from alseg.engine.jobs import is_job
 from alseg.engine.trained_run import note_task
@@ -314,13 +316,15 @@ def resume_run(
     check_targets(
         OmegaConf.to_container(config, resolve=True), source=folder / CONFIG_FILE, named=trusted
     )
+    if state is not None:
+        check_unit(saved, config)
     changes = differences(result_settings(saved), result_settings(config))
     if state is not None and state.config_hash != config_hash(saved):
         changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
     if changes and not force:
         raise ConfigError(
             f"the run in {folder} cannot continue with other settings: {'; '.join(changes)}; "
-            "resume_force=true starts its current round again with them"
+            "resume_force=true keeps its finished rounds and starts the current one again with them"
         )
     experiment = build(config, folder)
     check_single(experiment)
@@ -331,11 +335,28 @@ def resume_run(
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:
         log.warning(f"resumed with other settings: {'; '.join(changes)}")
+        check_rounds(experiment, state, saved.pool.rounds)
         start_again(experiment.round_folder(state.finished_rounds + 1))
+    state = replace(reopened(experiment, state), config_hash=config_hash(config))
     accept(config, folder, added)
-    state = replace(state, config_hash=config_hash(config))
+    if RunState.is_in(folder):
+        state.save(folder)  # with the settings, so that both agree whenever this process ends
     prepare(experiment, state)
     return finish(experiment, state)
+
+
+def check_unit(saved: DictConfig, config: DictConfig) -> None:
+    """Check that a run goes on to count what it has counted so far.
+
+    Raises:
+        ConfigError: if it would count something else.
+    """
+    before, now = (each.pool.get("unit", VOLUME) for each in (saved, config))
+    if now != before and now in PLURALS:
+        raise ConfigError(
+            f"pool.unit: {before} -> {now}: what is annotated has been counted in "
+            f"{PLURALS[before]}; start another run for pool.unit={now}"
+        )
 
 
 def accept(config: DictConfig, folder: Path, added: Sequence[str]) -> None:

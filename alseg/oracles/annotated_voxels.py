@@ -66,14 +66,18 @@ class AnnotatedVoxels:
 
     @property
     def n_voxels(self) -> int:
-        """The number of its voxels."""
+        """The number of its voxels, without ignored ones."""
         if self.region is None:
             return self.n_voxels_of_case
+        if self.ignore_value is not None:
+            return int(self.is_known.sum())
         return math.prod(stop - start for start, stop in self.region)
 
     @property
     def n_voxels_of_case(self) -> int:
-        """Voxels of the whole file."""
+        """Voxels of the whole file, without ignored ones."""
+        if self.ignore_value is not None:
+            return int((self.file.classes != self.ignore_value).sum())
         return math.prod(self.file.shape)
 
     @property

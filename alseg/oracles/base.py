@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from alseg.core.errors import NotAnnotatedYetError
 from alseg.core.units import Answer, Query
 
@@ -64,6 +66,13 @@ class Oracle(Protocol):
         Raises:
             NotAnnotatedYetError: if nobody has said it yet.
             ConfigError: if the oracle measures none.
+        """
+
+    def annotatable(self, case_id: str) -> np.ndarray | None:
+        """Which voxels of a case it can annotate, bool along the axes of the file; None for all.
+
+        It says nothing of what is in them, and so any strategy may know it, as it may know which
+        cases are in the pool.
         """
 
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:

@@ -45,7 +45,12 @@ class Effort:
 
 
 def volume(annotated: AnnotatedVoxels) -> float:
-    """1 for a volume, so that every case costs the same; for a region its share of the voxels."""
+    """1 for a volume, so that every case costs the same; for a region its share of the voxels.
+
+    Of those that are not ignored, so that the regions of a case add up to 1.
+    """
+    if annotated.region is None:
+        return 1.0
     return annotated.n_voxels / annotated.n_voxels_of_case
 
 

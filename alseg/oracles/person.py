@@ -160,6 +160,9 @@ class PersonOracle:
             f"case,annotator,minutes to {ANSWERS_FILE} beside the labels.",
         )
 
+    def annotatable(self, case_id: str) -> None:
+        """All voxels of each case."""
+
     def peek(self, case_ids: Iterable[str]) -> dict[str, Path]:
         """Refuse: nobody knows labels that have not been made yet.
 

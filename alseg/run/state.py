@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -70,6 +71,16 @@ class RunState:
         """By which Dice the run is judged; there is a finished round."""
         return measure_of(self.history[0])
 
+    @property
+    def cost(self) -> float:
+        """Of the labelled units, in units of the run's ``cost``."""
+        return math.fsum(row["cost"] for row in self.queries)
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a query followed the last finished round; before the first, the initial one."""
+        return bool(self.queries) and self.queries[-1]["round"] == self.finished_rounds
+
     def learning_curve(self, column: str) -> tuple[list[float], list[float]]:
         """The labelled counts of the finished rounds, and what a column of the history holds."""
         return [row["labelled"] for row in self.history], [row[column] for row in self.history]
@@ -89,6 +100,21 @@ class RunState:
             history=(*self.history, metrics),
             queries=(*self.queries, *queries),
             timings=(*self.timings, timings),
+        )
+
+    def before_last_round(self) -> RunState:
+        """The state before the last finished round, which no query has followed.
+
+        Raises:
+            ValueError: if there is no such round.
+        """
+        if not self.history or self.has_asked:
+            raise ValueError("no finished round is without a query")
+        return replace(
+            self,
+            finished_rounds=self.finished_rounds - 1,
+            history=self.history[:-1],
+            timings=self.timings[:-1],
         )
 
     def save(self, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +46,8 @@ class Places:
         axes: the places along each axis of the grid.
         taken: regions that nothing may overlap.
         n_most: how many regions may be chosen; None for as many as there is room for.
+        annotatable: which voxels of a box of the grid can be annotated, bool; a region needs one.
+            None where all can.
     """
 
     size: tuple[int, int, int]
@@ -53,6 +55,7 @@ class Places:
     axes: tuple[AxisPlaces, AxisPlaces, AxisPlaces]
     taken: tuple[Region, ...] = ()
     n_most: int | None = None
+    annotatable: Callable[[Box], np.ndarray] | None = None
 
     @cached_property
     def shape(self) -> Place:
@@ -102,11 +105,20 @@ class Places:
         return slices[0], slices[1], slices[2]
 
     def is_free(self, place: Sequence[int], taken: Sequence[Region]) -> bool:
-        """Whether a place overlaps none of some regions."""
-        return not any(
+        """Whether a place overlaps none of some regions, and can be annotated."""
+        if any(
             all(s.start <= i < s.stop for s, i in zip(self.overlapping(r), place, strict=True))
             for r in taken
-        )
+        ):
+            return False
+        return self.annotatable is None or bool(self.annotatable(self.box(place)).any())
+
+    def unanswerable(self) -> Tensor | None:
+        """The places without a voxel that can be annotated, bool of ``shape``; None for none."""
+        if self.annotatable is None:
+            return None
+        everywhere = slice(None), slice(None), slice(None)
+        return self.totals(torch.from_numpy(self.annotatable(everywhere))) == 0
 
     def totals(self, volume: Tensor) -> Tensor:
         """The sum over the box of each place: the box filter, [D, H, W] to ``shape``.
@@ -145,6 +157,8 @@ class Places:
         """
         for region in (*self.taken, *also_taken):
             scores[self.overlapping(region)] = -torch.inf
+        if (unanswerable := self.unanswerable()) is not None:
+            scores[unanswerable.to(scores.device)] = -torch.inf
         chosen: list[tuple[Place, float]] = []
         while len(chosen) < n_regions:
             place = self._place(int(scores.argmax()))
@@ -174,6 +188,8 @@ class Places:
         free = np.ones(self.shape, dtype=bool)
         for region in taken:
             free[self.overlapping(region)] = False
+        if (unanswerable := self.unanswerable()) is not None:
+            free &= ~unanswerable.numpy()
         indices = np.flatnonzero(free)
         if not len(indices):
             return None

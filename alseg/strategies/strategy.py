@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -150,6 +150,13 @@ class Strategy:
         return self.needs_prediction and not self.deterministic
 
     @cached_property
+    def has_schedule(self) -> bool:
+        """Whether its selector looks at how far the run is, and so at the number of its rounds."""
+        rehearsal = self._rehearsal()
+        self.select(rehearsal, 2, np.random.default_rng(0))
+        return "progress" in rehearsal.looked_at
+
+    @cached_property
     def statistics_read(self) -> frozenset[str]:
         """Which of ``statistics.KEPT`` its parts read, from trying them on invented predictions.
 
@@ -235,7 +242,11 @@ class Strategy:
     def _rehearsal(self) -> _Watched:
         """Three invented candidates with what this strategy knows of a case."""
         numbers = np.array([[3.0, 1.0], [1.0, 2.0], [2.0, 5.0]])
-        return _Watched(
+
+        class Rehearsal(_Watched):
+            looked_at: ClassVar = set[str]()
+
+        return Rehearsal(
             ids=("rehearsal_1", "rehearsal_2", "rehearsal_3"),
             scores=numbers[:, 0] if self.measure else None,
             class_scores=numbers if self.class_scores else None,
@@ -250,13 +261,15 @@ def unwrapped(part: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Watched(Candidates):
-    """Candidates that note which of their attributes a selector looks at, in ``looked_at``."""
+    """Candidates that note which of their attributes a selector looks at, in ``looked_at``.
 
-    looked_at: set[str]
+    So do those that a selector makes of them. Copying them counts as looking at all fields.
+    """
+
+    looked_at: ClassVar[set[str]]
 
     def __getattribute__(self, name: str) -> Any:
-        own: dict[str, Any] = super().__getattribute__("__dict__")
-        own.setdefault("looked_at", set()).add(name)
+        type(self).looked_at.add(name)
         return super().__getattribute__(name)
 
 

@@ -124,8 +124,74 @@ def test_the_true_label_and_its_dice_are_shown_where_the_label_is_known(
     assert titles[:4] == ["image", "prediction, mean Dice 0.67", "true label", "uncertainty"]
     texts = [text.get_text() for text in with_label.legends[0].get_texts()]
     assert texts == ["liver: Dice 0.67", "tumour: not in this volume"]
+    assert "counted from the feet; Dice over the whole volume)" in with_label.get_suptitle()
+    assert "Dice" not in without.get_suptitle()
     assert [axes.get_title() for axes in without.axes][:3] == ["image", "prediction", "uncertainty"]
     assert [t.get_text() for t in without.legends[0].get_texts()] == ["liver", "tumour"]
+
+
+def test_what_is_not_annotated_is_told_apart_from_what_is_not_there(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    known = blob()
+    known[:, 8:] = -1  # half of the volume; the tumour may be in the other one
+    classes = ["liver", "tumour", "spleen"]
+    query(tmp_path / "a.png", label=known, classes=classes, not_annotated=["spleen"])
+    (figure,) = figures
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [
+        "liver: Dice 0.00",
+        "tumour: not in what is annotated",
+        "spleen: not annotated in this case",
+    ]
+    suptitle = " ".join(figure.get_suptitle().split())
+    assert "Dice over what is annotated, 50.0% of the volume" in suptitle
+    assert figure.axes[2].get_title() == "true label where annotated"
+    veil = figure.axes[2].images[1].get_array()  # rows from back to front, the first half known
+    assert np.ma.getmaskarray(veil)[:8].all()
+    assert not np.ma.getmaskarray(veil)[8:].any()
+
+
+@pytest.mark.parametrize(
+    ("codes", "across", "name", "sides"),
+    [
+        ("RAS", 0, "sagittal slice 6 of 20, counted from the patient's right", "AP"),
+        ("LAS", 0, "sagittal slice 15 of 20, counted from the patient's right", "AP"),
+        ("SRA", 0, "axial slice 15 of 20, counted from the feet", "RL"),
+        ("RAS", 1, "coronal slice 6 of 16, counted from the back", "RL"),
+        ("RAS", 2, "axial slice 6 of 12, counted from the feet", "RL"),
+    ],
+)
+def test_a_slice_is_looked_at_from_its_front(
+    tmp_path: Path, figures: list[Figure], codes: str, across: int, name: str, sides: str
+) -> None:
+    at = 14 if codes == "RAS" and across == 0 else 5 if across else 14
+    box = [slice(0, n) for n in SHAPE]
+    box[across] = slice(at, at + 1)
+    order = nibabel.orientations.axcodes2ornt(tuple(codes))
+    affine = np.zeros((4, 4))
+    for axis, (world, sign) in enumerate(order):
+        affine[int(world), axis] = sign
+    affine[3, 3] = 1
+    query(tmp_path / "a.png", affine=torch.from_numpy(affine), region=tuple(box), across=across)
+    (figure,) = figures
+    assert name in " ".join(figure.get_suptitle().split())
+    assert [text.get_text() for text in figure.axes[0].texts] == list(sides)
+    (outline,) = figure.axes[0].patches
+    rows, columns = figure.axes[0].images[0].get_array().shape
+    assert (outline.get_height(), outline.get_width()) == (rows, columns)  # all of the picture
+    assert sorted((rows, columns)) == sorted(n for axis, n in enumerate(SHAPE) if axis != across)
+
+
+def test_the_front_is_on_the_left_and_the_head_on_top_from_the_side(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    image = torch.zeros(SHAPE)
+    image[:, 12:, 9:] = 1  # in RAS the front, near the head
+    query(tmp_path / "a.png", image=image, across=0)
+    expected = np.zeros((12, 16))
+    expected[:3, :4] = 1
+    np.testing.assert_array_equal(shown(figures[0], "image"), expected)
 
 
 def drawn_texts(figure: Figure) -> list[tuple[str, Bbox]]:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from alseg.active.when_to_stop import (
@@ -16,8 +17,10 @@ from alseg.active.when_to_stop import (
     time_so_far,
 )
 from alseg.core.errors import ConfigError
+from alseg.data.splits import split_by_fraction
 from alseg.oracles.annotations import Annotation
 from alseg.run.folder import STOPPING_FILE
+from tests.bad_input import IDS, SHAPE, save, write_blobs
 from tests.smoke_runs import run_smoke
 
 NAN = float("nan")
@@ -117,6 +120,21 @@ def test_each_round_of_a_simulation_ends_with_a_paragraph(
     assert all("cannot be said before 4 rounds" in paragraph for paragraph in paragraphs[:3])
     assert all("Target: " in paragraph for paragraph in paragraphs[3:])
     assert (tmp_path / STOPPING_FILE).read_text(encoding="utf-8") == f"{paragraphs[-1]}\n"
+
+
+def test_only_cases_with_a_dice_are_counted(shared: Path, tmp_path: Path) -> None:
+    blobs = write_blobs(tmp_path / "blobs")
+    without, other = split_by_fraction(IDS, validation=0.15, test=0.25, seed=0).test[:2]
+    save(blobs / "labelsTr" / f"{without}.nii.gz", np.zeros(SHAPE, np.uint8))
+    settings = (
+        f"data.task.root={blobs}", "data.preprocess=[]", "data.patch_size=[16,16,16]",
+        "data.splits.validation=0.15", "data.splits.test=0.25", "strategy=random",
+        "pool.rounds=1", "steps_per_round=1", "val_interval=1",
+    )  # fmt: skip
+    run_smoke(tmp_path / "run", shared, *settings)
+    cases = pd.read_csv(tmp_path / "run/rounds/round_01/cases.csv", index_col="case_id")
+    assert cases.loc[[without, other], "dice_blob"].isna().tolist() == [True, False]
+    assert "(of 1 case, too few for an interval)" in (tmp_path / "run/when_to_stop.txt").read_text()
 
 
 def test_the_target_is_checked(shared: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -190,6 +191,18 @@ def test_a_plan_is_refused_where_a_training_by_it_would_be(
     assert "if the file is your own" in done.err
     trusted = plan(data, "data.plan=mine.yaml", "trusted_packages=[own.Scale]")
     assert "the plan lacks data.spacing_mm" in trusted.err
+
+
+def test_a_plan_says_how_many_voxels_patches_have(plan: Plan, phantoms: Path) -> None:
+    data = f"data.root={phantoms}"
+    done = plan(data, "measure=false", "pool.unit=patch", "pool.patch_voxels=[8,6,4]")
+    assert done.exit_code == 0, done.err
+    assert re.search(
+        r"^# patches have 8 x 6 x 4 voxels of the files \(\d+ volumes\)$", done.out, re.M
+    )
+    done = plan(data, "measure=false", "pool.unit=patch", "pool.patch_mm=0.1")
+    assert done.exit_code == 2
+    assert "or use pool.patch_voxels" in done.err
 
 
 def test_hidden_labels_do_not_change_the_plan(auto: Train, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from alseg.core.errors import DataError
+from alseg.core.units import region_from_text
 from alseg.data.cache import VolumeCache
 from alseg.data.formats.nnunet import read_nnunet
 from alseg.engine.data_report import survey
@@ -198,6 +199,94 @@ def test_hidden_label_measures_of_ignored_voxels_by_hand() -> None:
     assert prediction_error(statistics).tolist() == [[[0, 0, 1, 0]]]
     assert hidden_class_voxels(statistics).tolist() == [1, 0]
     assert hidden_dice_error(prediction_error(statistics), statistics) == 0.5  # of 0 and 1
+
+
+# a simulation asks for nothing that it cannot answer
+
+
+def asked_of(outcome: Any, root: Path) -> pd.DataFrame:
+    """queries.csv of a run of regions, with the number of voxels that are known in each of them."""
+    assert outcome.exit_code == 0, outcome.err
+    asked = pd.read_csv(outcome.folder / "queries.csv", keep_default_na=False)
+    known = {case_id: label != IGNORE for case_id, label in labels_of(root).items()}
+    boxes = [tuple(slice(*edges) for edges in region_from_text(r)) for r in asked["region"]]
+    pairs = list(zip(asked["case_id"], boxes, strict=True))
+    asked["known"] = [int(known[case_id][box].sum()) for case_id, box in pairs]
+    asked["known_in_case"] = [int(known[case_id].sum()) for case_id in asked["case_id"]]
+    return asked
+
+
+@pytest.mark.parametrize("strategy", ["random", "clasp_pe", "core_set"])
+def test_no_region_without_an_annotated_voxel_is_asked_for(
+    strategy: str, train: Train, tmp_path: Path
+) -> None:
+    root = write(tmp_path / "Dataset001_Balls")
+    unit = ("pool.unit=patch", "pool.patch_voxels=[20,18,4]", "pool.query_size=99")
+    rows = asked_of(run(train, root, *unit, "cost=volume", f"strategy={strategy}"), root)
+    assert (rows["known"] > 0).all()
+    assert (rows["voxels"] == rows["known"]).all()
+    assert rows["cost"].to_numpy() == pytest.approx(rows["known"] / rows["known_in_case"])
+    full = rows["known"] == 20 * 18 * 4
+    assert (~full).any()  # partly ignored regions are asked for, and cost what is left of them
+    assert rows.groupby("case_id")["cost"].sum().max() <= 1 + 1e-9
+
+
+def test_slices_are_asked_for_until_all_that_is_annotated_is_known(
+    train: Train, tmp_path: Path
+) -> None:
+    root = write(tmp_path / "Dataset001_Balls")
+    unit = ("pool.unit=slice", "pool.slice_axis=2", "pool.query_size=99")
+    effort = ("cost=effort", "effort.minutes_per_cm=0", "effort.minutes_per_case=0")
+    outcome = run(train, root, *unit, *effort, "strategy=foreground_aware_random")
+    rows = asked_of(outcome, root)
+    counts = rows.groupby("case_id").size()
+    is_whole = {i: not (label == IGNORE).any() for i, label in labels_of(root).items()}
+    assert counts.to_dict() == {i: 16 if is_whole[str(i)] else 8 for i in counts.index}
+    assert rows["cost"].sum() == pytest.approx(0.2 * len(rows))
+    shares = (
+        rows["known"].groupby(rows["case_id"]).sum()
+        / rows.groupby("case_id")["known_in_case"].first()
+    )
+    assert shares.tolist() == [1.0] * len(counts)
+
+
+@pytest.mark.parametrize("unit", ["volume", "slice"])
+def test_a_case_whose_label_ignores_everything_is_left_out_of_the_pool(
+    unit: str, train: Train, tmp_path: Path
+) -> None:
+    root = write(tmp_path / "Dataset001_Balls", ignored=False)
+    before = run(train, root, "strategy=full", "pool.rounds=1")
+    pool = pd.read_csv(before.folder / "queries.csv")["case_id"].tolist()
+    save_label(root, pool[1], np.full(SHAPE, IGNORE))
+    size = f"pool.query_size={99 if unit == 'slice' else 2}"
+    outcome = run(train, root, f"pool.unit={unit}", size, "strategy=random", "pool.initial=1")
+    assert outcome.exit_code == 0, outcome.err
+    asked = pd.read_csv(outcome.folder / "queries.csv")["case_id"]
+    assert sorted(set(asked)) == sorted({*pool} - {pool[1]})
+    assert (
+        f"1 label(s) ignore all of their voxels, and their cases are left out of the pool of "
+        f"the simulation: {pool[1]}" in outcome.out
+    )
+    for case_id in pool:
+        save_label(root, case_id, np.full(SHAPE, IGNORE))
+    refused = run(train, root, f"pool.unit={unit}", "strategy=random")
+    assert refused.exit_code == 2
+    assert f"the labels of all {len(pool)} training cases ignore all of their voxels" in refused.err
+
+
+def test_regions_of_a_data_set_whose_ignore_label_marks_nothing_are_the_same(
+    train: Train, tmp_path: Path
+) -> None:
+    unit = ("pool.unit=patch", "pool.patch_voxels=8", "cost=volume", "strategy=power_bald")
+    runs = {
+        name: run(
+            train, write(tmp_path / name / "Dataset001_Balls", ignored=False, declared=d), *unit
+        )
+        for name, d in (("declared", True), ("plain", False))
+    }
+    assert are_equal(*map(weights, runs.values()))
+    one, two = (r.folder / "queries.csv" for r in runs.values())
+    assert one.read_text() == two.read_text()
 
 
 # classes that nobody annotated in some cases

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from alseg.active import figures
 from alseg.core.errors import ConfigError
 from alseg.core.units import Answer, Query, overlap, region_from_text
 from alseg.oracles.simulated import SimulatedOracle
 from alseg.run.state import RunState
 from alseg.training.scoring_module import ScoringModule
-from tests.conftest import Outcome
+from tests.conftest import Outcome, write_msd
 from tests.smoke_runs import run_smoke
 
 PATCHES = ("pool.unit=patch", "pool.patch_voxels=[12,12,8]", "pool.initial=4", "pool.query_size=3")
@@ -174,6 +178,23 @@ def test_the_foreground_of_a_round_is_what_it_trained_with(shared: Path, tmp_pat
     assert two["foreground_voxels"][1] > two["foreground_voxels"][0]
 
 
+def test_a_budget_that_the_initial_regions_spend_is_spoken_of_before_training(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = ("strategy=random", *PATCHES, "cost=voxels", "steps_per_round=1", "val_interval=1")
+    run_smoke(tmp_path / "spent", shared, *settings, "pool.budget=4000")
+    said = [index for index, text in enumerate(caplog.messages) if "the initial labels" in text]
+    trained = [index for index, text in enumerate(caplog.messages) if "step 1/1" in text]
+    assert len(said) == 1
+    assert said[0] < min(trained)
+    assert "cost 4608 (cost=voxels), and pool.budget is 4000" in caplog.messages[said[0]]
+    assert "the budget is spent: 4608 of 4000 after round 1 of 2" in caplog.messages
+    caplog.clear()
+    run_smoke(tmp_path / "enough", shared, *settings, "pool.budget=5000")
+    assert "the initial labels" not in caplog.text
+
+
 def test_full_data_is_labelled_as_a_whole(shared: Path, tmp_path: Path) -> None:
     state = run_smoke(tmp_path, shared, *PATCHES, "strategy=full")
     assert "regions" not in state["pool"]
@@ -208,6 +229,26 @@ def test_pictures_show_the_region(shared: Path, tmp_path: Path) -> None:
     assert {p.name for p in (folder / "maps").iterdir()} == maps
 
 
+def test_pictures_of_slices_show_them_from_the_front(
+    train: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, _: drawn.append(figure))
+    root = of_spacings(tmp_path / "data", (3, 1, 1))
+    run = train(
+        "strategy=entropy", *SLICES, "pictures=1", "steps_per_round=1", "data.preprocess=[]",
+        f"data.task.root={root}",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.err
+    (overlay,) = [figure for figure in drawn if figure.get_suptitle()]
+    title = " ".join(overlay.get_suptitle().split())
+    assert "sagittal slice" in title
+    assert "Dice over what is annotated" in title
+    rows, columns = overlay.axes[0].images[0].get_array().shape
+    (outline,) = overlay.axes[0].patches
+    assert (outline.get_height(), outline.get_width()) == (rows, columns)
+
+
 def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
     run_smoke(tmp_path, shared, *PATCHES, "strategy=kmeans_bald")
     folder = tmp_path / "rounds" / "round_01"
@@ -231,7 +272,9 @@ def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
         (("pool.repeat_uncertain=true",), "no region is asked for twice"),
         (("oracle=person",), "hands out whole volumes"),
         (("data/splits=growing",), "validates with annotated cases"),
-        (("data/splits=annotated", "validation=cross"), "validates with annotated cases"),
+        (("data/splits=annotated", "validation=cross"), "=cross validates with annotated cases"),
+        (("validation=cross",), "use validation=held_out and a split with a validation part"),
+        (("data.validation_share=0",), "with a data.validation_share above 0"),
         (("pool.initial=5000",), "only .* regions fit into the 7 training volumes"),
         (("+effort.minutes_per_hour=1",), "effort has no setting 'minutes_per_hour'"),
         (("effort.minutes_per_case=-1",), "effort.minutes_per_case is -1"),
@@ -248,3 +291,35 @@ def test_a_whole_volume_run_knows_no_regions(shared: Path, tmp_path: Path) -> No
     state: dict[str, Any] = run_smoke(tmp_path, shared, "strategy=entropy")
     assert "regions" not in state["pool"]
     assert queries(tmp_path).columns.tolist() == ["round", "case_id", "score", "rank", "cost"]
+
+
+def of_spacings(root: Path, *spacings: tuple[float, float, float]) -> Path:
+    """Ten noisy volumes of 16 x 16 x 16 voxels, whose spacings take turns."""
+    rng = np.random.default_rng(0)
+    images = [rng.normal(size=(16, 16, 16)).astype(np.float32) for _ in range(10)]
+    affines = [np.diag([*spacings[i % len(spacings)], 1.0]) for i in range(10)]
+    labels = [(image > 1).astype(np.uint8) for image in images]
+    return write_msd(root, images, labels, affines=affines)
+
+
+def test_a_run_says_how_many_voxels_its_regions_have(
+    train: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    root = of_spacings(tmp_path / "data", (1, 1, 3), (1.5, 1, 4))
+    settings = (
+        "strategy=random", "pool.rounds=1", "pool.initial=2", "steps_per_round=1", "pictures=0",
+        f"data.task.root={root}", "data.preprocess=[]",
+    )  # fmt: skip
+    in_mm = train(*settings, "pool.unit=patch", "pool.patch_mm=[6,6,6]")
+    assert in_mm.exit_code == 0, in_mm.err
+    assert "patches have 4-6 x 6 x 2 voxels of the files (" in in_mm.out
+    large = train(*settings, "pool.unit=patch", "pool.patch_voxels=99")
+    assert "16 x 16 x 16 voxels of the files (6 volumes, of which 6 are no larger" in large.out
+    slices = train(*settings, "pool.unit=slice")
+    assert "slices lie across axis 2 of the files (6 volumes)" in slices.out
+    thin = train(*settings, "pool.unit=patch", "pool.patch_mm=[6,6,2]")
+    assert thin.exit_code == 2
+    assert "pool.patch_mm is 2 along axis 2 of the files, but voxels measure up to 4 mm there" in (
+        thin.err
+    )
+    assert "set 4 or more for that axis, or use pool.patch_voxels" in thin.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations, product
 from typing import Any
 
@@ -143,6 +144,34 @@ def test_chosen_regions_overlap_neither_each_other_nor_what_is_annotated(
         assert not [p for p in free if not any(overlap(places.region(p), u) for u in units)]
 
 
+@SETTINGS
+@given(images(), spacings, st.data())
+def test_no_region_is_chosen_where_nothing_can_be_annotated(
+    image: MetaTensor, spacing: tuple[float, ...], data: st.DataObject
+) -> None:
+    entry = entry_of(image, Orientation("RAS", labels=None), Spacing(spacing))
+    grid = Grid.of(entry)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    known = rng.random(tuple(image.shape[1:])) < data.draw(st.sampled_from([0, 0.02, 0.3, 1]))
+    on_grid = np.zeros(tuple(entry["image"].shape[1:]), dtype=bool)
+    for voxel in np.argwhere(known):  # one by one, the grid voxels that lie in it
+        on_grid[grid.box(tuple((int(i), int(i) + 1) for i in voxel))] = True
+    np.testing.assert_array_equal(grid.sampled(known, [slice(None)] * 3), on_grid)
+    places = replace(
+        grid.places(data.draw(st.tuples(*[st.integers(1, 4)] * 3))),
+        annotatable=lambda box: grid.sampled(known, box),
+    )
+    answerable = {
+        p for p in product(*map(range, places.shape)) if bool(on_grid[places.box(p)].any())
+    }
+    assert {p for p in product(*map(range, places.shape)) if places.is_free(p, ())} == answerable
+    best = places.best(torch.from_numpy(rng.random(places.shape)), 5)
+    drawn = places.at_random(rng, 5)
+    for chosen in ([place for place, _ in best], drawn):
+        assert answerable.issuperset(chosen)
+        assert bool(chosen) == bool(answerable)
+
+
 def test_a_preprocessing_that_rotates_is_refused() -> None:
     image = MetaTensor(torch.zeros(1, 6, 6, 6), affine=torch.eye(4))
     entry = entry_of(image, Affine(rotate_params=(0.3, 0, 0), image_only=True))
@@ -150,15 +179,33 @@ def test_a_preprocessing_that_rotates_is_refused() -> None:
         Grid.of(entry)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "region", "expected"),
+    [
+        ((1, 1, 5), ((0, 8), (0, 8), (2, 3)), 2),  # a slice
+        ((1, 1, 5), ((3, 4), (0, 8), (0, 6)), 0),  # one that lies across another axis
+        ((1, 1, 5), ((0, 6), (0, 2), (0, 5)), 1),  # a patch that is thin along one axis
+        ((1, 1, 5), ((0, 4), (0, 4), (0, 4)), 2),  # a cube of voxels, in the plane of the slices
+        ((5, 1, 1), ((0, 4), (0, 4), (0, 4)), 0),
+        ((1, 1, 1), ((0, 4), (0, 4), (0, 4)), 2),
+    ],
+)
+@pytest.mark.parametrize("axcodes", ["RAS", "SAR"])
+def test_a_region_is_looked_at_through_its_largest_face(
+    spacing: tuple[float, ...], region: Region, expected: int, axcodes: str
+) -> None:
+    image = MetaTensor(torch.zeros(1, 8, 8, 6), affine=np.diag([*spacing, 1.0]))
+    grid = Grid.of(entry_of(image, Orientation(axcodes=axcodes, labels=None)))
+    assert grid.face(region) == {"RAS": expected, "SAR": 2 - expected}[axcodes]
+
+
 def test_the_sizes_of_units() -> None:
-    affine = torch.diag(torch.tensor([0.8, 0.8, 3.0, 1.0]))
-    image = MetaTensor(torch.zeros(1, 20, 10, 8), affine=affine)
-    grid = Grid.of(entry_of(image))
-    assert UnitShape("patch", patch_mm=8).size(grid) == (10, 10, 3)
-    assert UnitShape("patch", patch_mm=[4, 80, 0.1]).size(grid) == (5, 10, 1)
-    assert UnitShape("patch", patch_voxels=[16, 16, 4]).size(grid) == (16, 10, 4)
-    assert UnitShape("slice").size(grid) == (20, 10, 1)
-    assert UnitShape("slice", slice_axis=0).size(grid) == (1, 10, 8)
+    of = (20, 10, 8), np.diag([0.8, 0.8, 3.0, 1.0])
+    assert UnitShape("patch", patch_mm=8).size(*of) == (10, 10, 3)
+    assert UnitShape("patch", patch_mm=[4, 80, 0.1]).size(*of) == (5, 10, 1)
+    assert UnitShape("patch", patch_voxels=[16, 16, 4]).size(*of) == (16, 10, 4)
+    assert UnitShape("slice").size(*of) == (20, 10, 1)
+    assert UnitShape("slice", slice_axis=0).size(*of) == (1, 10, 8)
     assert slice_axis(np.diag([1, 1, 1, 1.0])) == 2  # foot-head where spacings agree
 
 
@@ -169,8 +216,14 @@ def test_the_sizes_of_units() -> None:
         ({"unit": "patch"}, "needs pool.patch_voxels or pool.patch_mm"),
         ({"unit": "patch", "patch_mm": 4, "patch_voxels": 4}, "one of the two"),
         ({"unit": "patch", "patch_voxels": [4, 4]}, "one number, or one for each axis"),
-        ({"unit": "patch", "patch_voxels": [4, 0, 4]}, "at least 1"),
-        ({"unit": "patch", "patch_mm": [4, -1, 4]}, "must be a number above 0"),
+        (
+            {"unit": "patch", "patch_voxels": [4, 0, 4]},
+            "patch_voxels along axis 1 is 0; .* least 1",
+        ),
+        ({"unit": "patch", "patch_voxels": -8}, "pool.patch_voxels is -8; .* at least 1"),
+        ({"unit": "patch", "patch_mm": [4, 4, -1]}, "mm along axis 2 is -1; .* number above 0"),
+        ({"unit": "patch", "patch_mm": 4, "slice_axis": 1}, "slice_axis is for pool.unit=slice"),
+        ({"slice_axis": 0}, "pool.slice_axis is for pool.unit=slice, not for volume"),
         ({"unit": "slice", "patch_mm": 4}, "pool.patch_mm is for pool.unit=patch"),
         ({"unit": "slice", "slice_axis": 3}, "pool.slice_axis is 3"),
         ({"patch_voxels": 4}, "for pool.unit=patch, not for volume"),

@@ -109,6 +109,23 @@ def test_a_campaign_ends_with_the_bits_of_the_simulation(
     assert in_rounds["proposal_dice"].between(0, 1).all()
 
 
+def test_a_campaign_that_has_ended_asks_on_when_more_rounds_are_wanted(
+    train: Train, trained_apart: tuple[Path, Path]
+) -> None:
+    data, labels = trained_apart
+    simulated = train(*POOL)
+    settings = (*POOL, "pool.rounds=1", f"data.task.root={data}")
+    folder, _ = run_campaign(train, labels, *settings)
+    assert not (folder / "requests" / "round_01").exists()
+    waiting = train("pool.rounds=2", "resume_force=true", resume=folder, smoke=False)
+    assert waiting.exit_code == 0, waiting.err
+    assert "2 of 2 volumes wait for annotation" in waiting.out
+    visit(folder, labels, with_mistakes=False)
+    ended = train(resume=folder, smoke=False)
+    assert ended.exit_code == 0, ended.err
+    assert results(folder) == results(simulated.folder)
+
+
 def test_pictures_and_proposals_are_made_before_anybody_annotates(
     train: Train, trained_apart: tuple[Path, Path]
 ) -> None:

@@ -111,6 +111,15 @@ def test_ignored_voxels_cost_nothing(tmp_path: Path) -> None:
     assert contents(label)["classes"] == "1"
 
 
+def test_the_share_of_a_region_is_one_of_what_can_be_annotated(tmp_path: Path) -> None:
+    label = replace(label_of(tmp_path, (1, 1, 3)), ignore_value=0)  # 30 of 480 voxels are known
+    part = label.within(((2, 5), (0, 4), (4, 6)))  # 9 of its 24
+    assert part.n_voxels == 9
+    assert cost_named("volume")(part) == pytest.approx(9 / 30)
+    assert cost_named("voxels")(part) == contents(part)["voxels"] == 9
+    assert cost_named("volume")(label) == 1
+
+
 def test_a_file_is_read_once_and_its_case_opened_once(tmp_path: Path) -> None:
     label_of(tmp_path, (1, 1, 1))
     path = tmp_path / "label.nii.gz"

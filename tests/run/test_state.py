@@ -30,6 +30,16 @@ def test_a_state_survives_the_disk(state: RunState, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
+def test_only_a_round_without_a_query_can_be_taken_back(state: RunState) -> None:
+    assert state.has_asked
+    with pytest.raises(ValueError, match="no finished round is without a query"):
+        state.before_last_round()
+    row = {"round": 2, "labelled": 2, "val_dice": 0.6, "test_dice": 0.7}
+    ended = state.after_round(state.pool, row, [], {"round": 2, "training_seconds": 1.0})
+    assert not ended.has_asked
+    assert repr(ended.before_last_round()) == repr(state)
+
+
 def test_an_interrupted_write_leaves_the_old_state(
     state: RunState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,24 @@ def test_what_a_strategy_needs() -> None:
     assert entropy.needs_passes
 
 
+def test_a_schedule_over_the_rounds_is_found_wherever_the_selector_has_it() -> None:
+    def has_schedule(selector: candidates.Selector) -> bool:
+        parts = {"class_scores": measures.class_entropy, "features": "mean"}
+        strategy = Strategy("s", selector, measures.entropy, aggregations.mean, **parts)
+        return strategy.has_schedule
+
+    constant = partial(noisy.power, beta=3.0)
+    scheduled = partial(noisy.power, beta=noisy.geometric)
+    assert has_schedule(scheduled)
+    assert not has_schedule(constant)
+    for rank, expected in ((scheduled, True), (constant, False)):
+        assert has_schedule(partial(balanced.class_stratified, rank=rank)) == expected
+        assert has_schedule(partial(ranked.prefilter, multiple=1, then=rank)) == expected
+    assert has_schedule(diverse.typical_to_uncertain)
+    assert not has_schedule(ranked.top_k)
+    assert not Strategy("random", noisy.random).has_schedule
+
+
 def test_score_keeps_what_the_parts_give(statistics: VoxelStatistics) -> None:
     strategy = Strategy(
         "all",

@@ -40,8 +40,8 @@ class Candidates:
 
     @property
     def progress(self) -> float:
-        """How far the acquisitions are: 0 at the first, 1 at the last; 0 if there is only one."""
-        return (self.round_number - 1) / max(self.n_rounds - 2, 1)
+        """How far the acquisitions are, from 0 to 1; see the function."""
+        return progress(self.round_number, self.n_rounds)
 
     def require_scores(self) -> np.ndarray:
         """The scores.
@@ -106,6 +106,16 @@ class Candidates:
             features=rows(self.features),
             similarity=rows(self.similarity),
         )
+
+
+def progress(round_number: int, n_rounds: int) -> float:
+    """How far the acquisitions of a run are: 0 at the first or only one, 1 at the last.
+
+    Args:
+        round_number: the round that acquires, from 1.
+        n_rounds: rounds of the run; the last one acquires nothing.
+    """
+    return (round_number - 1) / max(n_rounds - 2, 1)
 
 
 Selector = Callable[[Candidates, int, np.random.Generator], list[str]]
