@@ -554,6 +554,12 @@ JSON = [
     ),
     Row("two classes of one name", ["holds a name twice"], (), edit(labels={"0": "b", "1": "b"})),
     Row(
+        "annotated_classes that name a case twice",
+        ["'annotated_classes' names the case case_00 twice"],
+        (),
+        edit(annotated_classes={"case_00": ["blob"], "imagesTr/case_00.nii.gz": ["blob"]}),
+    ),
+    Row(
         "annotated_classes with a class that there is not",
         ["gives case_00 the class 'x'; there are"],
         (),
@@ -876,21 +882,25 @@ are shifted or scaled against those of all other cases.
 
 A name in dataset.json never leaves the data set's folder: absolute paths and `..` beyond it are
 refused. A symbolic link *in* that folder is followed wherever it leads, as a clone of git-annex or
-DataLad needs; what leads out of the folder is reported. Only regular files are read, only as NIfTI
-or JSON, and nothing in them is run. Case ids come from the data set's own names, never targets.
+DataLad needs; what leads out of the folder is reported. The header of an NRRD or MetaImage file
+names voxels in its own folder only. Only regular files are read, as volumes or JSON, and nothing in
+them is run. Case ids come from the data set's own names, never targets.
 
 A run folder may come from somebody else as well. Nothing in it is unpickled: checkpoints are read
 with weights only. Its `config.yaml` names by `_target_` what `resume=`, `alseg.predict`,
 `alseg.export` and the notebook build, so before any of it is imported each name is looked at:
-alseg's parts, MONAI's transforms, losses, networks and inferers, `torch.nn`, `torch.optim`, and
-Lightning's callbacks, profilers and precision are built; no method, nothing that one of these
-modules has imported, and no reader that takes a class by its name (`monai.transforms.LoadImage`);
-the list is in `alseg/config/trust.py`. All else is refused in one sentence. A run with functions
-of your own continues with `trusted_packages=[my_measures]`, on the command line; what the folder
-says of it is ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a
-first run or a sweep, is yours and not looked at. The folder still says which paths are read and
-written and which tracking store is sent to: look at `config.yaml` and `start.json` first, or give
-`output_dir=` and `tracking=none` yourself. The comparison builds nothing. """
+what alseg's own YAML names and its parts that only compute, MONAI's transforms, losses, networks
+and inferers, `torch.nn`, `torch.optim`, and Lightning's callbacks, profilers and precision are
+built; no method, no private name, nothing that one of these modules has imported, and no reader
+that takes a class by its name (`monai.transforms.LoadImage`); the list is in
+`alseg/config/trust.py`. All else is refused in one sentence. A run with functions of your own
+continues with `trusted_packages=[my_measures]`, on the command line; what the folder says of it
+is ignored. A `${...}` in its `config.yaml` is plain text. What you compose yourself, a first run
+or a sweep, is yours and not looked at. The folder still says which paths are read and written and
+which tracking store is sent to: look at `config.yaml` and `start.json` first, or give
+`output_dir=` and `tracking=none` yourself. Into the folder itself nothing is written as long as a
+link in it leads out of it, but for the images in request folders, which are only read. The
+comparison builds nothing. """
 
 
 def page() -> str:

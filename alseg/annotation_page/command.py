@@ -23,6 +23,7 @@ from alseg.core.errors import (
     check_whole_number,
 )
 from alseg.run.folder import CONFIG_FILE
+from alseg.run.links import check_links
 from alseg.system.console import has_display, say
 
 PERSON = "alseg.oracles.person.PersonOracle"
@@ -84,6 +85,7 @@ def _read(run: object, trusted_packages: Any) -> tuple[Path, DictConfig]:
     folder = Path(str(run)).expanduser().absolute()
     if not (folder / CONFIG_FILE).is_file():
         raise DataError(f"{folder} is no run folder: it has no {CONFIG_FILE}")
+    check_links(folder)
     return folder, load_config(folder)
 
 

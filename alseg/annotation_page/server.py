@@ -8,6 +8,8 @@ that a browser sends is ever opened.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import logging
 import secrets
@@ -25,9 +27,10 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from alseg.annotation_page.claims import TakenError
 from alseg.annotation_page.desk import Desk
 from alseg.annotation_page.review_desk import ReviewDesk
-from alseg.core.errors import AlsegError, ConfigError, DataError
+from alseg.core.errors import AlsegError, ConfigError, DataError, StorageError
 from alseg.oracles.label_checks import ConfirmationNeededError
-from alseg.system.files import replacing
+from alseg.system.files import read_json, replacing
+from alseg.system.own_secret import own_secret
 
 HOST = "127.0.0.1"
 N_PORTS = 100
@@ -231,7 +234,7 @@ def message() -> dict[str, Any]:
     request.max_content_length = MOST_JSON
     try:
         content = json.loads(request.get_data(cache=False))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the message is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError("the message is no JSON object")
@@ -295,7 +298,8 @@ def start(desk: Desk | ReviewDesk, port: int) -> tuple[str, BaseWSGIServer]:
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as file:  # which nobody else may read, as of its first byte
         Path(file.name).chmod(0o600)
-        file.write(json.dumps({"port": found, "token": token}).encode())
+        content = {"port": found, "token": token, "signature": _signature(path, token)}
+        file.write(json.dumps(content).encode())
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would print a line a request
     server = make_server(HOST, found, make_app(desk, token), threaded=True, fd=listener.fileno())
     listener.close()
@@ -322,15 +326,28 @@ def serve(desk: Desk | ReviewDesk, port: int, announce: Any) -> None:
 
 
 def _known_address(path: Path) -> tuple[int, str]:
-    """Port and token of an earlier server; 0 and a new token if there was none."""
+    """Port and token of an earlier server of this user; 0 and a new token if there was none.
+
+    Who gives somebody a run folder must not know the token of the page that it gets.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        port, token = content["port"], content["token"]
-        if isinstance(port, int) and isinstance(token, str) and len(token) >= 32:
+        content = read_json(path)
+        port, token, signature = (content[name] for name in ("port", "token", "signature"))
+        is_own = signature and secrets.compare_digest(signature, _signature(path, token))
+        if is_own and type(port) is int and 0 < port < 2**16:
             return port, token
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, KeyError, TypeError, ValueError, AttributeError):
         pass  # another token is as good
     return 0, secrets.token_urlsafe(24)
+
+
+def _signature(path: Path, token: str) -> str:
+    """What only this user can have written beside a token; empty where no secret can be kept."""
+    try:
+        secret = own_secret("page_secret")
+    except (DataError, StorageError):
+        return ""
+    return hmac.new(secret, f"{path.resolve()}\n{token}".encode(), hashlib.sha256).hexdigest()
 
 
 def _listen(ports: list[int]) -> socket.socket:

@@ -5,15 +5,18 @@ Files are looked at when a scan is read, so that one that cannot be used holds u
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alseg.core.errors import DataError
-from alseg.data.formats.folder import files_in, images_by_case
+from alseg.data.formats.folder import files_in, images_by_case, not_read
 from alseg.data.naming import inside
 from alseg.data.task import Case
 from alseg.system.text import printable
+
+log = logging.getLogger(__name__)
 
 _FIRST_CHANNEL = "_0000"
 
@@ -60,6 +63,8 @@ class Archive(Mapping[str, Case]):
 def archive_of(folder: Path, n_channels: int) -> Archive:
     """List the scans of a folder, sorted by their ids, which are those of ``read_folder``.
 
+    What looks like a scan and is not read is told in the log.
+
     Where each file is named like nnU-Net's first channel, ``_0000`` is not part of the id. An id
     has escapes for what cannot be printed.
 
@@ -70,8 +75,10 @@ def archive_of(folder: Path, n_channels: int) -> Archive:
     Raises:
         DataError: as ``read_folder``, if it holds no scans or a folder in it cannot be read.
     """
-    files, _ = files_in(folder)
-    names, unclear = images_by_case(files, folder, n_channels)
+    found = files_in(folder)
+    for finding in not_read(found):
+        log.warning(printable(finding.message))
+    names, unclear = images_by_case(found.files, folder, n_channels)
     if n_channels == 1 and all(i.endswith(_FIRST_CHANNEL) for i in names if i.isprintable()):
         names = {i.removesuffix(_FIRST_CHANNEL): found for i, found in names.items()}
         unclear = {i.removesuffix(_FIRST_CHANNEL): why for i, why in unclear.items()}

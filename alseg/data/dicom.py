@@ -10,13 +10,13 @@ Patients and series are called by a hash with a secret salt, the same in each im
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import hmac
 import os
 import re
-import secrets
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,9 +31,11 @@ from pydicom.errors import InvalidDicomError
 
 from alseg.core.errors import AlsegError, DataError, check_choice
 from alseg.data.findings import by
-from alseg.data.volumes import MAX_GIB, as_int16_if_exact, read_header, save_nifti
+from alseg.data.volumes import MAX_GIB, as_int16_if_exact, read_header, read_volume, save_nifti
 from alseg.system.console import say, track
 from alseg.system.files import name_file_in_errors, write_atomically
+from alseg.system.own_secret import own_secret
+from alseg.system.text import printable
 
 TABLE = "series.csv"
 HASHED, PLAIN = "hashed", "plain"
@@ -44,6 +46,10 @@ _TAGS = (
     "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SharedFunctionalGroupsSequence", "BitsAllocated", "PixelData",
 )  # fmt: skip
+_OF_A_SLICE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
+               "RescaleIntercept", "PixelData")  # fmt: skip
+_COLOURS = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL",
+            "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}  # fmt: skip
 _SAME = 1e-3  # of direction cosines
 _UNEVEN = 0.02  # of the distance between slices
 _ROUNDING = 0.02  # mm, of positions in headers
@@ -57,10 +63,12 @@ class Series:
     Attributes:
         uid: of the series.
         headers: of each file, the path in ``filename``.
+        n_contradicting: files that claim to be one of these slices and are another.
     """
 
     uid: str
     headers: tuple[pydicom.Dataset, ...]
+    n_contradicting: int = 0
 
     def text(self, tag: str) -> str:
         """A text of the first header, empty if it is not there."""
@@ -88,7 +96,8 @@ def import_dicom(
     """Import all series in a folder and the folders in it.
 
     A series that has been imported before is left as it is, so that an import that was interrupted
-    continues.
+    continues; one that has another grid by now, or other voxels in its first, middle or last slice,
+    is refused.
 
     Args:
         source: the folder of DICOM files; it is only read.
@@ -156,23 +165,8 @@ class Naming:
 
 
 def own_salt() -> bytes:
-    """The user's salt, made at the first import: one patient has one hash in all of them.
-
-    It lies in the user's configuration folder, outside of all data, readable by the user only.
-    """
-    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    path = Path(home) / "alseg" / "dicom_salt"
-    with name_file_in_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_hex(32).encode())
-        except FileExistsError:
-            pass  # made by an earlier import
-        salt = path.read_bytes()
-    if len(salt) < 32:
-        raise DataError(f"{path} is too short to be the salt of patients' hashes; delete it")
-    return salt
+    """The user's salt, made at the first import: one patient has one hash in all of them."""
+    return own_secret("dicom_salt")
 
 
 def found_series(source: Path) -> tuple[list[Series], int]:
@@ -187,7 +181,7 @@ def found_series(source: Path) -> tuple[list[Series], int]:
         if not folders.sort() and not name.startswith(".")
     ]
     by_uid: dict[str, dict[str, pydicom.Dataset]] = defaultdict(dict)
-    n_others = 0
+    n_others, n_contradicting = 0, Counter[str]()
     for path in track(paths, "reading headers", "file", len(paths)):
         header = read_dicom_header(path)
         if header is None:
@@ -195,8 +189,24 @@ def found_series(source: Path) -> tuple[list[Series], int]:
             continue
         uid = str(header.SeriesInstanceUID)
         instance = str(header.get("SOPInstanceUID") or path)
-        by_uid[uid].setdefault(instance, header)  # a second copy of a file is not read
-    return [Series(uid, tuple(found.values())) for uid, found in by_uid.items()], n_others
+        known = by_uid[uid].setdefault(instance, header)  # a second copy of a file is not read
+        if known is not header and not is_same_slice(Path(known.filename), path):
+            n_contradicting[uid] += 1
+    series = [
+        Series(uid, tuple(found.values()), n_contradicting[uid]) for uid, found in by_uid.items()
+    ]
+    return series, n_others
+
+
+def is_same_slice(one: Path, other: Path) -> bool:
+    """Whether two files hold the same voxels at the same place."""
+    if filecmp.cmp(one, other, shallow=False):
+        return True
+    try:
+        slices = [pydicom.dcmread(path, specific_tags=[*_OF_A_SLICE]) for path in (one, other)]
+        return all(slices[0].get(tag) == slices[1].get(tag) for tag in _OF_A_SLICE)
+    except Exception:  # pydicom may raise anything where a file is damaged
+        return False
 
 
 def read_dicom_header(path: Path) -> pydicom.Dataset | None:
@@ -256,8 +266,9 @@ def import_series(series: Series, target: Path, naming: Naming) -> dict[str, Any
         "reason": "",
     }
     if naming.plain:
-        row["description"] = series.text("SeriesDescription")
-        row["source"] = str(Path(series.headers[0].filename).parent)
+        row["patient"] = printable(row["patient"])
+        row["description"] = printable(series.text("SeriesDescription"))
+        row["source"] = printable(str(Path(series.headers[0].filename).parent))
     path = target / naming.file(series)
     try:
         grid = grid_of(series)
@@ -265,8 +276,10 @@ def import_series(series: Series, target: Path, naming: Naming) -> dict[str, Any
         row["spacing_mm"] = " x ".join(f"{edge:.4g}" for edge in edges)
         if not path.exists():
             save_nifti(path, read_voxels(grid), grid.affine)
-        elif read_header(path).shape != grid.shape:
-            raise DataError("it has other slices than when it was imported; delete its file first")
+        elif not is_of_grid(path, grid):
+            raise DataError(
+                f"it has other slices than when it was imported; delete {path.name} first"
+            )
     except AlsegError as error:
         return row | {"reason": str(error)}
     return row | {"file": path.name, "status": IMPORTED}
@@ -311,15 +324,39 @@ def grid_of(series: Series) -> Grid:
     return Grid(tuple(Path(headers[i].filename) for i in order), affine, shape)
 
 
+def is_of_grid(path: Path, grid: Grid) -> bool:
+    """Whether a file that was imported before lies on a grid and has its voxels, in three slices.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    header = read_header(path)
+    if header.shape != grid.shape or not np.allclose(header.affine, grid.affine, atol=1e-3):
+        return False
+    stored = read_volume((path,))[0].numpy()
+    looked_at = {0, len(grid.files) // 2, len(grid.files) - 1}
+    return all(np.array_equal(stored[..., i], read_slice(grid, i)) for i in looked_at)
+
+
 def check_images(series: Series) -> None:
     """Check that the files of a series are single grey slices.
 
     Raises:
         DataError: with the reason why they are not.
     """
+    if series.n_contradicting:
+        raise DataError(
+            f"{series.n_contradicting} of its files claim to be a slice that another file holds, "
+            "with other voxels or at another place; remove those that are not meant"
+        )
+    patients = {(str(h.get("PatientID")), str(h.get("StudyInstanceUID"))) for h in series.headers}
+    if len(patients) > 1:
+        raise DataError("its slices are of several patients or studies")
     for header in series.headers:
-        kind = pydicom.uid.UID(str(header.get("SOPClassUID", ""))).name or "unknown"
-        colours = str(header.get("PhotometricInterpretation", ""))
+        uid = pydicom.uid.UID(str(header.get("SOPClassUID", "")))
+        kind = uid.name if uid in pydicom.uid.UID_dictionary else "unknown"
+        stated = str(header.get("PhotometricInterpretation", ""))
+        colours = stated if stated in _COLOURS else ""  # no other text of the header is shown
         if header.is_cut:
             raise DataError("a slice of it is cut off, or its voxels are of an unusual kind")
         if "PixelData" not in header or not header.get("Rows") or not header.get("Columns"):
@@ -399,13 +436,22 @@ def read_voxels(grid: Grid) -> np.ndarray:
         DataError: if a slice cannot be decoded.
     """
     voxels = np.empty(grid.shape, np.float32)
-    for index, path in enumerate(grid.files):
-        with _refusing(f"slice {index + 1} of {len(grid.files)} cannot be decoded"):
-            plane = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))  # [1, rows, cols]
-            voxels[..., index] = plane.reshape(grid.shape[1], grid.shape[0]).T
+    for index in range(len(grid.files)):
+        voxels[..., index] = read_slice(grid, index)
     if not np.isfinite(voxels).all():
         raise DataError("it holds voxels that are NaN or infinite")
     return as_int16_if_exact(voxels)
+
+
+def read_slice(grid: Grid, index: int) -> np.ndarray:
+    """The rescaled intensities of a slice, float32 [columns, rows].
+
+    Raises:
+        DataError: if it cannot be decoded.
+    """
+    with _refusing(f"slice {index + 1} of {len(grid.files)} cannot be decoded"):
+        plane = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(grid.files[index])))
+        return np.asarray(plane.reshape(grid.shape[1], grid.shape[0]).T, np.float32)
 
 
 @contextmanager

@@ -9,12 +9,18 @@ NIFTI_ENDINGS = (".nii.gz", ".nii")
 ITK_ENDINGS = (".nrrd", ".mha", ".mhd")  # NRRD and MetaImage
 ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)
 ANSWER_ENDINGS = (*NIFTI_ENDINGS, ".nrrd")  # of labels that people hand in, each one whole file
+_OTHERS = (".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".gipl", ".dcm")  # of volumes, too
 _CHANNEL = re.compile(r"^(?P<case>.+)_\d{4}$")
 
 
 def ending_of(path: PurePath) -> str:
     """Which of ``ENDINGS`` a file has; empty for none."""
     return next((ending for ending in ENDINGS if path.name.endswith(ending)), "")
+
+
+def looks_like_a_volume(path: PurePath) -> bool:
+    """Whether a file that has none of ``ENDINGS`` may hold a volume all the same."""
+    return not ending_of(path) and path.name.casefold().endswith((*ENDINGS, *_OTHERS))
 
 
 def name_without_ending(path: PurePath) -> str:

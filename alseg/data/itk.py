@@ -1,14 +1,18 @@
 """NRRD and MetaImage files (.nrrd, .mha, .mhd), which may be broken or hostile, through SimpleITK.
 
 Before ITK sees a file, its text header is read here: it may name other files, which are opened
-only in the file's own folder, and it may declare more voxels than the file can hold.
+only in the file's own folder, and it may declare more voxels than the file can hold. Lines and
+names end where ITK's readers end them; a header in which they might end elsewhere is refused.
+
+Sources: teem's definition of NRRD, https://teem.sourceforge.net/nrrd/format.html; MetaIO's of
+MetaImage, https://itk.org/Wiki/ITK/MetaIO/Documentation.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -21,7 +25,13 @@ from alseg.data.file_types import ITK_ENDINGS
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes point to left, back and head
 _MAX_HEADER = 2**16  # bytes
 _MAX_RATIO = 1032  # of deflate
-_LOCAL = "LOCAL"
+_LOCAL = ("LOCAL", "Local", "local")
+_DATA_FILE = "ElementDataFile"  # ends the header of a MetaImage file; MetaIO minds the case
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # teem ends a line at a CR, wherever it is
+# in which axes have a name, not only a handedness
+_ANATOMICAL = {"right-anterior-superior", "left-anterior-superior", "left-posterior-superior",
+               "ras", "las", "lps"}  # fmt: skip
+_MM = {"nm": 1e-6, "um": 1e-3, "μm": 1e-3, "cm": 10.0, "m": 1e3}  # others are taken for mm
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,16 @@ class ItkHeader:
         affine: [4, 4] voxel-to-world matrix in mm, to right, front and head.
         dtype: of the stored voxels.
         has_orientation: whether the file says how its axes lie in space.
+        unit: of the lengths in the file; empty where it names none.
+        is_scaled: whether the file says that its voxels are to be rescaled, which ITK does not do.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     dtype: np.dtype
     has_orientation: bool
+    unit: str
+    is_scaled: bool
 
 
 def read_itk_header(path: Path) -> ItkHeader:
@@ -63,11 +77,16 @@ def read_itk_header(path: Path) -> ItkHeader:
             f"{path} has {len(size)} axes ({size}); one 3D volume is needed, whose channels are "
             "components of its voxels or files of their own"
         )
+    unit = _unit(path, fields)
+    affine = _affine(spacing, origin, direction)
+    affine[:3] *= _MM.get(unit, 1.0)
     return ItkHeader(
         shape=(*size, n_components) if n_components > 1 else tuple(size),
-        affine=_affine(spacing, origin, direction),
+        affine=affine,
         dtype=_dtype(path, kind),
         has_orientation=_has_orientation(path, fields),
+        unit=unit,
+        is_scaled=_is_scaled(fields),
     )
 
 
@@ -104,8 +123,8 @@ def data_file(path: Path) -> Path | None:
         return None
     if path.suffix not in ITK_ENDINGS:
         return None
-    named = _fields(path).get("elementdatafile", "")
-    if named.upper() == _LOCAL:
+    named = _fields(path).get(_DATA_FILE.casefold(), "")
+    if named in _LOCAL:
         return None
     # a plain name: neither a folder, LIST of files, nor a pattern of numbered ones
     if not named or named != PurePath(named).name or re.search(r"[%\\\s]|^LIST", named):
@@ -124,26 +143,64 @@ def _fields(path: Path) -> dict[str, str]:
     is_nrrd = path.suffix == ".nrrd"
     if is_nrrd and not start.startswith(b"NRRD"):
         raise DataError(f"{path} is not a readable NRRD file: it does not begin with NRRD")
+    kind = "NRRD" if is_nrrd else "MetaImage"
     fields: dict[str, str] = {}
     for line in start.split(b"\n"):
-        text = line.decode("latin-1").strip()
-        if is_nrrd and not text:  # the voxels follow
+        line = line.removesuffix(b"\r")
+        if is_nrrd and not line:  # the voxels follow
             return fields
-        name, separator, value = text.partition(":" if is_nrrd else "=")
+        if _CONTROLS.search(line):
+            break
+        name, separator, value = _parted(line.decode("latin-1"), is_nrrd=is_nrrd)
         if separator:
-            fields[name.strip().casefold()] = value.strip("= ")
+            fields[name.casefold()] = value
         elif not is_nrrd:
             break
-        if not is_nrrd and name.strip().casefold() == "elementdatafile":
+        if not is_nrrd and name.casefold() == _DATA_FILE.casefold():
+            if name != _DATA_FILE:
+                raise DataError(f"{path} has the field {name}; MetaImage calls it {_DATA_FILE}")
             return fields
-    kind = "NRRD" if is_nrrd else "MetaImage"
     raise DataError(f"{path} is not a readable {kind} file: its header has no end")
+
+
+def _parted(line: str, *, is_nrrd: bool) -> tuple[str, str, str]:
+    """Name, separator and value of a field."""
+    match = re.match(r"([^:]*)(:)[ =]*(.*)" if is_nrrd else r"([^:=]*)([:=])[:= \t]*(.*)", line)
+    if match is None:
+        return line, "", ""
+    return match[1].strip(" \t"), match[2], match[3].rstrip(" \t")
 
 
 def _has_orientation(path: Path, fields: dict[str, str]) -> bool:
     if path.suffix == ".nrrd":
-        return "space" in fields or "space dimension" in fields
+        return fields.get("space", "").casefold().removesuffix("-time") in _ANATOMICAL
     return bool({"transformmatrix", "orientation", "rotation"} & fields.keys())
+
+
+def _unit(path: Path, fields: dict[str, str]) -> str:
+    """The unit of lengths; empty where the file names none.
+
+    Raises:
+        DataError: if it is not the same along all axes.
+    """
+    if path.suffix == ".nrrd":
+        text = fields.get("space units") if "space" in fields else fields.get("units")
+        units = re.findall(r'"([^"]*)"', text or "")
+    else:
+        units = [fields.get("distanceunits", "")]
+    in_utf8 = [unit.encode("latin-1").decode("utf-8", "replace") for unit in units]
+    found = {unit.strip().casefold()[:20] for unit in in_utf8} - {"", "?"}
+    if len(found) > 1:
+        raise DataError(f"{path} gives lengths in {', '.join(sorted(found))}; one unit is needed")
+    return found.pop() if found else ""
+
+
+def _is_scaled(fields: dict[str, str]) -> bool:
+    """Whether a MetaImage header has a slope or an offset of intensities."""
+    slope, offset = (f"elementtointensityfunction{part}" for part in ("slope", "offset"))
+    with suppress(ValueError):
+        return (float(fields.get(slope, 1)), float(fields.get(offset, 0))) != (1, 0)
+    return True
 
 
 def _affine(spacing: tuple, origin: tuple, direction: tuple) -> np.ndarray:

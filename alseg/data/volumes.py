@@ -22,8 +22,8 @@ from torch import Tensor
 from alseg.core.errors import DataError
 from alseg.data.file_types import ENDINGS, ITK_ENDINGS
 from alseg.data.findings import Finding, in_mm, warning
-from alseg.data.itk import read_itk_header, read_itk_voxels
-from alseg.system.files import replacing
+from alseg.data.itk import ItkHeader, data_file, read_itk_header, read_itk_voxels
+from alseg.system.files import is_within, replacing
 
 MAX_GIB = 8  # of a file's voxels as float32: a scan of 1024 x 1024 x 2048
 _MAX_DATA_OFFSET = 2**24  # bytes of header extensions; nibabel reads them all
@@ -112,8 +112,23 @@ def _read_header_with_itk(path: Path) -> Header:
     read = read_itk_header(path)
     n_bytes = _n_voxels(path, read.shape) * read.dtype.itemsize
     _check_affine(path, read.affine)
-    findings = () if read.has_orientation else (_unknown_orientation(read.affine),)
-    return Header(read.shape, read.affine, read.dtype, n_bytes, findings)
+    return Header(read.shape, read.affine, read.dtype, n_bytes, tuple(_findings_of_itk(path, read)))
+
+
+def _findings_of_itk(path: Path, header: ItkHeader) -> Iterator[Finding]:
+    """What an NRRD or MetaImage file leaves open, or is not read as other programs might."""
+    edges = np.linalg.norm(header.affine[:3, :3], axis=0)
+    if header.unit not in ("", "mm"):
+        yield _other_unit(header.unit, edges)
+    if not header.has_orientation:
+        yield _unknown_orientation(header.affine)
+    if header.is_scaled:
+        yield warning(
+            "intensities", "its header scales its intensities; they are read as they are stored"
+        )
+    beside = data_file(path)
+    if beside is not None and not is_within(beside, path.parent):
+        yield warning("links", f"its voxels are read from {beside.resolve()}, by a link")
 
 
 def _n_voxels(path: Path, shape: Sequence[int]) -> int:
@@ -271,9 +286,7 @@ def _findings(header: Any, affine: np.ndarray, unit: str, mm: float) -> Iterator
     """What a header leaves open, or says twice and differently."""
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     if unit != "mm":
-        yield warning(
-            "unit", f"its header gives lengths in {unit}; its voxels are read as {in_mm(edges)}"
-        )
+        yield _other_unit(unit, edges)
     codes = int(header["sform_code"]), int(header["qform_code"])
     if max(codes) <= 0:
         yield _unknown_orientation(affine, "its header has neither an sform nor a qform code")
@@ -292,6 +305,12 @@ def _findings(header: Any, affine: np.ndarray, unit: str, mm: float) -> Iterator
             f"its sform and its qform place a corner {distance:.3g} voxels apart; the sform is "
             "read",
         )
+
+
+def _other_unit(unit: str, edges: np.ndarray) -> Finding:
+    return warning(
+        "unit", f"its header gives lengths in {unit}; its voxels are read as {in_mm(edges)}"
+    )
 
 
 def _unknown_orientation(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from alseg.config.build import build_inferers
 from alseg.core.errors import ConfigError, DataError, check_choice, check_flag
 from alseg.data.archive import archive_of
 from alseg.data.findings import listed
+from alseg.data.formats.folder import LONGEST_ID
 from alseg.data.source_grid import classes_on_source_grid, values_on_source_grid
 from alseg.data.volumes import write_nifti
 from alseg.engine.prediction_table import DONE, REFUSED, WRITING, PredictionTable
@@ -110,11 +112,11 @@ class Job(ScanJob):
 
     def file(self, case_id: str) -> Path:
         """Where the segmentation of a case goes."""
-        return self.output / f"{case_id}.nii.gz"
+        return self.output / f"{file_name(case_id)}.nii.gz"
 
     def map_file(self, case_id: str) -> Path:
         """Where the map of its uncertainty goes."""
-        return self.output / UNCERTAINTY_FOLDER / f"{case_id}.nii.gz"
+        return self.output / UNCERTAINTY_FOLDER / f"{file_name(case_id)}.nii.gz"
 
     def is_done(self, case_id: str, table: PredictionTable) -> bool:
         """Whether an earlier process has left there what this one would."""
@@ -140,6 +142,16 @@ class Job(ScanJob):
                 f"{file} is not what alseg.predict has left there, and is not overwritten; move it "
                 "away, or give another output"
             )
+
+
+def file_name(case_id: str) -> str:
+    """What the files of a scan are called: its id, shortened where file systems take no such name.
+
+    Ids are paths in an archive, whose folders may be named by long UIDs.
+    """
+    if len(os.fsencode(case_id)) <= LONGEST_ID:
+        return case_id
+    return f"{case_id[:40]}-{hashlib.sha256(case_id.encode()).hexdigest()[:16]}"
 
 
 class Predictor(ScanModule):

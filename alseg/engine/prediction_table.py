@@ -68,6 +68,8 @@ class PredictionTable:
                 keep_default_na=False,
                 na_values={name: [""] for name in self.columns if name not in texts},
             )
+            numbers = [name for name in self.columns if name not in texts and name in table]
+            table = table.astype(dict.fromkeys(numbers, float))
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path} cannot be read: {error}; give another output") from error
         if list(table.columns) != self.columns:

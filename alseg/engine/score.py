@@ -38,6 +38,7 @@ from alseg.engine.score_tables import (
     write_top,
 )
 from alseg.engine.trained_run import TrainedRun, load_trained
+from alseg.run.links import check_links
 from alseg.strategies.strategy import Strategy
 from alseg.system.console import Meter, say
 from alseg.system.files import checksum_of, locked, read_json, write_json
@@ -65,6 +66,7 @@ def score(config: DictConfig) -> None:
     strategy, parts = strategy_of(config, run)
     archive = archive_of(images, len(run.task.channels))
     output.mkdir(parents=True, exist_ok=True)
+    check_links(output)
     job = Job(run, archive, output, strategy, parts)
     check_record(output, job, config.shards)
     refused: list[str] = []

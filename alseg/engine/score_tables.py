@@ -74,7 +74,7 @@ def as_line(values: Iterable[Any]) -> bytes:
 
 
 def rows_of(path: Path) -> Iterator[Row]:
-    """The rows of a table, one after another, without those that are cut off.
+    """The rows of a table, one after another, without those that are cut off or damaged.
 
     Raises:
         DataError: if it is no table of scores.
@@ -84,8 +84,17 @@ def rows_of(path: Path) -> Iterator[Row]:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise DataError(f"{path} is not a table of scores; give another output")
         for row in reader:
-            if None not in row and None not in row.values() and row["made_of"]:
+            is_whole = None not in row and None not in row.values() and row["made_of"]
+            if is_whole and (row["status"] != DONE or _is_number(row["score"])):
                 yield row
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def top_of(tables: Iterable[Path], n: int) -> tuple[list[tuple[int, str, float]], int]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from alseg.config.build import build_inferers, build_network, build_strategy
 from alseg.config.composition import instantiate
 from alseg.config.earlier_versions import check_moved
-from alseg.config.settings import flat, load_config
+from alseg.config.settings import config_hash, flat, load_config
 from alseg.config.trust import check_targets
 from alseg.core.errors import (
     ConfigError,
@@ -126,16 +126,23 @@ def load_trained(
 
     Raises:
         ConfigError: if there is no such round, or the settings name what is not to be trusted.
-        DataError: if the folder is not a run folder, no round is evaluated, or a file is damaged.
+        DataError: if the folder is not a run folder, no round is evaluated, or a file is damaged or
+            was changed.
     """
     check_text("run", folder)
     check_names("trusted_packages", trusted_packages)
     path = Path(str(folder)).expanduser()
     if not RunState.is_in(path):
         raise DataError(f"{path} is not a run folder, or its run has finished no round yet")
-    rounds = evaluated_rounds(path, RunState.load(path))
+    state = RunState.load(path)
+    rounds = evaluated_rounds(path, state)
     number = chosen_round(path, rounds, round_number)
     config = trusted_config(path, trusted_packages)
+    if state.config_hash != config_hash(config):
+        raise DataError(
+            f"{path / CONFIG_FILE} was changed after the run had started, so it does not say what "
+            "the network was trained with; put it back as it was"
+        )
     task = read_task(path)
     source: UncertaintySource = instantiate(config.uncertainty)
     check_part("uncertainty", source, UncertaintySource)
@@ -225,6 +232,8 @@ def read_task(folder: Path) -> Task:
         for names in lists
     ):
         raise DataError(f"{path} does not say which channels and classes the run has")
+    if len(set(content["classes"])) < len(content["classes"]):
+        raise DataError(f"{path} is damaged: it names a class twice")
     channels, classes = (tuple(names) for names in lists if names is not None)
     return Task(name, folder, channels, classes, {})
 

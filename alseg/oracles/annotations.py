@@ -7,6 +7,7 @@ version of that case takes its place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -208,6 +209,8 @@ class Annotations:
         path = self.folder / USED_FILE
         wanted, newest = set(case_ids), self.newest()
         rows = _rows(path, ["round", "case", "version"])
+        if not all(row["round"].isdecimal() and row["version"].isdecimal() for row in rows):
+            raise DataError(f"{path} is damaged: a round or a version in it is no number")
         used = {r["case"]: int(r["version"]) for r in rows if int(r["round"]) == round_number}
         chosen = {i: used.get(i, newest[i].version) for i in sorted(wanted & set(newest))}
         if chosen.items() - used.items():
@@ -215,6 +218,11 @@ class Annotations:
             new = [{"round": round_number, "case": i, "version": v} for i, v in chosen.items()]
             _write(path, [*others, *new])
         versions = {(each.case, each.version): each for each in self.history}
+        if unknown := [each for each in chosen.items() if each not in versions]:
+            raise DataError(
+                f"{path} names version {unknown[0][1]} of {unknown[0][0]}, which {HISTORY_FILE} "
+                "beside it does not have"
+            )
         return {i: self.path(versions[i, version]) for i, version in chosen.items()}
 
 
@@ -247,6 +255,8 @@ def _annotation(path: Path, row: dict[str, str]) -> Annotation:
         numbers = {
             name: float(row[name]) if row[name] else None for name in ("minutes", "proposal_dice")
         }
+        if not all(0 <= value < math.inf for value in numbers.values() if value is not None):
+            raise ValueError("minutes and Dice must be numbers of at least 0")
         return Annotation(**{**row, **numbers, "version": int(row["version"])})  # type: ignore[arg-type]
     except ValueError as error:
         raise DataError(f"{path}: the row of {row['case']} is damaged: {error}") from error

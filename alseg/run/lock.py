@@ -13,6 +13,7 @@ from filelock import Timeout
 
 from alseg.core.errors import ConfigError
 from alseg.run.folder import LOCK_FILE, OWNER_FILE
+from alseg.run.links import check_links
 from alseg.system.distributed import rank
 from alseg.system.files import clean_temporaries, locked, write_atomically
 
@@ -24,11 +25,12 @@ def locked_run(folder: Path) -> Iterator[None]:
     Who holds it stands in a file beside the lock, which the lock itself cannot hold.
 
     Raises:
-        ConfigError: if another process holds it.
+        ConfigError: if another process holds it, or a link in it leads out of it.
     """
     if rank() > 0:
         yield
         return
+    check_links(folder)
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / LOCK_FILE, blocking=False))

@@ -71,6 +71,22 @@ def test_a_run_folder_of_somebody_else_builds_nothing_unasked(
     assert not (tmp_path / "made").exists()
 
 
+def test_no_link_in_a_run_folder_of_somebody_else_is_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = "oracle: {_target_: alseg.oracles.person.PersonOracle}\n"
+    run, labels = tmp_path / "run", tmp_path / "labels"
+    (run / "requests" / "round_01" / "labels").mkdir(parents=True)
+    (run / "config.yaml").write_text(config, encoding="utf-8")
+    labels.mkdir()
+    link = run / "requests" / "round_01" / "labels" / "final"
+    link.symlink_to(labels)
+    said = told(monkeypatch, capsys, str(run))
+    assert f"{link} is a link to {labels}, out of {run}: alseg writes into that" in said
+    said = told(monkeypatch, capsys, str(run), "review=true")
+    assert f"{link} is a link to {labels}, out of {run}: alseg writes into that" in said
+
+
 def test_a_port_is_a_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -221,7 +221,7 @@ def test_a_name_is_one_line_of_text(name: object, site: Site) -> None:
     assert site.problem(f"api/{REQUEST}/next", said).startswith("give your name, one line of up")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"annotator": "Ada"}'])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 9999, b"\xff", b'{"annotator": "Ada"}'])
 def test_a_message_that_is_none_is_told(body: bytes, site: Site) -> None:
     assert site.problem(f"api/{REQUEST}/next", body, "POST").startswith("the message ")
 
@@ -246,6 +246,30 @@ def test_the_address_stays_for_a_server_that_is_started_again(tmp_path: Path) ->
     assert urlsplit(third).port != urlsplit(address).port
     path = campaign.oracle.folder / "requests/.page.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_who_hands_on_a_run_folder_does_not_know_the_token_of_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = lay_out_campaign(tmp_path)
+    path = campaign.oracle.folder / "requests/.page.json"
+
+    def started() -> str:
+        address, server = start(campaign.desk, 8765)
+        server.server_close()
+        return address
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "theirs"))
+    theirs = started()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "ours"))
+    ours = started()
+    assert urlsplit(ours).path != urlsplit(theirs).path
+    token = "A" * 40
+    for content in ({"port": 1, "token": token}, {"port": True, "token": token, "signature": ""}):
+        path.write_text(json.dumps(content))
+        assert token not in started()
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/nowhere")  # no secret can be kept
+    assert urlsplit(started()).path != urlsplit(started()).path
 
 
 def test_two_runs_have_different_tokens(tmp_path: Path) -> None:

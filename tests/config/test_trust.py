@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from alseg.config.trust import DENIED, TRUSTED, check_targets, is_trusted, targe
 from alseg.core.errors import ConfigError
 from alseg.engine.maps import case_maps
 from alseg.engine.runs import to_resume
+from alseg.predict import main as predict
 from tests.conftest import Outcome
 from tests.smoke_runs import run_smoke
 
@@ -59,6 +61,13 @@ REFUSED = [
     "alseg.config.composition.instantiate",
     "alseg.engine.jobs.run_in_fork",
     "alseg.system.files.read_tensors",
+    # of alseg's parts that have to do with files
+    "alseg.data.dicom.import_dicom",
+    "alseg.data.naming._spelt_as_on_disk",
+    "alseg.data.volumes.save_nifti",
+    "alseg.oracles.answer_files.say_of_answer",
+    "alseg.oracles.label_acceptance._write_copy",
+    "alseg.tracking.mlflow_store.MLflowStore",
     # what a trusted module has imported, and methods
     "alseg.data.formats.msd.os.system",
     "alseg.data.phantom.shutil.rmtree",
@@ -100,15 +109,38 @@ def test_what_alseg_no_longer_has_tells_an_earlier_version(target: str) -> None:
     )
 
 
-def test_all_that_alsegs_own_yaml_names_is_trusted() -> None:
+def named_in_conf() -> set[str]:
     named = set()
     root = Path(conf_folder())
     for path in root.rglob("*.yaml"):
         # Hydra's own part is in no run folder
         if path.name != "config.yaml" and not path.is_relative_to(root / "hydra"):
             named |= {target for _, target in targets(yaml.safe_load(path.read_text()))}
+    return named
+
+
+def test_all_that_alsegs_own_yaml_names_is_trusted() -> None:
+    named = named_in_conf()
     assert len(named) > 50
     assert [target for target in sorted(named) if not is_trusted(target)] == []
+
+
+FILES = ("alseg.data", "alseg.oracles", "alseg.tracking")  # packages that have to do with files
+
+
+def test_of_what_writes_files_only_what_alsegs_own_yaml_names_is_trusted() -> None:
+    trusted = set()
+    for package in FILES:
+        for name in modules_of(package):
+            module = import_module(name.removesuffix(".__init__"))
+            own = {n for n, v in vars(module).items() if getattr(v, "__module__", "") == name}
+            trusted |= {f"{name}.{each}" for each in own if is_trusted(f"{name}.{each}")}
+    computing = ("alseg.data.folds", "alseg.data.splits")
+    assert {name for name in trusted if not within(name, computing)} == {
+        target
+        for target in named_in_conf()
+        if within(target, FILES) and not within(target, computing)
+    }
 
 
 def test_packages_that_the_user_names_are_trusted_but_not_what_they_import(
@@ -240,6 +272,56 @@ def test_a_run_folder_from_other_hands_runs_nothing(
     bad = train("trusted_packages=pandas", smoke=False, resume=foreign)
     assert bad.exit_code == 2
     assert "trusted_packages is 'pandas'; it must be a list of names" in bad.err
+
+
+def test_a_run_folder_from_other_hands_writes_no_file_of_its_choice(
+    foreign: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    call_entry_point: Callable[..., tuple[int, str, str]],
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    # bytes of the folder's choice into a file that a shell runs
+    path = {
+        "_target_": "alseg.data.naming._spelt_as_on_disk",
+        "folder": {"_target_": "alseg.data.formats.dataset_json.data_folder", "root": str(home)},
+        "relative": ".bashrc",
+    }
+    config = yaml.safe_load((foreign / "config.yaml").read_text())
+    config["model"]["network"]["act"] = {
+        "_target_": "alseg.oracles.label_acceptance._write_copy",
+        "content": b"touch mark\n",
+        "is_compressed": True,
+        "path": path,
+    }
+    (foreign / "config.yaml").write_text(yaml.safe_dump(config))
+    exit_code, _, err = call_entry_point(
+        predict, str(foreign), f"images={phantoms / 'imagesTr'}", f"output={tmp_path / 'out'}"
+    )
+    assert not (home / ".bashrc").exists()
+    assert exit_code == 2
+    assert "model.network.act._target_ is 'alseg.oracles.label_acceptance._write_copy'" in err
+    assert err.strip().endswith("add trusted_packages=[alseg.oracles.label_acceptance._write_copy]")
+
+
+@pytest.mark.parametrize("name", ["run.log", "rounds", "rounds/round_01/cases.csv", ".lock"])
+def test_no_link_in_a_run_folder_from_other_hands_is_written_through(
+    train: Callable[..., Outcome], foreign: Path, tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / "elsewhere"
+    if name == "rounds":
+        shutil.move(foreign / name, target)
+    else:
+        target.write_text("mine")
+        (foreign / name).unlink(missing_ok=True)
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    (foreign / name).symlink_to(target)
+    run = train("pool.rounds=2", "resume_force=true", smoke=False, resume=foreign)
+    assert run.exit_code == 2
+    assert f"{foreign / name} is a link to {target}, out of {foreign}" in run.err
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+    assert target.is_dir() or target.read_text() == "mine"
 
 
 def test_interpolations_in_a_run_folder_mean_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -378,3 +379,56 @@ def test_the_command(tmp_path: Path, command: Callable) -> None:
         exit_code, printed = command(*arguments)
         assert exit_code == 2
         assert message in printed
+
+
+def test_a_series_that_has_changed_since_its_import_is_told(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_series(source, uid="1.2.3.4")
+    (before,) = imported(source, out).to_dict("records")
+    content = (out / before["file"]).read_bytes()
+    for changes in ({"distance": 5.0}, {"stored": STORED + 1}, {"RescaleIntercept": 0}):
+        shutil.rmtree(source)
+        write_series(source, uid="1.2.3.4", **changes)
+        (row,) = imported(source, out).to_dict("records")
+        assert row["status"] == "refused"
+        assert row["reason"] == (
+            f"it has other slices than when it was imported; delete {before['file']} first"
+        )
+    assert (out / before["file"]).read_bytes() == content
+    (out / before["file"]).unlink()
+    (row,) = imported(source, out).to_dict("records")
+    assert row["status"] == "imported"
+
+
+def test_files_that_claim_to_be_one_slice_must_be_it(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "a")
+    shutil.copytree(tmp_path / "in" / "a", tmp_path / "in" / "b")
+    (row,) = imported(tmp_path / "in", tmp_path / "out").to_dict("records")
+    assert (row["status"], row["slices"]) == ("imported", 6)
+    masked = pydicom.dcmread(tmp_path / "in" / "b" / "a00.dcm")
+    masked.PixelData = bytes(len(masked.PixelData))
+    masked.save_as(tmp_path / "in" / "b" / "a00.dcm")
+    (row,) = imported(tmp_path / "in", tmp_path / "out").to_dict("records")
+    assert row["reason"].startswith("1 of its files claim to be a slice that another file holds")
+
+
+@pytest.mark.parametrize("changes", [{"PatientID": "P2"}, {"StudyInstanceUID": "1.2"}], ids=str)
+def test_a_series_of_two_patients_is_refused(tmp_path: Path, changes: dict[str, str]) -> None:
+    write_series(tmp_path / "in", uid="1.2.3.6", without=(3, 4, 5), prefix="a")
+    write_series(tmp_path / "in", uid="1.2.3.6", without=(0, 1, 2), prefix="b", **changes)
+    (row,) = imported(tmp_path / "in", tmp_path / "out").to_dict("records")
+    assert row["reason"] == "its slices are of several patients or studies"
+
+
+def test_no_text_of_a_header_comes_into_a_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "in" / "a", PhotometricInterpretation="DOE^JANE")
+    write_series(tmp_path / "in" / "b", SOPClassUID="1.2.Doe", PixelData=None, Rows=None)
+    imported(tmp_path / "in", tmp_path / "out")
+    shown = (tmp_path / "out" / "series.csv").read_text() + capsys.readouterr().out
+    assert "doe" not in shown.casefold()
+    assert "it holds colours (unknown), not intensities" in shown
+    write_series(tmp_path / "c", PatientID="P\x1b[31m")
+    imported(tmp_path / "c", tmp_path / "plain", patient_ids="plain")
+    assert "\x1b" not in (tmp_path / "plain" / "series.csv").read_text()

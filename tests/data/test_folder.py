@@ -50,6 +50,35 @@ def test_labels_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
         read_folder(tmp_path, ["liver"], labels=tmp_path / "labels")
 
 
+def test_a_folder_of_labels_is_known_by_whatever_path(tmp_path: Path) -> None:
+    scans = touched(tmp_path / "scans", "a.nii.gz", "b.nii.gz", "labels/a.nii.gz")
+    (tmp_path / "link").symlink_to(scans / "labels")
+    (tmp_path / "scans_link").symlink_to(scans)
+    for root, labels in (
+        (scans, tmp_path / "link"),
+        (tmp_path / "scans_link", scans / "labels"),
+        (scans, scans / ".." / "scans" / "labels"),
+    ):
+        task = read_folder(root, ["liver"], labels=labels)
+        assert (list(task.cases), task.labelled) == (["a", "b"], ["a"])
+    for labels in (scans, tmp_path / "scans_link"):
+        with pytest.raises(ConfigError, match="the folder of the images; labels need one of their"):
+            read_folder(scans, ["liver"], labels=labels)
+
+
+def test_files_that_look_like_volumes_and_are_not_read_are_told(tmp_path: Path) -> None:
+    touched(tmp_path, "a.nii.gz", "b.NII.GZ", "p/c.Nrrd", "d.hdr", "e.dcm", "notes.txt", "._f.NII")
+    (finding,) = read_folder(tmp_path, ["liver"]).findings
+    assert finding.message.startswith("4 file(s) look like volumes and are not used")
+    assert finding.message.endswith(": b.NII.GZ, d.hdr, e.dcm, p/c.Nrrd")
+
+
+def test_an_id_that_no_file_can_be_called_is_refused(tmp_path: Path) -> None:
+    touched(tmp_path, f"{'1.2.840.' * 15}/{'1.2.840.' * 15}/ct.nii.gz")
+    with pytest.raises(DataError, match="is longer than 200 bytes, and files are named by it"):
+        read_folder(tmp_path, ["liver"])
+
+
 def test_channels_are_files_with_numbers_or_one_file(tmp_path: Path) -> None:
     touched(tmp_path, "a_0000.nii.gz", "a_0001.mha", "p/b_0000.nii", "p/b_0001.nii", "both.nii.gz")
     task = read_folder(tmp_path, ["liver"], ["T1", "T2"])

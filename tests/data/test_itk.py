@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel
@@ -191,3 +192,102 @@ def test_a_bomb_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     path.write_bytes(header + gzip.compress(bytes(1000)))
     with pytest.raises(DataError, match="more than the file can hold"):
         read_volume((path,))
+
+
+SECRET = np.full(SHAPE, 7, np.int16)  # in a file outside of the data set
+META = "ObjectType = Image\nNDims = 3\nDimSize = 7 6 5\nElementType = MET_SHORT\n"
+NRRD = "NRRD0005\ntype: short\ndimension: 3\nsizes: 7 6 5\nencoding: raw\nendian: little\n"
+LOCAL = "ElementDataFile = LOCAL\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "header"),
+    [
+        # ITK minds the case of a name, and takes a colon for a separator
+        (".mha", META + "elementdatafile = LOCAL\nElementDataFile = {}\n"),
+        (".mha", META + "ELEMENTDATAFILE = LOCAL\nElementDataFile = {}\n"),
+        (".mha", META + "ElementDataFile : a=b/../{}\n" + LOCAL),
+        (".mha", META + "ElementDataFile : LIST =\n{0}\n{0}\n{0}\n{0}\n{0}\n" + LOCAL),
+        # it strips spaces and tabs, and nothing else
+        (".mha", META + "ElementDataFile\x0b= LOCAL\nElementDataFile = {}\n"),
+        (".mha", META + "\x1cElementDataFile = LOCAL\nElementDataFile = {}\n"),
+        (".mha", META + "\xa0ElementDataFile = LOCAL\nElementDataFile = {}\n"),
+        (".mha", META + "\x85ElementDataFile = LOCAL\nElementDataFile = {}\n"),
+        (".mha", META + "Comment =\nElementDataFile = {}\n" + LOCAL),
+        (".mha", META + "Comment = a\rElementDataFile = {}\n" + LOCAL),
+        # it ends a line at a carriage return
+        (".nrrd", NRRD + "content: x\rdata file: {}\n\n"),
+        (".nrrd", NRRD.replace("\n", "\r") + "data file: {}\r\n\n"),
+        (".nrrd", "NRRD0005\rdata file: {}\n" + NRRD[9:] + "\n"),
+        (".nrrd", NRRD + "\r\r\ndata file: {}\n\n"),
+        (".nrrd", NRRD + " \ndata file: {}\n\n"),
+        (".nrrd", NRRD + "\x85\ndatafile: {}\n\n"),
+    ],
+)
+@pytest.mark.parametrize("named", ["../secret.raw", "/{}/secret.raw"])
+def test_no_line_of_a_header_leads_elsewhere_unseen(
+    tmp_path: Path, ending: str, header: str, named: str
+) -> None:
+    (tmp_path / "data" / "a=b").mkdir(parents=True)
+    (tmp_path / "secret.raw").write_bytes(SECRET.tobytes())
+    path = tmp_path / "data" / f"a{ending}"
+    text = header.format(named.format(str(tmp_path)[1:])).encode("latin-1")
+    path.write_bytes(text + VOXELS.transpose(2, 1, 0).tobytes())
+    with suppress(DataError):  # it is refused, or gives its own voxels
+        assert not (read_volume((path,))[0].numpy() == SECRET).any()
+
+
+@pytest.mark.parametrize(
+    ("unit", "mm"),
+    [("um", 1e-3), ("µm", 1e-3), ("mm", 1.0), ("cm", 10.0), ("m", 1e3), ("furlong", 1.0)],
+)
+@pytest.mark.parametrize("kind", ["nrrd", "nrrd without a space", "mha"])
+def test_lengths_in_another_unit_are_read_in_mm_and_told(
+    tmp_path: Path, unit: str, mm: float, kind: str
+) -> None:
+    headers = {
+        "nrrd": NRRD + "space: right-anterior-superior\nspace directions: (2,0,0) (0,3,0) (0,0,4)\n"
+        f'space origin: (5,6,7)\nspace units: "{unit}" "{unit}" "{unit}"\n\n',
+        "nrrd without a space": NRRD + f'spacings: 2 3 4\nunits: "{unit}" "{unit}" "{unit}"\n\n',
+        "mha": META.replace("ElementType", f"DistanceUnits = {unit}\nElementType")
+        + "TransformMatrix = -1 0 0 0 -1 0 0 0 1\nOffset = -5 -6 7\nElementSpacing = 2 3 4\n"
+        + LOCAL,
+    }
+    path = tmp_path / f"a.{kind.split()[0]}"
+    path.write_bytes(headers[kind].encode() + VOXELS.transpose(2, 1, 0).tobytes())
+    header = read_header(path)
+    np.testing.assert_allclose(header.spacing_mm, np.array([2, 3, 4]) * mm)
+    if kind != "nrrd without a space":
+        np.testing.assert_allclose(header.affine[:3, 3], np.array([5, 6, 7]) * mm)
+    told = [finding.kind for finding in header.findings]
+    assert ("unit" in told) == (unit != "mm")
+
+
+def test_a_unit_for_each_axis_is_refused(tmp_path: Path) -> None:
+    path = nrrd(tmp_path / "a.nrrd", b'spacings: 1 1 1\nunits: "mm" "mm" "um"\n')
+    with pytest.raises(DataError, match=r"a\.nrrd gives lengths in mm, um; one unit is needed"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "3D-left-handed"])
+def test_a_space_without_names_of_axes_is_an_unknown_orientation(
+    tmp_path: Path, space: str
+) -> None:
+    space_of = f"space: {space}\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n".encode()
+    path = nrrd(tmp_path / "a.nrrd", space_of, VOXELS.transpose(2, 1, 0).tobytes())
+    assert [finding.kind for finding in read_header(path).findings] == ["orientation unknown"]
+
+
+def test_what_a_metaimage_says_of_intensities_and_links_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere.raw").write_bytes(VOXELS.transpose(2, 1, 0).tobytes())
+    (tmp_path / "data" / "a.raw").symlink_to(tmp_path / "elsewhere.raw")
+    path = tmp_path / "data" / "a.mhd"
+    path.write_text(
+        META + "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementToIntensityFunctionSlope = 2\n"
+        "ElementDataFile = a.raw\n"
+    )
+    scaled, link = read_header(path).findings
+    assert (scaled.kind, link.kind) == ("intensities", "links")
+    assert str(tmp_path / "elsewhere.raw") in link.message
+    assert np.array_equal(read_volume((path,))[0].numpy(), VOXELS)

@@ -22,6 +22,7 @@ from monai.transforms import Compose
 from omegaconf import OmegaConf
 
 from alseg.config.composition import conf_folder, instantiate
+from alseg.config.settings import config_hash, load_config
 from alseg.core.errors import ConfigError
 from alseg.engine.bundle import as_dictionary_transform, check_is_monais, check_is_plain, datalist
 from alseg.predict import main as predict
@@ -208,6 +209,8 @@ def test_what_a_bundle_cannot_hold_is_reported(
     own = shutil.copytree(run, tmp_path / "own")
     text = (own / "config.yaml").read_text()
     (own / "config.yaml").write_text(text.replace("monai.networks.nets.UNet", "own_nets.net"))
+    state = read_json(own / "state.json")
+    write_json(own / "state.json", state | {"config_hash": config_hash(load_config(own))})
     check(export(of=own), "add trusted_packages=[own_nets]")
     check(export("trusted_packages=[own_nets]", of=own), "the run's settings name own_nets.net")
     hostile = shutil.copytree(run, tmp_path / "hostile")

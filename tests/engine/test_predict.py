@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -427,7 +428,10 @@ def test_a_table_of_something_else_is_left_alone(predict: Predict, tmp_path: Pat
             lambda run: swap(run, "monai.transforms.Orientation", "own.Turn"),
             "trusted_packages=[own]",
         ),
-        (lambda run: swap(run, "channels:", "chanels:"), "model.network"),
+        (
+            lambda run: swap(run, "channels:", "chanels:"),
+            "config.yaml was changed after the run had started",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "damaged",
 )
@@ -532,3 +536,50 @@ def test_on_hippocampus_the_dice_is_that_of_the_run(
             by_case.append(2 * (p & t).sum() / (p.sum() + t.sum()))
         found.append(np.mean(by_case))
     assert np.mean(found) == pytest.approx(noted, abs=1e-6)
+
+
+def test_scans_in_folders_with_long_names_are_segmented(
+    predict: Predict, scans: Path, tmp_path: Path
+) -> None:
+    first = min(scans.iterdir())
+    deep = scans / ("1.2.840." * 14) / ("1.2.840." * 14)
+    deep.mkdir(parents=True)
+    shutil.copy(first, deep / "ct.nii.gz")
+    done = predict("uncertainty_map=true")
+    assert done.exit_code == 0, done.err
+    table = table_of(done.folder)
+    (long,) = [row for case_id, row in table.iterrows() if len(case_id) > 200]
+    assert len(long["file"]) < 100
+    assert np.array_equal(voxels(done.folder / long["file"]), voxels(done.folder / first.name))
+    assert (done.folder / "uncertainty" / long["file"]).is_file()
+    again = predict("uncertainty_map=true")
+    assert "segmented 0 scan(s)" in again.out
+
+
+def test_a_number_in_the_table_that_is_none_is_told(predict: Predict, scans: Path) -> None:
+    path = predict().folder / "cases.csv"
+    lines = path.read_text().splitlines()
+    cells = lines[1].split(",")
+    lines[1] = ",".join([*cells[:5], "many", *cells[6:]])
+    path.write_text("\n".join([*lines, ""]))
+    refused = predict()
+    assert refused.exit_code == 2
+    assert "cases.csv cannot be read" in refused.err
+    assert "give another output" in refused.err
+
+
+def test_settings_that_were_changed_after_training_are_refused(
+    predict: Predict, run: Path, tmp_path: Path
+) -> None:
+    changed = shutil.copytree(run, tmp_path / "changed")
+    path = changed / "config.yaml"
+    path.write_text(path.read_text().replace("a_max: 180", "a_max: 90"))
+    refused = predict(of=changed)
+    assert refused.exit_code == 2
+    assert f"{path} was changed after the run had started" in refused.err
+    task = json.loads((run / "task.json").read_text())
+    task |= {"classes": ["background", "liver", "liver"]}
+    del task["sha256"]
+    shutil.copy(run / "config.yaml", path)
+    (changed / "task.json").write_text(json.dumps(task))
+    assert "task.json is damaged: it names a class twice" in predict(of=changed).err

@@ -287,3 +287,39 @@ def test_the_top_is_that_of_sorting_all_rows(tmp_path: Path) -> None:
     assert n_scored == 200
     with ScoreTable(tmp_path, 0, 3).path.open(newline="") as file:
         assert len(list(csv.reader(file))) == 1 + 67 + 1
+
+
+def test_a_damaged_score_is_scored_again(score: Score, noted: pd.Series) -> None:
+    table = score().folder / "scores_0000_of_0001.csv"
+    lines = table.read_text().splitlines()
+    cells = lines[1].split(",")
+    lines[1] = ",".join([*cells[:2], "abc", *cells[3:]])
+    table.write_text("\n".join([*lines, ""]))
+    again = score()
+    assert again.exit_code == 0, again.err
+    assert "scored 1 scan(s)" in again.out
+    assert scores_in(again.folder) == noted.to_dict()
+
+
+def test_scans_in_folders_with_long_names_and_other_endings(
+    score: Score, archive: Path, noted: pd.Series
+) -> None:
+    first, second, *_ = sorted(archive.iterdir())
+    deep = archive / ("1.2.840." * 14) / ("1.2.840." * 14)
+    deep.mkdir(parents=True)
+    first.rename(deep / "ct.nii.gz")
+    second.rename(archive / "b.NII.GZ")
+    done = score()
+    assert done.exit_code == 0, done.err
+    assert len(scores_in(done.folder)) == len(noted) - 1
+    assert "1 file(s) look like volumes and are not used" in done.out
+
+
+def test_no_link_in_an_output_is_written_through(score: Score, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine.csv").write_text("mine")
+    (tmp_path / "out" / "top.csv").symlink_to(tmp_path / "mine.csv")
+    refused = score()
+    assert refused.exit_code == 2
+    assert "top.csv is a link to" in refused.err
+    assert (tmp_path / "mine.csv").read_text() == "mine"

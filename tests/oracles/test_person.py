@@ -770,7 +770,25 @@ def test_damaged_tables_are_named(campaign: tuple[Task, Path], oracle: PersonOra
     path.write_text("something else\n")
     with pytest.raises(DataError, match=r"history\.csv has the columns \['something else'\]"):
         oracle.annotate(query)
+    for minutes in ("nan", "-5", "inf", "some"):
+        row = good.splitlines()[1].split(",")
+        row[5] = minutes
+        path.write_text("\n".join([good.splitlines()[0], ",".join(row), ""]))
+        with pytest.raises(DataError, match=r"history\.csv: the row of case_01 is damaged"):
+            oracle.annotate(query)
     path.write_text(good)
+    oracle.labels_for_round(1, HIDDEN[:1])
+    used = oracle.folder / "annotations" / "used.csv"
+    for row, message in (
+        ("1,case_01,9", "names version 9 of case_01, which history.csv beside it does not have"),
+        ("1,case_01,x", "is damaged: a round or a version in it is no number"),
+        ("one,case_01,1", "is damaged: a round or a version in it is no number"),
+        ("1,case_01", "is damaged: a round or a version in it is no number"),
+    ):
+        used.write_text(f"round,case,version\n{row}\n")
+        with pytest.raises(DataError, match=rf"used\.csv {message}"):
+            oracle.labels_for_round(1, HIDDEN[:1])
+    used.unlink()
     request = oracle.folder / "requests" / "round_01" / "request.json"
     request.write_text(request.read_text().replace("case_01", "case_02"))
     with pytest.raises(DataError, match=r"request\.json is damaged"):

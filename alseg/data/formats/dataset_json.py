@@ -189,7 +189,8 @@ def with_annotated_classes(
         path: of dataset.json.
 
     Raises:
-        DataError: if it names a case or a class that there is not, or no class of a case.
+        DataError: if it names a case or a class that there is not, no class of a case, or a case
+            twice.
     """
     lists = content.get(ANNOTATED_CLASSES, {})
     if not isinstance(lists, dict):
@@ -197,9 +198,12 @@ def with_annotated_classes(
             f"{path}: {ANNOTATED_CLASSES!r} must give a list of class names for each case that "
             f"lacks classes, got {short(lists)}"
         )
-    found = dict(cases)
+    found, said = dict(cases), set[str]()
     for name, names in lists.items():
         case_id = matching_case(name, set(cases))
+        if case_id in said:
+            raise DataError(f"{path}: {ANNOTATED_CLASSES!r} names the case {case_id} twice")
+        said.add(case_id)
         if case_id not in cases:
             raise DataError(
                 f"{path}: {ANNOTATED_CLASSES!r} names the case {short(name)}, which the data set "

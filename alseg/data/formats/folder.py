@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath, PurePosixPath
 
 from alseg.core.errors import ConfigError, DataError
 from alseg.data import declared
-from alseg.data.file_types import ENDINGS
+from alseg.data.file_types import ENDINGS, looks_like_a_volume
 from alseg.data.findings import Finding, listed, warning
 from alseg.data.formats.dataset_json import data_folder
 from alseg.data.naming import case_id_of, inside, nfc, short
 from alseg.data.task import Case, Task
 
+LONGEST_ID = 200  # bytes: files of a run are named by it, and names have 255 at most
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
@@ -41,18 +43,28 @@ def read_folder(
         labels: a folder of label files named like the cases.
 
     Raises:
-        DataError: if the folder holds no images, two files give one id, channels are missing, or no
-            label goes with an image.
-        ConfigError: if classes or channels are not given.
+        DataError: if the folder holds no images, two files give one id, an id is too long, channels
+            are missing, or no label goes with an image.
+        ConfigError: if classes or channels are not given, or images and labels are in one folder.
     """
     folder = data_folder(root)
     names = _class_names(classes)
     channel_names = _names("data.channels", channels)
     label_folder = None if labels is None else data_folder(labels, "data.labels")
-    found, linked = files_in(folder, without=label_folder)
-    names_by_case, problems = images_by_case(found, folder, len(channel_names))
+    if label_folder is not None and label_folder.samefile(folder):
+        raise ConfigError(
+            f"data.labels is {label_folder}, the folder of the images; labels need one of their own"
+        )
+    found = files_in(folder, without=label_folder)
+    names_by_case, problems = images_by_case(found.files, folder, len(channel_names))
     if problems:
         raise DataError(f"{folder}: {next(iter(problems.values()))}")
+    for case_id in names_by_case:
+        if len(os.fsencode(case_id)) > LONGEST_ID:
+            raise DataError(
+                f"{folder}: the id {case_id} is longer than {LONGEST_ID} bytes, and files are "
+                "named by it; shorten the names of its folders"
+            )
     images = {
         case_id: tuple(inside(folder, name, folder) for name in files)
         for case_id, files in sorted(names_by_case.items())
@@ -64,7 +76,7 @@ def read_folder(
     findings = [
         *declared.differ_in_case(cases),
         *unused,
-        *_not_searched(linked),
+        *not_read(found),
         *declared.links_out(folder, {file for files in images.values() for file in files}),
     ]
     return Task(folder.name, folder, channel_names, names, cases, findings=tuple(findings))
@@ -96,21 +108,32 @@ def _class_names(value: Sequence[str] | None) -> tuple[str, ...]:
     return names if values else ("background", *names)
 
 
-def files_in(folder: Path, without: Path | None = None) -> tuple[list[str], list[str]]:
-    """The names of the volumes in a folder and its folders, such as ``p01/ct.nii.gz``, sorted.
+@dataclass(frozen=True)
+class Found:
+    """The names of what is in a folder and its folders, such as ``p01/ct.nii.gz``, sorted.
+
+    Attributes:
+        files: the volumes, which nobody has looked at.
+        linked: links to folders, which are not followed.
+        unread: files that look like volumes of a kind that alseg does not read.
+    """
+
+    files: list[str] = field(default_factory=list)
+    linked: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+def files_in(folder: Path, without: Path | None = None) -> Found:
+    """The volumes in a folder and its folders.
 
     Args:
         folder: the folder.
-        without: a folder in it that is not searched.
-
-    Returns:
-        The names of the files, which nobody has looked at; and those of links to folders.
+        without: a folder in it that is not searched, by whatever path or link it is named.
 
     Raises:
         DataError: if a folder cannot be read.
     """
-    files: list[str] = []
-    linked: list[str] = []
+    found, left_out = Found(), without.resolve() if without is not None else None
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -118,16 +141,21 @@ def files_in(folder: Path, without: Path | None = None) -> tuple[list[str], list
     for place, folders, names in os.walk(folder, onerror=refuse):
         home = Path(place)
         before = "" if home == folder else f"{home.relative_to(folder).as_posix()}/"
-        linked += [before + name for name in folders if (home / name).is_symlink()]
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and home / name != without
-        )
-        files += [
-            before + name
-            for name in names
-            if name.endswith(ENDINGS) and not name.startswith(".")  # ._X: macOS's own
-        ]
-    return sorted(files), sorted(linked)
+        visible = [name for name in folders if not name.startswith(".")]
+        if left_out is not None:
+            visible = [name for name in visible if (home / name).resolve() != left_out]
+        found.linked.extend(before + name for name in visible if (home / name).is_symlink())
+        folders[:] = sorted(visible)
+        for name in names:
+            if name.startswith("."):  # ._X: macOS's own
+                continue
+            if name.endswith(ENDINGS):
+                found.files.append(before + name)
+            elif looks_like_a_volume(PurePath(name)):
+                found.unread.append(before + name)
+    for names_found in (found.files, found.linked, found.unread):
+        names_found.sort()
+    return found
 
 
 def id_of(name: str) -> str:
@@ -217,7 +245,7 @@ def _labels(
     if folder is None:
         return {}, []
     labels: dict[str, Path] = {}
-    for file in files_in(folder)[0]:
+    for file in files_in(folder).files:
         name = id_of(file)
         if name in labels:
             raise DataError(f"{folder} holds two labels of the case {name}; remove one of them")
@@ -234,9 +262,16 @@ def _labels(
     return labels, [warning("label without image", message)] if apart else []
 
 
-def _not_searched(linked: Sequence[str]) -> Iterator[Finding]:
-    if linked:
+def not_read(found: Found) -> Iterator[Finding]:
+    """What is in a folder and is not used."""
+    if found.linked:
         yield warning(
             "links",
-            f"{len(linked)} link(s) to folders are not followed: {listed(linked)}",
+            f"{len(found.linked)} link(s) to folders are not followed: {listed(found.linked)}",
+        )
+    if found.unread:
+        yield warning(
+            "not used",
+            f"{len(found.unread)} file(s) look like volumes and are not used, as alseg reads files "
+            f"ending in {', '.join(ENDINGS)}: {listed(found.unread)}",
         )
