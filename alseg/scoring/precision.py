@@ -104,4 +104,7 @@ class Precision:
 
 def share_of_pool(n_top: int | None, n_candidates: int) -> float | None:
     """What the query takes of a pool, below 1 even if that is all; None if it needs every score."""
-    return None if n_top is None else min(n_top, n_candidates - 0.5) / n_candidates
+    if n_top is None:
+        return None
+    n_candidates = max(n_candidates, 1)
+    return min(n_top, n_candidates - 0.5) / n_candidates

@@ -108,6 +108,7 @@ def test_volumes_that_do_not_differ_take_all_passes() -> None:
 def test_a_query_that_takes_the_whole_pool_takes_one_pass_of_each() -> None:
     assert share_of_pool(None, 9) is None
     assert share_of_pool(3, 12) == 0.25
+    assert share_of_pool(3, 0) == 0.5  # nothing is left to score
     passes, hints = pool(np.random.default_rng(7), 30, 0.3, 0.3)
     rule = Precision(N_PASSES, share_of_pool(40, 30))
     rows = zip(running_means(passes), hints, strict=True)
