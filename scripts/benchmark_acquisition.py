@@ -4,13 +4,14 @@
     python scripts/benchmark_acquisition.py --data hippocampus \
         --data-root ../shared/data/Task04_Hippocampus --json runs/benchmark/hippocampus.json
     python scripts/benchmark_acquisition.py --quick
+    python scripts/benchmark_acquisition.py --run runs/mine --window 32 32 32
 
-Trains a small network on some of the volumes, once, and scores the others with the strategy
-``variance``: by one deterministic pass (the least that any score of a network can cost), in the
-classic way (MONAI's inferer, T passes, all kept, NumPy's variance; code of its own), and by alseg
-with each lever by itself and all together. The JSON file is written after each part; started again
-with the same file, the script continues from there. It prints a Markdown table and draws the cost
-against the agreement beside the JSON file.
+Trains a small network on some of the volumes, once, or takes that of a run's first round, and
+scores the others with the strategy ``variance``: by one deterministic pass (the least that any
+score of a network can cost), in the classic way (MONAI's inferer, T passes, all kept, NumPy's
+variance; code of its own), and by alseg with each lever by itself and all together. The JSON file
+is written after each part; started again with the same file, the script continues from there. It
+prints a Markdown table and draws the cost against the agreement beside the JSON file.
 
 The classic way makes 50 passes (``--reference``), from random numbers of its own. All of them are
 the reference; its groups of T passes are the classic way under several seeds, so that they say how
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from monai.inferers import SlidingWindowInferer
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -44,6 +46,7 @@ from alseg.config.build import build
 from alseg.config.settings import load_config
 from alseg.run.state import RunState
 from alseg.scoring.scorer import Scoring
+from alseg.scoring.shrinkage import settled
 from alseg.scoring.sources import MCDropout, plain_pass
 from alseg.strategies import aggregations, measures
 from alseg.strategies.selectors import ranked
@@ -146,11 +149,13 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--data", choices=("phantom", "hippocampus"), default="phantom")
     parser.add_argument("--data-root", type=Path, help="folder of MSD Task04")
+    parser.add_argument("--run", type=Path, help="a run folder whose network and pool to take")
+    parser.add_argument("--window", type=int, nargs=3, help="of scoring, where it is not the run's")
     parser.add_argument("--placement", default="all", help="of dropout: all, decoder, bottleneck")
     parser.add_argument("--volumes", type=int, default=40, help="of the pool that are scored")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--reference", type=int, default=50, help="passes, a multiple of 10")
-    parser.add_argument("--gates", type=float, nargs="+", default=[0.3, 0.5])
+    parser.add_argument("--gates", type=float, nargs="+", default=[0.1, 0.5])
     parser.add_argument("--passes", type=int, nargs="+", default=[10, 5, 20], choices=(5, 10, 20))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true", help="train and score in bf16-mixed")
@@ -162,6 +167,8 @@ def parsed() -> argparse.Namespace:
     if arguments.quick:
         arguments.volumes, arguments.seeds, arguments.passes = 6, 2, [10]
     name = "quick" if arguments.quick else arguments.data
+    if arguments.run is not None:
+        name = arguments.run.name
     arguments.json = arguments.json or arguments.folder / f"{name}_{arguments.placement}.json"
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     return arguments
@@ -203,6 +210,8 @@ class Record:
 
 def run_folder(arguments: argparse.Namespace) -> Path:
     """Where the network is trained."""
+    if arguments.run is not None:
+        return Path(arguments.run)
     name = "quick" if arguments.quick else arguments.data
     return Path(arguments.folder) / f"training_{name}_{arguments.placement}"
 
@@ -210,7 +219,7 @@ def run_folder(arguments: argparse.Namespace) -> Path:
 def prepared(arguments: argparse.Namespace, record: Record) -> Setting:
     """Train, unless that has been done, and load the network and the pool."""
     folder = run_folder(arguments)
-    if not (folder / "finished").exists():
+    if arguments.run is None and not (folder / "finished").exists():
         settings = TRAINING["quick" if arguments.quick else arguments.data]
         if arguments.data == "hippocampus" and not arguments.quick:
             settings = [*settings, f"data.root={arguments.data_root}"]
@@ -257,10 +266,15 @@ def load(arguments: argparse.Namespace) -> tuple[Setting, RunState]:
     def image(case_id: str) -> Tensor:
         return experiment.data.cache.image(case_id)["image"].unsqueeze(0).to(device)
 
+    inferer = experiment.scoring_inferer
+    if arguments.window:
+        inferer = SlidingWindowInferer(
+            arguments.window, sw_batch_size=8, overlap=0.25, mode="gaussian"
+        )
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=arguments.bf16)
     setting = Setting(
         network=network.to(device).eval(),
-        inferer=experiment.scoring_inferer,
+        inferer=inferer,
         load=image,
         cases=sorted(state.pool.unlabelled)[: arguments.volumes],
         precision=precision,
@@ -396,7 +410,8 @@ def together(moments: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 def scored(setting: Setting, row: Row) -> dict[str, Any]:
     """All volumes in alseg's way."""
     source = MCDropout(row.n_passes, row.gate, row.schedule)
-    rule = source.stopping_rule(STRATEGY, query_size(len(setting.cases)))
+    n_cases = len(setting.cases)
+    rule = source.stopping_rule(STRATEGY, query_size(n_cases), n_cases)
     scoring = Scoring(STRATEGY, source, setting.inferer, row.seed, 1)
     results: dict[str, Any] = {}
     decided = []
@@ -408,7 +423,7 @@ def scored(setting: Setting, row: Row) -> dict[str, Any]:
             else:
                 decided.append(scoring.score_until_decided(rule, *case))
         results[case_id] = result
-    for score in decided:
+    for score in settled(decided):
         results[score.case_id] |= {"score": score.score, "n_passes": score.n_passes}
     return results
 

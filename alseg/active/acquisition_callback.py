@@ -17,6 +17,7 @@ from alseg.core.units import Unit
 from alseg.data.annotation import Annotation, revealed
 from alseg.oracles.base import Oracle, annotated
 from alseg.run.score_journal import ScoreFile
+from alseg.scoring.shrinkage import settled
 from alseg.strategies.strategy import CaseScore
 from alseg.system.distributed import rank
 from alseg.training.callbacks.predictions import Collection, gather
@@ -81,7 +82,7 @@ class AcquisitionCallback(Collection):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose by all ranks' scores."""
-        self.choose(gather(self.outputs))
+        self.choose(settled(gather(self.outputs)))
 
     def choose(self, scores: Sequence[CaseScore] | None = None) -> None:
         """Choose the query and save it; nobody is asked for a label.

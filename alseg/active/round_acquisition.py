@@ -259,7 +259,9 @@ def draw(
 def stopping_rule_of(this_round: Round, earlier: Collection[CaseScore]) -> StoppingRule | None:
     """What ends the passes of a candidate, with what has been seen so far; None for all passes."""
     experiment = this_round.experiment
-    rule = experiment.source.stopping_rule(experiment.strategy, experiment.plan.query_size)
+    rule = experiment.source.stopping_rule(
+        experiment.strategy, experiment.plan.query_size, len(this_round.candidates)
+    )
     if rule is not None:
         for score in earlier:
             rule.observe(score)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from alseg.scoring.windows import Windows
@@ -38,8 +39,8 @@ def sensitivity(probabilities: Tensor, *, of_information: bool = False) -> Tenso
     return (squares[1:] * (total - 2 * probabilities[1:])).sum(dim=0)
 
 
-def expected_shares(windows: Windows, sensitivity: Tensor) -> np.ndarray:
-    """What each window has to do with the volume's variance, summing to 1 over windows, [n].
+def expectation(windows: Windows, sensitivity: Tensor) -> tuple[Tensor, np.ndarray]:
+    """What the measure is expected to be if all windows' logits have noise of variance 1.
 
     A window that has the share a of a voxel's blending weight adds a² times its own logits'
     variance to the voxel's, as windows have masks of their own.
@@ -48,13 +49,20 @@ def expected_shares(windows: Windows, sensitivity: Tensor) -> np.ndarray:
         windows: of the volume.
         sensitivity: of the deterministic prediction, [D', H', W'] of the padded volume, 0 outside
             the volume.
+
+    Returns:
+        A map [D, H, W] of the volume, and the share of it that each window has, summing to 1, [n].
     """
-    shares = [
-        float((sensitivity[box] * (windows.importance / windows.weight[box]).square_()).sum())
-        for box in windows.boxes
-    ]
-    total = sum(shares)
-    return np.array(shares) / total if total else np.full(len(shares), 1 / len(shares))
+    expected = torch.zeros_like(sensitivity)
+    of_windows = np.zeros(len(windows.boxes))
+    for index, box in enumerate(windows.boxes):
+        own = (windows.importance / windows.weight[box]).square_().mul_(sensitivity[box])
+        expected[box] += own
+        of_windows[index] = float(own.sum())
+    total = of_windows.sum()
+    n_windows = len(of_windows)
+    shares = of_windows / total if total else np.full(n_windows, 1 / n_windows)
+    return expected[windows.inside], shares
 
 
 def chances(shares: np.ndarray, gate: float) -> np.ndarray:

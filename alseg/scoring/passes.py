@@ -38,10 +38,13 @@ class Passes:
             that has seen enough may stop.
         cost: of a number of passes that have been made, in plain passes: windows that went through
             the network over the windows of the volume.
+        expected: map [D, H, W] of what a deterministic pass expects of the measure, up to a factor
+            that a pool's volumes share; None where there was no such pass.
     """
 
     after_each: Iterator[VoxelStatistics]
     cost: Callable[[int], float] = float
+    expected: Tensor | None = None
 
     def __iter__(self) -> Iterator[VoxelStatistics]:
         return self.after_each

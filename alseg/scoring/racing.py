@@ -61,14 +61,16 @@ class Race:
         self._squares = 0.0  # of relative deviations of the x, over all volumes
         self._freedom = 0
 
-    def is_decided(self, scores: Sequence[float]) -> bool:
-        """Whether a volume with these scores after 1, 2, ... passes needs no more of them."""
+    def is_decided(self, so_far: CaseScore) -> bool:
+        """Whether a volume with these passes needs no more of them."""
+        scores = so_far.pass_scores or ()
         if len(scores) >= self.n_passes:
             return True
         return len(self._best) == self.n_top and self._upper_limit(scores) < self._best[0]
 
-    def result(self, scores: Sequence[float]) -> float:
+    def result(self, so_far: CaseScore) -> float:
         """The score after all passes, or what is predicted for it."""
+        scores = so_far.pass_scores or ()
         if len(scores) >= self.n_passes:
             return scores[-1]
         return self._final(scores, float(pseudo_values(scores).mean()))

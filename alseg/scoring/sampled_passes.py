@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alseg.networks.dropout import MaskedDropout, MaskSeed
 from alseg.networks.shared_prefix import TwoParts, two_parts
-from alseg.scoring.gate import chances, drawn, expected_shares, sensitivity
+from alseg.scoring.gate import chances, drawn, expectation, sensitivity
 from alseg.scoring.passes import Heads, Passes, Stitch, batches
 from alseg.scoring.windows import Box, Windows, origin_of, overlap_of, shifted, sliding_windows
 from alseg.strategies.statistics import KEPT, SampledStatistics, VoxelStatistics
@@ -58,7 +58,8 @@ def sampled_passes(
     statistics = SampledStatistics(torch.softmax(still.logits, dim=0), kept)
     inside = torch.zeros_like(windows.weight)
     inside[windows.inside] = sensitivity(statistics.mean, of_information="expected_entropy" in kept)
-    probability = chances(expected_shares(windows, inside), gate)
+    expected, shares = expectation(windows, inside)
+    probability = chances(shares, gate)
     still.heads.keep_only(np.flatnonzero(probability > 0.5).tolist())
     masks = MaskedDropout(mask_seed)
     n_run = [len(windows.boxes)]  # with those of the deterministic pass
@@ -81,7 +82,7 @@ def sampled_passes(
             statistics.end_pass()
             yield statistics
 
-    return Passes(after_each(), lambda n: sum(n_run[: n + 1]) / len(windows.boxes))
+    return Passes(after_each(), lambda n: sum(n_run[: n + 1]) / len(windows.boxes), expected)
 
 
 @dataclass(frozen=True)

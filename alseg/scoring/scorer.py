@@ -133,22 +133,33 @@ class Scoring:
     ) -> CaseScore:
         """The score of one volume after as many passes as a rule asks for."""
         passes = self._passes(network, image, case_id, None)
-        so_far: list[float] = []
+        expected = self._expected(passes)
+        pass_scores: tuple[float, ...] = ()
         for statistics in self._labelled(passes, hidden_label):
             score = self.strategy.score(case_id, statistics).score
             assert score is not None  # stopping rules are for strategies with a measure
-            so_far.append(score)
+            pass_scores += (score,)
+            so_far = CaseScore(
+                case_id,
+                score,
+                n_passes=len(pass_scores),
+                pass_scores=pass_scores,
+                plain_passes=passes.cost(len(pass_scores)),
+                expected=expected,
+            )
             if stopping.is_decided(so_far):
                 break
-        found = CaseScore(
-            case_id,
-            stopping.result(so_far),
-            n_passes=len(so_far),
-            pass_scores=tuple(so_far),
-            plain_passes=passes.cost(len(so_far)),
-        )
+        found = replace(so_far, score=stopping.result(so_far))
         stopping.observe(found)
         return found
+
+    def _expected(self, passes: Passes) -> float | None:
+        """What a deterministic pass expects of the score."""
+        if passes.expected is None:
+            return None
+        assert self.strategy.aggregation is not None
+        # a mean or a sum, which look at no statistics: others are not sampled
+        return float(self.strategy.aggregation(passes.expected, VoxelStatistics()))
 
     def _passes(
         self,

@@ -24,7 +24,7 @@ from alseg.networks.committee import reported_network
 from alseg.networks.dropout import MaskSeed, check_dropout
 from alseg.networks.features import BottleneckFeatures
 from alseg.scoring.passes import Passes, dropout_passes
-from alseg.scoring.precision import Precision
+from alseg.scoring.precision import Precision, share_of_pool
 from alseg.scoring.racing import Race, n_top_needed
 from alseg.scoring.sampled_passes import sampled_passes
 from alseg.scoring.windows import is_plain
@@ -40,10 +40,10 @@ PASSES = ("fixed", "adaptive")
 class StoppingRule(Protocol):
     """Says how many passes a volume takes, one volume after another."""
 
-    def is_decided(self, scores: Sequence[float]) -> bool:
-        """Whether a volume with these scores after 1, 2, ... passes needs no more of them."""
+    def is_decided(self, so_far: CaseScore) -> bool:
+        """Whether a volume with these passes, one at least, needs no more of them."""
 
-    def result(self, scores: Sequence[float]) -> float:
+    def result(self, so_far: CaseScore) -> float:
         """The score of such a volume."""
 
     def observe(self, scored: CaseScore) -> None:
@@ -105,7 +105,9 @@ class UncertaintySource(ABC):
         """This source with all of its passes over all windows."""
         return self
 
-    def stopping_rule(self, strategy: Strategy, query_size: int) -> StoppingRule | None:
+    def stopping_rule(
+        self, strategy: Strategy, query_size: int, n_candidates: int
+    ) -> StoppingRule | None:
         """What ends a volume's passes before all are made; None where nothing does."""
         return None
 
@@ -125,8 +127,8 @@ class MCDropout(UncertaintySource):
         gate: the share of a volume's expected variance that lies in windows of which a pass runs
             only a random sample, in [0, 1), see ``gate.chances``; None runs all windows.
         passes: ``fixed``, T passes over every volume, or ``adaptive``, at most T: with a gate as
-            many as make the score precise (``Precision``), without one fewer for volumes that are
-            surely not queried (``Race``).
+            many as the query needs (``Precision``), without one fewer for volumes that are surely
+            not queried (``Race``).
         error_rate: of a race, the probability in (0, 1) that a query is not the one that fixed
             passes would have led to.
 
@@ -183,13 +185,15 @@ class MCDropout(UncertaintySource):
         """T passes over all windows."""
         return replace(self, gate=None, passes="fixed")
 
-    def stopping_rule(self, strategy: Strategy, query_size: int) -> StoppingRule | None:
+    def stopping_rule(
+        self, strategy: Strategy, query_size: int, n_candidates: int
+    ) -> StoppingRule | None:
         """Precision behind a gate, a race without one; None for fixed passes."""
         if self.passes == "fixed" or not strategy.needs_passes:
             return None
-        if self.gate is not None:
-            return Precision(self.n_passes)
         n_top = n_top_needed(strategy.selector, query_size)
+        if self.gate is not None:
+            return Precision(self.n_passes, share_of_pool(n_top, n_candidates))
         assert n_top is not None  # ``fitted`` has seen to it
         return Race(n_top, self.n_passes, self.error_rate)
 

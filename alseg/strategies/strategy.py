@@ -42,6 +42,8 @@ class CaseScore:
         region: the part of the case that was scored; None for all of it.
         plain_passes: what scoring the case took, in windows that went through the network over the
             windows of the volume; the deterministic pass of a gate counts.
+        expected: what a deterministic pass expects of the score, up to a factor that the volumes of
+            a pool share; None where nothing does.
     """
 
     case_id: str
@@ -53,6 +55,7 @@ class CaseScore:
     pass_scores: tuple[float, ...] | None = None
     region: Region | None = None
     plain_passes: float | None = None
+    expected: float | None = None
 
     @property
     def unit(self) -> Unit:

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alseg.active.acquisition_callback import Acquired, AcquisitionCallback
@@ -12,8 +13,10 @@ from alseg.core.units import Answer, Query, whole
 from alseg.data.formats.msd import read_msd
 from alseg.oracles.costs import volume
 from alseg.oracles.simulated import SimulatedOracle
+from alseg.scoring.shrinkage import settled
 from alseg.strategies.selectors import diverse, noisy, ranked
 from alseg.strategies.strategy import CaseScore, Strategy, feature_vector
+from tests.scoring.pass_by_pass import taken
 
 TOP_K = Strategy(
     name="top", selector=ranked.top_k, measure=lambda s: s.mean, aggregation=lambda m, s: 0.0
@@ -61,6 +64,28 @@ def test_the_highest_scores_are_acquired_and_ties_go_by_id(phantoms: Path, pool:
     assert acquired.queries[0] == first
     assert acquired.pool == pool.acquire(chosen)
     assert set(acquired.labels) == set(chosen)
+
+
+def test_scores_that_ended_early_are_weighed_against_each_other_when_all_are_there(
+    phantoms: Path, pool: Pool
+) -> None:
+    found = [
+        taken(name, np.array([1.0 + 0.1 * i, 1.1 + 0.1 * i]), expected=1.0, cost=0.5)
+        for i, name in enumerate(pool.unlabelled)
+    ]
+    odd = taken(pool.unlabelled[0], np.array([6.0, 3.5]), expected=1.0, cost=0.5)
+    acquisition = make(phantoms, pool, TOP_K)
+    for score in [*found[:0:-1], odd]:
+        acquisition.keep([score])
+    acquisition.on_predict_end(None, None)  # type: ignore[arg-type]
+    assert acquisition.chosen is not None
+    assert sorted(acquisition.chosen.case_scores, key=name_of) == settled([odd, *found[1:]])
+    (shrunk,) = (s for s in acquisition.chosen.case_scores if s.name == odd.name)
+    assert (shrunk.score or 0) < 3.0 < (odd.score or 0)
+
+
+def name_of(score: CaseScore) -> str:
+    return score.name
 
 
 def test_scores_that_choose_nothing_are_told(

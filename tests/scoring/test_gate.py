@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alseg.core.errors import ConfigError
 from alseg.networks.dropout import MaskSeed
-from alseg.scoring.gate import chances, drawn, expected_shares, sensitivity
+from alseg.scoring.gate import chances, drawn, expectation, sensitivity
 from alseg.scoring.plain_passes import stochastic_statistics
 from alseg.scoring.sampled_passes import sampled_passes
 from alseg.scoring.scorer import mask_seed_of
@@ -91,7 +91,8 @@ def test_a_volume_that_is_sure_everywhere_runs_all_windows() -> None:
     image = torch.zeros(1, 1, 40, 16, 16)
     windows = sliding_windows(image, INFERER)
     assert windows is not None
-    shares = expected_shares(windows, torch.zeros(40, 16, 16))
+    expected, shares = expectation(windows, torch.zeros(40, 16, 16))
+    assert not expected.any()
     np.testing.assert_allclose(chances(shares, 0.5), 1)
 
 

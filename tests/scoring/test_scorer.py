@@ -71,7 +71,7 @@ def test_a_race_ends_the_passes_of_a_volume_that_is_surely_out() -> None:
     strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
     source = MCDropout(20, passes="adaptive")
     inferer = SlidingWindowInferer(8, sw_batch_size=1)
-    race = source.stopping_rule(strategy, 1)
+    race = source.stopping_rule(strategy, 1, 12)
     assert isinstance(race, Race)
     raced = Scoring(strategy, source, inferer, 1, 1)
     fixed = Scoring(strategy, MCDropout(20), inferer, 1, 1)
@@ -95,7 +95,7 @@ def test_passes_behind_a_gate_end_when_the_score_is_precise() -> None:
     strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
     inferer = SlidingWindowInferer(8, sw_batch_size=2)
     source = MCDropout(50, gate=0.2, passes="adaptive")
-    rule = source.stopping_rule(strategy, 1)
+    rule = source.stopping_rule(strategy, 1, 12)
     assert isinstance(rule, Precision)
     scoring = Scoring(strategy, source, inferer, 1, 1)
     found = []
@@ -176,14 +176,14 @@ class Noisy(UncertaintySource):
 
         return streamed(predictions(), networks[0], None)
 
-    def stopping_rule(self, strategy: Strategy, query_size: int) -> StoppingRule:
+    def stopping_rule(self, strategy: Strategy, query_size: int, n_candidates: int) -> StoppingRule:
         return Race(query_size, 20, 0.05)
 
 
 def test_a_race_works_with_any_source_whose_passes_come_one_by_one(network: UNet) -> None:
     strategy = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
     source = Noisy()
-    race = source.stopping_rule(strategy, 1)
+    race = source.stopping_rule(strategy, 1, 12)
     raced = Scoring(strategy, source, SimpleInferer(), 1, 1)
     loud, quiet = (torch.full((1, 1, 8, 8, 8), scale) for scale in (3.0, 0.1))
     first = raced.score_until_decided(race, network, loud, "loud")
@@ -199,6 +199,6 @@ def test_a_race_is_for_many_passes_and_adaptive_ones() -> None:
     without = Strategy(
         "entropy", ranked.top_k, measures.entropy, aggregations.mean, deterministic=True
     )
-    assert isinstance(MCDropout(5, passes="adaptive").stopping_rule(plain, 2), Race)
-    assert MCDropout(5).stopping_rule(plain, 2) is None
-    assert MCDropout(5, passes="adaptive").stopping_rule(without, 2) is None
+    assert isinstance(MCDropout(5, passes="adaptive").stopping_rule(plain, 2, 9), Race)
+    assert MCDropout(5).stopping_rule(plain, 2, 9) is None
+    assert MCDropout(5, passes="adaptive").stopping_rule(without, 2, 9) is None
