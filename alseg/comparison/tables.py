@@ -398,7 +398,7 @@ def effort_table(comparison: Comparison) -> Table:
         {
             "strategy": comparison.labels[row["strategy"]],
             **shown_step(comparison, row),
-            comparison.budget_label: f"{row['labelled']:,g}",
+            **({comparison.budget_label: f"{row['labelled']:,g}"} if "round" in row else {}),
             **{
                 BUDGETS[name]: f"{row[column]:,.0f}"
                 for name, column in columns.items()
