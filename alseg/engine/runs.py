@@ -108,8 +108,8 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] | None = No
     folder = Path(config.resume).absolute()
     if overrides is None:
         raise ConfigError(
-            f"the run in {folder} is resumed by a configuration that is not as composed([...]) made "
-            "it, so what it changes cannot be told; give all of it as overrides: "
+            f"the run in {folder} is resumed by a configuration that is not as composed([...]) "
+            "made it, so what it changes cannot be told; give all of it as overrides: "
             "composed(['resume=RUN_FOLDER', 'pool.rounds=8', 'resume_force=true'])"
         )
     if not folder.is_dir():

@@ -114,7 +114,7 @@ def test_bad_files_and_settings_raise_errors_of_alseg(shared: Path, tmp_path: Pa
     split = tmp_path / "split.json"
     split.write_text('{"training": ["case_00"]}')
     from_file = ["data/splits=file", override("data.splits.file", split)]
-    with pytest.raises(DataError, match=r"split\.json.*must be a list"):
+    with pytest.raises(DataError, match=r"split\.json: 'training' names 'case_00', which"):
         start(tmp_path / "run", shared, *from_file)
     with pytest.raises(ConfigError, match=r"^training\.loss: 'NoneType' object is not callable"):
         start(tmp_path / "run", shared, "training.loss=null")
