@@ -344,8 +344,8 @@ def resume_run(
     state = check_images(experiment, state, force=force)
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:
-        log.warning(f"resumed with other settings: {'; '.join(changes)}")
         check_rounds(experiment, state, saved.pool.rounds)
+        log.warning(f"resumed with other settings: {'; '.join(changes)}")
         start_again(experiment.round_folder(state.finished_rounds + 1))
     state = replace(reopened(experiment, state), config_hash=config_hash(config))
     accept(config, folder, added)
