@@ -567,9 +567,9 @@ def report(record: Record, table: pd.DataFrame) -> str:
 
 def markdown(table: pd.DataFrame) -> list[str]:
     """The lines of a table."""
-    cells = table.round(2).astype(str)
-    lines = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    rows = table.round(2).to_numpy().tolist()
+    lines = [list(table.columns), ["---"] * len(table.columns), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
 
 
 def draw(table: pd.DataFrame, ceiling: dict[str, float], path: Path) -> None:

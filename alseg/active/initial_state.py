@@ -143,8 +143,8 @@ def random_regions(experiment: Experiment, regions: RegionUnits) -> Pool:
     units = regions.draw(nothing, nothing.unlabelled, n_wanted, rng)
     if len(units) < n_wanted:
         raise ConfigError(
-            f"pool.initial is {n_wanted}, but only {len(units)} regions fit into the "
-            f"{len(nothing.unlabelled)} training volumes"
+            f"pool.initial is {n_wanted}, but only {len(units)} regions, drawn one after another, "
+            f"found room in the {len(nothing.unlabelled)} training volumes"
         )
     cases = dict.fromkeys(unit.case_id for unit in units)
     return replace(nothing.acquire(list(cases)), regions=units)

@@ -129,7 +129,10 @@ def end_of_rounds(plan: Plan, state: RunState) -> str | None:
         return f"the pool has run dry: all {len(pool.labelled)} volumes were labelled in {when}"
     if budget_is_spent(plan, state.cost):
         return f"the budget is spent: {state.cost:g} of {plan.budget:g} after {when}"
-    return f"the pool has run dry: no volume had room for another region after {when}"
+    return (
+        "the pool has run dry: no volume had room for another region that can be annotated "
+        f"after {when}"
+    )
 
 
 def publish(experiment: Experiment, state: RunState) -> None:

@@ -42,6 +42,8 @@ class Effort:
     def __post_init__(self) -> None:
         for field in fields(self):
             check_number(f"effort.{field.name}", getattr(self, field.name), at_least=0)
+        if not any(getattr(self, field.name) for field in fields(self)):
+            raise ConfigError("each number of effort is 0, and so is the cost of all that is asked")
 
 
 def volume(annotated: AnnotatedVoxels) -> float:

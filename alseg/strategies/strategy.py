@@ -304,6 +304,7 @@ def candidates_from(
         labelled_features=feature_matrix([s for s in ordered if s.labelled or s.name in known]),
         round_number=round_number,
         n_rounds=n_rounds,
+        cases=tuple(s.case_id for s in waiting),
     )
 
 

@@ -117,7 +117,7 @@ def test_a_pool_without_room_has_run_dry(train: Callable[..., Outcome]) -> None:
     state = RunState.load(run.folder)
     assert [row["labelled"] for row in state.history] == [3, 7]  # each volume is one region
     assert "4 regions are left to choose from" in run.out
-    assert "no volume had room for another region after round 2 of 4" in run.out
+    assert "another region that can be annotated after round 2 of 4" in run.out
 
 
 @pytest.mark.parametrize("unit", [PATCHES, SLICES])
@@ -275,7 +275,10 @@ def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
         (("data/splits=annotated", "validation=cross"), "=cross validates with annotated cases"),
         (("validation=cross",), "use validation=held_out and a split with a validation part"),
         (("data.validation_share=0",), "with a data.validation_share above 0"),
-        (("pool.initial=5000",), "only .* regions fit into the 7 training volumes"),
+        (
+            ("pool.initial=5000",),
+            "only .* regions, drawn one after another, found room in the 7 training",
+        ),
         (("+effort.minutes_per_hour=1",), "effort has no setting 'minutes_per_hour'"),
         (("effort.minutes_per_case=-1",), "effort.minutes_per_case is -1"),
     ],

@@ -92,6 +92,8 @@ def test_effort_counts_the_case_once_the_unit_and_the_contours(tmp_path: Path) -
     assert cost(replace(label, opens_case=False)) == pytest.approx(0.5 + 0.1 * 5.5)
     with pytest.raises(ConfigError, match=r"effort.minutes_per_cm is -1; it must be a number"):
         Effort(minutes_per_cm=-1)
+    with pytest.raises(ConfigError, match="each number of effort is 0"):
+        Effort(minutes_per_case=0, minutes_per_region=0, minutes_per_cm=0)
 
 
 def test_what_a_region_holds(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -256,6 +257,21 @@ def test_one_per_group_takes_a_second_case_of_a_patient_only_when_no_fresh_one_i
     assert query(2, None) == query(2, "nothing like it") == ["p1_a", "p1_b"]
     with pytest.raises(ValueError, match="pattern of groups"):
         query(2, "(p")
+
+
+def test_regions_belong_to_the_group_of_their_case() -> None:
+    regions = ("a[0:1,0:1,0:1]", "a[2:3,0:1,0:1]", "b[0:1,0:1,0:1]", "c[0:1,0:1,0:1]")
+    pool = replace(
+        visits(*regions, scores=[9, 8, 7, 6], labelled=("b",)), cases=("a", "a", "b", "c")
+    )
+
+    def query(n: int, pattern: str | None) -> list[str]:
+        return grouped.one_per_group(pool, n, rng(), pattern=pattern)
+
+    assert query(2, None) == query(2, "nothing like it") == [regions[0], regions[3]]
+    assert query(4, None) == [regions[0], regions[3], regions[1], regions[2]]
+    some = pool.subset(np.array([3, 1]))
+    assert (some.ids, some.cases) == ((regions[1], regions[3]), ("a", "c"))
 
 
 def test_random_per_group_draws_each_patient_alike() -> None:

@@ -26,6 +26,8 @@ class Candidates:
         round_number: the round that acquires, from 1.
         n_rounds: rounds of the run; the last one acquires nothing.
         labelled: the ids of the labelled cases, whether or not they have features.
+        cases: the ids of the cases that candidates lie in, n of them, where these are regions;
+            empty where they are the cases.
     """
 
     ids: tuple[str, ...]
@@ -37,6 +39,7 @@ class Candidates:
     round_number: int = 1
     n_rounds: int = 2
     labelled: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()
 
     @property
     def progress(self) -> float:
@@ -105,6 +108,7 @@ class Candidates:
             class_scores=rows(self.class_scores),
             features=rows(self.features),
             similarity=rows(self.similarity),
+            cases=tuple(self.cases[i] for i in kept) if self.cases else (),
         )
 
 

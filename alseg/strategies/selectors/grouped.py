@@ -3,7 +3,7 @@
 A group is told by a regular expression, its ``pattern``: what it finds at the beginning of a case's
 id, the first bracket of it if it has one, names the group. ``patient\\d+`` puts
 ``patient001_frame01`` and ``patient001_frame02`` into one. A case in which it finds nothing is a
-group of its own, and so is each case where the pattern is None.
+group of its own, and so is each case where the pattern is None. Regions belong to their case.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def one_per_group(
         ValueError: if the pattern is no regular expression.
     """
     group = _groups(pattern)
+    case_of = dict(zip(candidates.ids, candidates.cases or candidates.ids, strict=True))
     covered = {group(case_id) for case_id in candidates.labelled}
     fresh: list[str] = []
     further: list[str] = []
-    for case_id in rank(candidates, len(candidates.ids), rng):
-        (further if group(case_id) in covered else fresh).append(case_id)
-        covered.add(group(case_id))
+    for name in rank(candidates, len(candidates.ids), rng):
+        (further if group(case_of[name]) in covered else fresh).append(name)
+        covered.add(group(case_of[name]))
     return [*fresh, *further][:query_size]
 
 
