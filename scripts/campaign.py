@@ -67,7 +67,7 @@ def what_is_not_of_a_demo(folder: Path) -> Path | None:
     if not run_folder.exists():
         return None
     try:
-        overrides = load_start(run_folder).overrides
+        overrides = load_start(run_folder).overrides or ()
     except DataError:
         return run_folder
     if not set(started_with(folder)) <= set(overrides):

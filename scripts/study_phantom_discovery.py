@@ -116,7 +116,7 @@ def train(folder: Path, seed: int, overrides: Sequence[str]) -> None:
     """Train the seed's network, or what is left of it."""
     settings = [f"hydra.run.dir={folder}", f"seed={seed}", *SETTINGS, *overrides]
     if RunState.is_in(folder):
-        if not set(overrides) <= set(load_start(folder).overrides):
+        if not set(overrides) <= set(load_start(folder).overrides or ()):
             sys.exit(f"{folder} was trained with other settings; give another folder")
         settings = [f"resume={folder}"]
     subprocess.run([sys.executable, "-m", "alseg.train", *settings], check=True)

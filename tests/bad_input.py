@@ -407,6 +407,7 @@ SETTINGS = [
         "strategy oracle_dice+measure=variance+aggregation=mean: it scores all cases 0, as a",
     ),
     setting("strategy.measure=null", "measure and aggregation come together or not"),
+    setting("strategy.selector=null", "strategy.selector is None; it must be a selector, such as"),
     setting("strategy.name=null", "strategy.name is None; it must be text"),
     setting(
         "strategy=top_fraction_variance strategy.aggregation.fraction=7",

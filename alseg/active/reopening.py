@@ -81,11 +81,17 @@ def check_rounds(experiment: Experiment, state: RunState, rounds_before: int) ->
         rounds_before: ``pool.rounds`` so far.
 
     Raises:
-        ConfigError: if its only round has trained for the steps of all of them.
+        ConfigError: if it has finished more, or its only round has trained for the steps of all.
     """
     strategy, rounds = experiment.strategy, experiment.plan.rounds
     if rounds == rounds_before:
         return
+    if rounds < state.finished_rounds:
+        raise ConfigError(
+            f"pool.rounds: {rounds_before} -> {rounds}: the run has finished "
+            f"{state.finished_rounds} rounds, which stay; give pool.rounds={state.finished_rounds} "
+            "to end it there, or a larger number"
+        )
     if strategy.full_data and state.history and experiment.plan.round_start != "scratch":
         raise ConfigError(
             f"strategy {strategy.name} has trained its only round for the steps of {rounds_before} "

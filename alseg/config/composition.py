@@ -22,6 +22,8 @@ from alseg.system.text import literal
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
 
+MADE_OF = "_alseg_overrides"  # an attribute of a configuration, none of its settings
+
 PARTS = ("measure", "aggregation", "selector")  # of a strategy
 
 
@@ -73,11 +75,29 @@ OmegaConf.register_new_resolver("composed_name", composed_name, replace=True)
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """Compose a configuration of alseg.train, with the running entry point's search path."""
+    """Compose a configuration of alseg.train, with the running entry point's search path.
+
+    Args:
+        overrides: as on the command line; ``overrides_of`` gives them back.
+    """
     if GlobalHydra.instance().is_initialized():
-        return compose("config", list(overrides))
-    with initialize_config_dir(conf_folder(), version_base="1.3"):
-        return compose("config", list(overrides))
+        config = compose("config", list(overrides))
+    else:
+        with initialize_config_dir(conf_folder(), version_base="1.3"):
+            config = compose("config", list(overrides))
+    vars(config)[MADE_OF] = tuple(overrides)
+    return config
+
+
+def overrides_of(config: DictConfig) -> tuple[str, ...] | None:
+    """What ``composed`` made a configuration of.
+
+    None if it was made in another way, is a copy, or was changed since: no overrides say all of it.
+    """
+    overrides: tuple[str, ...] | None = vars(config).get(MADE_OF)
+    if overrides is None or OmegaConf.to_yaml(composed(overrides)) != OmegaConf.to_yaml(config):
+        return None
+    return overrides
 
 
 def known_settings() -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from yaml import YAMLError
 from alseg.config.command_line import how_to_quote
 from alseg.config.composition import conf_folder
 from alseg.config.earlier_versions import moved_in
-from alseg.core.errors import NO_ROOM, AlsegError, NotAnnotatedYetError, nearest
+from alseg.core.errors import NO_ROOM, AlsegError, ConfigError, NotAnnotatedYetError, nearest
 from alseg.system.console import remove_bar
 from alseg.system.interruption import Interrupted
 from alseg.system.secrets import VARIABLE, without_secrets
@@ -199,6 +199,22 @@ def report_errors() -> Iterator[None]:
             raise
         print_error(error)
         sys.exit(2)
+
+
+@contextmanager
+def as_alseg_errors() -> Iterator[None]:
+    """Raise what Hydra makes of a bad setting as what it is, for callers in Python.
+
+    Raises:
+        AlsegError: the one that a part has raised while Hydra built it, or else with the sentence
+            that the command line would print.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        if isinstance(cause := error.__cause__, AlsegError):
+            raise cause from cause.__cause__
+        raise ConfigError(sentence(error)) from error
 
 
 def is_user_error(error: Exception) -> bool:

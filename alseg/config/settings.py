@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.config.command_line import with_later
-from alseg.core.errors import DataError
+from alseg.core.errors import ConfigError, DataError
 from alseg.run.folder import CONFIG_FILE, START_FILE
 from alseg.system.files import read_json, write_atomically, write_json
 from alseg.system.secrets import kept_settings, refer_to_secrets, with_live_references
@@ -60,33 +60,52 @@ class Start:
 
     Attributes:
         folder: where; relative paths in the settings start there.
-        overrides: the command's, and those of the commands that have resumed the run since.
+        overrides: the command's, and those of the commands that have resumed the run since; None
+            if a program had changed the configuration, so that no overrides say all of it.
     """
 
     folder: str
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] | None
 
 
-def save_start(folder: Path, overrides: Sequence[str], *, at: str | None = None) -> None:
+def save_start(folder: Path, overrides: Sequence[str] | None, *, at: str | None = None) -> None:
     """Note in a run folder how the run is started.
 
     Args:
         folder: the run folder.
-        overrides: what its settings are composed of.
+        overrides: what its settings are composed of; None if that is not known.
         at: the folder where relative paths in the settings start; None for the working folder.
     """
-    start = {"folder": at or os.getcwd(), "overrides": refer_to_secrets(overrides)}
-    write_json(folder / START_FILE, start)
+    noted = None if overrides is None else refer_to_secrets(overrides)
+    write_json(folder / START_FILE, {"folder": at or os.getcwd(), "overrides": noted})
 
 
 def add_to_start(folder: Path, overrides: Sequence[str]) -> None:
     """Note in a run folder with which overrides the run is resumed, for the next time it is.
 
     Raises:
+        ConfigError: if its overrides are not known.
         DataError: if it is not noted there how the run was started, or the note is damaged.
     """
-    start = load_start(folder)
-    save_start(folder, with_later(start.overrides, overrides), at=start.folder)
+    before, start = known_overrides(folder), load_start(folder)
+    save_start(folder, with_later(before, overrides), at=start.folder)
+
+
+def known_overrides(folder: Path) -> tuple[str, ...]:
+    """The overrides that the run in a folder was started and resumed with.
+
+    Raises:
+        ConfigError: if they are not known, so that others cannot be added.
+        DataError: if it is not noted there how the run was started, or the note is damaged.
+    """
+    overrides = load_start(folder).overrides
+    if overrides is None:
+        raise ConfigError(
+            f"the run in {folder} cannot be resumed with other settings: the configuration that it "
+            "was started with in Python was not as composed([...]) had made it; resume it without "
+            "changes, or start another run that has all settings in composed([...])"
+        )
+    return overrides
 
 
 def load_start(folder: Path) -> Start:
@@ -98,9 +117,10 @@ def load_start(folder: Path) -> Start:
     path = folder / START_FILE
     content = read_json(path)
     start, overrides = content.get("folder"), content.get("overrides")
-    if not isinstance(start, str) or not isinstance(overrides, list):
+    is_known = "overrides" in content and isinstance(overrides, list | None)
+    if not isinstance(start, str) or not is_known:
         raise DataError(f"{path} does not say how the run was started")
-    return Start(start, tuple(map(str, overrides)))
+    return Start(start, None if overrides is None else tuple(map(str, overrides)))
 
 
 @contextmanager

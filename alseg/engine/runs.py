@@ -26,17 +26,17 @@ from alseg.active.round import start_again
 from alseg.active.round_loop import end_of_rounds, prepare, run_rounds
 from alseg.config.build import build
 from alseg.config.command_line import override, override_to_paste, with_later
-from alseg.config.composition import composed, known_settings
+from alseg.config.composition import composed, known_settings, overrides_of
 from alseg.config.earlier_versions import check_moved, moved, of_an_earlier_version
-from alseg.config.messages import print_error
+from alseg.config.messages import as_alseg_errors, print_error
 from alseg.config.planned import planned, same_plan
 from alseg.config.settings import (
     add_to_start,
     config_hash,
     differences,
     flat,
+    known_overrides,
     load_config,
-    load_start,
     result_settings,
     save_config,
     save_start,
@@ -79,13 +79,15 @@ from alseg.system.peers import is_loss_of_contact, watched_peers
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float:
+@as_alseg_errors()
+def train(config: DictConfig, folder: Path, overrides: Sequence[str] | None = None) -> float:
     """Run the experiment that a composed configuration describes.
 
     Args:
         config: the composed configuration; with ``resume``, the run in that folder continues.
         folder: the run folder of a new run.
-        overrides: what the configuration was composed of, for a later resumption.
+        overrides: what the configuration was composed of: what a resumption changes, and what a
+            later one builds on; None for what ``composed`` was given.
 
     Returns:
         The area under the budget curve of the *validation* Dice, for hyper-parameter sweepers: test
@@ -96,12 +98,20 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> fl
     """
     # torchrun's processes start within the same second, or not: they take the first one's folder
     folder = from_first(folder)
+    if overrides is None:
+        overrides = overrides_of(config)
     if not config.resume:
         with interruptible(folder):
             return start_run(config, folder, overrides)
     check_text("resume", config.resume)
     check_names("trusted_packages", config.trusted_packages)
     folder = Path(config.resume).absolute()
+    if overrides is None:
+        raise ConfigError(
+            f"the run in {folder} is resumed by a configuration that is not as composed([...]) "
+            "made it, so what it changes cannot be told; give all of it as overrides: "
+            "composed(['resume=RUN_FOLDER', 'pool.rounds=8', 'resume_force=true'])"
+        )
     if not folder.is_dir():
         raise DataError(f"there is nothing to resume in {folder}: it is not a folder")
     with locked_run(folder), started_in(folder), interruptible(folder), recorded(folder):
@@ -222,8 +232,8 @@ def to_resume(folder: Path) -> str:
     return f"{override_to_paste('resume', folder)} {named}".rstrip()
 
 
-def start_run(config: DictConfig, folder: Path, overrides: Sequence[str]) -> float:
-    """Run the experiment in a new folder."""
+def start_run(config: DictConfig, folder: Path, overrides: Sequence[str] | None) -> float:
+    """Run the experiment in a new folder; ``overrides`` are None if they are not known."""
     if RunState.is_in(folder):
         resume = override_to_paste("resume", folder)
         raise ConfigError(f"{folder} holds a run already; continue it with {resume}")
@@ -334,8 +344,8 @@ def resume_run(
     state = check_images(experiment, state, force=force)
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:
-        log.warning(f"resumed with other settings: {'; '.join(changes)}")
         check_rounds(experiment, state, saved.pool.rounds)
+        log.warning(f"resumed with other settings: {'; '.join(changes)}")
         start_again(experiment.round_folder(state.finished_rounds + 1))
     state = replace(reopened(experiment, state), config_hash=config_hash(config))
     accept(config, folder, added)
@@ -394,10 +404,13 @@ def with_overrides(saved: DictConfig, folder: Path, added: Sequence[str]) -> Dic
         saved: the run's configuration.
         folder: the run folder.
         added: those of the command that resumes it.
+
+    Raises:
+        ConfigError: if what it was started with is not known.
     """
     if not added:
         return saved
-    before = [o for o in load_start(folder).overrides if not o.startswith("sweep.")]
+    before = [o for o in known_overrides(folder) if not o.startswith("sweep.")]
     config = composed(with_later(before, added))
     if not any(o.startswith("tracking") for o in added):
         config.tracking = saved.tracking  # where the run is, whatever the environment says by now

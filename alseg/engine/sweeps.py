@@ -373,7 +373,7 @@ def job_rows(folder: Path) -> dict[str, JobRow]:
     # other folders are a launcher's own
     paths = [p for p in paths if (p / CONFIG_FILE).is_file() or (p / JOB_FILE).is_file()]
     overrides = {
-        path: identifying(load_start(path).overrides) if (path / START_FILE).is_file() else ()
+        path: identifying(load_start(path).overrides or ()) if (path / START_FILE).is_file() else ()
         for path in paths
     }
     common = set.intersection(*map(set, overrides.values())) if paths else set()

@@ -117,6 +117,11 @@ class Strategy:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"strategy.name is {self.name!r}; it must be text")
+        if not callable(self.selector):
+            raise ConfigError(
+                f"strategy.selector is {self.selector!r}; it must be a selector, such as that of "
+                "strategy/selector=top_k"
+            )
         if (self.measure is None) != (self.aggregation is None):
             raise ConfigError(f"strategy {self.name}: measure and aggregation come together or not")
         if self.features is not None:

@@ -228,8 +228,11 @@ def test_areas_along_costs_miss_no_round_of_any_run(seed: int) -> None:
 
 
 def test_of_rounds_that_cost_nothing_the_last_one_stays() -> None:
-    ties = curves_of(([10.0, 20.0, 20.0, 30.0], [0.1, 0.9, 0.3, 0.5]), ([10.0, 30.0], [0.2, 0.2]))
-    _, at_all = along(ties, "cost")
+    ties = curves_of(
+        ([10.0, 20.0, 20.0, 30.0], [0.1, 0.9, 0.3, 0.5]), ([10.0, 10.0, 30.0], [0.1, 0.2, 0.2])
+    )
+    even, at_all = along(ties, "cost")
+    assert even["labelled"].tolist() == [10, 30] * 2
     area = run_summaries(at_all).set_index("strategy").loc["run_0", "area"]
     assert area == pytest.approx((0.2 + 0.4) / 2)
 

@@ -15,6 +15,8 @@ import torch
 import yaml
 
 from alseg.comparison.runs import calibration_table, gather_runs
+from alseg.config.command_line import override
+from alseg.config.composition import composed
 from alseg.config.settings import load_config, load_start
 from alseg.core.errors import AlsegError, DataError
 from alseg.engine.runs import train
@@ -69,7 +71,7 @@ class Run:
         train(smoke_config(self.shared, *SETTINGS), folder, overrides)
 
     def resume(self, folder: Path) -> None:
-        train(smoke_config(self.shared, f"resume='{folder}'"), folder)
+        train(composed([override("resume", folder)]), folder)
 
     def copy(self, to: Path, damage: Callable[[Path], object]) -> Path:
         shutil.rmtree(to, ignore_errors=True)

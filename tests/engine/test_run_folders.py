@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from alseg.config.command_line import override
+from alseg.config.composition import composed
 from alseg.config.settings import load_start
 from alseg.core.errors import ConfigError
 from alseg.engine.runs import claim, release_claim, train
 from alseg.run.folder import CONFIG_FILE, OWNER_FILE, STATE_FILE
 from alseg.run.lock import locked_run
 from alseg.run.state import RunState
-from tests.smoke_runs import run_smoke, smoke_config
+from tests.smoke_runs import run_smoke
 
 N_RUNS = 6
 
@@ -96,7 +97,7 @@ def test_a_folder_is_what_its_name_says_whatever_it_is_called(
 
     call("train", *settings, override("data.task.root", data))
     (run,) = (output / "smoke").iterdir()
-    assert load_start(run).overrides[-1] == override("data.task.root", data)
+    assert (load_start(run).overrides or ())[-1] == override("data.task.root", data)
     call("train", override("resume", run), "pictures=1")  # composed anew, from start.json
     assert RunState.load(run).finished_rounds == 1
     jobs = (*settings, override("data.task.root", data), "strategy=random", "tracking=none")
@@ -113,14 +114,14 @@ def test_a_run_of_an_earlier_version_is_told(shared: Path, tmp_path: Path) -> No
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("round_start:")))
     with pytest.raises(ConfigError) as caught:
-        train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
+        train(composed([override("resume", tmp_path)]), tmp_path)
     assert str(caught.value) == (
         f"{path} was made by an earlier version of alseg: it lacks round_start; continue with that "
         "version, which provenance.json beside it names, or start the run again"
     )
     path.write_text("".join(lines) + "scoring:\n  n_passes: 10\n  gate: null\n")
     with pytest.raises(ConfigError) as caught:
-        train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
+        train(composed([override("resume", tmp_path)]), tmp_path)
     assert str(caught.value) == (
         f"{path} was made by an earlier version of alseg: scoring.n_passes is now "
         "uncertainty.n_passes, scoring.gate is now uncertainty.gate; continue with that version, "
@@ -130,4 +131,4 @@ def test_a_run_of_an_earlier_version_is_told(shared: Path, tmp_path: Path) -> No
     with pytest.raises(
         ConfigError, match=r"was made by an earlier version of alseg: strategy\.sel"
     ):
-        train(smoke_config(shared, f"resume={tmp_path}"), tmp_path)
+        train(composed([override("resume", tmp_path)]), tmp_path)
