@@ -121,12 +121,14 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
     if target is not None and not 0 < target <= 1:
         raise ConfigError(f"--target-dice is {target}; it must be above 0 and at most 1")
     reference, rounds = run_set.reference, learning_curves(run_set)
-    curves = along(rounds[~rounds["full_data"]].reset_index(drop=True), run_set.budget)
+    curves, at_all_costs = along(
+        rounds[~rounds["full_data"]].reset_index(drop=True), run_set.budget
+    )
     full = rounds[rounds["full_data"]].reset_index(drop=True)
     full_dice = None if full.empty else float(full["dice"].mean())
     if target is None and full_dice is not None:
         target = default_target(curves, full_dice)
-    summaries = statistics.run_summaries(curves)
+    summaries = statistics.run_summaries(at_all_costs)
     by_strategy = [group for _, group in curves.groupby("strategy")]
     return Comparison(
         run_set=run_set,
@@ -142,12 +144,16 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
             if (gain := statistics.last_gain(curves, name)) is not None
         },
         savings=pd.concat(
-            statistics.annotations_saved(curves, name, reference).assign(strategy=name)
+            statistics.annotations_saved(at_all_costs, name, reference).assign(strategy=name)
             for name in run_set.strategies
         ),
         matrix=statistics.penalty_matrix(curves),
         ranking=statistics.rank_strategies(summaries),
-        reach=(None if full_dice is None else statistics.labels_to_reach_shares(curves, full_dice)),
+        reach=(
+            None
+            if full_dice is None
+            else statistics.labels_to_reach_shares(at_all_costs, full_dice)
+        ),
         efficiency=statistics.foreground_efficiencies(curves, full),
         target=target,
         forecasts=(

@@ -46,21 +46,26 @@ def annotated(queries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {f"annotated_{name}": float(sum(q[name] for q in queries)) for name in OF_REGIONS}
 
 
-def along(curves: pd.DataFrame, budget: str) -> pd.DataFrame:
+def along(curves: pd.DataFrame, budget: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Learning curves along another budget: ``labelled`` holds it then.
 
-    Runs reach costs of their own, so each is read off, linearly, at as many common ones as the
-    shortest has rounds, evenly spaced over what all of them reach.
+    Runs reach costs of their own, so each is read off, linearly, at common ones. Of rounds of a
+    run that cost nothing the last one stays.
 
     Args:
         curves: as ``learning_curves`` gives them, without full-data runs.
         budget: of ``BUDGETS``.
 
+    Returns:
+        All runs at as many round budgets as the shortest has rounds, evenly spaced over what all
+        of them reach, for tables; and at these and the cost of each round of any run between the
+        first and the last of them, for areas, which so miss no round.
+
     Raises:
         ConfigError: if a run does not say it, or the runs have no range in common.
     """
     if budget == "labelled":
-        return curves
+        return curves, curves
     column = budget if budget == "cost" else f"annotated_{budget}"
     silent = curves if column not in curves else curves[curves[column].isna()]
     if len(silent):
@@ -69,8 +74,9 @@ def along(curves: pd.DataFrame, budget: str) -> pd.DataFrame:
             f"and {_named(silent)} does not; for runs of whole volumes set cost={budget} and "
             "compare with --budget cost"
         )
-    groups = curves.assign(labelled=curves[column]).groupby(["strategy", "seed"])
-    runs = [run for _, run in groups]
+    curves = curves.assign(labelled=curves[column])
+    curves = curves.drop_duplicates(["strategy", "seed", "labelled"], keep="last")
+    runs = [run for _, run in curves.groupby(["strategy", "seed"])]
     last_to_start = max(runs, key=lambda run: run["labelled"].min())
     first_to_end = min(runs, key=lambda run: run["labelled"].max())
     low, high = last_to_start["labelled"].min(), first_to_end["labelled"].max()
@@ -79,8 +85,13 @@ def along(curves: pd.DataFrame, budget: str) -> pd.DataFrame:
             f"the runs have no {budget} in common: {_named(last_to_start)} starts at {low:g}, "
             f"{_named(first_to_end)} ends at {high:g}; leave one of them out"
         )
-    budgets = _rounded(np.linspace(low, high, max(2, min(map(len, runs)))))
-    return pd.concat((read_off(run, budgets) for run in runs), ignore_index=True)
+    even = _rounded(np.linspace(low, high, max(2, min(map(len, runs)))))
+    within = curves.loc[curves["labelled"].between(even[0], even[-1]), "labelled"]
+    at_even, at_all = (
+        pd.concat((read_off(run, budgets) for run in runs), ignore_index=True)
+        for budgets in (even, np.union1d(even, within))
+    )
+    return at_even, at_all
 
 
 def read_off(curve: pd.DataFrame, budgets: np.ndarray) -> pd.DataFrame:
@@ -113,9 +124,23 @@ def whole_if_it_is(number: float) -> float:
 
 
 def _rounded(budgets: np.ndarray) -> np.ndarray:
-    """Budgets of three significant digits, inwards so that all runs still reach them."""
-    digits = 2 - int(np.floor(np.log10(budgets[-1])))
-    scale = 10.0**digits
-    inner = np.round(budgets * scale)
-    inner[0], inner[-1] = np.ceil(budgets[0] * scale), np.floor(budgets[-1] * scale)
-    return np.unique(inner) / scale
+    """Budgets of three significant digits, inwards so that all runs still reach them.
+
+    Of more digits where three make two budgets one, or leave less than 90% of their range; the
+    budgets as they are where no number of digits does.
+
+    Args:
+        budgets: evenly spaced, increasing.
+    """
+    low, high = budgets[0], budgets[-1]
+    magnitude = int(np.floor(np.log10(high)))
+    for digits in range(3, 16):
+        decimals = digits - 1 - magnitude
+        step = 10.0**-decimals
+        inner = np.round(budgets, decimals)
+        inner[0] = np.round(low + step * (inner[0] < low), decimals)
+        inner[-1] = np.round(high - step * (inner[-1] > high), decimals)
+        within = low <= inner[0] and inner[-1] <= high
+        if within and np.all(np.diff(inner) > 0) and np.ptp(inner) >= 0.9 * (high - low):
+            return inner
+    return np.unique(budgets)

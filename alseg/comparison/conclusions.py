@@ -168,10 +168,11 @@ def _more_labels(comparison: Comparison) -> list[str]:
         verdict = "Labelling more no longer helps"
     else:
         verdict = "Whether labelling more still helps is not certain"
+    units = "" if gain.told_for == 1 else f" {gain.told_for:,}"
     return [
         f"{verdict}: from {gain.before} to {gain.after} {comparison.budget_label} the "
         f"{comparison.measure.label} of {best} changed by "
-        f"{gain.dice:+.3f}{_interval(gain.low, gain.high)}, {gain.slope:+.4f} for each."
+        f"{gain.dice:+.3f}{_interval(gain.low, gain.high)}, {gain.told_slope} for each{units}."
     ]
 
 

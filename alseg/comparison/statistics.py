@@ -48,8 +48,19 @@ class Gain:
 
     @property
     def slope(self) -> float:
-        """Dice for each further labelled volume."""
+        """Dice for each further labelled volume, or unit of another budget."""
         return self.dice / (self.after - self.before)
+
+    @property
+    def told_for(self) -> int:
+        """The power of ten of units that the slope is told for: at least 1, at most the step."""
+        return 10 ** max(0, math.floor(math.log10(self.after - self.before)))
+
+    @property
+    def told_slope(self) -> str:
+        """Dice for ``told_for`` further units, of two significant digits."""
+        dice = self.slope * self.told_for + 0.0  # no -0
+        return np.format_float_positional(dice, 2, fractional=False, trim="-", sign=True)
 
 
 def common_budgets(curves: pd.DataFrame) -> list[float]:

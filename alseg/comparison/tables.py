@@ -172,14 +172,19 @@ def summary_table(comparison: Comparison) -> Table:
                 "final Dice": with_spread(dice.mean(), dice.std(ddof=1)),
             }
         )
+    over = (
+        "the labelled counts that all runs reached"
+        if comparison.run_set.budget == "labelled"
+        else "the costs of all rounds within what all runs reached, each run linear between its own"
+    )
     return Table(
         "summary",
         f"{capitalised(comparison.measure.title)} by strategy, mean ± standard deviation over "
         "seeds, the best first",
         data,
         _shown(rows),
-        ("Area: trapezoidal rule over the labelled counts that all runs reached, divided by their "
-         "range; a mean Dice over the budget (Zhan et al., IJCAI 2021).",),
+        (f"Area: trapezoidal rule over {over}, divided by their range; a mean Dice over the budget "
+         "(Zhan et al., IJCAI 2021).",),
     )  # fmt: skip
 
 
@@ -188,7 +193,7 @@ def dice_table(comparison: Comparison, value: str, name: str, caption: str) -> T
     data = mean_curves(comparison.curves, value)
     rows = [
         (
-            f"{labelled:g}",
+            f"{labelled:.15g}",
             {
                 comparison.labels[row["strategy"]]: with_spread(row["mean"], row["sd"])
                 for row in group.to_dict("records")
@@ -219,7 +224,7 @@ def shown_step(comparison: Comparison, row: Mapping[Hashable, Any]) -> dict[str,
     """The column of a row of ``mean_steps`` that says which round or budget it is of."""
     if "round" in row:
         return {"round": str(row["round"])}
-    return {comparison.budget_label: f"{row['labelled']:,g}"}
+    return {comparison.budget_label: f"{row['labelled']:,.15g}"}
 
 
 def cost_table(comparison: Comparison) -> Table:
@@ -320,7 +325,7 @@ def gain_table(comparison: Comparison) -> Table:
             "seeds": str(gain.n_seeds),
             "change of Dice": f"{gain.dice:+.3f}",
             "95% interval": interval(gain.low, gain.high),
-            "a volume": f"{gain.slope:+.4f}",
+            "for each" if gain.told_for == 1 else f"for each {gain.told_for:,}": gain.told_slope,
         }
         for name, gain in comparison.gains.items()
     ]
@@ -393,7 +398,7 @@ def effort_table(comparison: Comparison) -> Table:
         {
             "strategy": comparison.labels[row["strategy"]],
             **shown_step(comparison, row),
-            comparison.budget_label: f"{row['labelled']:,g}",
+            **({comparison.budget_label: f"{row['labelled']:,g}"} if "round" in row else {}),
             **{
                 BUDGETS[name]: f"{row[column]:,.0f}"
                 for name, column in columns.items()

@@ -14,9 +14,10 @@ from scipy.optimize import minimize_scalar
 from alseg.compare import compare
 from alseg.comparison.analysis import analyse
 from alseg.comparison.budget import along, budget_label, read_off
+from alseg.comparison.conclusions import sentences
 from alseg.comparison.page import all_drawings
 from alseg.comparison.runs import RunSet, gather_runs
-from alseg.comparison.statistics import foreground_efficiency, run_summaries
+from alseg.comparison.statistics import Gain, foreground_efficiency, run_summaries
 from alseg.comparison.tables import all_tables, cost_table, effort_table
 from alseg.core.errors import ConfigError
 from alseg.core.pool import Pool
@@ -104,11 +105,12 @@ def test_along_effort_the_runs_are_read_off_where_all_have_been(folders: tuple[P
         dice = 0.3 + 0.1 * np.arange(1, 5) + 0.01 * seed + (0.05 if name == "entropy" else 0)
         assert run["dice"].to_numpy() == pytest.approx(np.interp(at, minutes, dice))
     difference = comparison.differences.set_index("strategy").loc["entropy", "difference"]
+    # over their own rounds within 2.5 to 6 minutes, which the even budgets miss
     by_hand = [
-        np.trapezoid(comparison.curves.query("strategy == @s and seed == 1")["dice"], at)
-        for s in ("entropy", "random")
+        np.trapezoid([0.46, 0.56, 0.56 + 0.1 / 2.5], [2.5, 5, 6]),
+        np.trapezoid([0.41 + 0.1 / 1.5, 0.51, 0.61, 0.71], [2.5, 3, 4.5, 6]),
     ]
-    assert difference == pytest.approx((by_hand[0] - by_hand[1]) / (at[-1] - at[0]))
+    assert difference == pytest.approx((by_hand[0] - by_hand[1]) / 3.5)
 
 
 def test_tables_of_costs_have_a_row_for_each_budget(folders: tuple[Path, ...]) -> None:
@@ -118,6 +120,19 @@ def test_tables_of_costs_have_a_row_for_each_budget(folders: tuple[Path, ...]) -
         assert table.shown[comparison.budget_label].tolist()[:2] == ["2.5", "3.67"]
     effort = effort_table(comparison).data
     assert effort["annotated_effort"].tolist() == pytest.approx(effort["labelled"].tolist())
+
+
+def test_tables_write_millions_of_voxels_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ASKS:
+        monkeypatch.setitem(ASKS, name, (1_234_567, *ASKS[name][1:]))
+    runs = tuple(write_regions(tmp_path / name, name, 1) for name in ASKS)
+    tables = {table.name: table for table in all_tables(analyse(run_set_of(runs, "voxels")))}
+    wanted = ["1240000", "2470000", "3700000", "4930000"]
+    assert tables["dice"].shown["annotated voxels"].tolist() == wanted
+    effort = tables["effort"].shown["annotated voxels"]
+    assert effort.tolist()[:4] == ["1,240,000", "2,470,000", "3,700,000", "4,930,000"]
 
 
 def test_a_budget_that_runs_do_not_say_is_refused(tmp_path: Path, folders: Any) -> None:
@@ -134,6 +149,118 @@ def test_a_budget_that_runs_do_not_say_is_refused(tmp_path: Path, folders: Any) 
     )  # fmt: skip
     with pytest.raises(ConfigError, match="b, seed 1 starts at 3, a, seed 1 ends at 2"):
         along(apart, "cost")
+
+
+def curves_of(*runs: tuple[list[float], list[float]]) -> pd.DataFrame:
+    """Runs of one seed, of strategies ``run_0``, ...: the costs and the Dice of their rounds."""
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {"strategy": f"run_{i}", "seed": 1, "full_data": False, "cost": costs, "dice": dice}
+            ).assign(round=range(1, len(costs) + 1), labelled=range(1, len(costs) + 1))
+            for i, (costs, dice) in enumerate(runs)
+        ],
+        ignore_index=True,
+    )
+
+
+def mean_dice_by_hand(costs: list[float], dice: list[float], low: float, high: float) -> float:
+    """The trapezoid through the rounds of one run, whatever the others have reached."""
+    own = [low, *(cost for cost in costs if low < cost < high), high]
+    return float(np.trapezoid(np.interp(own, costs, dice), own)) / (high - low)
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        ([20224.0, 20288.0], [3000.0, 20224.0, 31000.0]),
+        ([20224.0, 20250.0, 20270.0, 20288.0], [3000.0, 10000.0, 20000.0, 31000.0]),
+        ([500.0, 1000.0, 1500.0], [1001.2, 1004.0, 1008.0]),
+        ([1.0, 1e7], [1234561.0, 1234569.0]),
+        ([0.1, 0.2 + 1e-9], [0.2, 0.3]),
+        ([0.1, 0.30000000000000004], [0.3, 0.4]),  # next to each other: nothing lies between
+        ([0.0, 0.004, 0.007], [0.0, 0.002, 0.009]),
+    ],
+)
+def test_no_run_drops_out_of_a_narrow_range(costs: tuple[list[float], list[float]]) -> None:
+    low, high = max(min(run) for run in costs), min(max(run) for run in costs)
+    for curves in along(curves_of(*((run, [0.5] * len(run)) for run in costs)), "cost"):
+        budgets = sorted(set(curves["labelled"]))
+        assert len(budgets) >= 2
+        assert low <= budgets[0] < budgets[-1] <= high
+        by_run = curves.groupby("strategy")["labelled"].agg(list)
+        assert by_run.to_dict() == {"run_0": budgets, "run_1": budgets}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tables_have_as_many_round_budgets_as_the_shortest_run_has_rounds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scale, narrow = 10.0 ** rng.uniform(-2, 6), 10.0 ** rng.uniform(-5, 0)
+    runs = [
+        (np.sort(scale * (1 + narrow * np.r_[rng.uniform(0, 0.2), rng.random(n), 1.5])).tolist(),
+         rng.random(n + 2).tolist())
+        for n in (1, 3, 6)
+    ]  # fmt: skip
+    even, _ = along(curves_of(*runs), "cost")
+    low, high = max(min(costs) for costs, _ in runs), min(max(costs) for costs, _ in runs)
+    for _, run in even.groupby("strategy"):
+        assert len(run) == 3
+        assert run["labelled"].is_monotonic_increasing
+        assert run["labelled"].between(low, high).all()
+        assert np.ptp(run["labelled"]) >= 0.9 * (high - low)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_areas_along_costs_miss_no_round_of_any_run(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    runs = [
+        (np.sort(rng.uniform(100, 60000, n)).tolist(), rng.random(n).tolist()) for n in (9, 4, 6)
+    ]
+    runs.append(([50.0, 70000.0], [0.1, 0.9]))  # two rounds: the tables have two budgets
+    even, at_all = along(curves_of(*runs), "cost")
+    low, high = even["labelled"].min(), even["labelled"].max()
+    assert even["labelled"].nunique() == 2
+    summaries = run_summaries(at_all).set_index("strategy")
+    for i, (costs, dice) in enumerate(runs):
+        found = summaries.loc[f"run_{i}"]
+        assert found["area"] == pytest.approx(mean_dice_by_hand(costs, dice, low, high), rel=1e-12)
+        assert found["final"] == pytest.approx(np.interp(high, costs, dice), rel=1e-12)
+
+
+def test_of_rounds_that_cost_nothing_the_last_one_stays() -> None:
+    ties = curves_of(
+        ([10.0, 20.0, 20.0, 30.0], [0.1, 0.9, 0.3, 0.5]), ([10.0, 10.0, 30.0], [0.1, 0.2, 0.2])
+    )
+    even, at_all = along(ties, "cost")
+    assert even["labelled"].tolist() == [10, 30] * 2
+    area = run_summaries(at_all).set_index("strategy").loc["run_0", "area"]
+    assert area == pytest.approx((0.2 + 0.4) / 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "dice", "told"),
+    [
+        (10, 15, -0.01, ("-0.002", 1)),
+        (10, 30, -0.0004, ("-0.0002", 10)),
+        (14900, 57600, -0.00912, ("-0.0021", 10000)),
+        (20224, 20288, 0.0001, ("+0.000016", 10)),
+        (2.5, 2.6, 0.01, ("+0.1", 1)),
+        (5, 10, -0.0, ("+0", 1)),
+    ],
+)
+def test_slopes_are_told_for_as_many_units_as_show_them(
+    before: float, after: float, dice: float, told: tuple[str, int]
+) -> None:
+    gain = Gain(before, after, 1, dice, np.nan, np.nan)
+    assert (gain.told_slope, gain.told_for) == told
+
+
+def test_what_labelling_more_brings_is_told_for_many_voxels(folders: tuple[Path, ...]) -> None:
+    comparison = analyse(run_set_of(folders, "voxels"))
+    assert "from 300 to 400 annotated voxels" in " ".join(sentences(comparison))
+    assert any(text.endswith(", +0.1 for each 100.") for text in sentences(comparison))
+    table = next(table for table in all_tables(comparison) if table.name == "last_gain")
+    assert table.shown["for each 100"].tolist() == ["+0.1", "+0.1"]
 
 
 def test_budgets_have_names() -> None:
