@@ -139,7 +139,7 @@ def test_a_larger_budget_lets_a_run_go_on(shared: Path, tmp_path: Path) -> None:
         ((), "all 7 volumes were labelled in round 2 of 4"),
         (
             ("pool.unit=patch", "pool.patch_voxels=99"),
-            "another region that can be annotated after round 2 of 4",
+            "no volume had room for another region that can be annotated after round 2 of 4",
         ),
     ],
 )
