@@ -40,6 +40,15 @@ def settle(folder: Path) -> None:
     write_json(folder / STATE_FILE, state | {"config_hash": config_hash(load_config(folder))})
 
 
+def change_cell(table: Path, column: int, text: str) -> None:
+    """Change a cell in the first row of a CSV file that quotes nothing there."""
+    lines = table.read_text(encoding="utf-8").splitlines()
+    cells = lines[1].split(",")
+    cells[column] = text
+    lines[1] = ",".join(cells)
+    table.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
 def blobs(root: Path, n_channels: int = 1, **settings: Any) -> tuple[Path, list[np.ndarray]]:
     """Five volumes on awkward grids as an MSD data set, and their labels."""
     shape = SHAPE if n_channels == 1 else (*SHAPE, n_channels)

@@ -113,6 +113,7 @@ class Places:
             return False
         return self.annotatable is None or bool(self.annotatable(self.box(place)).any())
 
+    @cached_property
     def unanswerable(self) -> Tensor | None:
         """The places without a voxel that can be annotated, bool of ``shape``; None for none."""
         if self.annotatable is None:
@@ -157,8 +158,8 @@ class Places:
         """
         for region in (*self.taken, *also_taken):
             scores[self.overlapping(region)] = -torch.inf
-        if (unanswerable := self.unanswerable()) is not None:
-            scores[unanswerable.to(scores.device)] = -torch.inf
+        if self.unanswerable is not None:
+            scores[self.unanswerable.to(scores.device)] = -torch.inf
         chosen: list[tuple[Place, float]] = []
         while len(chosen) < n_regions:
             place = self._place(int(scores.argmax()))
@@ -188,8 +189,8 @@ class Places:
         free = np.ones(self.shape, dtype=bool)
         for region in taken:
             free[self.overlapping(region)] = False
-        if (unanswerable := self.unanswerable()) is not None:
-            free &= ~unanswerable.numpy()
+        if self.unanswerable is not None:
+            free &= ~self.unanswerable.numpy()
         indices = np.flatnonzero(free)
         if not len(indices):
             return None

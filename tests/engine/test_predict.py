@@ -23,6 +23,7 @@ from alseg.config.composition import composed
 from alseg.engine.runs import train
 from alseg.system.files import read_json, write_json
 from tests.conftest import Outcome, write_msd
+from tests.run_folders import change_cell
 from tests.smoke_runs import run_smoke
 
 ROOT = Path(__file__).parents[2]
@@ -557,11 +558,7 @@ def test_scans_in_folders_with_long_names_are_segmented(
 
 
 def test_a_number_in_the_table_that_is_none_is_told(predict: Predict, scans: Path) -> None:
-    path = predict().folder / "cases.csv"
-    lines = path.read_text().splitlines()
-    cells = lines[1].split(",")
-    lines[1] = ",".join([*cells[:5], "many", *cells[6:]])
-    path.write_text("\n".join([*lines, ""]))
+    change_cell(predict().folder / "cases.csv", 5, "many")
     refused = predict()
     assert refused.exit_code == 2
     assert "cases.csv cannot be read" in refused.err

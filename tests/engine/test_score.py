@@ -17,7 +17,7 @@ import pytest
 from alseg.engine import score as module
 from alseg.engine.score_tables import ScoreTable, rows_of, top_of
 from tests.conftest import Outcome
-from tests.run_folders import settle
+from tests.run_folders import change_cell, settle
 from tests.smoke_runs import run_smoke
 
 # no resampling: the scans of a folder are read as those of the data set
@@ -292,11 +292,7 @@ def test_the_top_is_that_of_sorting_all_rows(tmp_path: Path) -> None:
 
 
 def test_a_damaged_score_is_scored_again(score: Score, noted: pd.Series) -> None:
-    table = score().folder / "scores_0000_of_0001.csv"
-    lines = table.read_text().splitlines()
-    cells = lines[1].split(",")
-    lines[1] = ",".join([*cells[:2], "abc", *cells[3:]])
-    table.write_text("\n".join([*lines, ""]))
+    change_cell(score().folder / "scores_0000_of_0001.csv", 2, "abc")
     again = score()
     assert again.exit_code == 0, again.err
     assert "scored 1 scan(s)" in again.out
