@@ -226,6 +226,7 @@ SETTINGS = [
     setting("pool.query_size=-1", "pool.query_size is -1; it must be a whole number"),
     setting("pool.rounds=null", "pool.rounds is None; it must be a whole number"),
     setting("pool.start=cold", "pool.start is 'cold'; allowed are random, diverse"),
+    setting("pool.label_seed=-1", "pool.label_seed is -1; it must be a whole number of at least 0"),
     setting("pool.budget=nan", "pool.budget is nan; it must be null or a number above 0"),
     setting("steps_per_round=-5", "steps_per_round is -5; it must be a whole number"),
     setting("steps_per_round=many", "steps_per_round is 'many'"),

@@ -123,7 +123,7 @@ def candidate_cases(
     Args:
         selectable: the cases that may be acquired.
         n_candidates: how many to take; None for all.
-        base_seed: the run's seed.
+        base_seed: the seed of what is labelled.
         round_number: the round.
     """
     if n_candidates is None:

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 def proxy_start(experiment: Experiment, proxy: Proxy) -> tuple[str, ...]:
     """Choose the initial volumes with a network trained on pseudo-labels.
 
-    No label is read. The choice is a function of the seed, the images and the settings of data,
+    No label is read. The choice is a function of the seed of labels, the images and the settings of data,
     model, training and proxy, so all strategies of a seed share it; it is kept in the cache folder,
     under a name made of them, and trained for once. A start that was interrupted begins again.
 
@@ -53,6 +54,8 @@ def proxy_start(experiment: Experiment, proxy: Proxy) -> tuple[str, ...]:
         TrainingError: if a loss is not finite and such steps are not to be left out.
     """
     proxy.source.check(experiment.make_network())
+    plan = experiment.plan
+    experiment = replace(experiment, plan=replace(plan, seed=plan.seed_of_labels))
     folder = experiment.data.cache.folder
     kept = folder / f"proxy-{experiment.proxy_key}.json"
     folder.mkdir(parents=True, exist_ok=True)

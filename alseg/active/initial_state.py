@@ -65,7 +65,7 @@ def warn_of_budget(experiment: Experiment, cost: float) -> None:
 
 
 def initial_pool(experiment: Experiment) -> Pool:
-    """The pool before the first round; it depends on the seed and the images, not on the strategy.
+    """The pool before the first round; it depends on its seed and the images, not on the strategy.
 
     Raises:
         AlsegError: if the initial pool is larger than the training set, or the proxy task cannot be
@@ -94,9 +94,10 @@ def initial_pool(experiment: Experiment) -> Pool:
     else:
         if plan.start != "random":
             data.prepare(training)
-        seed = seed_for(plan.seed, 0, "initial_pool")
+        seed = seed_for(plan.seed_of_labels, 0, "initial_pool")
         initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
-    initial = data.splits.with_all_parts(initial, seed_for(plan.seed, 0, "initial_pool/parts"))
+    seed = seed_for(plan.seed_of_labels, 0, "initial_pool/parts")
+    initial = data.splits.with_all_parts(initial, seed)
     return Pool.start(training, initial)
 
 
@@ -139,7 +140,7 @@ def random_regions(experiment: Experiment, regions: RegionUnits) -> Pool:
     data, n_wanted = experiment.data, experiment.plan.initial
     data.prepare(data.splits.training)
     nothing = Pool.start(data.splits.training, ())
-    rng = np.random.default_rng(seed_for(experiment.plan.seed, 0, "initial_pool"))
+    rng = np.random.default_rng(seed_for(experiment.plan.seed_of_labels, 0, "initial_pool"))
     units = regions.draw(nothing, nothing.unlabelled, n_wanted, rng)
     if len(units) < n_wanted:
         raise ConfigError(

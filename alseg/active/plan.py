@@ -34,6 +34,9 @@ class Plan:
             (the previous round's best by validation, as in the tutorial) or ``continue_last`` (the
             previous round's last). The optimiser starts again in each round.
         seed: the run's seed.
+        label_seed: of what is labelled, as far as it is drawn: the initial units, candidates,
+            random queries. Runs of one ``label_seed`` and several seeds repeat the training; with
+            ``strategy=random``, on the same labels in all rounds. None for ``seed``.
         start: how the initial volumes are chosen, ``random``, ``diverse`` or ``proxy``; or
             ``labelled`` for those that have a label in the data set, however many ``initial`` says.
         budget: no more queries once the labelled volumes cost that much, in units of ``cost``; the
@@ -60,6 +63,7 @@ class Plan:
     round_start: str
     seed: int
     start: str = "random"
+    label_seed: int | None = None
     budget: float | None = None
     candidates: int | None = None
     repeat_uncertain: bool = False
@@ -77,6 +81,8 @@ class Plan:
             check_whole_number(name, number, at_least=1)
         check_flag("pool.repeat_uncertain", self.repeat_uncertain)
         check_whole_number("seed", self.seed, at_least=0)
+        if self.label_seed is not None:
+            check_whole_number("pool.label_seed", self.label_seed, at_least=0)
         check_choice("round_start", self.round_start, ROUND_STARTS)
         check_choice("val_interval_unit", self.val_interval_unit, INTERVAL_UNITS)
         check_choice("pool.start", self.start, STARTS)
@@ -104,6 +110,11 @@ class Plan:
             raise ConfigError(
                 f"pool.start={self.start} chooses whole volumes; {with_unit} use pool.start=random"
             )
+
+    @property
+    def seed_of_labels(self) -> int:
+        """The seed of what is labelled: ``label_seed``, or the run's."""
+        return self.seed if self.label_seed is None else self.label_seed
 
     @property
     def units(self) -> str:

@@ -45,7 +45,7 @@ class Chooser:
     Attributes:
         strategy: chooses.
         query_size: how many units.
-        base_seed: the run's seed.
+        base_seed: of its random draws.
         n_rounds: rounds of the run.
         round_number: the round.
         pool: what it begins with.

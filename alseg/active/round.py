@@ -125,7 +125,7 @@ def round_candidates(experiment: Experiment, pool: Pool, round_number: int) -> t
     selectable = (*pool.unlabelled, *again)
     if experiment.regions is not None:
         selectable = experiment.regions.selectable(pool)
-    return candidate_cases(selectable, plan.candidates, plan.seed, round_number)
+    return candidate_cases(selectable, plan.candidates, plan.seed_of_labels, round_number)
 
 
 def is_to_ask(plan: Plan, round_number: int, cost: float) -> bool:

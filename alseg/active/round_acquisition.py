@@ -20,6 +20,7 @@ from alseg.active.query_selection import Chooser, Chosen
 from alseg.active.region_units import RegionUnits
 from alseg.active.round import Round
 from alseg.active.round_training import Trained
+from alseg.core.seeding import seed_for
 from alseg.core.units import Query, as_unit
 from alseg.data.annotation import Annotation
 from alseg.run.folder import FEATURES_FILE, SCORES_FILE, request_of_round
@@ -81,7 +82,7 @@ def acquisition_callback(this_round: Round, earlier: Sequence[CaseScore]) -> Acq
     chooser = Chooser(
         experiment.strategy,
         experiment.plan.query_size,
-        experiment.plan.seed,
+        experiment.plan.seed_of_labels,
         experiment.plan.rounds,
         this_round.number,
         this_round.pool,
@@ -105,11 +106,12 @@ def random_query(this_round: Round) -> Query:
     """Regions for a strategy that looks at no prediction: random, or centred on foreground."""
     experiment, regions = this_round.experiment, this_round.experiment.regions
     assert regions is not None
+    seed = seed_for(experiment.plan.seed_of_labels, this_round.number, "selection")
     return regions.draw(
         this_round.pool,
         this_round.candidates,
         experiment.plan.query_size,
-        np.random.default_rng(this_round.seed("selection")),
+        np.random.default_rng(seed),
         hidden_labels(this_round),
         foreground_share(experiment.strategy) or 0.0,
     )

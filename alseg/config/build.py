@@ -482,9 +482,14 @@ def proxy_key(config: DictConfig, cache: VolumeCache, case_ids: Sequence[str]) -
     """A hash of what the choice of the proxy task depends on."""
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
-    names = ("data", "model", "training", "proxy", "seed")
+    names = ("data", "model", "training", "proxy")
+    label_seed = content["pool"].get("label_seed")
     images = {case_id: cache.key(cache.task.cases[case_id].images) for case_id in case_ids}
-    chosen_from = {"images": images, "initial": config.pool.initial}
+    chosen_from = {
+        "images": images,
+        "initial": config.pool.initial,
+        "seed": config.seed if label_seed is None else label_seed,
+    }
     return config_hash(
         OmegaConf.create(literal({name: content[name] for name in names} | chosen_from))
     )

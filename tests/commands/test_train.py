@@ -146,6 +146,25 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(train: Train) -> Non
     assert state_of(one.folder)["history"] != state_of(other.folder)["history"]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("pool.candidates=3",),
+        ("pool.unit=patch", "pool.patch_voxels=[12,12,8]"),
+        ("pool.start=proxy", "proxy.steps=2"),
+    ],
+)
+def test_a_seed_of_its_own_keeps_the_labels_while_the_training_is_repeated(
+    train: Train, settings: tuple[str, ...]
+) -> None:
+    common = ("strategy=random", "steps_per_round=2", "val_interval=2", *settings)
+    runs = [train(*common, "seed=3"), train(*common, "seed=4", "pool.label_seed=3")]
+    labelled, history = zip(*((s["queries"], s["history"]) for s in map(state_of, [r.folder for r in runs])))
+    assert labelled[0] == labelled[1]
+    assert all(one != two for one, two in zip(*history, strict=True))
+    assert state_of(train(*common, "seed=4").folder)["queries"] != labelled[0]
+
+
 def test_strategies_of_a_seed_start_alike(train: Train) -> None:
     runs = {name: train(f"strategy={name}") for name in ("random", "variance", "entropy")}
     states = {name: RunState.load(run.folder) for name, run in runs.items()}
