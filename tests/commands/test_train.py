@@ -159,10 +159,10 @@ def test_a_seed_of_its_own_keeps_the_labels_while_the_training_is_repeated(
 ) -> None:
     common = ("strategy=random", "steps_per_round=2", "val_interval=2", *settings)
     runs = [train(*common, "seed=3"), train(*common, "seed=4", "pool.label_seed=3")]
-    labelled, history = zip(*((s["queries"], s["history"]) for s in map(state_of, [r.folder for r in runs])))
-    assert labelled[0] == labelled[1]
-    assert all(one != two for one, two in zip(*history, strict=True))
-    assert state_of(train(*common, "seed=4").folder)["queries"] != labelled[0]
+    one, two = (state_of(run.folder) for run in runs)
+    assert one["queries"] == two["queries"]
+    assert all(a != b for a, b in zip(one["history"], two["history"], strict=True))
+    assert state_of(train(*common, "seed=4").folder)["queries"] != one["queries"]
 
 
 def test_strategies_of_a_seed_start_alike(train: Train) -> None:
