@@ -42,7 +42,7 @@ def proxy_start(experiment: Experiment, proxy: Proxy) -> tuple[str, ...]:
 
     No label is read. The choice is a function of the seed of labels, the images and the settings of
     data, model, training and proxy, so all strategies of a seed share it; it is kept in the cache
-    folder, under a name made of them, and trained for once. A start that was interrupted begins again.
+    folder, under a name made of them, and trained for once. An interrupted start begins again.
 
     Args:
         experiment: the parts.
