@@ -73,7 +73,7 @@ def sampled_passes(
             with masks.attached_to(network, in_place=parts.exclusive):
                 logits = parts.tail(activations, None)
             del activations
-            yield from logits
+            yield from logits.contiguous()
 
     @torch.no_grad()
     def after_each() -> Iterator[VoxelStatistics]:
@@ -127,7 +127,8 @@ class _Still:
         heads, stitch = Heads(parts, windows), Stitch(windows)
         plain: list[Tensor] = []
         for batch in batches(range(len(windows.boxes)), windows.batch_size):
-            for index, logits in zip(batch, parts.tail(heads(batch), None), strict=True):
+            found = parts.tail(heads(batch), None).contiguous()
+            for index, logits in zip(batch, found, strict=True):
                 stitch.add(index, logits)
                 plain.append(logits.to(windows.weight.device))
         return cls(windows, heads, plain, stitch.logits())
