@@ -172,20 +172,23 @@ def test_passes_of_few_windows_are_made_together_and_stay_the_same(lopsided: Ten
         return passes.together, after_each
 
     one_by_one, expected = passes_with(1)
-    together, found = passes_with(30)
+    together, found = passes_with(10)
     assert one_by_one == 1
     assert 1 < together < 7
     assert len(found) == 7
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_volume_is_left_only_when_the_passes_made_together_are_used(lopsided: Tensor) -> None:
+def test_a_volume_is_left_only_when_the_passes_made_together_are_used(
+    lopsided: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Decided(Precision):
         def is_decided(self, so_far: CaseScore) -> bool:
             asked.append(so_far.n_passes)
             return so_far.n_passes == 10 or len(asked) == 2
 
     asked: list[int | None] = []
+    monkeypatch.setattr(windows, "VOXELS_AT_ONCE", 10 * 16**3)
     strategy = Strategy("variance", top_k, variance, mean)
     scoring = Scoring(strategy, MCDropout(10, 0.5, "adaptive"), INFERER, 1, 1)
     found = scoring.score_until_decided(Decided(10), Unsure().eval(), lopsided, "case")
