@@ -66,7 +66,7 @@ class MaskedDropout:
 
     def __init__(self, mask_seed: MaskSeed) -> None:
         self.mask_seed = mask_seed
-        self.samples: list[tuple[int, int]] = []  # (pass, window) of each sample in the batch
+        self.samples: Sequence[tuple[int, int]] = ()  # (pass, window) of each sample in the batch
 
     @contextmanager
     def attached_to(

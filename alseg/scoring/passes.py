@@ -7,10 +7,10 @@ all windows T times. Here the part of the network before its first dropout runs 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from typing import TypeVar
 
 import torch
@@ -40,11 +40,13 @@ class Passes:
             the network over the windows of the volume.
         expected: map [D, H, W] of what a deterministic pass expects of the measure, up to a factor
             that a pool's volumes share; None where there was no such pass.
+        together: how many passes are made at a time; to stop between them saves nothing.
     """
 
     after_each: Iterator[VoxelStatistics]
     cost: Callable[[int], float] = float
     expected: Tensor | None = None
+    together: int = 1
 
     def __iter__(self) -> Iterator[VoxelStatistics]:
         return self.after_each
@@ -202,21 +204,18 @@ class Heads:
 
 def _batches_of_passes(
     n_passes: int, at_once: int, n_windows: int, size: int
-) -> Iterator[list[tuple[int, int]]]:
-    """(pass, window) in batches of one size that end where a pass ends."""
-    n_together = at_once * n_windows
-    size = math.ceil(n_together / math.ceil(n_together / size))  # 6, 6, 6 and not 8, 8, 2
+) -> Iterator[Sequence[tuple[int, int]]]:
+    """(pass, window) in batches that end where a pass ends."""
     for first in range(0, n_passes, at_once):
-        yield from batches(
-            product(range(n_passes)[first : first + at_once], range(n_windows)), size
-        )
+        numbers = range(n_passes)[first : first + at_once]
+        yield from batches(list(product(numbers, range(n_windows))), size)
 
 
 _T = TypeVar("_T")
 
 
-def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Some at a time."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def batches(items: Sequence[_T], most: int) -> Iterator[Sequence[_T]]:
+    """Some at a time, evenly: 18 in batches of at most 8 are 6, 6 and 6, not 8, 8 and 2."""
+    size = math.ceil(len(items) / math.ceil(len(items) / most))
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import ndtri
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from alseg.scoring.shrinkage import Evidence, ShrunkScores, evidence_of
 from alseg.strategies.strategy import CaseScore
@@ -92,7 +91,8 @@ class Precision:
         if not error:
             return 0.0
         far = abs(scores.log_scores[-1] - border) / error
-        return float(error * (norm.pdf(far) - far * norm.cdf(-far)))
+        density = math.exp(-(far**2) / 2) / math.sqrt(2 * math.pi)
+        return float(error * (density - far * ndtr(-far)))
 
     def _price(self, so_far: CaseScore) -> float:
         """Of the next pass."""

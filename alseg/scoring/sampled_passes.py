@@ -7,7 +7,7 @@ pass, says as much as a query needs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,27 +62,47 @@ def sampled_passes(
     probability = chances(shares, gate)
     still.heads.keep_only(np.flatnonzero(probability > 0.5).tolist())
     masks = MaskedDropout(mask_seed)
+    # a forward pass of few windows is mostly the calls of its layers
+    together = max(1, int(windows.batch_size / 2 / probability.sum()))
     n_run = [len(windows.boxes)]  # with those of the deterministic pass
+
+    def window_logits(samples: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        for batch in batches(samples, windows.batch_size):
+            masks.samples = batch
+            activations = still.heads([index for _, index in batch])
+            with masks.attached_to(network, in_place=parts.exclusive):
+                logits = parts.tail(activations, None)
+            del activations
+            yield from logits.contiguous()
 
     @torch.no_grad()
     def after_each() -> Iterator[VoxelStatistics]:
-        for number in range(n_passes):
-            seed = mask_seed(number, len(windows.boxes), 0)  # of a window that there is not
-            sample = drawn(probability, np.random.default_rng(seed).random())
-            for batch in batches(sample, windows.batch_size):
-                masks.samples = [(number, index) for index in batch]
-                activations = still.heads(batch)
-                with masks.attached_to(network, in_place=parts.exclusive):
-                    logits = parts.tail(activations, None)
-                del activations
-                for index, window_logits in zip(batch, logits, strict=True):
-                    box, changed = still.with_window(index, window_logits)
+        for first in range(0, n_passes, together):
+            sample = {
+                number: _drawn(probability, mask_seed, number)
+                for number in range(n_passes)[first : first + together]
+            }
+            made = window_logits([(number, i) for number in sample for i in sample[number]])
+            for indices in sample.values():
+                for index, logits in zip(indices, made, strict=False):  # ``made`` goes on
+                    box, changed = still.with_window(index, logits)
                     statistics.add(box, changed, 1 / probability[index])
-            n_run.append(len(sample))
-            statistics.end_pass()
-            yield statistics
+                n_run.append(len(indices))
+                statistics.end_pass()
+                yield statistics
 
-    return Passes(after_each(), lambda n: sum(n_run[: n + 1]) / len(windows.boxes), expected)
+    return Passes(
+        after_each(),
+        lambda n: sum(n_run[: n + 1]) / len(windows.boxes),
+        expected,
+        together,
+    )
+
+
+def _drawn(probability: np.ndarray, mask_seed: MaskSeed, number: int) -> Sequence[int]:
+    """The windows of a pass."""
+    seed = mask_seed(number, len(probability), 0)  # of a window that there is not
+    return drawn(probability, np.random.default_rng(seed).random())
 
 
 @dataclass(frozen=True)
@@ -107,7 +127,8 @@ class _Still:
         heads, stitch = Heads(parts, windows), Stitch(windows)
         plain: list[Tensor] = []
         for batch in batches(range(len(windows.boxes)), windows.batch_size):
-            for index, logits in zip(batch, parts.tail(heads(batch), None), strict=True):
+            found = parts.tail(heads(batch), None).contiguous()
+            for index, logits in zip(batch, found, strict=True):
                 stitch.add(index, logits)
                 plain.append(logits.to(windows.weight.device))
         return cls(windows, heads, plain, stitch.logits())

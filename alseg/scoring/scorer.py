@@ -147,7 +147,7 @@ class Scoring:
                 plain_passes=passes.cost(len(pass_scores)),
                 expected=expected,
             )
-            if stopping.is_decided(so_far):
+            if len(pass_scores) % passes.together == 0 and stopping.is_decided(so_far):
                 break
         found = replace(so_far, score=stopping.result(so_far))
         stopping.observe(found)

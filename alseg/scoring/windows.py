@@ -6,6 +6,7 @@ in an order of its own, and to add their logits to others that it has already.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from torch import Tensor
 
 Box = tuple[slice, slice, slice]
 
+# A forward pass of fewer than these is mostly the calls of its layers on a CPU.
+VOXELS_AT_ONCE = 2**17
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -30,7 +34,8 @@ class Windows:
         importance: how much each voxel of a window counts where windows overlap, [d, h, w].
         weight: the sum of all windows' importance, [D', H', W'].
         inside: where the volume lies in the padded one.
-        batch_size: how many windows a forward pass takes.
+        batch_size: how many windows a forward pass takes: as many as the inferer says, and on a CPU
+            at least ``VOXELS_AT_ONCE``.
     """
 
     image: Tensor
@@ -94,7 +99,9 @@ def sliding_windows(image: Tensor, inferer: Inferer) -> Windows | None:
         importance=importance,
         weight=weight,
         inside=tuple(slice(a, a + n) for a, n in zip(low, size, strict=True)),  # type: ignore[arg-type]
-        batch_size=inferer.sw_batch_size,
+        batch_size=max(inferer.sw_batch_size, VOXELS_AT_ONCE // math.prod(roi))
+        if image.device.type == "cpu"
+        else inferer.sw_batch_size,
     )
 
 

@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from alseg.core.errors import ConfigError
 from alseg.networks.dropout import MaskSeed
+from alseg.scoring import windows
 from alseg.scoring.gate import chances, drawn, expectation, sensitivity
 from alseg.scoring.plain_passes import stochastic_statistics
+from alseg.scoring.precision import Precision
 from alseg.scoring.sampled_passes import sampled_passes
-from alseg.scoring.scorer import mask_seed_of
+from alseg.scoring.scorer import Scoring, mask_seed_of
 from alseg.scoring.sources import MCDropout
 from alseg.scoring.windows import sliding_windows
+from alseg.strategies.aggregations import mean
 from alseg.strategies.measures import mutual_information, variance
+from alseg.strategies.selectors.ranked import top_k
 from alseg.strategies.statistics import SampledStatistics, VoxelStatistics, single_pass
-from alseg.strategies.strategy import Measure
+from alseg.strategies.strategy import CaseScore, Measure, Strategy
 from tests.networks.test_dropout import build, mask_seed
 
 INFERER = SlidingWindowInferer((16, 16, 16), sw_batch_size=2, overlap=0.25, mode="gaussian")
@@ -89,9 +93,9 @@ def test_a_wider_gate_draws_fewer_windows_and_0_runs_all() -> None:
 
 def test_a_volume_that_is_sure_everywhere_runs_all_windows() -> None:
     image = torch.zeros(1, 1, 40, 16, 16)
-    windows = sliding_windows(image, INFERER)
-    assert windows is not None
-    expected, shares = expectation(windows, torch.zeros(40, 16, 16))
+    all_windows = sliding_windows(image, INFERER)
+    assert all_windows is not None
+    expected, shares = expectation(all_windows, torch.zeros(40, 16, 16))
     assert not expected.any()
     np.testing.assert_allclose(chances(shares, 0.5), 1)
 
@@ -154,6 +158,44 @@ def test_what_passes_cost_counts_the_deterministic_one(lopsided: Tensor) -> None
     passes = sampled_passes(network, lopsided, INFERER, 4, mask_seed, 0.5)
     list(passes)
     assert 1 < passes.cost(1) < passes.cost(4) < 4
+
+
+def test_passes_of_few_windows_are_made_together_and_stay_the_same(lopsided: Tensor) -> None:
+    network = Unsure().eval()
+
+    def passes_with(batch: int) -> tuple[int, list[tuple[float, float]]]:
+        inferer = SlidingWindowInferer(16, batch, 0.25, mode="gaussian")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(windows, "VOXELS_AT_ONCE", 0)
+            passes = sampled_passes(network, lopsided, inferer, 7, mask_seed, 0.5)
+        after_each = [(float(variance(s).sum()), passes.cost(s.n_passes)) for s in passes]
+        return passes.together, after_each
+
+    one_by_one, expected = passes_with(1)
+    together, found = passes_with(10)
+    assert one_by_one == 1
+    assert 1 < together < 7
+    assert len(found) == 7
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_volume_is_left_only_when_the_passes_made_together_are_used(
+    lopsided: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Decided(Precision):
+        def is_decided(self, so_far: CaseScore) -> bool:
+            asked.append(so_far.n_passes)
+            return so_far.n_passes == 10 or len(asked) == 2
+
+    asked: list[int | None] = []
+    monkeypatch.setattr(windows, "VOXELS_AT_ONCE", 10 * 16**3)
+    strategy = Strategy("variance", top_k, variance, mean)
+    scoring = Scoring(strategy, MCDropout(10, 0.5, "adaptive"), INFERER, 1, 1)
+    found = scoring.score_until_decided(Decided(10), Unsure().eval(), lopsided, "case")
+    (first, second) = asked
+    assert first is not None
+    assert first > 1
+    assert found.n_passes == second == min(2 * first, 10)
 
 
 def test_windows_that_reach_over_the_edge_count_inside_only() -> None:

@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures
-from alseg.scoring import passes
+from alseg.scoring import passes, windows
 from alseg.scoring.passes import dropout_passes
 from alseg.scoring.plain_passes import stochastic_statistics
 from alseg.scoring.sampled_passes import sampled_passes
@@ -27,6 +27,14 @@ from alseg.strategies.statistics import VoxelStatistics
 from tests.networks.test_dropout import MODELS, build, mask_seed
 
 INFERER = SlidingWindowInferer((32, 16, 16), sw_batch_size=3, overlap=0.25, mode="gaussian")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def batches_as_the_inferer_says() -> Iterator[None]:
+    """These volumes are small: a CPU would take each whole."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(windows, "VOXELS_AT_ONCE", 0)
+        yield
 
 
 def all_passes(*arguments: Any, **settings: Any) -> VoxelStatistics:
@@ -223,6 +231,25 @@ def test_batches_have_one_size_and_end_with_a_pass() -> None:
     all_passes(network, image, INFERER, 3, mask_seed)
     handle.remove()
     assert sizes == [2] * 6
+
+
+@pytest.mark.parametrize("gate", [None, 0.0, 0.3])
+def test_a_cpu_takes_small_windows_together(
+    gate: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, image = build("unet_small"), torch.rand(1, 1, 88, 16, 16)  # four windows, batches of 3
+    batch_sizes: list[int] = []
+
+    def made(at_least: int) -> VoxelStatistics:
+        monkeypatch.setattr(windows, "VOXELS_AT_ONCE", at_least)
+        batch_sizes.append(windows.sliding_windows(image, INFERER).batch_size)  # type: ignore[union-attr]
+        if gate is None:
+            return all_passes(network, image, INFERER, 3, mask_seed)
+        *_, found = sampled_passes(network, image, INFERER, 3, mask_seed, gate)
+        return found
+
+    check_equal(made(2**17), made(0), atol=1e-6, rtol=0 if gate is None else 1e-5)
+    assert batch_sizes == [2**17 // (32 * 16 * 16), 3]
 
 
 @settings(max_examples=25, deadline=None)
