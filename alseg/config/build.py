@@ -31,6 +31,7 @@ from alseg.config.checks import (
 from alseg.config.composition import instantiate
 from alseg.config.region_checks import check_regions
 from alseg.config.settings import config_hash, flat
+from alseg.core.counts import counted
 from alseg.core.errors import (
     ConfigError,
     DataError,
@@ -275,7 +276,7 @@ def build_data(config: DictConfig, task: Task, oracle: Oracle) -> PoolDataModule
         base_seed=config.seed,
     )
     if rank() == 0:
-        warn(data.cache, headers, unanswerable, simulated=not oracle.annotates_unlabelled)
+        warn(data.cache, splits, headers, unanswerable, simulated=not oracle.annotates_unlabelled)
     return data
 
 
@@ -391,6 +392,12 @@ def check_validation(
             f"validation=cross validates with all annotated cases, and data.splits keeps "
             f"{len(held_out)} of them for validation; choose data/splits=annotated, or "
             "data.validation_share=0 beside a test part"
+        )
+    if splits.lacks(splits.training):
+        raise ConfigError(
+            "validation=cross lets annotated cases of several groups validate each other, and "
+            f"there is one group in the pool of {counted(len(splits.training), 'case')} by "
+            f"data.groups={splits.groups}"
         )
     if plan.round_start != "scratch":
         raise ConfigError(

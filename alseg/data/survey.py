@@ -15,6 +15,7 @@ from alseg.core.errors import AlsegError
 from alseg.data.cache import VolumeCache, axis_findings
 from alseg.data.findings import Finding, listed, warning
 from alseg.data.headers import check_image_headers, check_label_header, label_of
+from alseg.data.splits import Splits, shared_groups
 from alseg.data.task import Case, Task
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,7 @@ def nothing_annotated(case_ids: Sequence[str]) -> list[Finding]:
 
 def warn(
     cache: VolumeCache,
+    splits: Splits,
     headers: Mapping[str, Sequence[Finding]],
     unanswerable: Sequence[str] = (),
     *,
@@ -194,13 +196,15 @@ def warn(
 
     Args:
         cache: the data set and its preprocessing.
+        splits: which cases train, validate and test.
         headers: findings of the headers, by case.
         unanswerable: cases that are left out of the pool.
         simulated: whether cases without a label are left out.
     """
     unused = left_out(cache.task) if simulated else []
     unused += nothing_annotated(unanswerable)
-    for finding in [*cache.task.findings, *unused, *axis_findings(cache.transforms)]:
+    shared = shared_groups(splits)
+    for finding in [*cache.task.findings, *unused, *shared, *axis_findings(cache.transforms)]:
         log.warning(f"warning: data set: {finding.message}")
     by_kind: dict[str, dict[str, str]] = defaultdict(dict)
     for case_id, findings in sorted(headers.items()):
