@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
+from alseg.core.counts import counted
 from alseg.core.errors import AlsegError
 from alseg.data.cache import VolumeCache, axis_findings
 from alseg.data.findings import Finding, listed, warning
@@ -171,15 +172,16 @@ def left_out(task: Task) -> list[Finding]:
     ]
 
 
-def nothing_annotated(case_ids: Sequence[str]) -> list[Finding]:
-    """The cases of a pool whose labels ignore all of their voxels."""
+def nothing_annotated(case_ids: Sequence[str], left_out_of: str) -> list[Finding]:
+    """The cases of some parts whose labels ignore all of their voxels."""
     if not case_ids:
         return []
+    labels = counted(len(case_ids), "label ignores all of its", "labels ignore all of their")
+    cases = "its case is" if len(case_ids) == 1 else "their cases are"
     return [
         warning(
             "nothing annotated",
-            f"{len(case_ids)} label(s) ignore all of their voxels, and their cases are left out of "
-            f"the pool of the simulation: {listed(case_ids)}",
+            f"{labels} voxels, and {cases} left out of {left_out_of}: {listed(case_ids)}",
         )
     ]
 
@@ -189,6 +191,7 @@ def warn(
     splits: Splits,
     headers: Mapping[str, Sequence[Finding]],
     unanswerable: Sequence[str] = (),
+    unjudged: Sequence[str] = (),
     *,
     simulated: bool,
 ) -> None:
@@ -199,10 +202,12 @@ def warn(
         splits: which cases train, validate and test.
         headers: findings of the headers, by case.
         unanswerable: cases that are left out of the pool.
+        unjudged: cases that are left out of validation and test.
         simulated: whether cases without a label are left out.
     """
     unused = left_out(cache.task) if simulated else []
-    unused += nothing_annotated(unanswerable)
+    unused += nothing_annotated(unanswerable, "the pool of the simulation")
+    unused += nothing_annotated(unjudged, "validation and test")
     shared = shared_groups(splits)
     for finding in [*cache.task.findings, *unused, *shared, *axis_findings(cache.transforms)]:
         log.warning(f"warning: data set: {finding.message}")
