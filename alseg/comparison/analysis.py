@@ -134,7 +134,6 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
     if target is None and full_dice is not None:
         target = default_target(fitted, full_dice)
     summaries = statistics.run_summaries(at_all_costs)
-    by_strategy = [group for _, group in fitted.groupby("strategy")]
     return Comparison(
         run_set=run_set,
         curves=curves,
@@ -162,11 +161,7 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
         ),
         efficiency=statistics.foreground_efficiencies(learning, full),
         target=target,
-        forecasts=(
-            ()
-            if target is None
-            else tuple(forecast(group, target, label=run_set.budget_label) for group in by_strategy)
-        ),
+        forecasts=forecasts(fitted, target, run_set.budget_label),
         back_test=back_test(fitted),
         queries=query_table(run_set),
         query_places=query_places(run_set),
@@ -174,6 +169,14 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
         timings=timing_table(run_set),
         differing=differing_settings(run_set.runs),
     )
+
+
+def forecasts(fitted: pd.DataFrame, target: float | None, label: str) -> tuple[Forecast, ...]:
+    """The forecast of each strategy; none without a target."""
+    if target is None:
+        return ()
+    by_strategy = [group for _, group in fitted.groupby("strategy")]
+    return tuple(forecast(group, target, label=label) for group in by_strategy)
 
 
 def default_target(curves: pd.DataFrame, full_dice: float) -> float:

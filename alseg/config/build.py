@@ -293,16 +293,18 @@ def without(splits: Splits, case_ids: Sequence[str]) -> Splits:
     Raises:
         DataError: if a part has no others.
     """
-    parts = {part: getattr(splits, part) for part in PARTS}
-    kept = {part: tuple(i for i in ids if i not in case_ids) for part, ids in parts.items()}
-    for part, ids in parts.items():
-        if ids and not kept[part]:
+    kept = splits
+    for part in PARTS:
+        ids = getattr(splits, part)
+        others = {part: tuple(i for i in ids if i not in case_ids)}
+        kept = replace(kept, **others)  # type: ignore[arg-type]  # the names of PARTS
+        if ids and not others[part]:
             lacks = "simulate an annotation with" if part == "training" else "judge networks by"
             raise DataError(
                 f"the labels of all {len(ids)} {part} cases ignore all of their voxels, so there "
                 f"is nothing to {lacks}; label some of them, or split otherwise"
             )
-    return replace(splits, **kept)
+    return kept
 
 
 def check_units(
