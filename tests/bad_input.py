@@ -297,6 +297,18 @@ SETTINGS = [
         "data/splits=growing data.splits.validation_share=1",
         "data.splits.validation_share is 1; it must be a number above 0 and below 1",
     ),
+    setting(
+        "data.groups=case",
+        "data.splits leaves a part empty: 10 cases in 1 group of data.groups",
+    ),
+    setting(
+        'data.groups="("',
+        "data.groups is '('; it must be a regular expression of case ids",
+    ),
+    setting(
+        "validation=cross data/splits=annotated data.groups=case",
+        "there is one group in the pool of 10 cases by data.groups=case",
+    ),
     setting("data/splits=growing pool.initial=1", "pool.initial is 1; this split takes at least 2"),
     setting(
         "data/splits=annotated",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from alseg.comparison import statistics
-from alseg.comparison.budget import along
+from alseg.comparison.budget import along, rounds_along
 from alseg.comparison.query_places import query_places
 from alseg.comparison.runs import (
     RunSet,
@@ -16,6 +16,7 @@ from alseg.comparison.runs import (
     differing_settings,
     learning_curves,
     query_table,
+    timing_table,
 )
 from alseg.comparison.statistics import Gain, Ranking
 from alseg.core.errors import ConfigError
@@ -31,7 +32,8 @@ class Comparison:
 
     Attributes:
         run_set: the runs.
-        curves: rounds of the runs with a learning curve.
+        curves: rounds of the runs with a learning curve, or at the budgets of ``along``.
+        fitted: the rounds that curves are fitted to, as ``rounds_along`` gives them.
         full: the round of each full-data run; may be empty.
         summaries: area under the budget curve and final Dice of each run.
         differences: paired differences of the areas from the reference.
@@ -49,11 +51,13 @@ class Comparison:
         queries: the acquired cases.
         query_places: where in the volumes the units of queries lie; empty without runs of regions.
         calibration: reliability histograms; may be empty.
+        timings: the seconds of each round.
         differing: settings that differ between the runs.
     """
 
     run_set: RunSet
     curves: pd.DataFrame
+    fitted: pd.DataFrame
     full: pd.DataFrame
     summaries: pd.DataFrame
     differences: pd.DataFrame
@@ -71,6 +75,7 @@ class Comparison:
     queries: pd.DataFrame
     query_places: pd.DataFrame
     calibration: pd.DataFrame
+    timings: pd.DataFrame
     differing: dict[str, tuple[str, ...]]
 
     @property
@@ -121,18 +126,18 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
     if target is not None and not 0 < target <= 1:
         raise ConfigError(f"--target-dice is {target}; it must be above 0 and at most 1")
     reference, rounds = run_set.reference, learning_curves(run_set)
-    curves, at_all_costs = along(
-        rounds[~rounds["full_data"]].reset_index(drop=True), run_set.budget
-    )
+    learning = rounds[~rounds["full_data"]].reset_index(drop=True)
+    curves, at_all_costs = along(learning, run_set.budget)
+    fitted = rounds_along(learning, run_set.budget)
     full = rounds[rounds["full_data"]].reset_index(drop=True)
     full_dice = None if full.empty else float(full["dice"].mean())
     if target is None and full_dice is not None:
-        target = default_target(curves, full_dice)
+        target = default_target(fitted, full_dice)
     summaries = statistics.run_summaries(at_all_costs)
-    by_strategy = [group for _, group in curves.groupby("strategy")]
     return Comparison(
         run_set=run_set,
         curves=curves,
+        fitted=fitted,
         full=full,
         summaries=summaries,
         differences=statistics.differences_from_reference(summaries, reference),
@@ -154,19 +159,24 @@ def analyse(run_set: RunSet, target: float | None = None) -> Comparison:
             if full_dice is None
             else statistics.labels_to_reach_shares(at_all_costs, full_dice)
         ),
-        efficiency=statistics.foreground_efficiencies(curves, full),
+        efficiency=statistics.foreground_efficiencies(learning, full),
         target=target,
-        forecasts=(
-            ()
-            if target is None
-            else tuple(forecast(group, target, label=run_set.budget_label) for group in by_strategy)
-        ),
-        back_test=back_test(curves),
+        forecasts=forecasts(fitted, target, run_set.budget_label),
+        back_test=back_test(fitted),
         queries=query_table(run_set),
         query_places=query_places(run_set),
         calibration=calibration_table(run_set),
+        timings=timing_table(run_set),
         differing=differing_settings(run_set.runs),
     )
+
+
+def forecasts(fitted: pd.DataFrame, target: float | None, label: str) -> tuple[Forecast, ...]:
+    """The forecast of each strategy; none without a target."""
+    if target is None:
+        return ()
+    by_strategy = [group for _, group in fitted.groupby("strategy")]
+    return tuple(forecast(group, target, label=label) for group in by_strategy)
 
 
 def default_target(curves: pd.DataFrame, full_dice: float) -> float:

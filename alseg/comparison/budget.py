@@ -66,15 +66,7 @@ def along(curves: pd.DataFrame, budget: str) -> tuple[pd.DataFrame, pd.DataFrame
     """
     if budget == "labelled":
         return curves, curves
-    column = budget if budget == "cost" else f"annotated_{budget}"
-    silent = curves if column not in curves else curves[curves[column].isna()]
-    if len(silent):
-        raise ConfigError(
-            f"--budget {budget} needs runs that say it, as those of pool.unit=patch or slice do, "
-            f"and {_named(silent)} does not; for runs of whole volumes set cost={budget} and "
-            "compare with --budget cost"
-        )
-    curves = curves.assign(labelled=curves[column])
+    curves = curves.assign(labelled=_spent(curves, budget))
     curves = curves.drop_duplicates(["strategy", "seed", "labelled"], keep="last")
     runs = [run for _, run in curves.groupby(["strategy", "seed"])]
     last_to_start = max(runs, key=lambda run: run["labelled"].min())
@@ -92,6 +84,47 @@ def along(curves: pd.DataFrame, budget: str) -> tuple[pd.DataFrame, pd.DataFrame
         for budgets in (even, np.union1d(even, within))
     )
     return at_even, at_all
+
+
+def rounds_along(curves: pd.DataFrame, budget: str) -> pd.DataFrame:
+    """The rounds themselves along another budget, to fit curves to: ``labelled`` holds it then.
+
+    Nothing is read off between rounds, nor cut to what all runs have reached. What a strategy has
+    labelled in a round cost its runs a little more or less, so the round lies at the mean over
+    them. Rounds that have cost nothing yet are left out: curves begin above 0.
+
+    Rejected: the budgets of ``along``. Points between rounds scatter less than rounds, so fits to
+    them look surer than they are, and a run loses the rounds that others have not reached.
+
+    Args:
+        curves: as ``along`` takes them.
+        budget: of ``BUDGETS``.
+
+    Raises:
+        ConfigError: if a run does not say it.
+    """
+    if budget == "labelled":
+        return curves
+    spent = _spent(curves, budget).groupby([curves["strategy"], curves["labelled"]])
+    curves = curves.assign(labelled=spent.transform("mean"))
+    return curves[curves["labelled"] > 0].reset_index(drop=True)
+
+
+def _spent(curves: pd.DataFrame, budget: str) -> pd.Series:
+    """What each round had taken of a budget.
+
+    Raises:
+        ConfigError: if a run does not say it.
+    """
+    column = budget if budget == "cost" else f"annotated_{budget}"
+    silent = curves if column not in curves else curves[curves[column].isna()]
+    if len(silent):
+        raise ConfigError(
+            f"--budget {budget} needs runs that say it, as those of pool.unit=patch or slice do, "
+            f"and {_named(silent)} does not; for runs of whole volumes set cost={budget} and "
+            "compare with --budget cost"
+        )
+    return curves[column]
 
 
 def read_off(curve: pd.DataFrame, budgets: np.ndarray) -> pd.DataFrame:

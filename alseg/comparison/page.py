@@ -279,7 +279,7 @@ def _strategy_drawings(comparison: Comparison, palette: Palette, width: float) -
         drawings.append(
             Drawing(
                 "penalty_matrix",
-                "Pairwise penalty matrix: the share of the labelled counts at which the row's "
+                "Pairwise penalty matrix: the share of the budgets at which the row's "
                 "strategy beats the column's, which has the number of its row.",
                 "Heat map of the pairwise penalty matrix; its table has the numbers.",
                 figures.penalty_heat_map(comparison.matrix, labels, width),
@@ -310,7 +310,7 @@ def _further_drawings(comparison: Comparison, palette: Palette, width: float) ->
                 "not drawn, and forecasts nothing.",
                 "Fitted learning curves beyond the rounds so far, with the target Dice.",
                 figures.forecast_figure(
-                    comparison.curves,
+                    comparison.fitted,
                     comparison.forecasts,
                     palette,
                     width,

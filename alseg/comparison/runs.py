@@ -538,6 +538,15 @@ def learning_curves(run_set: RunSet) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def timing_table(run_set: RunSet) -> pd.DataFrame:
+    """One row a run and round: ``strategy``, ``seed``, ``round`` and its seconds."""
+    return pd.DataFrame(
+        {"strategy": run.strategy, "seed": run.seed} | timing
+        for run in run_set.runs
+        for timing in run.state.timings
+    )
+
+
 def metric_columns(run_set: RunSet) -> dict[str, str]:
     """What the columns of metrics.csv that are compared are called in a comparison."""
     measure, columns = run_set.measure, {}

@@ -480,8 +480,10 @@ def foreground_efficiencies(
 ) -> pd.DataFrame | None:
     """Foreground efficiency by strategy, over the rounds of all seeds.
 
-    Needs a column ``foreground_voxels`` (annotated foreground voxels up to the round) in the
-    histories and full-data runs, which give the whole.
+    It has an axis of its own, the annotated foreground, so it takes the rounds as they are,
+    whatever a comparison runs along; its start is the mean over the first rounds of all runs. Needs
+    a column ``foreground_voxels`` (annotated foreground voxels up to the round) in the histories
+    and full-data runs, which give the whole.
 
     Returns:
         Columns ``strategy``, ``foreground_efficiency``; None if the data do not carry it.
@@ -489,7 +491,8 @@ def foreground_efficiencies(
     if full.empty or "foreground_voxels" not in curves or curves["foreground_voxels"].isna().any():
         return None
     shares = curves["foreground_voxels"] / full["foreground_voxels"].mean()
-    start = curves.loc[curves["labelled"] == curves["labelled"].min(), value].mean()
+    first = curves.groupby(["strategy", "seed"])["labelled"].idxmin()
+    start = curves.loc[first, value].mean()
     return pd.DataFrame(
         [
             {
@@ -529,9 +532,13 @@ def reliability(histograms: pd.DataFrame) -> pd.DataFrame:
     return merged
 
 
-def seconds_table(curves: pd.DataFrame) -> pd.DataFrame:
-    """Mean wall-clock seconds of a run, by strategy and by what they were spent on."""
+def seconds_table(timings: pd.DataFrame) -> pd.DataFrame:
+    """Mean wall-clock seconds of a run, by strategy and by what they were spent on.
+
+    Args:
+        timings: as ``timing_table`` gives them.
+    """
     names = [f"{part}_seconds" for part in ("training", "evaluation", "scoring", "preprocessing")]
-    names = [name for name in names if name in curves]
-    by_run = curves.groupby(["strategy", "seed"])[names].sum()
+    names = [name for name in names if name in timings]
+    by_run = timings.groupby(["strategy", "seed"])[names].sum()
     return by_run.groupby("strategy").mean().reset_index()

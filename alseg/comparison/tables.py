@@ -24,6 +24,7 @@ from alseg.comparison.statistics import (
     seconds_table,
 )
 from alseg.core.metric_names import TITLES
+from alseg.curves.forecast import amount, bound
 from alseg.run.measure import cost_axis
 from alseg.system.text import capitalised, printable
 
@@ -143,6 +144,16 @@ def _seed_note(comparison: Comparison) -> tuple[str, ...]:
     pairs = comparison.differences["n_pairs"]
     n_pairs = int(pairs.min()) if len(pairs) else len(comparison.seeds)
     return () if n_pairs >= MIN_PAIRS else (too_few_seeds(n_pairs),)
+
+
+def _read_off(comparison: Comparison) -> tuple[str, ...]:
+    """What the budgets of a table are, where they are not the labelled counts of rounds."""
+    if comparison.run_set.budget == "labelled":
+        return ()
+    return (
+        f"At even budgets of {comparison.budget_label}, of which there are as many as the shortest "
+        "run has rounds; each run is read off linearly between its own rounds.",
+    )
 
 
 def summary_table(comparison: Comparison) -> Table:
@@ -336,8 +347,9 @@ def gain_table(comparison: Comparison) -> Table:
         f"{comparison.budget_label}",
         data,
         _shown(rows),
-        ("Mean over seeds of the step within each seed; what further volumes would bring is the "
-         "forecast's question.",),
+        (*_read_off(comparison),
+         "Mean over seeds of the step within each seed; what further labels would bring is the "
+         "forecast's question."),
     )  # fmt: skip
 
 
@@ -432,7 +444,7 @@ def penalty_table(comparison: Comparison) -> Table:
         note += f"{MIN_PAIRS} seeds that all strategies have in common."
         empty = pd.DataFrame()
         return Table("penalty", "Pairwise penalty matrix", empty, empty, (note, source))
-    return matrix_table(matrix, comparison.labels, (source,))
+    return matrix_table(matrix, comparison.labels, (*_read_off(comparison), source))
 
 
 def matrix_table(matrix: pd.DataFrame, labels: Mapping[str, str], notes: tuple[str, ...]) -> Table:
@@ -546,12 +558,13 @@ def efficiency_table(comparison: Comparison) -> Table:
 
 def forecast_table(comparison: Comparison) -> Table:
     """The forecast of each strategy."""
+    along = comparison.budget_label
     data = pd.DataFrame(
         [
             {
                 "strategy": f.strategy,
                 "target": f.target,
-                "volumes": f.volumes,
+                "labelled": f.volumes,
                 "low": f.low,
                 "high": f.high,
                 "model": f.fit.model.name if f.fit else None,
@@ -562,25 +575,32 @@ def forecast_table(comparison: Comparison) -> Table:
     rows = [
         {
             "strategy": comparison.labels[f.strategy],
-            "volumes": "–" if f.volumes is None else f"{math.ceil(f.volumes)}",
+            along.removeprefix("labelled "): "–" if f.volumes is None else amount(f.volumes),
             "95% interval": (
                 "–" if f.volumes is None
                 else "reached" if math.isnan(f.low)
-                else f"{f.low:.0f} to {'no limit' if math.isinf(f.high) else f'{f.high:.0f}'}"
+                else f"{bound(f.low)} to {'no limit' if math.isinf(f.high) else bound(f.high)}"
             ),
             "curve": f"{f.fit.model.name}: {f.fit.model.formula}" if f.fit else "–",
         }
         for f in comparison.forecasts
     ]  # fmt: skip
     declined = tuple(f.statement for f in comparison.forecasts if f.volumes is None)
+    of_costs = (
+        ()
+        if comparison.run_set.budget == "labelled"
+        else (
+            "Curves are fitted to the rounds themselves, each at the mean of its costs over seeds.",
+        )
+    )
     return Table(
         "forecast",
-        f"{capitalised(comparison.budget_label)} expected for {comparison.measure.label} "
-        f"{comparison.target:.3f}",
+        f"{capitalised(along)} expected for {comparison.measure.label} {comparison.target:.3f}",
         data,
         _shown(rows),
         (
             *declined,
+            *of_costs,
             "The curve is the one that best predicts the last round from those before it. The "
             "interval resamples seeds (residuals with fewer than 3 seeds) and refits; it does not "
             "cover the choice of the curve. The training set has "
@@ -637,7 +657,7 @@ def calibration_table(comparison: Comparison) -> Table:
 
 def clock_table(comparison: Comparison) -> Table:
     """Wall-clock seconds of a run."""
-    data = seconds_table(pd.concat([comparison.curves, comparison.full]))
+    data = seconds_table(comparison.timings)
     columns = [name for name in data if name != "strategy"]
     rows = [
         {"strategy": comparison.labels[row["strategy"]]}

@@ -31,6 +31,7 @@ from alseg.config.checks import (
 from alseg.config.composition import instantiate
 from alseg.config.region_checks import check_regions
 from alseg.config.settings import config_hash, flat
+from alseg.core.counts import counted
 from alseg.core.errors import (
     ConfigError,
     DataError,
@@ -49,7 +50,7 @@ from alseg.data.headers import check_headers, label_of
 from alseg.data.region_sizes import region_sizes
 from alseg.data.regions import UnitShape
 from alseg.data.similarity import LabelledSimilarity
-from alseg.data.splits import Splits
+from alseg.data.splits import PARTS, Splits
 from alseg.data.survey import warn
 from alseg.data.task import Task
 from alseg.data.volumes import read_header
@@ -266,37 +267,44 @@ def build_data(config: DictConfig, task: Task, oracle: Oracle) -> PoolDataModule
         folder=config.cache_dir,
     )
     unanswerable = [] if oracle.annotates_unlabelled else ignored_cases(cache, splits.training)
+    unjudged = ignored_cases(cache, (*splits.validation, *splits.test))
     data = PoolDataModule(
         cache=cache,
-        splits=without(splits, unanswerable),
+        splits=without(splits, [*unanswerable, *unjudged]),
         augment=augment,
         batch_size=config.data.batch_size,
         num_workers=workers_for(config.data.num_workers),
         base_seed=config.seed,
     )
     if rank() == 0:
-        warn(data.cache, headers, unanswerable, simulated=not oracle.annotates_unlabelled)
+        simulated = not oracle.annotates_unlabelled
+        warn(data.cache, splits, headers, unanswerable, unjudged, simulated=simulated)
     return data
 
 
 def ignored_cases(cache: VolumeCache, case_ids: Sequence[str]) -> list[str]:
-    """The cases whose labels ignore all of their voxels: a simulation cannot annotate them."""
+    """The cases whose labels ignore all of their voxels: they annotate and judge nothing."""
     return [i for i in case_ids if not cache.is_annotated(label_of(cache.task.cases[i]))]
 
 
 def without(splits: Splits, case_ids: Sequence[str]) -> Splits:
-    """The splits without some cases of the pool.
+    """The splits without some cases.
 
     Raises:
-        DataError: if the pool has no others.
+        DataError: if a part has no others.
     """
-    training = tuple(i for i in splits.training if i not in case_ids)
-    if not training:
-        raise DataError(
-            f"the labels of all {len(case_ids)} training cases ignore all of their voxels, so "
-            "there is nothing to simulate an annotation with"
-        )
-    return replace(splits, training=training)
+    kept = splits
+    for part in PARTS:
+        ids = getattr(splits, part)
+        others = {part: tuple(i for i in ids if i not in case_ids)}
+        kept = replace(kept, **others)  # type: ignore[arg-type]  # the names of PARTS
+        if ids and not others[part]:
+            lacks = "simulate an annotation with" if part == "training" else "judge networks by"
+            raise DataError(
+                f"the labels of all {len(ids)} {part} cases ignore all of their voxels, so there "
+                f"is nothing to {lacks}; label some of them, or split otherwise"
+            )
+    return kept
 
 
 def check_units(
@@ -391,6 +399,12 @@ def check_validation(
             f"validation=cross validates with all annotated cases, and data.splits keeps "
             f"{len(held_out)} of them for validation; choose data/splits=annotated, or "
             "data.validation_share=0 beside a test part"
+        )
+    if splits.lacks(splits.training):
+        raise ConfigError(
+            "validation=cross lets annotated cases of several groups validate each other, and "
+            f"there is one group in the pool of {counted(len(splits.training), 'case')} by "
+            f"data.groups={splits.groups}"
         )
     if plan.round_start != "scratch":
         raise ConfigError(

@@ -108,13 +108,18 @@ def forecast(
             fit,
         )
     low, high, span = _interval_of(resampled, MAX_EXTRAPOLATION * largest)
-    statement = f"{strategy}: about {_needed(volumes)} {label} for Dice {target:.3f} ({span})."
+    statement = f"{strategy}: about {amount(volumes)} {label} for Dice {target:.3f} ({span})."
     return Forecast(strategy, target, statement, volumes, low, high, fit)
 
 
-def _needed(volumes: float) -> str:
+def amount(volumes: float) -> str:
     """A number of volumes, none of them in part; a share of one with two digits."""
     return f"{math.ceil(volumes)}" if volumes > 1 else f"{volumes:.2g}"
+
+
+def bound(volumes: float) -> str:
+    """An end of an interval of volumes, rounded; a share of one with two digits."""
+    return f"{volumes:.0f}" if volumes > 1 else f"{volumes:.2g}"
 
 
 def _interval_of(resampled: Array, most: float) -> tuple[float, float, str]:
@@ -122,8 +127,8 @@ def _interval_of(resampled: Array, most: float) -> tuple[float, float, str]:
     # method: no interpolation between a number and infinity
     low, high = np.quantile(resampled, (0.025, 0.975), method="inverted_cdf")
     if high > most:
-        return float(low), math.inf, f"95% interval {low:.0f} to no upper limit"
-    return float(low), float(high), f"95% interval {low:.0f} to {high:.0f}"
+        return float(low), math.inf, f"95% interval {bound(low)} to no upper limit"
+    return float(low), float(high), f"95% interval {bound(low)} to {bound(high)}"
 
 
 def back_test(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame:

@@ -105,28 +105,44 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Fit:
-    """A model with its parameters."""
+    """A model with its parameters.
+
+    Attributes:
+        model: the model.
+        parameters: of its function.
+        unit: what its n counts: 1, or for annotated voxels a power of ten of them.
+    """
 
     model: CurveModel
     parameters: tuple[float, ...]
+    unit: float = 1.0
 
     def predict(self, n: Array | Sequence[float] | float) -> Array:
         """The Dice at labelled counts."""
-        return self.model.function(np.asarray(n, dtype=np.float64), *self.parameters)
+        return self.model.function(np.asarray(n, dtype=np.float64) / self.unit, *self.parameters)
 
     def labels_for(self, dice: float) -> float:
         """The labelled count at which a Dice is reached; infinite if never."""
-        return self.model.inverse(dice, *self.parameters)
+        return self.unit * self.model.inverse(dice, *self.parameters)
 
 
 def fit_model(
-    model: CurveModel, labelled: Array, dice: Array, start: Sequence[float] | None = None
+    model: CurveModel, labelled: Array, dice: Array, again: Fit | None = None
 ) -> Fit | None:
-    """Bounded least squares; None if it does not converge or has fewer points than parameters."""
-    n, d = np.asarray(labelled, dtype=np.float64), np.asarray(dice, dtype=np.float64)
+    """Bounded least squares; None if it does not converge or has fewer points than parameters.
+
+    Args:
+        model: the model.
+        labelled: the labelled counts, above 0.
+        dice: the Dice at each.
+        again: a fit of the model, from which the search begins.
+    """
+    unit = _unit(labelled) if again is None else again.unit
+    n, d = np.asarray(labelled, dtype=np.float64) / unit, np.asarray(dice, dtype=np.float64)
     if len(n) < len(model.bounds[0]):
         return None
-    guess = np.clip(model.start(n, d) if start is None else start, *model.bounds)
+    start = model.start(n, d) if again is None else again.parameters
+    guess = np.clip(start, *model.bounds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)  # no covariance needed
@@ -135,7 +151,13 @@ def fit_model(
             )
     except RuntimeError:  # no convergence
         return None
-    return Fit(model, tuple(float(p) for p in parameters))
+    return Fit(model, tuple(float(p) for p in parameters), unit)
+
+
+def _unit(labelled: Array) -> float:
+    """The power of ten that brings counts below 10,000, for which the models' bounds are made."""
+    digits = math.floor(math.log10(np.max(labelled))) + 1
+    return 10.0 ** max(0, digits - 4)
 
 
 def choose_fit(labelled: Array, dice: Array) -> Fit | None:
@@ -207,5 +229,5 @@ def resampled_fits(fit: Fit, labelled: Array, dice: Array, seeds: Array) -> list
             n, d = labelled[chosen], dice[chosen]
         else:
             n, d = labelled, fitted + rng.choice(residuals, len(residuals))
-        again.append(fit_model(fit.model, n, d, start=fit.parameters))
+        again.append(fit_model(fit.model, n, d, again=fit))
     return again

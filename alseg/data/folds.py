@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alseg.core.errors import check_whole_number
+from alseg.core.groups import grouped_by
 from alseg.data.splits import Parts
 
 
@@ -14,33 +16,44 @@ from alseg.data.splits import Parts
 class CrossValidation:
     """Folds over the annotated cases of a round.
 
-    Sorted by a hash of their ids, the cases are dealt to the folds in turn, so that folds differ in
-    size by one case at most. Nothing but the ids decides, so folds are the same for all seeds; with
-    other cases they are others, and a case that stays may come to another fold.
+    Groups of cases are dealt to the folds, the largest first, each to the fold that has the fewest
+    cases by then; those of one size in the order of a hash of their names. So no group is in two
+    folds, and where each case is a group of its own folds differ in size by one case at most.
+    Nothing but the ids decides, so folds are the same for all seeds; with other cases they are
+    others, and a case that stays may come to another fold.
 
     Attributes:
-        folds: at least 2; of fewer annotated cases there are as many folds as cases.
+        folds: at least 2; of fewer groups there are as many folds as groups.
+        groups: which cases belong together, as ``grouped_by`` takes it.
     """
 
     folds: int
+    groups: str | None = None
 
     def __post_init__(self) -> None:
         check_whole_number("validation.folds", self.folds, at_least=2)
+        grouped_by(self.groups)  # refuses what is no regular expression
 
     def parts(self, annotated: Sequence[str]) -> tuple[Parts, ...]:
         """What each fold's network trains with, and which cases it judges: those of the fold.
 
         Args:
-            annotated: at least two cases; one that is given twice trains twice, and validates once.
+            annotated: cases of at least two groups; one that is given twice trains twice, and
+                validates once.
         """
-        ids = sorted(set(annotated), key=_place)
-        n_folds = min(self.folds, len(ids))
+        group_of = grouped_by(self.groups)
+        groups: dict[str, list[str]] = defaultdict(list)
+        for case_id in sorted(set(annotated)):
+            groups[group_of(case_id)].append(case_id)
+        folds: list[list[str]] = [[] for _ in range(min(self.folds, len(groups)))]
+        for name in sorted(groups, key=lambda name: (-len(groups[name]), _place(name))):
+            min(folds, key=len).extend(groups[name])
         return tuple(
             Parts(
-                training=tuple(i for i in annotated if i not in ids[number::n_folds]),
-                validation=tuple(sorted(ids[number::n_folds])),
+                training=tuple(i for i in annotated if i not in fold),
+                validation=tuple(sorted(fold)),
             )
-            for number in range(n_folds)
+            for fold in folds
         )
 
 
@@ -48,5 +61,5 @@ def held_out() -> None:
     """What ``validation=held_out`` makes: cases validate that are never trained on."""
 
 
-def _place(case_id: str) -> bytes:
-    return hashlib.sha256(repr(("fold", case_id)).encode()).digest()
+def _place(group: str) -> bytes:
+    return hashlib.sha256(repr(("fold", group)).encode()).digest()

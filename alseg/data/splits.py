@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from alseg.core.counts import counted
 from alseg.core.errors import ConfigError, DataError, check_number, check_whole_number
+from alseg.core.groups import grouped_by
 from alseg.core.pool import random_start
+from alseg.data.findings import Finding, warning
 from alseg.data.formats.dataset_json import read_json_object
 from alseg.data.naming import matching_case, short
 
 SPLIT_FILE = "split.json"  # in the folder of a data set
+PARTS = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,22 @@ class Splits:
 
     Validation and test are the same in all rounds, seeds and strategies. Without a validation part
     the annotated cases validate each other in folds.
+
+    Attributes:
+        training: the pool.
+        validation: what chooses the weights of a round; may be empty.
+        test: what judges them; may be empty.
+        groups: which cases belong together, as ``grouped_by`` takes it.
     """
 
     training: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    groups: str | None = field(default=None, kw_only=True)
+
+    def group_of(self, case_id: str) -> str:
+        """The name of a case's group: its id, where it is a group of its own."""
+        return grouped_by(self.groups)(case_id)
 
     def parts(self, annotated: Sequence[str]) -> Parts:
         """What a round trains and validates with.
@@ -58,30 +73,40 @@ class Splits:
 
     def lacks(self, annotated: Sequence[str]) -> str:
         """What a round has no case to do with: ``train``, ``validate``, or nothing (empty)."""
-        n_cases = len(set(annotated))
-        return "" if n_cases >= self.fewest_annotated else "validate" if n_cases else "train"
+        n_groups = len(
+            set(map(self.group_of, annotated))
+        )  # those of one cannot validate each other
+        return "" if n_groups >= self.fewest_annotated else "validate" if n_groups else "train"
 
     def with_all_parts(self, initial: Sequence[str], seed: int) -> tuple[str, ...]:
         """The initial pool, changed if need be so that the first round has all it needs.
+
+        Where the cases are to validate each other and are of one group, the last one makes room for
+        a random one of another group, if the pool has one.
 
         Args:
             initial: the cases that were chosen, at least ``fewest_annotated``.
             seed: of a draw of another case.
         """
-        return tuple(initial)
+        if self.lacks(initial) != "validate":
+            return tuple(initial)
+        others = [i for i in self.training if self.group_of(i) != self.group_of(initial[0])]
+        n_new = min(1, len(others))
+        return (*initial[: len(initial) - n_new], *random_start(others, n_new, seed))
 
 
 @dataclass(frozen=True)
 class GrowingSplits(Splits):
     """A split in which a share of what is annotated validates; nothing tests.
 
-    All cases are in the pool. A hash of its id says whether a case will validate, so that is known
-    before anybody annotates it, and stays as it is whatever is annotated or added later. A
-    validating case is never trained on. Nothing but its id decides: a choice by the label, such as
-    one that balances classes, would have to read labels that nobody has drawn yet.
+    All cases are in the pool. A hash of its id, or of the name of its group, says whether a case
+    will validate, so that is known before anybody annotates it, and stays as it is whatever is
+    annotated or added later. A validating case is never trained on. Nothing but its id decides: a
+    choice by the label, such as one that balances classes, would have to read labels that nobody
+    has drawn yet.
 
     Attributes:
-        share: of the cases that validate, in (0, 1); of a few cases it is met roughly.
+        share: of the cases that validate, in (0, 1); of a few groups it is met roughly.
         seed: the split's own seed. It is not the run's, so that all seeds share it.
     """
 
@@ -91,7 +116,7 @@ class GrowingSplits(Splits):
     def validates(self, case_id: str) -> bool:
         """Whether a case validates once it is annotated."""
         # repr keeps the two apart: (1, "2a") and (12, "a") must differ
-        digest = hashlib.sha256(repr((self.seed, case_id)).encode()).digest()
+        digest = hashlib.sha256(repr((self.seed, self.group_of(case_id))).encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.share * 2**64
 
     def parts(self, annotated: Sequence[str]) -> Parts:
@@ -128,35 +153,44 @@ class GrowingSplits(Splits):
         return (*(i for i in initial if i not in leaving), *random_start(others, n_new, seed))
 
 
-def annotated_split(case_ids: Iterable[str]) -> Splits:
+def annotated_split(case_ids: Iterable[str], *, groups: str | None = None) -> Splits:
     """Let all that is annotated train; for ``validation=cross``, as no case only validates.
 
     Args:
         case_ids: all cases; their order does not matter.
+        groups: which cases belong together, as ``grouped_by`` takes it.
+
+    Raises:
+        ConfigError: if ``groups`` is no regular expression.
     """
-    return Splits(tuple(sorted(case_ids)), (), ())
+    grouped_by(groups)  # refuses what is no regular expression
+    return Splits(tuple(sorted(case_ids)), (), (), groups=groups)
 
 
-def growing_split(case_ids: Iterable[str], *, validation_share: float, seed: int) -> GrowingSplits:
+def growing_split(
+    case_ids: Iterable[str], *, validation_share: float, seed: int, groups: str | None = None
+) -> GrowingSplits:
     """Let a share of what is annotated validate, see ``GrowingSplits``.
 
     Args:
         case_ids: all cases; their order does not matter.
         validation_share: the share of validating cases, in (0, 1).
         seed: the split's own seed.
+        groups: which cases belong together, as ``grouped_by`` takes it; a group stays in one part.
 
     Raises:
-        ConfigError: if the share is out of range, or the cases leave a part empty.
+        ConfigError: if the share is out of range, ``groups`` is no regular expression, or the cases
+            leave a part empty.
     """
     ids = tuple(sorted(case_ids))
     check_share("validation_share", validation_share)
     check_whole_number("data.splits.seed", seed, at_least=0)
-    splits = GrowingSplits(ids, (), (), validation_share, seed)
+    splits = GrowingSplits(ids, (), (), validation_share, seed, groups=groups)
     if missing := splits.lacks(ids):
         raise ConfigError(
-            f"data/splits=growing leaves no case to {missing} with: of {len(ids)} cases none falls "
-            f"there by its hash; add cases, or set another data.splits.validation_share (it is "
-            f"{validation_share}) or data.splits.seed"
+            f"data/splits=growing leaves no case to {missing} with: of {_in_groups(ids, groups)} "
+            "none falls there by its hash; add cases, or set another "
+            f"data.splits.validation_share (it is {validation_share}) or data.splits.seed"
         )
     return splits
 
@@ -171,42 +205,103 @@ def check_share(name: str, share: object) -> None:
 
 
 def split_by_fraction(
-    case_ids: Iterable[str], *, validation: float, test: float, seed: int
+    case_ids: Iterable[str],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    groups: str | None = None,
 ) -> Splits:
-    """Split cases at random into training, validation and test.
+    """Split cases at random into training, validation and test; a group stays in one part.
+
+    In random order each group goes to the first of validation and test that it brings nearer to its
+    number of cases, and to training if to neither. So shares are met to half of a group's size, and
+    exactly where each case is a group of its own.
+
+    Rejected: scikit-learn's GroupShuffleSplit, whose shares are of the groups, however many cases
+    they have, and which would change the splits of cases that are groups of their own.
 
     Args:
         case_ids: all cases; their order does not matter.
         validation: the share of validation cases, in (0, 1); 0 for ``validation=cross``.
         test: the share of test cases, in (0, 1).
         seed: the split's own seed. It is not the run's, so that all seeds share one test set.
+        groups: which cases belong together, as ``grouped_by`` takes it.
 
     Raises:
-        ConfigError: if a share is out of range or a part would be empty.
+        ConfigError: if a share is out of range, ``groups`` is no regular expression, or a part
+            would be empty.
     """
     ids = sorted(case_ids)
     if type(validation) not in (int, float) or validation != 0:
         check_share("validation", validation)
     check_share("test", test)
     check_whole_number("data.splits.seed", seed, at_least=0)
-    order = np.random.default_rng(seed).permutation(len(ids))
-    n_validation, n_test = round(validation * len(ids)), round(test * len(ids))
-    parts = n_test, len(ids) - n_validation - n_test, *([n_validation] if validation else [])
-    if min(parts) < 1:
-        raise ConfigError(
-            f"data.splits leaves a part empty: {len(ids)} cases with validation={validation} and "
-            f"test={test}"
+    members = _members(ids, groups)
+    names = sorted(members)
+    wanted = {"validation": round(validation * len(ids)), "test": round(test * len(ids))}
+    parts: dict[str, list[str]] = {name: [] for name in PARTS}
+    for index in np.random.default_rng(seed).permutation(len(names)):
+        group = members[names[index]]
+        part = next(
+            (name for name, n in wanted.items() if len(group) < 2 * (n - len(parts[name]))),
+            "training",
         )
-    shuffled = [ids[i] for i in order]
-    return Splits(
-        training=tuple(sorted(shuffled[n_validation + n_test :])),
-        validation=tuple(sorted(shuffled[:n_validation])),
-        test=tuple(sorted(shuffled[n_validation : n_validation + n_test])),
-    )
+        parts[part] += group
+    if not all(parts[name] for name in PARTS if name != "validation" or validation):
+        hint = "" if groups is None else "; set other shares, into which whole groups fit"
+        raise ConfigError(
+            f"data.splits leaves a part empty: {_in_groups(ids, groups)} with "
+            f"validation={validation} and test={test}{hint}"
+        )
+    return Splits(**{name: tuple(sorted(part)) for name, part in parts.items()}, groups=groups)
+
+
+def _members(case_ids: Sequence[str], groups: str | None) -> dict[str, list[str]]:
+    """The cases of each group."""
+    group_of = grouped_by(groups)
+    members: dict[str, list[str]] = {}
+    for case_id in case_ids:
+        members.setdefault(group_of(case_id), []).append(case_id)
+    return members
+
+
+def _in_groups(case_ids: Sequence[str], groups: str | None) -> str:
+    """How many cases there are, for a sentence, and in how many groups if some belong together."""
+    cases = counted(len(case_ids), "case")
+    if groups is None:
+        return cases
+    return f"{cases} in {counted(len(_members(case_ids, groups)), 'group')} of data.groups"
+
+
+def shared_groups(splits: Splits) -> list[Finding]:
+    """The groups that have cases in several parts, as a split of somebody's own may."""
+    places: dict[str, dict[str, str]] = {}  # by group: in which part is which case
+    for part in PARTS:
+        for case_id in getattr(splits, part):
+            places.setdefault(splits.group_of(case_id), {}).setdefault(part, case_id)
+    shared = [name for name, parts in places.items() if len(parts) > 1]
+    if not shared:
+        return []
+    cases = ", ".join(f"{case_id} in {part}" for part, case_id in places[shared[0]].items())
+    return [
+        warning(
+            "group in several parts",
+            f"{counted(len(shared), 'group of data.groups has', 'groups of data.groups have')} "
+            f"cases in several parts of the split; the first is {shared[0]} ({cases}). Networks "
+            "are judged by what they have been trained on; put the cases of a group into one part",
+        )
+    ]
 
 
 def own_split(
-    case_ids: Iterable[str], *, root: str | Path | None, validation: float, test: float, seed: int
+    case_ids: Iterable[str],
+    *,
+    root: str | Path | None,
+    validation: float,
+    test: float,
+    seed: int,
+    groups: str | None = None,
 ) -> Splits:
     """The split that the data set comes with, or else ``split_by_fraction``.
 
@@ -217,28 +312,39 @@ def own_split(
         validation: the share of validation cases, where there is no such file.
         test: the share of test cases, likewise.
         seed: the split's own seed, likewise.
+        groups: which cases belong together, as ``grouped_by`` takes it.
     """
     if root is not None and (path := Path(root).expanduser() / SPLIT_FILE).is_file():
-        return split_from_file(case_ids, file=path)
-    return split_by_fraction(case_ids, validation=validation, test=test, seed=seed)
+        return split_from_file(case_ids, file=path, groups=groups)
+    return split_by_fraction(case_ids, validation=validation, test=test, seed=seed, groups=groups)
 
 
-def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
+def split_from_file(
+    case_ids: Iterable[str], *, file: str | Path, groups: str | None = None
+) -> Splits:
     """Read an explicit split: a JSON file with the lists ``training``, ``validation``, ``test``.
 
     An entry is a case id, or an object with an ``image`` path, as in the MONAI tutorial's file.
-    ``validation`` may be empty, for ``validation=cross``.
+    ``validation`` may be empty, for ``validation=cross``. Groups that are in several parts stay
+    there: ``shared_groups`` tells them.
+
+    Args:
+        case_ids: all cases.
+        file: the JSON file.
+        groups: which cases belong together, as ``grouped_by`` takes it.
 
     Raises:
         DataError: if the file is missing or broken, names an unknown case, or names one twice.
+        ConfigError: if ``groups`` is no regular expression.
     """
+    grouped_by(groups)  # refuses what is no regular expression
     if not isinstance(file, (str, Path)):
         raise ConfigError(f"data.splits.file is {file!r}; it must be the path of a JSON file")
     path = Path(file)
     content = read_json_object(path)
     known, seen = set(case_ids), set()
     parts: dict[str, tuple[str, ...]] = {}
-    for part in ("training", "validation", "test"):
+    for part in PARTS:
         entries = content.get(part)
         if not isinstance(entries, list) or not (entries or part == "validation"):
             raise DataError(f"{path}: '{part}' must be a list with at least one case")
@@ -258,4 +364,4 @@ def split_from_file(case_ids: Iterable[str], *, file: str | Path) -> Splits:
                 raise DataError(f"{path} names {case_id} twice")
             seen.add(case_id)
         parts[part] = tuple(ids)
-    return Splits(**parts)
+    return Splits(**parts, groups=groups)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
+from alseg.core.counts import counted
 from alseg.core.errors import AlsegError
 from alseg.data.cache import VolumeCache, axis_findings
 from alseg.data.findings import Finding, listed, warning
 from alseg.data.headers import check_image_headers, check_label_header, label_of
+from alseg.data.splits import Splits, shared_groups
 from alseg.data.task import Case, Task
 
 log = logging.getLogger(__name__)
@@ -170,23 +172,26 @@ def left_out(task: Task) -> list[Finding]:
     ]
 
 
-def nothing_annotated(case_ids: Sequence[str]) -> list[Finding]:
-    """The cases of a pool whose labels ignore all of their voxels."""
+def nothing_annotated(case_ids: Sequence[str], left_out_of: str) -> list[Finding]:
+    """The cases of some parts whose labels ignore all of their voxels."""
     if not case_ids:
         return []
+    labels = counted(len(case_ids), "label ignores all of its", "labels ignore all of their")
+    cases = "its case is" if len(case_ids) == 1 else "their cases are"
     return [
         warning(
             "nothing annotated",
-            f"{len(case_ids)} label(s) ignore all of their voxels, and their cases are left out of "
-            f"the pool of the simulation: {listed(case_ids)}",
+            f"{labels} voxels, and {cases} left out of {left_out_of}: {listed(case_ids)}",
         )
     ]
 
 
 def warn(
     cache: VolumeCache,
+    splits: Splits,
     headers: Mapping[str, Sequence[Finding]],
     unanswerable: Sequence[str] = (),
+    unjudged: Sequence[str] = (),
     *,
     simulated: bool,
 ) -> None:
@@ -194,13 +199,17 @@ def warn(
 
     Args:
         cache: the data set and its preprocessing.
+        splits: which cases train, validate and test.
         headers: findings of the headers, by case.
         unanswerable: cases that are left out of the pool.
+        unjudged: cases that are left out of validation and test.
         simulated: whether cases without a label are left out.
     """
     unused = left_out(cache.task) if simulated else []
-    unused += nothing_annotated(unanswerable)
-    for finding in [*cache.task.findings, *unused, *axis_findings(cache.transforms)]:
+    unused += nothing_annotated(unanswerable, "the pool of the simulation")
+    unused += nothing_annotated(unjudged, "validation and test")
+    shared = shared_groups(splits)
+    for finding in [*cache.task.findings, *unused, *shared, *axis_findings(cache.transforms)]:
         log.warning(f"warning: data set: {finding.message}")
     by_kind: dict[str, dict[str, str]] = defaultdict(dict)
     for case_id, findings in sorted(headers.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from alseg.core.errors import DataError, check_part, check_text, check_whole_num
 from alseg.data.cache import VolumeCache
 from alseg.data.findings import Finding
 from alseg.data.oddities import oddities
-from alseg.data.splits import Splits
+from alseg.data.splits import Splits, shared_groups
 from alseg.data.survey import Facts, look_at, set_findings
 from alseg.data.task import Task
 from alseg.system.console import console, say, track
@@ -68,10 +68,11 @@ def validate(config: DictConfig) -> Report:
         config = filled(config, plan_of(config, Path.cwd()), "the plan")
     task: Task = instantiate(config.data.task)
     check_part("data.task", task, Task)
+    of_splits: list[Finding] = []
     if task.labelled:  # else there is nothing to split by now
-        check_part(
-            "data.splits", instantiate(config.data.splits, case_ids=list(task.cases)), Splits
-        )
+        splits = instantiate(config.data.splits, case_ids=list(task.cases))
+        check_part("data.splits", splits, Splits)
+        of_splits = shared_groups(splits)
     preprocess = instantiate(config.data.preprocess)
     check_transforms("data.preprocess", preprocess)
     cache = VolumeCache(
@@ -80,7 +81,7 @@ def validate(config: DictConfig) -> Report:
         fingerprint=OmegaConf.to_yaml(config.data.preprocess, resolve=True),
         folder=config.cache_dir,
     )
-    report = survey(cache, workers)
+    report = survey(cache, workers, of_splits)
     if config.json is not None:
         write_atomically(Path(config.json), as_json(task, report))
     print_report(task, report)
@@ -89,8 +90,14 @@ def validate(config: DictConfig) -> Report:
     return report
 
 
-def survey(cache: VolumeCache, n_processes: int) -> Report:
-    """Look at all cases in processes of their own, with a progress bar."""
+def survey(cache: VolumeCache, n_processes: int, of_splits: Sequence[Finding] = ()) -> Report:
+    """Look at all cases in processes of their own, with a progress bar.
+
+    Args:
+        cache: the data set and its preprocessing.
+        n_processes: how many.
+        of_splits: what has been found in how the cases are split.
+    """
     results = map_in_processes(partial(look_at, cache), cache.task.cases, n_processes)
     facts: dict[str, Facts] = {}
     errors: dict[str, list[Finding]] = {}
@@ -103,7 +110,7 @@ def survey(cache: VolumeCache, n_processes: int) -> Report:
             errors[case_id] = [result]
     facts = dict(sorted(facts.items()))
     cases = errors | oddities(facts, cache.task.classes, cache.task.channels)
-    return Report(set_findings(cache, facts), dict(sorted(cases.items())))
+    return Report([*set_findings(cache, facts), *of_splits], dict(sorted(cases.items())))
 
 
 def level(findings: list[Finding]) -> str:

@@ -95,6 +95,7 @@ def export_for_nnunet(config: DictConfig) -> Path:
     if not (run / CONFIG_FILE).is_file():
         raise DataError(f"{run} is no run folder: it has no {CONFIG_FILE}")
     task = task_of_run(run, load_config(run), config.trusted_packages)
+    class_names(task)  # refuses those that nnU-Net cannot tell apart
     labels = annotated_labels(run, task)
     names = names_on_disk(task.cases)
     cases = [
@@ -199,9 +200,7 @@ def description(task: Task, n_labelled: int, *, is_partial: bool) -> dict[str, o
         n_labelled: the cases in labelsTr.
         is_partial: whether voxels of them are ignored: their value stands behind all classes.
     """
-    labels = {"background": 0}
-    for value, name in enumerate(task.foreground, start=1):
-        labels[f"{name} (class)" if name in (IGNORE, "background") else name] = value
+    labels = {name: value for value, name in enumerate(["background", *class_names(task)])}
     if is_partial:
         labels[IGNORE] = len(task.classes)
     return {
@@ -212,6 +211,22 @@ def description(task: Task, n_labelled: int, *, is_partial: bool) -> dict[str, o
         "name": task.name,
         "description": f"what was annotated in a run of alseg {__version__}",
     }
+
+
+def class_names(task: Task) -> list[str]:
+    """What the foreground classes are called there, where two names have a meaning.
+
+    Raises:
+        DataError: if two of them would have one name.
+    """
+    names = {f"{n} (class)" if n in (IGNORE, "background") else n: n for n in task.foreground}
+    if len(names) < len(task.foreground):
+        lost = next(name for name in task.foreground if names.get(f"{name} (class)", name) != name)
+        raise DataError(
+            f"{task.root} has the classes {lost!r} and '{lost} (class)', which is what {lost!r}, a "
+            "name that nnU-Net keeps for itself, is exported as; rename one of them"
+        )
+    return list(names)
 
 
 def dataset_name(task: Task) -> str:

@@ -49,8 +49,9 @@ class CaseMetrics:
     ) -> None:
         """Add one case.
 
-        Voxels that were not annotated count for nothing: they are background in both. One class
-        after another: besides what is given, memory holds a few masks.
+        Voxels that were not annotated count for nothing: they are background in both, and a case
+        without any other voxel has no metric, whatever an absent class counts. One class after
+        another: besides what is given, memory holds a few masks.
 
         Args:
             case_id: the case.
@@ -60,13 +61,14 @@ class CaseMetrics:
             annotated: the classes that were annotated in the case, bool [C]; None for all.
         """
         known, ignored = self.evaluation, label[0, 0] < 0
+        may_count = known.absent == ZERO and not bool(ignored.all())
         size = None
         if known.needs_distances:
             assert affine is not None
             size = VoxelSize.of(affine, label.shape[2:], case_id)
         found = []
         for index, name in enumerate(self.classes, start=1):
-            absent_counts = known.absent == ZERO and (annotated is None or bool(annotated[index]))
+            absent_counts = may_count and (annotated is None or bool(annotated[index]))
             predicted = (prediction[0, 0] == index) & ~ignored
             found.append(
                 class_metrics(

@@ -23,6 +23,7 @@ from alseg.oracles.costs import cost_named
 from alseg.strategies.aggregations import hidden_dice_error
 from alseg.strategies.measures import hidden_class_voxels, prediction_error
 from alseg.strategies.statistics import VoxelStatistics
+from alseg.training.evaluation import Evaluation
 from alseg.training.metrics import Calibration, CaseMetrics
 from tests.conftest import are_equal
 from tests.data.nnunet_with_ignore import IGNORE, SHAPE, write
@@ -47,6 +48,9 @@ SETTINGS = (
     "pictures=1",
     "cost=foreground_voxels",
 )
+
+
+CLASS_COLUMNS = ["dice_large", "dice_small"]
 
 
 def run(train: Train, root: Path, *overrides: str) -> Any:
@@ -189,6 +193,20 @@ def test_metrics_are_those_of_the_annotated_part() -> None:
     assert torch.allclose(calibration.sums["part"], calibration.sums["whole"])
 
 
+@pytest.mark.parametrize("absent", ["nan", "zero"])
+def test_a_case_without_an_annotated_voxel_has_no_metric(absent: str) -> None:
+    evaluation = Evaluation(metrics=["dice", "surface_dice", "hd95"], absent=absent)
+    metrics = CaseMetrics(["a", "b"], evaluation)
+    prediction = torch.ones(1, 1, 4, 4, 4, dtype=torch.int8)
+    metrics.update("nothing", prediction, torch.full_like(prediction, -1), torch.eye(4))
+    assert np.isnan(metrics.rows["nothing"][:-1]).all()
+    metrics.update("whole", prediction, prediction, torch.eye(4))
+    assert metrics.by_class() == pytest.approx(
+        {"a": 1, "b": 1 if absent == "zero" else np.nan}, nan_ok=True
+    )
+    assert metrics.n_undefined_hd95 == 0
+
+
 def test_hidden_label_measures_of_ignored_voxels_by_hand() -> None:
     statistics = VoxelStatistics()
     probabilities = torch.zeros(3, 1, 1, 4)
@@ -264,14 +282,44 @@ def test_a_case_whose_label_ignores_everything_is_left_out_of_the_pool(
     asked = pd.read_csv(outcome.folder / "queries.csv")["case_id"]
     assert sorted(set(asked)) == sorted({*pool} - {pool[1]})
     assert (
-        f"1 label(s) ignore all of their voxels, and their cases are left out of the pool of "
-        f"the simulation: {pool[1]}" in outcome.out
+        f"1 label ignores all of its voxels, and its case is left out of the pool of the "
+        f"simulation: {pool[1]}" in outcome.out
     )
     for case_id in pool:
         save_label(root, case_id, np.full(SHAPE, IGNORE))
     refused = run(train, root, f"pool.unit={unit}", "strategy=random")
     assert refused.exit_code == 2
     assert f"the labels of all {len(pool)} training cases ignore all of their voxels" in refused.err
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_cases_that_ignore_everything_judge_nothing(
+    part: str, train: Train, tmp_path: Path
+) -> None:
+    settings = ("strategy=random", "pool.rounds=1", "evaluation.absent=zero")
+    root = write(tmp_path / "Dataset001_Balls", ignored=False)
+
+    def judged() -> tuple[Any, pd.DataFrame, dict[str, float]]:
+        outcome = run(train, root, *settings)
+        assert outcome.exit_code == 0, outcome.err
+        cases = pd.read_csv(outcome.folder / "rounds/round_01/cases.csv")
+        (row,) = pd.read_csv(outcome.folder / "metrics.csv").to_dict("records")
+        return outcome, cases[cases["part"] == part].set_index("case_id"), row
+
+    _, before, _ = judged()
+    gone, *others = before.index
+    save_label(root, gone, np.full(SHAPE, IGNORE))
+    outcome, cases, row = judged()
+    told = "1 label ignores all of its voxels, and its case is left out of validation and test"
+    assert outcome.out.replace("\n", " ").count(f"{told}: {gone}") == 1
+    assert cases.index.tolist() == others
+    assert row[f"{part}_dice"] == pytest.approx(before.loc[others, CLASS_COLUMNS].mean().mean())
+    for case_id in others:
+        save_label(root, case_id, np.full(SHAPE, IGNORE))
+    refused = run(train, root, *settings)
+    assert refused.exit_code == 2
+    name = {"val": "validation", "test": "test"}[part]
+    assert f"the labels of all 2 {name} cases ignore all of their voxels" in refused.err
 
 
 def test_regions_of_a_data_set_whose_ignore_label_marks_nothing_are_the_same(

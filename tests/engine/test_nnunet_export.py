@@ -242,6 +242,25 @@ def test_cases_that_lack_classes_are_named(export: Export, tmp_path: Path) -> No
     assert "not all classes were annotated in case_01" in " ".join((said + errors).split())
 
 
+def test_classes_that_nnunet_would_take_for_one_are_refused(export: Export, tmp_path: Path) -> None:
+    name = "ignore"
+
+    def exported(second: str) -> tuple[int, str, str]:
+        data = tmp_path / second
+        root, _ = blobs(data / "data", classes=("nothing", name, second))
+        run = run_on(data / "run", root, Pool(("case_01",), ()))
+        return export(run, data / "Dataset001_Blobs")
+
+    code, _, errors = exported("other")
+    assert code == 0, errors
+    labels = content(tmp_path / "other" / "Dataset001_Blobs")["labels"]
+    assert labels == {"background": 0, f"{name} (class)": 1, "other": 2}
+    code, _, errors = exported(f"{name} (class)")
+    assert code == 2
+    assert f"has the classes '{name}' and '{name} (class)'" in " ".join(errors.split())
+    assert not (tmp_path / f"{name} (class)" / "Dataset001_Blobs").exists()
+
+
 def test_nothing_is_overwritten_and_what_cannot_be_is_said(export: Export, tmp_path: Path) -> None:
     def check(outcome: tuple[int, str, str], message: str) -> None:
         assert outcome[0] == 2

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from alseg.core.errors import ConfigError
 from alseg.strategies.selectors import balanced, diverse, grouped, noisy, ranked
 from alseg.strategies.selectors.candidates import Candidates, Selector
 from tests.strategies.builders import candidates_of, indices_of
@@ -255,7 +256,7 @@ def test_one_per_group_takes_a_second_case_of_a_patient_only_when_no_fresh_one_i
     assert query(5, r"p\d") == ["p1_a", "p2_a", "p1_b", "p2_b", "p3_a"]
     assert query(2, r"(p\d)_.") == ["p1_a", "p2_a"]  # the bracket names the group
     assert query(2, None) == query(2, "nothing like it") == ["p1_a", "p1_b"]
-    with pytest.raises(ValueError, match="pattern of groups"):
+    with pytest.raises(ConfigError, match="must be a regular expression"):
         query(2, "(p")
 
 
