@@ -9,7 +9,7 @@ is each case where there is no expression.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from alseg.core.errors import ConfigError
 
@@ -39,3 +39,12 @@ def grouped_by(pattern: str | None) -> Callable[[str], str]:
         return group or case_id
 
     return name
+
+
+def members_by_group(case_ids: Iterable[str], pattern: str | None) -> dict[str, list[str]]:
+    """The cases of each group, both in the order in which they are given."""
+    group_of = grouped_by(pattern)
+    members: dict[str, list[str]] = {}
+    for case_id in case_ids:
+        members.setdefault(group_of(case_id), []).append(case_id)
+    return members

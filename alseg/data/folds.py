@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alseg.core.errors import check_whole_number
-from alseg.core.groups import grouped_by
+from alseg.core.groups import grouped_by, members_by_group
 from alseg.data.splits import Parts
 
 
@@ -41,10 +40,7 @@ class CrossValidation:
             annotated: cases of at least two groups; one that is given twice trains twice, and
                 validates once.
         """
-        group_of = grouped_by(self.groups)
-        groups: dict[str, list[str]] = defaultdict(list)
-        for case_id in sorted(set(annotated)):
-            groups[group_of(case_id)].append(case_id)
+        groups = members_by_group(sorted(set(annotated)), self.groups)
         folds: list[list[str]] = [[] for _ in range(min(self.folds, len(groups)))]
         for name in sorted(groups, key=lambda name: (-len(groups[name]), _place(name))):
             min(folds, key=len).extend(groups[name])

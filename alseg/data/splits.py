@@ -11,7 +11,7 @@ import numpy as np
 
 from alseg.core.counts import counted
 from alseg.core.errors import ConfigError, DataError, check_number, check_whole_number
-from alseg.core.groups import grouped_by
+from alseg.core.groups import grouped_by, members_by_group
 from alseg.core.pool import random_start
 from alseg.data.findings import Finding, warning
 from alseg.data.formats.dataset_json import read_json_object
@@ -73,9 +73,8 @@ class Splits:
 
     def lacks(self, annotated: Sequence[str]) -> str:
         """What a round has no case to do with: ``train``, ``validate``, or nothing (empty)."""
-        n_groups = len(
-            set(map(self.group_of, annotated))
-        )  # those of one cannot validate each other
+        # cases of one group cannot validate each other
+        n_groups = len(set(map(self.group_of, annotated)))
         return "" if n_groups >= self.fewest_annotated else "validate" if n_groups else "train"
 
     def with_all_parts(self, initial: Sequence[str], seed: int) -> tuple[str, ...]:
@@ -237,7 +236,7 @@ def split_by_fraction(
         check_share("validation", validation)
     check_share("test", test)
     check_whole_number("data.splits.seed", seed, at_least=0)
-    members = _members(ids, groups)
+    members = members_by_group(ids, groups)
     names = sorted(members)
     wanted = {"validation": round(validation * len(ids)), "test": round(test * len(ids))}
     parts: dict[str, list[str]] = {name: [] for name in PARTS}
@@ -257,21 +256,12 @@ def split_by_fraction(
     return Splits(**{name: tuple(sorted(part)) for name, part in parts.items()}, groups=groups)
 
 
-def _members(case_ids: Sequence[str], groups: str | None) -> dict[str, list[str]]:
-    """The cases of each group."""
-    group_of = grouped_by(groups)
-    members: dict[str, list[str]] = {}
-    for case_id in case_ids:
-        members.setdefault(group_of(case_id), []).append(case_id)
-    return members
-
-
 def _in_groups(case_ids: Sequence[str], groups: str | None) -> str:
     """How many cases there are, for a sentence, and in how many groups if some belong together."""
     cases = counted(len(case_ids), "case")
     if groups is None:
         return cases
-    return f"{cases} in {counted(len(_members(case_ids, groups)), 'group')} of data.groups"
+    return f"{cases} in {counted(len(members_by_group(case_ids, groups)), 'group')} of data.groups"
 
 
 def shared_groups(splits: Splits) -> list[Finding]:
