@@ -138,9 +138,13 @@ def campaign(folder: Path, settings: Sequence[str] = ()) -> Path:
     visit(run_folder, labels)
     waiting = show([*resume, "oracle=person", "oracle.wait=true", "oracle.poll_seconds=1"])
     with subprocess.Popen(waiting) as process:
-        while process.poll() is None:
-            time.sleep(1)
-            visit(run_folder, labels)
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                visit(run_folder, labels)
+        except BaseException:
+            process.terminate()  # nobody answers it any more
+            raise
     if process.returncode:
         raise SystemExit(process.returncode)
     print(f"\nlabels, their versions and who made them: {run_folder / 'annotations'}")

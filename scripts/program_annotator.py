@@ -4,7 +4,8 @@
 
 Each call is a visit to the newest request folder of a run. At the first visit the first volumes get
 labels with the mistakes of ``MISTAKES``, one each, and the others none; at later visits what was
-refused is corrected, and what is left is done. The right labels come from a folder of
+refused is corrected, and what is left is done. What is right is not saved again: to a run that
+waits, a file that changes is still being written. The right labels come from a folder of
 ``CASE.nii.gz``. It uses nothing of alseg: like a person it sees the request folder only.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import filecmp
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +48,9 @@ def annotate(request: Path, labels: Path, *, with_mistakes: bool = True) -> list
         if row["state"] == "annotated":
             continue
         if not with_mistakes or path.is_file() or not is_first:
-            shutil.copyfile(labels / path.name, path)
-            done.append(f"{case_id}: the right label")
+            if not (path.is_file() and filecmp.cmp(labels / path.name, path, shallow=False)):
+                shutil.copyfile(labels / path.name, path)
+                done.append(f"{case_id}: the right label")
         elif number < len(MISTAKES):
             mistake = list(MISTAKES)[number]
             if MISTAKES[mistake](request, labels / path.name, path):

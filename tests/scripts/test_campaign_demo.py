@@ -16,12 +16,15 @@ from alseg.run.state import RunState
 SCRIPT = Path(__file__).parents[2] / "scripts" / "campaign.py"
 sys.path.insert(0, str(SCRIPT.parent))  # where it finds program_annotator
 DEMO = runpy.run_path(str(SCRIPT))
+ANNOTATOR = runpy.run_path(str(SCRIPT.with_name("program_annotator.py")))
 QUICK = ("steps_per_round=4", "val_interval=4", "pool.rounds=2", "pictures=0")
 
 
 def test_the_demo_shows_all_of_a_campaign(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), f"--folder={tmp_path / 'demo'}", *QUICK]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", env=os.environ, timeout=600
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     printed = done.stdout + done.stderr
     for line in (
@@ -54,6 +57,26 @@ def test_the_demo_shows_all_of_a_campaign(tmp_path: Path) -> None:
     # somebody has drawn a label, or two, with the demo's run
     history.assign(annotator="Ada").to_csv(run_folder / "annotations" / "history.csv", index=False)
     assert foreign(tmp_path / "demo") == run_folder / "annotations" / "history.csv"
+
+
+def test_right_labels_are_left_alone_until_the_run_has_taken_all(
+    tmp_path: Path,
+) -> None:
+    """To a run that waits they would never be complete: it has taken one of them, and no other."""
+    request, labels = tmp_path / "round_01", tmp_path / "labels"
+    final = request / "labels" / "final"
+    final.mkdir(parents=True)
+    labels.mkdir()
+    rows = ["order,case,score,state", "1,a,,annotated", "2,b,,open", "3,c,,refused", "4,d,,open"]
+    (request / "request.csv").write_text("\n".join(rows) + "\n")
+    for name in ("a", "b", "c", "d"):
+        (labels / f"{name}.nii.gz").write_bytes(b"right")
+        (final / f"{name}.nii.gz").write_bytes(b"wrong" if name == "d" else b"right")
+        os.utime(final / f"{name}.nii.gz", ns=(1, 1))
+    assert ANNOTATOR["annotate"](request, labels) == ["d: the right label"]
+    changed = {path.name for path in final.glob("*.nii.gz") if path.stat().st_mtime_ns != 1}
+    assert changed == {"d.nii.gz"}
+    assert ANNOTATOR["annotate"](request, labels) == []
 
 
 def test_the_demo_removes_nothing_that_it_has_not_made(tmp_path: Path) -> None:
