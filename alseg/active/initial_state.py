@@ -95,7 +95,8 @@ def initial_pool(experiment: Experiment) -> Pool:
         if plan.start != "random":
             data.prepare(training)
         seed = seed_for(plan.seed_of_labels, 0, "initial_pool")
-        initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
+        groups = data.splits.groups
+        initial = initial_cases(plan.start, data.cache, training, plan.initial, seed, groups)
     seed = seed_for(plan.seed_of_labels, 0, "initial_pool/parts")
     initial = data.splits.with_all_parts(initial, seed)
     return Pool.start(training, initial)
