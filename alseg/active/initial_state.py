@@ -126,8 +126,8 @@ def labelled_cases(task: Task, training: Sequence[str]) -> tuple[str, ...]:
     if not labelled:
         raise ConfigError(
             f"pool.start=labelled begins with the cases that have a label, and of the "
-            f"{len(training)} volumes to train on in {task.root} none has one; random and diverse "
-            "need no label"
+            f"{len(training)} volumes to train on in {task.root} none has one; random, "
+            "typical and diverse need no label"
         )
     return labelled
 
