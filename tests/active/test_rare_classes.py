@@ -42,13 +42,30 @@ def test_the_highest_scores_take_the_places_that_a_rare_class_needs(
     for number in (1, 2):
         labelled = queries.loc[queries["round"] < number, "case_id"]
         held = np.array([classes_of(cases[i].label) for i in labelled]).sum(axis=0)
-        n = min(4, max(0, math.ceil((len(labelled) + 4) / 2) - held.min()))
+        is_rare = held.min() < len(labelled) / 2
+        n = min(4, math.ceil((len(labelled) + 4) / 2) - held.min()) if is_rare else 0
         query = queries[queries["round"] == number].sort_values("rank")["case_id"].tolist()
         scores = pd.read_csv(tmp_path / "run" / "rounds" / f"round_{number:02d}" / "scores.csv")
         best = scores.sort_values("score", ascending=False, kind="stable")["case_id"].tolist()
         assert query[:n] == best[:n]
         n_by_score.append(n)
     assert any(n_by_score)
+
+
+def test_where_no_class_is_rare_the_query_goes_to_fresh_groups(
+    shared: Path, tmp_path: Path
+) -> None:
+    root = write_phantom_dataset(
+        tmp_path / "tumours", n_volumes=24, size=32, tumour_rate=1, hard_fraction=0
+    )
+    settings = (*SETTINGS, "pool.rounds=2", f"data.task.root={root}", "data.groups='phantom_..(.)'")
+    state = run_smoke(tmp_path / "run", shared, *settings)
+    queries = pd.read_csv(tmp_path / "run" / "queries.csv")
+    first, query = (queries.loc[queries["round"] == n, "case_id"].str[-1].tolist() for n in (0, 1))
+    fresh = {case_id[-1] for case_id in state["pool"]["unlabelled"]} | {*query}
+    n_fresh = min(4, len(fresh - {*first}))
+    assert n_fresh > 1
+    assert len({*query[:n_fresh]} - {*first}) == n_fresh
 
 
 def test_what_a_partly_revealed_label_holds_is_what_has_been_revealed(

@@ -320,6 +320,8 @@ def test_cases_that_fresh_groups_has_chosen_are_labelled_ones_for_what_follows()
     ("held", "n_by_score"),
     [
         ([[1, 1]] * 5, 0),  # no class is rare
+        ([[1, 1]], 0),  # nor here, though 1 is less than half of the 4 labelled ones to come
+        ([[1, 1], [1, 0]], 0),
         ([[1, 0]] * 5, 3),  # half of 8 were 4, and there are 3 places
         ([[1, 1], [1, 0], [1, 0], [1, 0], [1, 0]], 3),
         ([[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]], 2),
