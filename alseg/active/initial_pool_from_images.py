@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from alseg.strategies.selectors.grouped import fresh_groups
 
 # proxy: alseg.active.initial_pool_from_proxy, as it trains a network; labelled: what has a label
 STARTS = ("random", "diverse", "typical", "proxy", "labelled")
+MIN_CLUSTER = 5  # as TypiClust has it: images that resemble fewer others are odd
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -31,7 +33,7 @@ def initial_cases(
     All ways depend only on the seed and the images, so all strategies of a seed share them.
     ``diverse`` draws one case and then takes the case least like those chosen (k-center) by
     ``image_statistics``, ``typical`` takes the most typical case of each of as many clusters of
-    them (TypiClust), at most one of a group. Both read all training images, and no label and no
+    them (TypiClust), at most one of a group, and of clusters of a few odd images none. Both read all training images, and no label and no
     network.
 
     Args:
@@ -53,7 +55,8 @@ def initial_cases(
         candidates, rng = Candidates(ids=ids, features=features), np.random.default_rng(seed)
         if start == "diverse":
             return tuple(k_center(candidates, size, rng))
-        return tuple(fresh_groups(candidates, size, rng, pattern=groups, then=typiclust))
+        select = partial(typiclust, min_size=MIN_CLUSTER)
+        return tuple(fresh_groups(candidates, size, rng, pattern=groups, then=select))
     raise ConfigError(f"pool.start is {start!r}, which is not chosen only by images")
 
 
