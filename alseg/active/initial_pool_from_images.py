@@ -33,8 +33,8 @@ def initial_cases(
     All ways depend only on the seed and the images, so all strategies of a seed share them.
     ``diverse`` draws one case and then takes the case least like those chosen (k-center) by
     ``image_statistics``, ``typical`` takes the most typical case of each of as many clusters of
-    them (TypiClust), at most one of a group, and of clusters of a few odd images none. Both read all training images, and no label and no
-    network.
+    them (TypiClust), at most one of a group, and of clusters of a few odd images none. Both read
+    all training images, and no label and no network.
 
     Args:
         start: ``random``, ``diverse`` or ``typical``.

@@ -213,6 +213,15 @@ def test_typiclust_fills_up_when_clusters_run_out() -> None:
     assert len(set(diverse.typiclust(capped, 7, rng(), max_clusters=2))) == 7
 
 
+def test_typiclust_leaves_small_clusters_for_last_where_it_is_told_to() -> None:
+    near = [[0.0], [0.1], [0.2], [10.0], [10.1], [10.2]]
+    candidates = candidates_of(features=[*near, [50.0]])
+    assert 6 in indices_of(diverse.typiclust(candidates, 3, rng()))
+    chosen = indices_of(diverse.typiclust(candidates, 7, rng(), max_clusters=3, min_size=2))
+    assert chosen[-1] == 6
+    assert {number // 3 for number in chosen[:2]} == {0, 1}
+
+
 def test_typical_to_uncertain_moves_from_the_typical_case_of_a_cluster_to_the_uncertain_one() -> (
     None
 ):
