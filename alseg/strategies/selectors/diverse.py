@@ -125,7 +125,7 @@ def typiclust(
     def order(points: np.ndarray, members: np.ndarray) -> np.ndarray:
         return by_typicality(points, members, n_neighbours, rng)
 
-    return _of_uncovered_clusters(candidates, query_size, rng, max_clusters, order)
+    return _of_uncovered_clusters(candidates, query_size, rng, max_clusters, order, min_size)
 
 
 def typical_to_uncertain(
