@@ -92,8 +92,9 @@ def rare_classes_first(
     Bias: what is uncertain, while a class is rare; a class that no image holds stays rare for ever.
     Cost: none but that of ``rank`` and ``rest``; the revealed labels are read once a round.
     Source: ours, after class-balanced active learning, Bengar et al., "Class-balanced active
-    learning for image classification" (WACV 2022), which chooses by predicted classes: those of a
-    class that the network has hardly seen find it no better than chance, uncertainty does.
+    learning for image classification" (WACV 2022), which chooses by predicted classes: on phantoms
+    those of a class that the network had hardly seen found it no better than chance, uncertainty
+    somewhat better (docs/strategies.md).
 
     Args:
         candidates: the unlabelled cases, with what ``rank`` and ``rest`` look at.
