@@ -123,7 +123,7 @@ def run_job(
     Returns:
         The area under the budget curve of the validation Dice; NaN if the job failed.
     """
-    name = f"{config.strategy.name} seed {config.seed}"
+    name = job_name(config, overrides)
     again = number is not None and Job.load(folder).number == number
     if (folder / CONFIG_FILE).exists() and not (config.sweep.resume or again):
         log.warning(f"[{name}] is in this sweep twice, and run once")
@@ -155,6 +155,13 @@ def run_job(
     if status == FAILED:
         _track_failure(config, folder, reason)
     return math.nan
+
+
+def job_name(config: DictConfig, overrides: Sequence[str]) -> str:
+    """What a job's lines on the screen begin with: its data set if it was named, strategy, seed."""
+    given = dict(text.split("=", maxsplit=1) for text in overrides if "=" in text)
+    data_sets = [given.get("data", ""), Path(given.get("data.root", "").strip("'")).name]
+    return " ".join(filter(None, [*data_sets, config.strategy.name, f"seed {config.seed}"]))
 
 
 def wait_until_free(folder: Path, patience_s: float) -> None:

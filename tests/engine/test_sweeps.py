@@ -387,6 +387,16 @@ def interrupted(own: Sequence[str], folder: Path) -> None:
     sys.exit(143)
 
 
+def test_the_lines_of_a_job_name_its_data_set_where_the_command_does(tmp_path: Path) -> None:
+    def name(*overrides: str) -> str:
+        given = settings(tmp_path, "strategy=random", "seed=7")
+        return sweeps.job_name(composed(given), overrides)
+
+    assert name("strategy=random", "seed=7") == "random seed 7"
+    assert name("data=auto_acdc", "seed=7") == "auto_acdc random seed 7"
+    assert name("data=auto", "data.root='/my data/Heart = 3D'") == "auto Heart = 3D random seed 7"
+
+
 def test_an_interrupted_job_has_not_failed(tmp_path: Path) -> None:
     run(tmp_path, tmp_path, work=interrupted)
     job = Job.load(tmp_path)
