@@ -304,7 +304,7 @@ def load(arguments: argparse.Namespace) -> tuple[Setting, TrainedRun]:
         DataError: if the folder is none of a run, or is damaged.
     """
     folder = run_folder(arguments)
-    trained = load_trained(folder, 1)
+    trained = load_trained(str(folder), 1)
     experiment = build(trained.config, folder)
     network = trained.network
     MCDropout(10).check(network)
