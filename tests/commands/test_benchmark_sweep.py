@@ -70,6 +70,17 @@ def test_one_sweep_over_data_sets_is_resumed_and_compared_by_data_set_and_over_a
         assert set(dice["n_seeds"]) == {1}
 
 
+def test_the_folder_of_its_data_sets_is_said_once(tmp_path: Path) -> None:
+    """Hydra composes a sweep once without what is swept, the data sets among it."""
+    command = [sys.executable, "-m", "alseg.train", "-m", "experiment=benchmark", "seed=1"]
+    command += [f"data.folder={tmp_path}/sets", "strategy=random", "tracking=none"]
+    command += ["data=auto_hippocampus,auto_acdc", f"hydra.sweep.dir={tmp_path}/sweep"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 1
+    for name in ("Task04_Hippocampus", "Task91_ACDC"):
+        assert f"data.root is {tmp_path}/sets/{name}, which is not a folder" in run.stdout
+
+
 def test_its_own_data_sets_and_seeds_are_the_sweep_unless_others_are_named() -> None:
     text = Path("conf/experiment/benchmark.yaml").read_text(encoding="utf-8")
     params = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
