@@ -132,6 +132,7 @@ def study(folder: Path, seed: int) -> pd.DataFrame:
     """
     experiment = build(load_config(folder), folder)
     pool = RunState.load(folder).pool
+    experiment.data.reveal(experiment.oracle.labels_for_round(1, pool.labelled))
     network = experiment.make_network()
     load_weights(network, folder / "rounds" / "round_01" / "best.ckpt")
     strategies = all_strategies()
@@ -216,6 +217,7 @@ def query(
         candidates=pool.unlabelled,
         reference=pool.labelled,
         similarity=similarity,
+        classes_of=experiment.data.foreground_classes,
     )
     return [unit.case_id for unit in chooser.choose(scores.get(strategy.name)).query]
 

@@ -95,7 +95,8 @@ def initial_pool(experiment: Experiment) -> Pool:
         if plan.start != "random":
             data.prepare(training)
         seed = seed_for(plan.seed_of_labels, 0, "initial_pool")
-        initial = initial_cases(plan.start, data.cache, training, plan.initial, seed)
+        groups = data.splits.groups
+        initial = initial_cases(plan.start, data.cache, training, plan.initial, seed, groups)
     seed = seed_for(plan.seed_of_labels, 0, "initial_pool/parts")
     initial = data.splits.with_all_parts(initial, seed)
     return Pool.start(training, initial)
@@ -125,8 +126,8 @@ def labelled_cases(task: Task, training: Sequence[str]) -> tuple[str, ...]:
     if not labelled:
         raise ConfigError(
             f"pool.start=labelled begins with the cases that have a label, and of the "
-            f"{len(training)} volumes to train on in {task.root} none has one; random and diverse "
-            "need no label"
+            f"{len(training)} volumes to train on in {task.root} none has one; random, "
+            "typical and diverse need no label"
         )
     return labelled
 

@@ -56,6 +56,8 @@ class Chooser:
         similarity: of candidates to labelled cases by their images, where the strategy asks for it.
         is_for_regions: whether scores are those of regions, of which a case has several or none.
         draw: draws the query where it is one of regions and the strategy needs no prediction.
+        classes_of: whether each foreground class is in what has been revealed of cases' labels,
+            [n, C - 1]; asked only if the strategy looks at it.
     """
 
     strategy: Strategy
@@ -69,6 +71,7 @@ class Chooser:
     similarity: Similarity | None = None
     is_for_regions: bool = False
     draw: Callable[[], Query] | None = None
+    classes_of: Callable[[Sequence[str]], np.ndarray] | None = None
 
     def choose(self, scores: Sequence[CaseScore] | None = None) -> Chosen:
         """Choose the query; nobody is asked for a label.
@@ -91,6 +94,9 @@ class Chooser:
             similarity = self.similarity(candidates.ids, self.reference)
             candidates = replace(candidates, similarity=similarity)
             similarities = dict(zip(candidates.ids, similarity.tolist(), strict=True))
+        if self.classes_of is not None and self.strategy.looks_at_classes:
+            held = self.classes_of(self.pool.labelled)
+            candidates = replace(candidates, labelled_classes=held)
         rng = np.random.default_rng(seed_for(self.base_seed, self.round_number, "selection"))
         chosen = self.strategy.select(candidates, self.query_size, rng)
         by_name = {s.name: s for s in scores or () if not s.labelled}

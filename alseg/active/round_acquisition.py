@@ -91,6 +91,7 @@ def acquisition_callback(this_round: Round, earlier: Sequence[CaseScore]) -> Acq
         experiment.similarity,
         is_for_regions=experiment.regions is not None,
         draw=None if experiment.regions is None else partial(random_query, this_round),
+        classes_of=experiment.data.foreground_classes,
     )
     return AcquisitionCallback(
         chooser,

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
 from alseg.comparison.query_places import PLACES
 from alseg.comparison.statistics import Ranking, mean_curves, reliability
@@ -255,7 +256,8 @@ def annotation_curves(
             means = mean_curves(curves.assign(cost=curves[column]), "dice")
             lines |= _draw_curves(axes, means, palette, "cost")
             axes.set_xlabel(name)
-            axes.ticklabel_format(axis="x", scilimits=(-3, 4))
+            if axes.get_xlim()[1] >= 1e4:  # 20k: a factor at the end would lie on the label
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         figure.supylabel(dice_label)
         legend_below(figure, list(lines.values()), list(lines))
         return figure

@@ -497,12 +497,12 @@ def proxy_key(config: DictConfig, cache: VolumeCache, case_ids: Sequence[str]) -
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
     names = ("data", "model", "training", "proxy")
-    label_seed = content["pool"].get("label_seed")
+    plan = build_plan(config)
     images = {case_id: cache.key(cache.task.cases[case_id].images) for case_id in case_ids}
     chosen_from = {
         "images": images,
-        "initial": config.pool.initial,
-        "seed": config.seed if label_seed is None else label_seed,
+        "initial": plan.initial,
+        "seed": plan.seed_of_labels,
     }
     return config_hash(
         OmegaConf.create(literal({name: content[name] for name in names} | chosen_from))

@@ -64,13 +64,16 @@ def open_settings(config: DictConfig) -> list[str]:
     return [name for name in KINDS if _setting(config, name) == AUTO]
 
 
-def plan_of(config: DictConfig, folder: Path, *, unlabelled: bool = False) -> Plan:
+def plan_of(
+    config: DictConfig, folder: Path, *, unlabelled: bool = False, task: Task | None = None
+) -> Plan:
     """The plan of a configuration: that of ``data.plan``, or one made from the images.
 
     Args:
         config: the composed configuration.
         folder: of the run; nothing is written there.
         unlabelled: see ``training_cases``.
+        task: the data set, where it has been read already; None to read it.
     """
     file = config.data.get("plan")
     if file is not None:
@@ -81,7 +84,7 @@ def plan_of(config: DictConfig, folder: Path, *, unlabelled: bool = False) -> Pl
         check_names("trusted_packages", named)
         check_targets({"data": {"intensities": transforms}}, Path(file), named)
         return Plan({**plan.values, **given_settings(config)})
-    task = build_task(config)
+    task = task or build_task(config)
     changes = OmegaConf.to_container(config.data.get("rules") or OmegaConf.create({}))
     assert isinstance(changes, dict)
     accelerator = config.trainer.accelerator if "trainer" in config else "auto"

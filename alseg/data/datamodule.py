@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from cachetools import LRUCache
 from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose
@@ -339,6 +340,12 @@ class PoolDataModule(pl.LightningDataModule):
     def foreground_voxels(self, case_ids: Iterable[str]) -> int:
         """Foreground voxels in the revealed labels of the cases, on the preprocessed grid."""
         return sum(int((self.label(case_id) > 0).sum()) for case_id in case_ids)
+
+    def foreground_classes(self, case_ids: Sequence[str]) -> np.ndarray:
+        """Whether each foreground class is in what has been revealed of cases, [n, C - 1]."""
+        classes = torch.arange(1, len(self.cache.task.classes))
+        held = [torch.isin(classes, self.label(case_id)).numpy() for case_id in case_ids]
+        return np.array(held, dtype=bool).reshape(len(held), len(classes))
 
     def check_foreground(self) -> None:
         """Check that the fixed validation and test labels can measure something.

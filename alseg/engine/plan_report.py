@@ -39,6 +39,7 @@ from alseg.data.annotated_crops import collated, for_partial_labels
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import without_metadata
 from alseg.data.region_sizes import region_sizes
+from alseg.data.task import Task
 from alseg.planning.plan_file import as_yaml, write_plan
 from alseg.system.console import duration, say
 from alseg.training.module import SegmentationModule
@@ -80,18 +81,18 @@ def report_plan(config: DictConfig) -> None:
         check_text("save", config.save)
     if not open_settings(config):
         raise ConfigError("nothing is auto, so there is nothing to plan; use data=auto")
-    plan = plan_of(config, Path.cwd(), unlabelled=True)
+    task = build_task(config)  # once: large folders take long to list
+    plan = plan_of(config, Path.cwd(), unlabelled=True, task=task)
     config = filled(config, plan, "the plan")
-    check_crop_ratios(config.data.get("crop_ratios"), build_task(config).classes)
+    check_crop_ratios(config.data.get("crop_ratios"), task.classes)
     say(as_yaml(plan).rstrip())
     shape = build_plan(config).unit_shape
     if shape.is_region:
-        task = build_task(config)
         cases = training_cases(config, task, Path.cwd(), unlabelled=True)
         say(f"# {region_sizes(shape, task, cases)}")
     if config.measure:
         with TemporaryDirectory() as cache:
-            print_costs(config, costs_of(config, Path(cache)))
+            print_costs(config, costs_of(config, task, Path(cache)))
     if config.save is not None:
         write_plan(Path(config.save), plan)
         say(f"# written to {config.save}; use it with data.plan={config.save}")
@@ -109,14 +110,14 @@ def print_costs(config: DictConfig, costs: Costs) -> None:
     say(f"# {costs.peak_bytes / 2**30:.2f} GiB {where}")
 
 
-def costs_of(config: DictConfig, cache_folder: Path) -> Costs:
+def costs_of(config: DictConfig, task: Task, cache_folder: Path) -> Costs:
     """Take a few training steps on a few images, and segment one.
 
     Args:
         config: with the values of the plan.
+        task: the data set.
         cache_folder: for preprocessed images.
     """
-    task = build_task(config)
     make_trainer, hardware = build_trainer(config)
     transforms, augment = instantiate(config.data.preprocess), instantiate(config.data.augment)
     check_transforms("data.preprocess", transforms)

@@ -35,7 +35,7 @@ class Stages:
         self._results: dict[str, Any] = {}
         if self.path.is_file():
             try:
-                for name, result in read_json(self.path).items():
+                for name, result in read_json(self.path, by_hand=False).items():
                     self._check(name, result)
                     self._results[name] = result
             except DataError as error:
@@ -92,7 +92,7 @@ def check_unchanged(path: Path) -> None:
     noted = path.parent / STAGES_FILE
     if not noted.is_file():
         return
-    for name, result in read_json(noted).items():
+    for name, result in read_json(noted, by_hand=False).items():
         if not _is_result(name, result):
             raise DataError(f"{noted} does not say what the stage {name} has given")
         if path.name in result[FILES]:

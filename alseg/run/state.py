@@ -163,7 +163,7 @@ class RunState:
 
     @classmethod
     def _read(cls, path: Path) -> RunState:
-        content = read_json(path)
+        content = read_json(path, by_hand=False)
         try:
             version = content.pop("version")
             if version != FORMAT_VERSION:
@@ -207,9 +207,9 @@ def check_rows(name: str, rows: Sequence[Any], columns: Mapping[str, type | Unio
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a JSON file agrees with its checksum."""
+    """Whether a JSON file has its checksum and agrees with it."""
     try:
-        read_json(path)
+        read_json(path, by_hand=False)
     except DataError:
         return False
     return True

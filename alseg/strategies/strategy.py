@@ -157,9 +157,12 @@ class Strategy:
     @cached_property
     def has_schedule(self) -> bool:
         """Whether its selector looks at how far the run is, and so at the number of its rounds."""
-        rehearsal = self._rehearsal()
-        self.select(rehearsal, 2, np.random.default_rng(0))
-        return "progress" in rehearsal.looked_at
+        return self._looks_at("progress")
+
+    @cached_property
+    def looks_at_classes(self) -> bool:
+        """Whether its selector looks at which classes the labelled cases hold."""
+        return self._looks_at("labelled_classes")
 
     @cached_property
     def statistics_read(self) -> frozenset[str]:
@@ -243,6 +246,12 @@ class Strategy:
         if len(set(chosen)) != expected:
             raise ScoringError(f"strategy {self.name} selected a candidate twice: {chosen}")
         return chosen
+
+    def _looks_at(self, attribute: str) -> bool:
+        """Whether its selector looks at an attribute of the candidates."""
+        rehearsal = self._rehearsal()
+        self.select(rehearsal, 2, np.random.default_rng(0))
+        return attribute in rehearsal.looked_at
 
     def _rehearsal(self) -> _Watched:
         """Three invented candidates with what this strategy knows of a case."""

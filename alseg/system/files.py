@@ -166,11 +166,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(content | {"sha256": _digest(content)}, indent=1))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, by_hand: bool = True) -> dict[str, Any]:
     """Read a JSON object; one that has a checksum must agree with it.
 
+    Args:
+        path: the file.
+        by_hand: whether a person may have written it; if not, it must have a checksum.
+
     Raises:
-        DataError: if it cannot be read, is no JSON object, or was changed.
+        DataError: if it cannot be read, is no JSON object, was changed or lacks its checksum.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -179,6 +183,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} does not hold a JSON object")
     checksum = content.pop("sha256", None)
+    if checksum is None and not by_hand:
+        raise DataError(f"{path} is damaged: the checksum with which alseg writes it is missing")
     if checksum not in (None, _digest(content)):
         raise DataError(f"{path} is damaged: its checksum does not agree with its content")
     return content

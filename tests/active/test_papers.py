@@ -148,6 +148,17 @@ def test_the_proxy_start_is_that_of_these_images(phantoms: Path, tmp_path: Path)
     assert proxy_key(config, cache, cases) != before
 
 
+def test_the_proxy_start_is_that_of_the_seed_of_labels(phantoms: Path, tmp_path: Path) -> None:
+    cache = VolumeCache(read_msd(phantoms), [], "none", tmp_path)
+
+    def key(*settings: str) -> str:
+        return proxy_key(smoke_config(tmp_path, *settings), cache, ["phantom_000"])
+
+    assert key("seed=3") != key("seed=4")
+    assert key("seed=3") == key("seed=4", "pool.label_seed=3")
+    assert key("seed=3") != key("seed=3", "pool.label_seed=0")
+
+
 def test_the_second_stage_reads_no_hidden_label_and_keeps_the_better_weights(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -191,6 +192,26 @@ def test_a_plan_is_refused_where_a_training_by_it_would_be(
     assert "if the file is your own" in done.err
     trusted = plan(data, "data.plan=mine.yaml", "trusted_packages=[own.Scale]")
     assert "the plan lacks data.spacing_mm" in trusted.err
+
+
+def test_the_folder_is_listed_once(
+    plan: Plan, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = shutil.copytree(phantoms / "imagesTr", tmp_path / "scans")
+    listed: list[str] = []
+    scandir = os.scandir
+
+    def noted(path: Any = ".") -> Any:
+        if not isinstance(path, int):  # shutil.rmtree lists what it has opened
+            listed.append(os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", noted)
+    patches = ("pool.unit=patch", "pool.patch_voxels=[8,6,4]")
+    done = plan(f"data.root={images}", "data.classes=[liver,tumour]", *patches)
+    assert done.exit_code == 0, done.err
+    assert "s a step" in done.out
+    assert listed.count(str(images)) == 1
 
 
 def test_a_plan_says_how_many_voxels_patches_have(plan: Plan, phantoms: Path) -> None:

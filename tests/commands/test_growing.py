@@ -111,6 +111,7 @@ def test_what_validates_is_no_reference_of_a_query(shared: Path, tmp_path: Path)
         ("semi_supervised=pseudo_label", "semi_supervised.step_share=0.5"),
         ("pool.start=proxy", "proxy.steps=2"),
         ("pool.start=diverse",),
+        ("pool.start=typical",),
         ("strategy=entropy", "pool.repeat_uncertain=true", "pool.query_size=4"),
         ("round_start=continue", "val_interval_unit=epochs", "val_interval=1"),
     ],

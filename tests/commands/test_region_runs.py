@@ -269,6 +269,7 @@ def test_scores_name_the_regions(shared: Path, tmp_path: Path) -> None:
         (("strategy=oracle_dice",), "the aggregation hidden_dice_error"),
         (("semi_supervised=pseudo_label",), "use semi_supervised=none"),
         (("pool.start=diverse",), "chooses whole volumes"),
+        (("pool.start=typical",), "chooses whole volumes"),
         (("pool.repeat_uncertain=true",), "no region is asked for twice"),
         (("oracle=person",), "hands out whole volumes"),
         (("data/splits=growing",), "validates with annotated cases"),

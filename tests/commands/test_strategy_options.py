@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from alseg.active.initial_pool_from_images import initial_cases
 from alseg.core.errors import ConfigError
+from alseg.data.cache import VolumeCache
+from alseg.data.formats.msd import read_msd
+from tests.conftest import write_msd
 from tests.smoke_runs import run_smoke
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "own_strategy"
@@ -47,8 +52,9 @@ def test_mc_dropout_needs_dropout_where_the_strategy_needs_passes(
     assert features.notna().all(axis=None)
 
 
-def test_diverse_start_is_the_same_for_all_strategies_of_a_seed(
-    shared: Path, tmp_path: Path
+@pytest.mark.parametrize("kind", ["diverse", "typical"])
+def test_a_start_by_images_is_the_same_for_all_strategies_of_a_seed(
+    shared: Path, tmp_path: Path, kind: str
 ) -> None:
     def start(name: str, strategy: str, *overrides: str) -> list[str]:
         one_round = ("pool.rounds=1", "steps_per_round=1", "val_interval=1", "pool.initial=3")
@@ -56,12 +62,28 @@ def test_diverse_start_is_the_same_for_all_strategies_of_a_seed(
         return acquired(state, 0)
 
     random = start("a", "random")
-    diverse = start("b", "random", "pool.start=diverse")
-    assert diverse == start("c", "variance", "pool.start=diverse")
-    assert len(set(diverse)) == 3
-    assert diverse != random
+    by_images = start("b", "random", f"pool.start={kind}")
+    assert by_images == start("c", "variance", f"pool.start={kind}")
+    assert len(set(by_images)) == 3
+    assert by_images != random
     with pytest.raises(ConfigError, match=r"pool\.start"):
         start("d", "random", "pool.start=clever")
+
+
+def test_a_typical_start_takes_a_case_of_each_kind_and_one_of_a_patient(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    edges = [12] * 4 + [18] * 4 + [24] * 4  # three kinds of image
+    images = [noise.normal(n, n, size=(n, n, n)).astype(np.float32) for n in edges]
+    labels = [np.zeros(image.shape, np.uint8) for image in images]
+    root = write_msd(tmp_path / "data", images, labels)
+    cache = VolumeCache(read_msd(root), [], "none", tmp_path / "cache")
+    ids = sorted(cache.task.cases)
+    for seed in range(3):
+        chosen = initial_cases("typical", cache, ids, 3, seed)
+        assert {edges[ids.index(case_id)] for case_id in chosen} == {12, 18, 24}
+        assert initial_cases("typical", cache, reversed(ids), 3, seed) == chosen
+        of_patients = initial_cases("typical", cache, ids, 3, seed, r"(case_0)[0-7]")
+        assert sum(case_id <= "case_07" for case_id in of_patients) == 1
 
 
 def test_costs_add_up_and_the_budget_ends_the_run(shared: Path, tmp_path: Path) -> None:

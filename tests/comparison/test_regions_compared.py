@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.optimize import minimize_scalar
 
 from alseg.compare import compare
 from alseg.comparison.analysis import analyse
 from alseg.comparison.budget import along, budget_label, read_off
 from alseg.comparison.conclusions import sentences
+from alseg.comparison.figures import Palette, annotation_curves
 from alseg.comparison.page import all_drawings
 from alseg.comparison.runs import RunSet, gather_runs
 from alseg.comparison.statistics import Gain, foreground_efficiency, run_summaries
@@ -295,6 +297,23 @@ def test_where_strategies_ask_is_counted(folders: tuple[Path, ...]) -> None:
         drawing.name for drawing in all_drawings(comparison)
     }
     assert tables["effort"].data["annotated_effort"].max() == 10
+
+
+@pytest.mark.parametrize("voxels", [900, 40_000, 3_000_000, 2e9])
+def test_no_number_of_a_cost_lies_on_the_name_of_the_cost(voxels: float) -> None:
+    rows = [("random", 2, 0.1, voxels / 3), ("random", 4, 0.2, voxels)]
+    curves = pd.DataFrame(rows, columns=["strategy", "labelled", "dice", "voxels"])
+    palette = Palette(["random"], "random", {"random": "random"})
+    names = ("annotated voxels", "annotated foreground voxels", "annotated slices")
+    figure = annotation_curves(curves, palette, 10, dict.fromkeys(names, "voxels"))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for axis in (axes.xaxis for axes in figure.axes):
+        numbers = [*axis.get_ticklabels(), axis.get_offset_text()]
+        boxes = [n.get_window_extent() for n in numbers if n.get_text()]
+        assert len(boxes) > 2
+        boxes.append(axis.label.get_window_extent())
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_whole_volumes_have_no_table_of_regions(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from alseg.data.headers import check_headers
 from alseg.data.splits import split_from_file
 from alseg.data.volumes import read_volume
 from alseg.run.state import RunState
+from tests.checksums import write_signed
 from tests.conftest import write_msd
 
 bounded = settings(
@@ -148,7 +149,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @bounded
 @given(data=st.data())
 def test_any_state(tmp_path: Path, state: dict[str, Any], data: st.DataObject) -> None:
-    (tmp_path / "state.json").write_text(data.draw(damaged(state) | JSON.map(json.dumps)))
+    write_signed(tmp_path / "state.json", data.draw(damaged(state) | JSON.map(json.dumps)))
     try:
         loaded = RunState.load(tmp_path)
     except AlsegError:

@@ -8,6 +8,7 @@ from alseg.core.errors import ConfigError, DataError, StorageError
 from alseg.core.pool import Pool
 from alseg.run.lock import locked_run
 from alseg.run.state import RunState
+from tests.checksums import write_signed
 
 
 @pytest.fixture
@@ -69,10 +70,31 @@ def test_an_interrupted_write_leaves_the_old_state(
 )  # fmt: skip
 def test_a_broken_state_is_told_by_name(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
-        (tmp_path / "state.json").write_text(content)
+        write_signed(tmp_path / "state.json", content)
     with pytest.raises(DataError, match=message) as error:
         RunState.load(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_an_edited_state_is_refused_with_and_without_its_checksum(
+    state: RunState, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state.save(tmp_path)
+    path = tmp_path / "state.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | {"hardware": "another"}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match="its checksum does not agree"):
+        RunState.load(tmp_path)
+    del content["sha256"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"state\.json is damaged: the checksum .* is missing"):
+        RunState.load(tmp_path)
+    good = tmp_path / "good"
+    good.mkdir()
+    state.save(good)
+    (good / "state.json").rename(tmp_path / "state.json.previous")  # the way out
+    assert repr(RunState.load(tmp_path)) == repr(state)
+    assert "is missing; continuing from" in caplog.text
 
 
 def test_no_field_is_lost(state: RunState, tmp_path: Path) -> None:

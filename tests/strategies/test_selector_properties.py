@@ -32,6 +32,8 @@ SELECTORS: dict[str, Selector] = {
     "one_per_group": partial(grouped.one_per_group, pattern=r"case_\d"),
     "random_per_group": partial(grouped.random_per_group, pattern=r"case_\d"),
     "prefilter": partial(ranked.prefilter, multiple=2, then=diverse.k_center),
+    "fresh_groups": partial(grouped.fresh_groups, pattern=r"case_\d", then=diverse.typiclust),
+    "rare_classes_first": partial(balanced.rare_classes_first, rest=diverse.typiclust),
 }
 
 LOOK_AT_NO_SCORE = ("random", "class_balanced_random", "k_center", "random_per_group", "typiclust")

@@ -213,6 +213,15 @@ def test_typiclust_fills_up_when_clusters_run_out() -> None:
     assert len(set(diverse.typiclust(capped, 7, rng(), max_clusters=2))) == 7
 
 
+def test_typiclust_leaves_small_clusters_for_last_where_it_is_told_to() -> None:
+    near = [[0.0], [0.1], [0.2], [10.0], [10.1], [10.2]]
+    candidates = candidates_of(features=[*near, [50.0]])
+    assert 6 in indices_of(diverse.typiclust(candidates, 3, rng()))
+    chosen = indices_of(diverse.typiclust(candidates, 7, rng(), max_clusters=3, min_size=2))
+    assert chosen[-1] == 6
+    assert {number // 3 for number in chosen[:2]} == {0, 1}
+
+
 def test_typical_to_uncertain_moves_from_the_typical_case_of_a_cluster_to_the_uncertain_one() -> (
     None
 ):
@@ -283,6 +292,80 @@ def test_random_per_group_draws_each_patient_alike() -> None:
     counts = [sum(case_id in query for query in queries) for case_id in pool.ids]
     assert counts[3] == 400
     assert all(90 < count < 180 for count in counts[:3])
+
+
+def test_fresh_groups_offers_one_case_of_each_group_without_a_labelled_one() -> None:
+    pool = visits(
+        "p1_a", "p1_b", "p2_a", "p2_b", "p3_a", scores=[9, 8, 7, 6, 5], labelled=("p3_b",)
+    )
+
+    def query(n: int, pattern: str | None, seed: int = 0) -> list[str]:
+        return grouped.fresh_groups(pool, n, rng(seed), pattern=pattern, then=ranked.top_k)
+
+    assert query(3, None) == query(3, "nothing like it") == ["p1_a", "p1_b", "p2_a"]
+    pairs = {tuple(query(2, r"p\d", seed)) for seed in range(40)}
+    assert pairs == {(f"p1_{one}", f"p2_{other}") for one in "ab" for other in "ab"}
+    for seed in range(5):
+        more = query(4, r"p\d", seed)  # then the best of all others, of p3 as well
+        assert more[2:] == [name for name in pool.ids if name not in more[:2]][:2]
+    assert set(query(5, r"p\d")) == set(pool.ids)
+
+
+def test_cases_that_fresh_groups_has_chosen_are_labelled_ones_for_what_follows() -> None:
+    pool = replace(
+        candidates_of(features=[[0.0], [0.1], [9.0]]), labelled=("x",), labelled_features=None
+    )
+    left = pool.after(["case_002"])
+    assert (left.ids, left.labelled) == (("case_000", "case_001"), ("x", "case_002"))
+    assert left.features is not None
+    assert left.labelled_features is not None
+    assert (left.features.ravel().tolist(), left.labelled_features.tolist()) == ([0, 0.1], [[9.0]])
+    regions = replace(visits("a[0]", "a[1]", "b[0]", scores=[1, 2, 3]), cases=("a", "a", "b"))
+    left = regions.after(["a[1]"])
+    assert (left.ids, left.cases, left.labelled) == (("a[0]", "b[0]"), ("a", "b"), ("a",))
+
+
+@pytest.mark.parametrize(
+    ("held", "n_by_score"),
+    [
+        ([[1, 1]] * 5, 0),  # no class is rare
+        ([[1, 1]], 0),  # nor here, though 1 is less than half of the 4 labelled ones to come
+        ([[1, 1], [1, 0]], 0),
+        ([[1, 0]] * 5, 3),  # half of 8 were 4, and there are 3 places
+        ([[1, 1], [1, 0], [1, 0], [1, 0], [1, 0]], 3),
+        ([[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]], 2),
+        ([[0, 1], [0, 1], [0, 1], [1, 0], [1, 0]], 2),
+        ([[1, 0]], 2),
+        ([], 2),
+    ],
+)
+def test_rare_classes_first_looks_for_them_until_half_of_the_cases_hold_each(
+    held: list[list[int]], n_by_score: int
+) -> None:
+    candidates = replace(
+        candidates_of([5.0, 1.0, 4.0, 2.0, 3.0, 0.0]),
+        labelled=tuple(f"l{i}" for i in range(len(held))),
+        labelled_classes=np.array(held, dtype=bool).reshape(len(held), 2),
+    )
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+
+    def lowest(rest: Candidates, n: int, generator: np.random.Generator) -> list[str]:
+        found.append((rest.ids, rest.labelled[len(held) :]))
+        return ranked.highest(rest, -rest.require_scores(), n)
+
+    chosen = balanced.rare_classes_first(candidates, 3, rng(), rest=lowest)
+    by_score = indices_of(ranked.top_k(candidates, n_by_score, rng()))
+    assert indices_of(chosen) == by_score + [5, 1, 3][: 3 - n_by_score]
+    for ids, new in found:  # what was chosen by score counts as labelled for the others
+        assert set(new) == set(candidates.ids) - set(ids) == set(chosen[:n_by_score])
+
+
+def test_rare_classes_first_has_to_know_what_labelled_cases_hold() -> None:
+    candidates = replace(candidates_of([1.0, 2.0]), labelled=("x",))
+    with pytest.raises(ValueError, match="which classes the labelled cases hold"):
+        balanced.rare_classes_first(candidates, 1, rng(), rest=noisy.random)
+    with pytest.raises(ValueError, match="share is 2"):
+        balanced.rare_classes_first(candidates, 1, rng(), share=2.0, rest=noisy.random)
 
 
 def test_density_weighted_avoids_the_outlier() -> None:

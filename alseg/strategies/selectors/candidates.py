@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,8 @@ class Candidates:
         labelled: the ids of the labelled cases, whether or not they have features.
         cases: the ids of the cases that candidates lie in, n of them, where these are regions;
             empty where they are the cases.
+        labelled_classes: whether each foreground class is in what has been revealed of each
+            labelled case, shape [len(labelled), C - 1], where a selector looks at it.
     """
 
     ids: tuple[str, ...]
@@ -40,6 +42,7 @@ class Candidates:
     n_rounds: int = 2
     labelled: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()
+    labelled_classes: np.ndarray | None = None
 
     @property
     def progress(self) -> float:
@@ -65,6 +68,16 @@ class Candidates:
         if self.class_scores is None:
             raise ValueError("this selector needs class scores: give the strategy class_scores")
         return self.class_scores
+
+    def require_labelled_classes(self) -> np.ndarray:
+        """Which classes each labelled case holds; of no case where none is labelled.
+
+        Raises:
+            ValueError: if cases are labelled and nobody has said it.
+        """
+        if self.labelled_classes is None and self.labelled:
+            raise ValueError("this selector needs to know which classes the labelled cases hold")
+        return np.zeros((0, 0), bool) if self.labelled_classes is None else self.labelled_classes
 
     def require_similarity(self) -> np.ndarray:
         """The similarities to the labelled images.
@@ -93,6 +106,26 @@ class Candidates:
             labelled = np.empty((0, self.features.shape[1]), dtype=self.features.dtype)
         both = standardised(np.concatenate([self.features, labelled]))
         return both[: len(self.ids)], both[len(self.ids) :]
+
+    def after(self, chosen: Sequence[str]) -> Candidates:
+        """The candidates that are left once some of them have been chosen.
+
+        Those count as labelled for whatever looks at cases or features; what their labels hold is
+        not known.
+        """
+        taken = set(chosen)
+        is_left = np.array([name not in taken for name in self.ids], dtype=bool)
+        cases, references = self.cases or self.ids, self.labelled_features
+        new = [case for case, left in zip(cases, is_left, strict=True) if not left]
+        if self.features is not None:
+            known = [] if references is None else [references]
+            references = np.concatenate([*known, self.features[~is_left]])
+        return replace(
+            self.subset(np.flatnonzero(is_left)),
+            labelled=tuple(dict.fromkeys((*self.labelled, *new))),
+            labelled_features=references,
+            labelled_classes=None,
+        )
 
     def subset(self, indices: np.ndarray) -> Candidates:
         """Some of the candidates, sorted by id again."""

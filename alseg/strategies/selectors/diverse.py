@@ -104,13 +104,15 @@ def typiclust(
     *,
     n_neighbours: int = 20,
     max_clusters: int = 500,
+    min_size: int = 1,
 ) -> list[str]:
     """TypiClust: the most typical case of each of the largest clusters that hold no labelled case.
 
     All features, labelled ones too, fall into min(m + k, ``max_clusters``) clusters. Again and
     again the cluster with the fewest labelled or chosen cases is taken (the larger one of two), and
     in it the candidate with the highest typicality, the smallest mean distance to its nearest
-    neighbours within the cluster.
+    neighbours within the cluster. Clusters of fewer than ``min_size`` cases, outliers among
+    themselves, come last.
 
     Bias: the opposite of ``k_center``, common cases first: meant for small budgets, where outliers
     teach little. Memory O(n d).
@@ -123,7 +125,7 @@ def typiclust(
     def order(points: np.ndarray, members: np.ndarray) -> np.ndarray:
         return by_typicality(points, members, n_neighbours, rng)
 
-    return _of_uncovered_clusters(candidates, query_size, rng, max_clusters, order)
+    return _of_uncovered_clusters(candidates, query_size, rng, max_clusters, order, min_size)
 
 
 def typical_to_uncertain(
@@ -164,6 +166,7 @@ def _of_uncovered_clusters(
     rng: np.random.Generator,
     max_clusters: int,
     order: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    min_size: int = 1,
 ) -> list[str]:
     """Again and again the first case of the cluster with the fewest labelled or chosen ones.
 
@@ -174,6 +177,7 @@ def _of_uncovered_clusters(
         max_clusters: at most so many clusters.
         order: of all features [n + m, d] and the indices of a cluster's members, those below n in
             the order in which they are to be taken.
+        min_size: smaller clusters come last.
     """
     features, labelled = candidates.standard_features()
     both = np.concatenate([features, labelled])
@@ -185,7 +189,10 @@ def _of_uncovered_clusters(
     waiting: dict[int, list[int]] = {}  # the candidates of the clusters that have been looked into
     chosen: list[str] = []
     while len(chosen) < query_size:
-        best = min(np.flatnonzero(left).tolist(), key=lambda c: (taken[c], -size[c], c))
+        best = min(
+            np.flatnonzero(left).tolist(),
+            key=lambda c: (size[c] < min_size, taken[c], -size[c], c),
+        )
         if best not in waiting:
             members = order(both, np.flatnonzero(cluster == best))
             waiting[best] = members[members < len(features)].tolist()

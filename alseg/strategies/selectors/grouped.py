@@ -57,3 +57,44 @@ def random_per_group(
     What ``one_per_group`` has to be compared with: it has the groups and no score.
     """
     return one_per_group(candidates, query_size, rng, pattern=pattern, rank=random)
+
+
+def fresh_groups(
+    candidates: Candidates,
+    query_size: int,
+    rng: np.random.Generator,
+    *,
+    pattern: str | None,
+    then: Selector,
+) -> list[str]:
+    """Let another selector choose among one candidate of each group without a labelled case.
+
+    The candidate of a group is drawn. Once no fresh group is left, it chooses among all others,
+    with those chosen before as labelled ones. For selectors that see a query as a whole, such as
+    ``typiclust``; without groups, and without labelled cases among the candidates, it is ``then``.
+
+    Args:
+        candidates: the unlabelled cases, with what ``then`` looks at.
+        query_size: how many to choose.
+        rng: draws the candidate of a group, and is handed on.
+        pattern: of the groups, as ``grouped_by`` takes it.
+        then: chooses.
+
+    Raises:
+        ConfigError: if the pattern is no regular expression.
+    """
+    group = grouped_by(pattern)
+    covered = {group(case_id) for case_id in candidates.labelled}
+    members: dict[str, list[int]] = {}
+    for index, case_id in enumerate(candidates.cases or candidates.ids):
+        members.setdefault(group(case_id), []).append(index)
+    drawn = [
+        indices[rng.integers(len(indices))] if len(indices) > 1 else indices[0]
+        for name, indices in members.items()
+        if name not in covered
+    ]
+    n_fresh = min(query_size, len(drawn))
+    chosen = then(candidates.subset(np.array(drawn)), n_fresh, rng) if n_fresh else []
+    if query_size > n_fresh:
+        chosen += then(candidates.after(chosen), query_size - n_fresh, rng)
+    return chosen
