@@ -6,12 +6,13 @@
     python scripts/benchmark_acquisition.py --quick
     python scripts/benchmark_acquisition.py --run runs/mine --window 32 32 32
 
-Trains a small network on some of the volumes, once, or takes that of a run's first round, and
-scores the others with the strategy ``variance``: by one deterministic pass (the least that any
-score of a network can cost), in the classic way (MONAI's inferer, T passes, all kept, NumPy's
-variance; code of its own), and by alseg with each lever by itself and all together. The JSON file
-is written after each part; started again with the same file, the script continues from there. It
-prints a Markdown table and draws the cost against the agreement beside the JSON file.
+Trains a small network on some of the volumes, once, or takes that of a run's first round (nothing
+is written into its folder), and scores the others with the strategy ``variance``: by one
+deterministic pass (the least that any score of a network can cost), in the classic way (MONAI's
+inferer, T passes, all kept, NumPy's variance; code of its own), and by alseg with each lever by
+itself and all together. The JSON file is written after each part; started again with the same file,
+the script continues from there. It prints a Markdown table and draws the cost against the agreement
+beside the JSON file.
 
 The classic way makes 50 passes (``--reference``), from random numbers of its own. All of them are
 the reference; its groups of T passes are the classic way under several seeds, so that they say how
@@ -43,7 +44,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from alseg.config.build import build
-from alseg.config.settings import load_config
+from alseg.config.messages import report_errors
+from alseg.core.errors import ConfigError
+from alseg.engine.trained_run import TrainedRun, load_trained
 from alseg.run.state import RunState
 from alseg.scoring.scorer import Scoring
 from alseg.scoring.shrinkage import settled
@@ -53,10 +56,10 @@ from alseg.strategies.selectors import ranked
 from alseg.strategies.statistics import entropy_of
 from alseg.strategies.strategy import Strategy
 from alseg.system.files import write_atomically
-from alseg.training.fit import load_weights
 
 STRATEGY = Strategy("variance", ranked.top_k, measures.variance, aggregations.mean)
 QUICK_LIMIT = 20  # passes of the reference
+PLACEMENTS = ("all", "decoder", "bottleneck")
 TIMED = 6  # volumes on which the classic way is timed
 TRAINING = {
     # At least 160 x 160 x 128 voxels at the tutorial's spacing: sizes vary by 15% an axis.
@@ -115,11 +118,17 @@ class Setting:
 
 
 def main() -> None:
-    """Run what is left of the benchmark, and report."""
+    """Read the command line; errors of the user's are told in a sentence."""
     arguments = parsed()
-    if arguments.peak:
-        print(json.dumps(peak(arguments)))
-        return
+    with report_errors():
+        if arguments.peak:
+            print(json.dumps(peak(arguments)))
+        else:
+            run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure what is left, and report."""
     record = Record(arguments.json)
     setting = prepared(arguments, record)
     record.time("deterministic", lambda: deterministic(setting))
@@ -147,28 +156,35 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--data", choices=("phantom", "hippocampus"), default="phantom")
-    parser.add_argument("--data-root", type=Path, help="folder of MSD Task04")
-    parser.add_argument("--run", type=Path, help="a run folder whose network and pool to take")
-    parser.add_argument("--window", type=int, nargs=3, help="of scoring, where it is not the run's")
-    parser.add_argument("--placement", default="all", help="of dropout: all, decoder, bottleneck")
-    parser.add_argument("--volumes", type=int, default=40, help="of the pool that are scored")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--reference", type=int, default=50, help="passes, a multiple of 10")
-    parser.add_argument("--gates", type=float, nargs="+", default=[0.1, 0.5])
-    parser.add_argument("--passes", type=int, nargs="+", default=[10, 5, 20], choices=(5, 10, 20))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--bf16", action="store_true", help="train and score in bf16-mixed")
-    parser.add_argument("--quick", action="store_true", help="tiny volumes, a minute on 2 cores")
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark"), help="for training")
-    parser.add_argument("--json", type=Path, help="default: in the folder")
-    parser.add_argument("--peak", nargs=2, metavar=("WAY", "T"), help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--data", choices=("phantom", "hippocampus"), default="phantom", help="to train on")
+    add("--data-root", type=Path, help="folder of MSD Task04, for --data hippocampus")
+    add("--run", type=Path, help="a run folder: its first round's network, its unlabelled volumes")
+    add("--window", type=int, nargs=3, help="voxels of a scoring window, in place of the run's")
+    add("--placement", default="all", choices=PLACEMENTS, help="of dropout in what is trained")
+    add("--volumes", type=int, default=40, help="of the pool that are scored, the first by name")
+    add("--seeds", type=int, default=5, help="of all levers together at T = 10")
+    add("--reference", type=int, default=50, help="passes of the classic way, 20, 30, ...")
+    add("--gates", type=float, nargs="+", default=[0.1, 0.5], help="of uncertainty.gate")
+    add("--passes", type=int, nargs="+", default=[10, 5, 20], choices=(5, 10, 20), help="T")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    add("--bf16", action="store_true", help="train and score in bf16-mixed")
+    add("--quick", action="store_true", help="tiny volumes, a minute on 2 cores")
+    add("--folder", type=Path, default=Path("runs/benchmark"), help="for training")
+    add("--json", type=Path, help="default: in the folder")
+    add("--peak", nargs=2, metavar=("WAY", "T"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.reference < 20 or arguments.reference % 10:
+        parser.error("--reference must be 20, 30, 40, ...: groups of ten passes that are compared")
+    if arguments.volumes < 3 or arguments.seeds < 1:
+        parser.error("--volumes must be at least 3, and --seeds at least 1")
+    if arguments.data == "hippocampus" and not (arguments.data_root or arguments.run):
+        parser.error("--data hippocampus needs --data-root, the folder of MSD Task04_Hippocampus")
     if arguments.quick:
         arguments.volumes, arguments.seeds, arguments.passes = 6, 2, [10]
     name = "quick" if arguments.quick else arguments.data
     if arguments.run is not None:
-        name = arguments.run.name
+        name = arguments.run.resolve().name
     arguments.json = arguments.json or arguments.folder / f"{name}_{arguments.placement}.json"
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     return arguments
@@ -193,6 +209,23 @@ class Record:
         self.results: dict[str, Any] = (
             json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         )
+
+    def check(self, cases: Sequence[str], measured_with: dict[str, Any]) -> None:
+        """Check that what is already in the file was measured on the same, in the same way.
+
+        Raises:
+            ConfigError: if it was not.
+        """
+        before = self.results.get("setting")
+        if before is None:
+            return
+        now = {"cases": list(cases), **measured_with}
+        for name, value in now.items():
+            if before.get(name) != value:
+                raise ConfigError(
+                    f"{self.path} was measured with another setting ({name}: {before.get(name)}, "
+                    f"now {value}); name another file with --json, or delete that one"
+                )
 
     def time(self, name: str, measure: Callable[[], Any]) -> None:
         """Measure what has not been measured yet."""
@@ -234,19 +267,18 @@ def prepared(arguments: argparse.Namespace, record: Record) -> Setting:
             command = [sys.executable, "-m", "alseg.train", f"resume={folder}"]
         subprocess.run(command, check=True)
         (folder / "finished").touch()
-    setting, state = load(arguments)
+    setting, trained = load(arguments)
     size = [list(setting.load(c).shape[2:]) for c in setting.cases[:3]]
+    record.check(setting.cases, measured_with(arguments))
     record.keep(
         "setting",
         {
             "command": " ".join(sys.argv),
-            "data": arguments.data,
-            "placement": arguments.placement,
-            "dice": {k: v for k, v in state.history[-1].items() if "dice" in k},
-            "labelled": len(state.pool.labelled),
+            **measured_with(arguments),
+            "dice": {k: v for k, v in trained.metrics.items() if "dice" in k},
+            "labelled": trained.metrics["labelled"],
             "cases": list(setting.cases),
             "sizes": size,
-            "device": arguments.device + (" in bf16" if arguments.bf16 else ""),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
@@ -254,13 +286,34 @@ def prepared(arguments: argparse.Namespace, record: Record) -> Setting:
     return setting
 
 
-def load(arguments: argparse.Namespace) -> tuple[Setting, RunState]:
-    """The trained network and the volumes it has not been trained on."""
+def measured_with(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What all results in a JSON file must share, beside the volumes."""
+    return {
+        "run": str(run_folder(arguments).resolve()),
+        "window": arguments.window,
+        "passes of the reference": QUICK_LIMIT if arguments.quick else arguments.reference,
+        "device": arguments.device + (" in bf16" if arguments.bf16 else ""),
+    }
+
+
+def load(arguments: argparse.Namespace) -> tuple[Setting, TrainedRun]:
+    """The network of the first round, and volumes that no round of the run was trained on.
+
+    Raises:
+        ConfigError: if the network has no dropout, or too few volumes are left.
+        DataError: if the folder is none of a run, or is damaged.
+    """
     folder = run_folder(arguments)
-    experiment = build(load_config(folder), folder)
-    state = RunState.load(folder)
-    network = experiment.make_network()
-    load_weights(network, folder / "rounds" / "round_01" / "best.ckpt")
+    trained = load_trained(str(folder), 1)
+    experiment = build(trained.config, folder)
+    network = trained.network
+    MCDropout(10).check(network)
+    cases = sorted(RunState.load(folder).pool.unlabelled)[: arguments.volumes]
+    if len(cases) < 3:
+        raise ConfigError(
+            f"{folder} has {len(cases)} volumes without a label, and 3 are the least that a query "
+            "can be compared on: take a run with fewer rounds or a smaller query"
+        )
     device = torch.device(arguments.device)
 
     def image(case_id: str) -> Tensor:
@@ -276,10 +329,10 @@ def load(arguments: argparse.Namespace) -> tuple[Setting, RunState]:
         network=network.to(device).eval(),
         inferer=inferer,
         load=image,
-        cases=sorted(state.pool.unlabelled)[: arguments.volumes],
+        cases=cases,
         precision=precision,
     )
-    return setting, state
+    return setting, trained
 
 
 # The ways to score.

@@ -1,15 +1,15 @@
 """How does a round grow: seconds and memory against the pool, the size of volumes and T?
 
     python scripts/benchmark_round.py --json runs/benchmark/round.json --plots docs/images
-    python scripts/benchmark_round.py --only volume --sizes 64 96 128
+    python scripts/benchmark_round.py --only volume --sizes 64 96 128 --repeats 3
 
 One round of ``strategy=variance`` with the default network: it preprocesses, trains for 20 steps,
 evaluates two volumes and scores the pool. Volumes are cubes of noise with a liver and a tumour in
 them. Each point is measured in a process of its own: seconds of its processor time by part, and its
 largest resident set up to the end of each part. What is in the JSON file is not measured again, so
 a command that was interrupted continues; a point that takes longer than ``--minutes`` is given up,
-and kept as such. Prints a Markdown table a series; bold are seconds that have grown by more than
-the power ``FLAG`` of what was made larger.
+and kept as such. Prints a Markdown table a series, medians of the repeats with their ranges; bold
+are seconds that have grown by more than the power ``FLAG`` of what was made larger.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,9 @@ def main() -> None:
     found: dict[str, Point] = {}
     if arguments.json.is_file():
         found = json.loads(arguments.json.read_text(encoding="utf-8"))
-    for series in arguments.only:
+    for repeat, series in product(range(1, 1 + arguments.repeats), arguments.only):
         for point in points(arguments, series):
-            name = f"{series} {point['pool']} x {point['size']}, T = {point['T']}"
+            name = f"{series} {point['pool']} x {point['size']}, T = {point['T']}, run {repeat}"
             if name not in found:
                 found[name] = {"series": series, **point, **measured(point, arguments)}
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -64,10 +65,11 @@ def main() -> None:
                 print(name, found[name], flush=True)
     for series in AXES:
         finished = [p for p in found.values() if p["series"] == series and "scoring" in p]
-        if finished:
-            print("\n".join(["", *table(series, finished)]))
-        if arguments.plots and len(finished) > 1:
-            draw(series, finished, arguments.plots / f"growth_{series}.png")
+        grouped = by_point(finished)
+        if grouped:
+            print("\n".join(["", *table(series, grouped)]))
+        if arguments.plots and len(grouped) > 1:
+            draw(series, grouped, arguments.plots / f"growth_{series}.png")
 
 
 def parsed() -> argparse.Namespace:
@@ -81,6 +83,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--passes", nargs="+", type=int, default=[2, 5, 10, 20, 50], help="T")
     parser.add_argument("--steps", type=int, default=20, help="of training")
     parser.add_argument("--minutes", type=float, default=20.0, help="at most, of a point")
+    parser.add_argument("--repeats", type=int, default=1, help="of each point")
     parser.add_argument("--json", type=Path, default=Path("runs/benchmark/round.json"))
     parser.add_argument("--plots", type=Path, help="folder for growth_pool.png, ...")
     return parser.parse_args()
@@ -206,53 +209,79 @@ def n_windows(size: int) -> int:
     return (1 + max(0, math.ceil((size - WINDOW) / INTERVAL))) ** 3
 
 
-def table(series: str, finished: Sequence[Point]) -> list[str]:
+def by_point(finished: Sequence[Point]) -> list[list[Point]]:
+    """The repeats of each point, the smallest point first."""
+    grouped: dict[tuple[int, ...], list[Point]] = {}
+    for run in finished:
+        grouped.setdefault((run["pool"], run["size"], run["T"]), []).append(run)
+    return [runs for _, runs in sorted(grouped.items())]
+
+
+def median(runs: Sequence[Point], name: str) -> float:
+    """Of the repeats of a point."""
+    return float(np.median([run[name] for run in runs]))
+
+
+def cell(runs: Sequence[Point], name: str, form: str) -> str:
+    """The median of the repeats, with their range where it shows."""
+    values = [run[name] for run in runs]
+    low, high = format(min(values), form), format(max(values), form)
+    middle = format(median(runs, name), form)
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def table(series: str, grouped: Sequence[Sequence[Point]]) -> list[str]:
     """The lines of a table: seconds of the parts, and the largest memory."""
     heads = [AXES[series], *(["windows"] if series == "volume" else [])]
-    heads += [*(f"{part}, s" for part in PARTS), "peak, MiB", "of it before", "reached in"]
+    heads += [*(f"{part}, s" for part in PARTS), "peak, MiB", "of it before", "reached in", "runs"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for before, point in zip([None, *finished], finished, strict=False):
-        cells = [f"{grown(series, point):,}"]
-        cells += [str(n_windows(point["size"]))] if series == "volume" else []
+    for before, runs in zip([None, *grouped], grouped, strict=False):
+        cells = [f"{grown(series, runs[0]):,}"]
+        cells += [str(n_windows(runs[0]["size"]))] if series == "volume" else []
         for part in PARTS:
-            seconds = f"{point[part]:.1f}"
-            cells.append(f"**{seconds}**" if is_flagged(series, before, point, part) else seconds)
-        peaks = [point[f"peak MiB, {part}"] for part in PARTS]
-        cells += [str(peaks[-1]), str(point["peak MiB at the start"])]
-        cells.append(PARTS[peaks.index(peaks[-1])])
+            seconds = cell(runs, part, ".1f")
+            cells.append(f"**{seconds}**" if is_flagged(series, before, runs, part) else seconds)
+        peaks = [median(runs, f"peak MiB, {part}") for part in PARTS]
+        cells.append(cell(runs, f"peak MiB, {PARTS[-1]}", ".0f"))
+        cells.append(cell(runs, "peak MiB at the start", ".0f"))
+        cells += [PARTS[peaks.index(peaks[-1])], str(len(runs))]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def is_flagged(series: str, before: Point | None, point: Point, part: str) -> bool:
+def is_flagged(
+    series: str, before: Sequence[Point] | None, runs: Sequence[Point], part: str
+) -> bool:
     """Whether a part's seconds have grown by more than they may, and by more than a second."""
-    if before is None or point[part] - before[part] < 1:
+    if before is None or median(runs, part) - median(before, part) < 1:
         return False
-    larger = grown(series, point) / grown(series, before)
-    return bool(point[part] > before[part] * larger**FLAG)
+    larger = grown(series, runs[0]) / grown(series, before[0])
+    return median(runs, part) > median(before, part) * larger**FLAG
 
 
-def draw(series: str, finished: Sequence[Point], path: Path) -> None:
-    """Seconds by part, on logarithmic axes (dashed: in proportion to the last), and the memory."""
+def draw(series: str, grouped: Sequence[Sequence[Point]], path: Path) -> None:
+    """Seconds by part, on logarithmic axes (dashed: in proportion), and memory; medians."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    x = np.array([grown(series, point) for point in finished])
+    x = np.array([grown(series, runs[0]) for runs in grouped])
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     for part in PARTS:
-        left.plot(x, [point[part] for point in finished], marker="o", label=part)
-    longest = max(point[part] for point in finished for part in PARTS)
+        left.plot(x, [median(runs, part) for runs in grouped], marker="o", label=part)
+    longest = max(median(grouped[-1], part) for part in PARTS)
     left.plot(x, longest * x / x[-1], "--", color="grey", label="in proportion")
     left.set_ylabel("seconds of processor time")
     left.set_yscale("log")
     left.legend(fontsize=8)
-    right.plot(x, [point["peak MiB, scoring"] for point in finished], marker="o", color="black")
+    peaks = [median(runs, "peak MiB, scoring") for runs in grouped]
+    right.plot(x, peaks, marker="o", color="black")
     right.set_ylabel("largest resident set, MiB")
     right.set_ylim(bottom=0)
-    names = [f"{p['size']}³" if series == "volume" else str(grown(series, p)) for p in finished]
+    first = [runs[0] for runs in grouped]
+    names = [f"{p['size']}³" if series == "volume" else str(grown(series, p)) for p in first]
     left.set_xscale("log")
     left.set_xticks(x, names)
     left.set_xticks([], minor=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeGuard
@@ -38,13 +39,45 @@ QUANTILES = (0.05, 0.5, 0.95)  # of the source's intensities
 _N_BLOCKS, _BLOCK = 16, 2**16  # bytes: what is read of a file to know it again
 _N_SAMPLED = 10**6  # voxels that quantiles are taken of
 _IN_MEMORY = 2**28  # bytes of entries that a process keeps: all of a data set of small volumes
+_ALIGNMENT = 64  # bytes: where tensors of such an entry begin
 
 
-def _n_bytes(entry: Mapping[str, Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in entry.values())
+def _n_bytes(tensors: Iterable[Tensor]) -> int:
+    """What tensors take one after another."""
+    return sum(-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors)
 
 
-_recent: LRUCache[tuple[object, ...], dict[str, Tensor]] = LRUCache(_IN_MEMORY, _n_bytes)
+class _Kept:
+    """A copy of an entry, in pages of its own beside the heap.
+
+    Nothing of it is on the heap, not even the small blocks that a tensor has beside its voxels:
+    what stays there between activations that come and go leaves gaps that they no longer fit.
+    """
+
+    def __init__(self, entry: Mapping[str, Tensor]) -> None:
+        self.n_bytes = _n_bytes(entry.values())
+        self._tensors: dict[str, tuple[torch.dtype, tuple[int, ...], int]] = {}
+        start = 0
+        for name, tensor in entry.items():
+            self._tensors[name] = tensor.dtype, tuple(tensor.shape), start
+            start += _n_bytes([tensor])
+        self._pages = mmap(-1, max(1, self.n_bytes), access=ACCESS_COPY)
+        for name, tensor in entry.items():
+            self._view(name).copy_(tensor)
+
+    def entry(self) -> dict[str, Tensor]:
+        """The entry as it was, to be changed at will."""
+        return {name: self._view(name).clone() for name in self._tensors}
+
+    def _view(self, name: str) -> Tensor:
+        dtype, shape, start = self._tensors[name]
+        n_values = math.prod(shape)
+        if n_values == 0:
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(self._pages, dtype=dtype, count=n_values, offset=start).view(shape)
+
+
+_recent: LRUCache[tuple[object, ...], _Kept] = LRUCache(_IN_MEMORY, lambda kept: kept.n_bytes)
 _recent_lock = Lock()
 
 
@@ -448,12 +481,13 @@ def _read_entry(
     with _recent_lock:
         recent = _recent.get(version)
     if recent is None:
-        recent = _read_from_disk(path, is_intact)
-        if recent is None or _n_bytes(recent) > _recent.maxsize:
-            return recent
-        with _recent_lock:
-            _recent[version] = recent
-    return {name: tensor.clone() for name, tensor in recent.items()}  # transforms may change it
+        entry = _read_from_disk(path, is_intact)
+        if entry is not None and _n_bytes(entry.values()) <= _IN_MEMORY:
+            kept = _Kept(entry)
+            with _recent_lock:
+                _recent[version] = kept
+        return entry
+    return recent.entry()
 
 
 def _read_from_disk(

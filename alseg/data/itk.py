@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK
 
 from alseg.core.errors import DataError
+from alseg.data.array_order import row_major
 from alseg.data.file_types import ITK_ENDINGS
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes point to left, back and head
@@ -104,7 +105,7 @@ def read_itk_voxels(path: Path) -> np.ndarray:
         )  # [W, H, D] or [W, H, D, C]
     if voxels.ndim == 3:
         voxels = voxels[..., None]
-    return np.ascontiguousarray(voxels.transpose(3, 2, 1, 0), dtype=np.float32)
+    return row_major(voxels.transpose(3, 2, 1, 0))
 
 
 def data_file(path: Path) -> Path | None:

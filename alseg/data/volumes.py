@@ -20,6 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from alseg.core.errors import DataError
+from alseg.data.array_order import row_major
 from alseg.data.file_types import ENDINGS, ITK_ENDINGS
 from alseg.data.findings import Finding, in_mm, warning
 from alseg.data.itk import ItkHeader, data_file, read_itk_header, read_itk_voxels
@@ -170,9 +171,9 @@ def _read_voxels(path: Path, header: Header) -> np.ndarray:
         _check_stream(path, header.n_bytes)
     with reading(path):
         stored = nibabel.load(path)  # type: ignore[attr-defined]
-        voxels = np.asarray(stored.dataobj).astype(np.float32)
+        voxels = np.asarray(stored.dataobj)
     # channels stand behind the axes of space, or behind an axis of one
-    return np.ascontiguousarray(np.moveaxis(voxels.reshape(*header.shape[:3], -1), -1, 0))
+    return row_major(np.moveaxis(voxels.reshape(*header.shape[:3], -1), -1, 0))
 
 
 def write_nifti(path: Path, volume: Tensor, like: Path) -> None:

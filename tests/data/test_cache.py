@@ -1,4 +1,6 @@
 import contextlib
+import ctypes
+import gc
 import os
 import pickle
 from collections.abc import Callable
@@ -107,6 +109,44 @@ def test_other_transforms_and_changed_files_make_new_entries(task: Task, tmp_pat
     assert make_cache(changing, tmp_path).image("case_00")["image"].max() == 1
     write_msd(root, [np.full((4, 4, 4), 2, np.float32)], [np.zeros((4, 4, 4), np.uint8)])
     assert make_cache(changing, tmp_path).image("case_00")["image"].max() == 2
+
+
+class HeapStatistics(ctypes.Structure):
+    """``struct mallinfo2`` of glibc's malloc.h: ten numbers."""
+
+    _fields_ = (("numbers", ctypes.c_size_t * 10),)
+
+
+def allocated_bytes() -> int:
+    """What the C library has handed out, on the heap and in large blocks of their own."""
+    gc.collect()
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = HeapStatistics
+    numbers = mallinfo2().numbers
+    hblkhd, uordblks = numbers[4], numbers[7]
+    return int(hblkhd + uordblks)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc")
+def test_volumes_that_are_kept_in_memory_take_nothing_of_the_heap(tmp_path: Path) -> None:
+    n_cases, shape = 60, (32, 32, 32)
+    volumes = [np.full(shape, index, np.float32) for index in range(n_cases)]
+    root = write_msd(tmp_path / "data", volumes, [np.zeros(shape, np.uint8)] * n_cases)
+    cache = make_cache(read_msd(root), tmp_path / "cache")
+    cases = list(cache.task.cases)
+    for case_id in cases:
+        cache.image(case_id)  # computed
+    for case_id in cases[:10]:
+        cache.image(case_id)  # read, and kept
+    before = allocated_bytes()
+    for case_id in cases[10:]:
+        cache.image(case_id)
+    assert allocated_bytes() - before < 50 * 1024  # of 50 volumes of 128 KiB
+    for index, case_id in enumerate(cases):
+        image = cache.image(case_id)["image"]
+        assert image.unique().tolist() == [index]
+        image += 1  # changes no other copy
+        assert cache.image(case_id)["image"].unique().tolist() == [index]
 
 
 def test_a_damaged_entry_is_computed_again(task: Task, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_acquisition.py"
 BENCHMARK = runpy.run_path(str(SCRIPT))
 
 
-def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    command = [str(SCRIPT), "--quick", "--device=cpu", f"--folder={folder}"]
-    monkeypatch.setattr(sys, "argv", command)
+def benchmark(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), f"--folder={folder}", *arguments])
     monkeypatch.chdir(folder)
     BENCHMARK["main"]()
+
+
+def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    benchmark(monkeypatch, folder, "--quick", "--device=cpu")
     results: dict[str, Any] = json.loads((folder / "quick_all.json").read_text())
     return results
 
 
 def test_quick_measures_all_ways_and_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = quick(tmp_path, monkeypatch)
     ways = {line["way"]: line for line in results["summary"] if line["T"] == 10}
@@ -43,6 +47,44 @@ def test_quick_measures_all_ways_and_goes_on_where_it_was(
     again = quick(tmp_path, monkeypatch)
     assert again.keys() == results.keys() | {"row/gate 0.5 | 10 | 1"}
     assert again["deterministic"] == results["deterministic"]  # seconds, too
+
+    with pytest.raises(SystemExit):
+        benchmark(monkeypatch, tmp_path, "--quick", "--device=cpu", "--window", "16", "16", "16")
+    told = capsys.readouterr().err
+    assert (
+        "quick_all.json was measured with another setting (window: None, now [16, 16, 16])" in told
+    )
+
+    run = tmp_path / "training_quick_all"
+    benchmark(monkeypatch, tmp_path, "--quick", "--device=cpu", f"--run={run}", "--gates=0.5")
+    of_run = json.loads((tmp_path / "training_quick_all_all.json").read_text())
+    assert of_run["setting"]["dice"] == results["setting"]["dice"]
+    ways = [way for way in of_run if way.startswith("row/")]
+    assert len(ways) == 5  # two seeds of all levers together, and three of one
+    for way, case in product(ways, results["setting"]["cases"]):
+        assert of_run[way][case]["score"] == again[way][case]["score"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--run=nowhere"], "nowhere is not a run folder"),
+        (["--reference=15"], "--reference must be 20, 30, 40"),
+        (["--volumes=2"], "--volumes must be at least 3"),
+        (["--data=hippocampus"], "--data hippocampus needs --data-root"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    told: str,
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        benchmark(monkeypatch, tmp_path, *arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_variance_of_groups_together() -> None:
