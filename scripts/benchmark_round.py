@@ -265,6 +265,7 @@ def draw(series: str, grouped: Sequence[Sequence[Point]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     path.parent.mkdir(parents=True, exist_ok=True)
     x = np.array([grown(series, runs[0]) for runs in grouped])
@@ -279,7 +280,9 @@ def draw(series: str, grouped: Sequence[Sequence[Point]], path: Path) -> None:
     peaks = [median(runs, "peak MiB, scoring") for runs in grouped]
     right.plot(x, peaks, marker="o", color="black")
     right.set_ylabel("largest resident set, MiB")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.1 * max(peaks))
+    right.ticklabel_format(axis="x", style="plain")
+    right.xaxis.set_major_locator(MaxNLocator(5))
     first = [runs[0] for runs in grouped]
     names = [f"{p['size']}³" if series == "volume" else str(grown(series, p)) for p in first]
     left.set_xscale("log")
