@@ -19,7 +19,7 @@ READ_LABELS = {"foreground_aware_random", "oracle_dice"}
 
 
 def test_the_zoo_is_complete() -> None:
-    assert len(STRATEGIES) == 31
+    assert len(STRATEGIES) == 32
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
