@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from alseg.core.errors import ConfigError
+from alseg.core.groups import members_by_group
 from alseg.core.pool import random_start
 from alseg.data.cache import VolumeCache
 from alseg.strategies.selectors.candidates import Candidates
 from alseg.strategies.selectors.diverse import k_center, typiclust
-from alseg.strategies.selectors.grouped import fresh_groups
 
 # proxy: alseg.active.initial_pool_from_proxy, as it trains a network; labelled: what has a label
 STARTS = ("random", "diverse", "typical", "proxy", "labelled")
@@ -32,9 +31,8 @@ def initial_cases(
 
     All ways depend only on the seed and the images, so all strategies of a seed share them.
     ``diverse`` draws one case and then takes the case least like those chosen (k-center) by
-    ``image_statistics``, ``typical`` takes the most typical case of each of as many clusters of
-    them (TypiClust), at most one of a group, and of clusters of a few odd images none. Both read
-    all training images, and no label and no network.
+    ``image_statistics``, ``typical`` takes ``typical_cases`` by them. Both read all training
+    images, and no label and no network.
 
     Args:
         start: ``random``, ``diverse`` or ``typical``.
@@ -51,13 +49,49 @@ def initial_cases(
     if start == "random":
         return random_start(ids, size, seed)
     if start in ("diverse", "typical"):
-        features = np.array([image_statistics(cache, case_id) for case_id in ids])
-        candidates, rng = Candidates(ids=ids, features=features), np.random.default_rng(seed)
-        if start == "diverse":
-            return tuple(k_center(candidates, size, rng))
-        select = partial(typiclust, min_size=MIN_CLUSTER)
-        return tuple(fresh_groups(candidates, size, rng, pattern=groups, then=select))
+        features = {case_id: image_statistics(cache, case_id) for case_id in ids}
+        rng = np.random.default_rng(seed)
+        if start == "typical":
+            return typical_cases(features, size, rng, groups)
+        candidates = Candidates(ids=ids, features=np.array(list(features.values())))
+        return tuple(k_center(candidates, size, rng))
     raise ConfigError(f"pool.start is {start!r}, which is not chosen only by images")
+
+
+def typical_cases(
+    features: Mapping[str, np.ndarray], size: int, rng: np.random.Generator, groups: str | None
+) -> tuple[str, ...]:
+    """One case of each of the most typical groups, the groups' members in turn.
+
+    TypiClust (see ``typiclust``) among the groups by the mean of their features: the most typical
+    group of each of as many clusters, and of clusters of fewer than ``MIN_CLUSTER`` none as long as
+    there are others. Of one group the first member is taken, of the next the second, and so on from
+    a member that is drawn, by id: where the ids of a group's members tell times, sides or phases of
+    the heart, each of them is taken about equally often, though features may not tell them apart.
+    Where there are fewer groups than ``size``, those of all follow, each time among what is left.
+
+    Args:
+        features: of each case, [d].
+        size: how many to choose, at most all.
+        rng: of the clusters and of the first member.
+        groups: which cases belong together, as ``grouped_by`` takes it.
+    """
+    offset = int(rng.integers(2**31))
+    left = dict(sorted(members_by_group(sorted(features), groups).items()))
+    chosen: list[str] = []
+    while len(chosen) < size:
+        means = np.array([np.mean([features[i] for i in members], 0) for members in left.values()])
+        typical = typiclust(
+            Candidates(ids=tuple(left), features=means),
+            min(size - len(chosen), len(left)),
+            rng,
+            min_size=MIN_CLUSTER,
+        )
+        for name in typical:
+            members = left[name]
+            chosen.append(members.pop((offset + len(chosen)) % len(members)))
+        left = {name: members for name, members in left.items() if members}
+    return tuple(chosen)
 
 
 def image_statistics(cache: VolumeCache, case_id: str) -> np.ndarray:

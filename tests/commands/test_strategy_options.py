@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alseg.active.initial_pool_from_images import initial_cases
+from alseg.active.initial_pool_from_images import initial_cases, typical_cases
 from alseg.core.errors import ConfigError
 from alseg.data.cache import VolumeCache
 from alseg.data.formats.msd import read_msd
@@ -84,6 +84,24 @@ def test_a_typical_start_takes_a_case_of_each_kind_and_one_of_a_patient(tmp_path
         assert initial_cases("typical", cache, reversed(ids), 3, seed) == chosen
         of_patients = initial_cases("typical", cache, ids, 3, seed, r"(case_0)[0-7]")
         assert sum(case_id <= "case_07" for case_id in of_patients) == 1
+
+
+def test_a_typical_start_takes_the_members_of_groups_in_turn() -> None:
+    noise = np.random.default_rng(0)
+    patients, phases = [f"patient{n:02d}" for n in range(30)], ("a", "b")
+    features = {f"{p}_{phase}": noise.normal(size=4) for p in patients for phase in phases}
+    first: set[str] = set()
+    for seed in range(8):
+        chosen = typical_cases(features, 6, np.random.default_rng(seed), r"patient\d+")
+        assert len({case_id[:9] for case_id in chosen}) == 6
+        assert sorted(case_id[-1] for case_id in chosen) == list("aaabbb")
+        first.add(chosen[0][-1])
+    assert first == set(phases)  # which phase comes first is drawn
+    # with more than there are patients each has one before any has two, and all can be chosen
+    many = typical_cases(features, 40, np.random.default_rng(0), r"patient\d+")
+    assert len({case_id[:9] for case_id in many[:30]}) == 30
+    everything = typical_cases(features, 60, np.random.default_rng(0), r"patient\d+")
+    assert sorted(everything) == sorted(features)
 
 
 def test_costs_add_up_and_the_budget_ends_the_run(shared: Path, tmp_path: Path) -> None:
