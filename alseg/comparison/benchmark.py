@@ -12,9 +12,6 @@ from alseg.comparison.runs import check_same_strategy
 from alseg.comparison.statistics import Ranking, pair_by_seed, rank_strategies
 from alseg.core.errors import ConfigError
 
-# Settings of a strategy that follow from the data set: which of its cases belong together.
-OF_THE_DATA = ("strategy.selector.pattern",)
-
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -86,7 +83,7 @@ def analyse_together(comparisons: Mapping[str, Comparison]) -> Benchmark:
             all strategies.
     """
     runs = [run for comparison in comparisons.values() for run in comparison.run_set.runs]
-    check_same_strategy(sorted(runs, key=lambda run: run.strategy), besides=OF_THE_DATA)
+    check_same_strategy(sorted(runs, key=lambda run: run.strategy))
     having: dict[str, list[str]] = {}
     for data, comparison in comparisons.items():
         for strategy in comparison.run_set.strategies:

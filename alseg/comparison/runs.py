@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -477,27 +477,33 @@ def check_unique(runs: Sequence[Run]) -> None:
             )
 
 
-def check_same_strategy(runs: Sequence[Run], besides: Collection[str] = ()) -> None:
+def check_same_strategy(runs: Sequence[Run]) -> None:
     """Check that runs whose strategies have one name have one strategy.
+
+    A setting that is ``data.groups`` in both runs is the same, whatever the groups of their data.
 
     Args:
         runs: sorted by strategy.
-        besides: settings that may differ.
 
     Raises:
         ConfigError: naming two runs that do not, and the settings in which they differ.
     """
     for name, group in groupby(runs, key=lambda run: run.strategy):
-        first, *others = ((run, dict(_flat(run.config["strategy"], "strategy"))) for run in group)
+        first, *others = ((run, _strategy_settings(run)) for run in group)
         for run, settings in others:
+            of_the_data = first[0].config["data"].get("groups"), run.config["data"].get("groups")
             names = sorted({*settings, *first[1]})
-            differ = [n for n in names if settings.get(n) != first[1].get(n)]
-            if other := [n for n in differ if n not in besides]:
+            values = [(n, (first[1].get(n), settings.get(n))) for n in names]
+            if differ := [n for n, pair in values if pair[0] != pair[1] and pair != of_the_data]:
                 raise ConfigError(
                     f"{first[0].folder} and {run.folder} call two strategies {name!r}: they differ "
-                    f"in {', '.join(other)}; runs of other settings want a strategy.name=... of "
+                    f"in {', '.join(differ)}; runs of other settings want a strategy.name=... of "
                     "their own"
                 )
+
+
+def _strategy_settings(run: Run) -> dict[str, Any]:
+    return dict(_flat(run.config["strategy"], "strategy"))
 
 
 def learning_curves(run_set: RunSet) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -162,17 +163,24 @@ def test_a_data_set_without_a_finished_run_waits_and_is_listed(tmp_path: Path) -
 def test_a_name_stands_for_one_strategy_on_all_data_sets_except_for_its_groups(
     tmp_path: Path,
 ) -> None:
-    def write(name: str, **selector: object) -> None:
-        write_sweep(tmp_path / name, ("random", "mine"), (1,), data={"name": name})
+    def write(name: str, groups: str | None, **selector: object) -> None:
+        data = {"name": name, "groups": groups}
+        write_sweep(tmp_path / name, ("random", "mine"), (1,), data=data)
         path = tmp_path / name / "mine_seed1" / "config.yaml"
         config = yaml.safe_load(path.read_text())
-        config["strategy"]["selector"] = {"beta": 1, "pattern": name} | selector
+        parts = {"rank": {"pattern": groups}, "rest": {"deeper": {"pattern": groups}}}
+        config["strategy"]["selector"] = {"beta": 1, "pattern": groups} | parts | selector
         path.write_text(yaml.safe_dump(config))
 
-    write("heart")
-    write("liver")
+    write("heart", r"patient\d+")
+    write("liver", None)
     assert together(tmp_path).strategies == ("mine", "random")
-    write("kidney", beta=2)
+    # groups that are not those of the data are another strategy
+    write("brain", None, rank={"pattern": "left"})
+    with pytest.raises(ConfigError, match=r"two strategies 'mine'.*strategy\.selector\.rank"):
+        together(tmp_path)
+    shutil.rmtree(tmp_path / "brain")
+    write("kidney", None, beta=2)
     with pytest.raises(ConfigError, match=r"two strategies 'mine'.*strategy\.selector\.beta"):
         together(tmp_path)
 
