@@ -43,15 +43,25 @@ def _without_test_part(comparison: Comparison) -> list[str]:
 
 
 def best_strategy(comparison: Comparison) -> str:
-    """The strategy of the highest mean area; one that reads hidden labels does not compete."""
+    """The strategy of the highest area, paired by seed with the reference's.
+
+    One that reads hidden labels does not compete.
+    """
     return _ranked(comparison)[0]
 
 
 def _ranked(comparison: Comparison) -> list[str]:
-    """The strategies that compete, by mean area, the best first."""
-    areas = comparison.summaries.groupby("strategy")["area"].mean().sort_values(ascending=False)
-    honest = [name for name in areas.index if name not in comparison.run_set.reads_labels]
-    return [str(name) for name in honest or areas.index]
+    """The strategies that compete, the best first.
+
+    By the difference of their areas from the reference's over the seeds that both have: a mean over
+    other seeds is of other labels. Those without a common seed come last, by their mean area.
+    """
+    table = pd.DataFrame({"area": comparison.summaries.groupby("strategy")["area"].mean()})
+    table["difference"] = comparison.differences.set_index("strategy")["difference"]
+    table.loc[comparison.reference, "difference"] = 0.0
+    order = table.sort_values(["difference", "area"], ascending=False).index
+    honest = [name for name in order if name not in comparison.run_set.reads_labels]
+    return [str(name) for name in honest or order]
 
 
 def _difference(comparison: Comparison, strategy: str) -> pd.Series:
@@ -86,10 +96,14 @@ def _best(comparison: Comparison) -> str:
         "they have no seed in common" if n_pairs == 0
         else f"paired by seed, a difference of {difference:+.3f}{_interval(low, high)}"
     )  # fmt: skip
+    by_seed = comparison.summaries.pivot(index="seed", columns="strategy", values="area")
+    common = by_seed[[best, other]].dropna()
+    means = common.mean() if n_pairs else areas
+    of_seeds = f" of {n_pairs} seeds" if 0 < n_pairs < len(by_seed) else ""
     return (
         f"{best} {verdict}: from {budgets[0]} to {budgets[-1]} {comparison.budget_label} its mean "
-        f"{comparison.measure.title} was {areas[best]:.3f}, against {areas[other]:.3f} for "
-        f"{other}; {paired}."
+        f"{comparison.measure.title}{of_seeds} was {means[best]:.3f}, against {means[other]:.3f} "
+        f"for {other}; {paired}."
     )
 
 
@@ -236,6 +250,12 @@ def _caveats(comparison: Comparison) -> list[str]:
         found.append(f"{len(left_out)} {runs} left out; the last section lists them.")
     if any(not run.complete for run in comparison.run_set.runs):
         found.append("Runs that have not finished are included, over the rounds all runs have.")
+    seeds = comparison.summaries.groupby("strategy")["seed"].agg(frozenset)
+    if len(set(seeds)) > 1:
+        found.append(
+            "Not all strategies have the same seeds, so their means are of different labels; "
+            "compare them by the differences, which are paired by seed."
+        )
     if comparison.run_set.reads_labels:
         names = ", ".join(sorted(comparison.run_set.reads_labels))
         found.append(

@@ -155,10 +155,13 @@ def _panels(
 def _draw_curves(
     axes: Axes, means: pd.DataFrame, palette: Palette, budget: str
 ) -> dict[str, Line2D]:
-    """Draw a line a strategy; returns them by label."""
+    """Draw a line a strategy; returns them by label, which says where one has fewer seeds."""
     lines = {}
+    most_seeds = means["n_seeds"].max()
     for strategy, rows in means.groupby("strategy"):
         style, name = palette.style(strategy), palette.labels[strategy]
+        if (n_seeds := rows["n_seeds"].max()) < most_seeds:
+            name = f"{name}, {n_seeds} of {most_seeds} seeds"
         lines[name] = _draw_line(
             axes, rows, budget, "mean", style, band=palette.has_band(str(strategy))
         )

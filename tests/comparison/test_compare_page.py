@@ -314,3 +314,30 @@ def test_a_table_that_no_section_names_is_shown_all_the_same(comparison: Compari
     tables = [*all_tables(comparison), Table("mine", "My own table", data, data.astype(str))]
     assert [t.caption for t in sections(comparison, tables, {})[-1].tables] == ["My own table"]
     assert "Other tables" not in {s.title for s in sections(comparison, tables[:-1], {})}
+
+
+def test_a_strategy_with_only_easy_seeds_is_not_the_best(tmp_path: Path) -> None:
+    def write(strategy: str, seed: int, gain: float) -> None:
+        history = dice_rows("random", seed, (5, 10, 15, 20, 25, 30), 0.001)
+        for row in history:
+            for name in row.keys() - {"round", "labelled"}:
+                row[name] += 0.1 * (seed > 3) + gain  # seeds 4 to 6 drew easier volumes
+        write_run(tmp_path / f"{strategy}_{seed}", strategy, seed, history=history)
+
+    for seed in range(1, 7):
+        write("random", seed, 0)
+        write("variance", seed, 0.01 + 0.001 * seed)
+        if seed > 3:
+            write("power", seed, 0.005 + 0.001 * seed)
+    comparison = analyse(gather_runs(find_run_folders([tmp_path]), reference="random"))
+    means = comparison.summaries.groupby("strategy")["area"].mean()
+    assert means.idxmax() == "power"
+    assert best_strategy(comparison) == "variance"
+    said = sentences(comparison)
+    assert said[0].startswith("variance was the best strategy")
+    assert any(line.startswith("Not all strategies have the same seeds") for line in said)
+    text = read(write_page(comparison, tmp_path / "page")).text
+    assert "Not all strategies have the same seeds" in " ".join(text)
+    figure = {d.name: d.figure for d in all_drawings(comparison)}["learning_curves"]
+    labels = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert labels == {"power, 3 of 6 seeds", "random", "variance"}
