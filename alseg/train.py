@@ -27,6 +27,7 @@ from alseg.config.command_line import override, typed
 from alseg.config.composition import conf_folder
 from alseg.config.entry_points import run_hydra_entry_point
 from alseg.config.messages import print_error, report_errors
+from alseg.core.counts import counted
 from alseg.core.errors import AlsegError, ConfigError
 from alseg.system.interruption import Interrupted
 from alseg.system.text import literal
@@ -100,7 +101,7 @@ def work(own: Sequence[str], folder: Path) -> None:
     """
     import torch
 
-    print(f"job on {torch.get_num_threads()} thread(s)")
+    print(f"job on {counted(torch.get_num_threads(), 'thread')}")
     sys.argv = [
         "alseg.train",
         override("resume", folder),

@@ -562,7 +562,7 @@ JSON = [
         (),
         write_json('{"channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}'),
     ),
-    Row("one class", ["'labels' must number at least 2 name(s)"], (), edit(labels={"0": "b"})),
+    Row("one class", ["'labels' must number at least 2 names"], (), edit(labels={"0": "b"})),
     Row(
         "class numbers with a gap", ["'labels' must number"], (), edit(labels={"0": "b", "2": "x"})
     ),
@@ -580,7 +580,7 @@ JSON = [
         edit(annotated_classes={"case_00": ["x"]}),
     ),
     Row("a class without a name", ["holds the name None"], (), edit(labels={"0": "b", "1": None})),
-    Row("no modality", ["'modality' must number at least 1 name(s)"], (), edit(modality={})),
+    Row("no modality", ["'modality' must number at least 1 name"], (), edit(modality={})),
     Row(
         "a data set's name that is not text",
         ["'name' is [1], which is not text"],
@@ -741,7 +741,7 @@ FILES = [
 GEOMETRY = [
     Row(
         "4D where 3D is meant",
-        ["has shape (16, 16, 16, 2); a 3D volume with 1 channel(s) is needed"],
+        ["has shape (16, 16, 16, 2); a 3D volume with 1 channel is needed"],
         (),
         volume(image, np.zeros((*SHAPE, 2), np.float32)),
     ),
@@ -754,7 +754,7 @@ GEOMETRY = [
     ),
     Row(
         "a channel too few",
-        ["a 3D volume with 2 channel(s)"],
+        ["a 3D volume with 2 channels"],
         (),
         edit(modality={"0": "T1", "1": "T2"}),
     ),
@@ -818,19 +818,19 @@ GEOMETRY = [
 CLASSES = [
     Row(
         "a label value that is not a class",
-        ["holds the value(s) [7.0]; allowed are 0 to 1 (background, blob)"],
+        ["holds [7.0]; allowed are 0 to 1 (background, blob)"],
         (),
         voxels(label, 7),
     ),
-    Row("a negative label value", ["holds the value(s) [-1.0]"], (), voxels(label, -1)),
-    Row("a fraction in a label", ["holds the value(s) [0.5]"], (), voxels(label, 0.5)),
+    Row("a negative label value", ["holds [-1.0]"], (), voxels(label, -1)),
+    Row("a fraction in a label", ["holds [0.5]"], (), voxels(label, 0.5)),
     Row(
         "no foreground in any validation label",
         ["no label of the validation part (", ") holds foreground, so its Dice is undefined"],
         (),
         lambda root: [save(root / "labelsTr" / f"{name}.nii.gz", LABELS) for name in IDS],
     ),
-    Row("NaN in a label", ["holds the value(s) [nan]"], (), voxels(label, np.nan)),
+    Row("NaN in a label", ["holds [nan]"], (), voxels(label, np.nan)),
 ]
 SPLITS = [
     Row("no split file", ["there is no file", "split.json"], SPLIT),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from alseg.core.counts import counted
 from alseg.data.file_types import NIFTI_ENDINGS, case_of_channel, name_without_ending
 from alseg.data.findings import Finding, listed, warning
 from alseg.data.naming import nfc, short
@@ -34,7 +35,8 @@ def tested_on_training(training: Collection[Path], test: Collection[Path]) -> It
     if both:
         yield warning(
             "test",
-            f"'test' lists {len(both)} image(s) that 'training' lists as well: {listed(both)}",
+            f"'test' lists {counted(len(both), 'image')} that 'training' lists as well: "
+            f"{listed(both)}",
         )
 
 
@@ -44,8 +46,8 @@ def missing_test_images(test: Collection[Path], used: Collection[Path]) -> Itera
     if missing and len(missing) < len(test):
         yield warning(
             "test",
-            f"'test' lists {len(missing)} image(s) that are not there or not in the data set's "
-            f"folder; they are not used: {listed(missing)}",
+            f"'test' lists {counted(len(missing), 'image that is', 'images that are')} not there "
+            f"or not in the data set's folder; not used: {listed(missing)}",
         )
 
 
@@ -70,8 +72,8 @@ def image_size(content: Mapping[str, Any], n_channels: int) -> Iterator[Finding]
     if stated is not None and str(stated).upper() != expected:
         yield warning(
             "tensorImageSize",
-            f"dataset.json says tensorImageSize {short(stated)}, but names {n_channels} "
-            f"channel(s), which is {expected}",
+            f"dataset.json says tensorImageSize {short(stated)}, but names "
+            f"{counted(n_channels, 'channel')}, which is {expected}",
         )
 
 
@@ -119,8 +121,8 @@ def links_out(folder: Path, files: Collection[Path]) -> Iterator[Finding]:
         names = [str(path.relative_to(folder)) for path in leaving]
         yield warning(
             "links",
-            f"{len(names)} file(s) are links out of the data set's folder and are read where they "
-            f"lead to, {leaving[0].resolve().parent} for one: {listed(names)}",
+            f"{counted(len(names), 'file is a link', 'files are links')} out of the data set's "
+            f"folder, read in another one ({leaving[0].resolve().parent}): {listed(names)}",
         )
 
 
@@ -138,8 +140,8 @@ def not_used(
     for parent, names in _unused(folder, used, otherwise).items():
         yield warning(
             "not used",
-            f"{parent.relative_to(folder)} holds {len(names)} file(s) that {listing} does not "
-            f"name; they are not used: {listed(names)}",
+            f"{parent.relative_to(folder)} holds {counted(len(names), 'file')} that {listing} "
+            f"does not name; not used: {listed(names)}",
         )
 
 
@@ -153,15 +155,15 @@ def not_used_nnunet(
         if incomplete:
             yield warning(
                 "channels missing",
-                f"{len(incomplete)} case(s) of imagesTr have no label and lack a channel; they are "
-                f"not used: {listed(sorted(incomplete))}",
+                f"{counted(len(incomplete), 'case')} of imagesTr without a label and not all "
+                f"channels; not used: {listed(sorted(incomplete))}",
             )
         others = [name for name in names if cases[name] not in incomplete]
         if others:
             yield warning(
                 "not used",
-                f"{parent.name} holds {len(others)} file(s) that go with no case or channel and "
-                f"are not used: {listed(others)}",
+                f"{parent.name} holds {counted(len(others), 'file')} of no case or channel; not "
+                f"used: {listed(others)}",
             )
 
 

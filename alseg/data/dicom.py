@@ -30,6 +30,7 @@ import SimpleITK
 from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 
+from alseg.core.counts import counted
 from alseg.core.errors import AlsegError, DataError, check_choice
 from alseg.data.findings import by
 from alseg.data.volumes import MAX_GIB, as_int16_if_exact, read_header, read_volume, save_nifti
@@ -123,7 +124,9 @@ def import_dicom(
     naming = Naming(own_salt() if salt is None else salt, plain=patient_ids == PLAIN)
     series, n_others = found_series(source)
     if not series:
-        raise DataError(f"{source} holds no DICOM files ({n_others} file(s) of other kinds)")
+        raise DataError(
+            f"{source} holds no DICOM files ({counted(n_others, 'file')} of other kinds)"
+        )
     rows: list[dict[str, Any]] = []
     try:
         for each in track(series, "importing", "series", len(series)):
@@ -414,7 +417,7 @@ def _step(positions: np.ndarray, normal: np.ndarray) -> np.ndarray:
         gap = float(distances[uneven].max())
         raise DataError(
             f"its slices are not evenly spaced: most are {usual:.4g} mm apart, and "
-            f"{int(uneven.sum())} pair(s) up to {gap:.4g} mm, as where slices are missing"
+            f"{counted(int(uneven.sum()), 'pair')} up to {gap:.4g} mm, as where slices are missing"
         )
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     shift = np.linalg.norm(step - (step @ normal) * normal)
@@ -474,6 +477,6 @@ def report(table: pd.DataFrame, places: Sequence[Any], target: Path, n_others: i
             say(f"refused: the series of {place}: {row['reason']}")
     counts: Mapping[str, int] = table["status"].value_counts().to_dict()
     say(
-        f"{counts.get(IMPORTED, 0)} series imported, {counts.get(REFUSED, 0)} refused; {n_others} "
-        f"file(s) are not DICOM: {target / TABLE}"
+        f"{counts.get(IMPORTED, 0)} series imported, {counts.get(REFUSED, 0)} refused; "
+        f"{counted(n_others, 'file is', 'files are')} not DICOM: {target / TABLE}"
     )

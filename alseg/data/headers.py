@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alseg.core.counts import counted
 from alseg.core.errors import DataError
 from alseg.data.findings import Finding
 from alseg.data.task import Case, Task
@@ -64,8 +65,8 @@ def check_image_headers(task: Task, case: Case) -> Header:
     n_channels = len(task.channels) if len(case.images) == 1 else 1
     if first.n_channels != n_channels:
         raise DataError(
-            f"{case.images[0]} has shape {first.shape}; a 3D volume with {n_channels} channel(s) "
-            "is needed"
+            f"{case.images[0]} has shape {first.shape}; a 3D volume with "
+            f"{counted(n_channels, 'channel')} is needed"
         )
     for path in case.images[1:]:
         other = read_header(path)

@@ -39,7 +39,7 @@ def read_label(
     wrong = [float(v) for v in values if v not in range(n_classes) and v != ignored]
     if wrong:
         raise DataError(
-            f"label {path} holds the value(s) {wrong[:5]}; allowed are 0 to {n_classes - 1} "
+            f"label {path} holds {wrong[:5]}; allowed are 0 to {n_classes - 1} "
             f"({', '.join(task.classes)})"
             f"{f' and {ignored} (ignored)' if ignored is not None else ''}"
         )

@@ -166,7 +166,7 @@ def left_out(task: Task) -> list[Finding]:
     return [
         warning(
             "no label",
-            f"{len(names)} case(s) have no label and are left out of the simulation: "
+            f"{counted(len(names), 'case')} without a label, left out of the simulation: "
             f"{listed(names)}; oracle=person can ask for them",
         )
     ]
@@ -218,6 +218,6 @@ def warn(
     for kind, messages in by_kind.items():
         first, message = next(iter(messages.items()))
         log.warning(
-            f"warning: data set: {kind} in {len(messages)} case(s) ({listed(list(messages))}); of "
-            f"{first}: {message}"
+            f"warning: data set: {kind} in {counted(len(messages), 'case')} "
+            f"({listed(list(messages))}); of {first}: {message}"
         )

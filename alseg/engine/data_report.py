@@ -16,6 +16,7 @@ from rich.text import Text
 from alseg.config.checks import check_transforms
 from alseg.config.composition import instantiate
 from alseg.config.planned import filled, open_settings, plan_of
+from alseg.core.counts import counted
 from alseg.core.errors import DataError, check_part, check_text, check_whole_number
 from alseg.data.cache import VolumeCache
 from alseg.data.findings import Finding
@@ -150,7 +151,7 @@ def print_report(task: Task, report: Report) -> None:
     if table.row_count:
         console().print(table)
     for kind, count in report.kinds().most_common():
-        say(f"{kind}: {count} case(s)")
+        say(f"{kind}: {counted(count, 'case')}")
     counts = report.levels()
     say(
         f"{len(report.cases)} cases of {task.name}: {counts['ok']} ok, {counts['warning']} with "

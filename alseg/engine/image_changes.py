@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alseg.active.experiment import Experiment
 from alseg.active.round import start_again
+from alseg.core.counts import counted
 from alseg.core.errors import DataError
 from alseg.core.pool import Pool
 from alseg.data.cache import content_of
@@ -68,7 +69,7 @@ def check_images(experiment: Experiment, state: RunState, *, force: bool) -> Run
     changed = [case_id for case_id in now if now[case_id] != kept[case_id]]
     if changed and not force:
         raise DataError(
-            f"{len(changed)} image(s) of {task.root} have changed since the run started: "
+            f"{counted(len(changed), 'image')} of {task.root} changed after the run had started: "
             f"{listed(changed)}; put the earlier files back, or continue with these by "
             "resume_force=true"
         )
@@ -82,7 +83,9 @@ def check_images(experiment: Experiment, state: RunState, *, force: bool) -> Run
             f"are new ({listed(new)}); remove them, or start another run"
         )
     if new:
-        log.info(f"{len(new)} new image(s) join the pool: {listed(new)}")
+        log.info(
+            f"{counted(len(new), 'new image joins', 'new images join')} the pool: {listed(new)}"
+        )
     note_images(experiment)
     return replace(state, pool=pool)
 
@@ -97,8 +100,8 @@ def check_present(known: set[str], training: set[str], task: Task) -> None:
     absent = [case_id for case_id in missing if case_id not in task.cases]
     if absent:
         raise DataError(
-            f"{len(absent)} image(s) of the run are no longer in {task.root}: {listed(absent)}; "
-            "put them back under the same names"
+            f"{counted(len(absent), 'image of the run is', 'images of the run are')} no longer in "
+            f"{task.root}: {listed(absent)}; put all back under the same names"
         )
     if missing:
         raise DataError(

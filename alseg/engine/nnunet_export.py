@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 from alseg import __version__
 from alseg.config.data_of_run import task_of_run
 from alseg.config.settings import load_config
+from alseg.core.counts import counted
 from alseg.core.errors import ConfigError, DataError, check_flag, check_names, check_text
 from alseg.core.pool import Pool
 from alseg.core.units import IGNORED, Unit
@@ -275,7 +276,7 @@ def report(folder: Path, task: Task, cases: Sequence[Exported], not_finite: Sequ
         )
     if not_finite:
         log.warning(
-            f"images of {len(not_finite)} case(s) hold voxels that are NaN or infinite: "
+            f"images of {counted(len(not_finite), 'case')} hold voxels that are NaN or infinite: "
             f"{listed(not_finite)}; nnU-Net refuses such images: mend them, or leave the cases out"
         )
     raw, number = shlex.quote(str(folder.absolute().parent)), int(folder.name[7:10])

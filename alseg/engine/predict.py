@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from alseg.config.build import build_inferers
+from alseg.core.counts import counted
 from alseg.core.errors import ConfigError, DataError, check_choice, check_flag
 from alseg.data.archive import archive_of
 from alseg.data.findings import listed
@@ -236,8 +237,8 @@ def report(table: PredictionTable, case_ids: list[str], run: TrainedRun, n_befor
     n_new = len(rows) - len(refused) - n_before
     before = f"; {n_before} were there before" if n_before else ""
     say(
-        f"segmented {n_new} scan(s) with the network of round {run.round_number} of {run.folder}"
-        f"{before}: {table.path.parent}"
+        f"segmented {counted(n_new, 'scan')} with the network of round {run.round_number} of "
+        f"{run.folder}{before}: {table.path.parent}"
     )
     noticeable = rows[(rows["look"] != "") & (rows["status"] == DONE)].sort_values("rank")
     if len(noticeable):
@@ -245,6 +246,6 @@ def report(table: PredictionTable, case_ids: list[str], run: TrainedRun, n_befor
         say(f"{len(noticeable)} worth a look: {listed(named)}; all are in {table.path}")
     if refused:
         raise DataError(
-            f"{len(refused)} of {len(rows)} scan(s) could not be segmented: {listed(refused)}; "
-            f"{table.path} says why"
+            f"{len(refused)} of {counted(len(rows), 'scan')} could not be segmented: "
+            f"{listed(refused)}; {table.path} says why"
         )

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alseg.config.checks import check_transforms
 from alseg.config.composition import instantiate
+from alseg.core.counts import counted
 from alseg.core.errors import AlsegError, ConfigError, DataError, StorageError, check_text
 from alseg.data.archive import Archive
 from alseg.data.cache import VolumeCache
@@ -44,9 +45,9 @@ def trainer_of(config: DictConfig) -> pl.Trainer:
     """The Lightning trainer, of one device."""
     if config.trainer.devices != 1 or world_size() != 1:
         raise ConfigError(
-            f"trainer.devices is {config.trainer.devices}, in {world_size()} process(es); a "
-            "prediction takes one device: start one for each, with parts of the images and outputs "
-            "of their own"
+            f"trainer.devices is {config.trainer.devices}, in {counted(world_size(), 'process')}; "
+            "a prediction takes one device: start one for each, with parts of the images and "
+            "outputs of their own"
         )
     check_accelerator(config.trainer.accelerator)
     trainer: pl.Trainer = instantiate(config.trainer)(logger=False, enable_checkpointing=False)
@@ -206,7 +207,7 @@ def run_trainer(
             trainer.predict(module, loader, return_predictions=False)
     except Interrupted:
         n_left = meter.total - meter.done
-        say(f"the same command continues with the {n_left} scan(s) that are left")
+        say(f"the same command continues with what is left, {counted(n_left, 'scan')}")
         raise
     except Exception as error:
         if dead := dead_worker_error(error, [scans]):

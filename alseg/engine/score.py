@@ -23,6 +23,7 @@ from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from alseg.config.build import build_strategy
+from alseg.core.counts import counted
 from alseg.core.errors import ConfigError, DataError, check_whole_number
 from alseg.data.archive import Archive, archive_of
 from alseg.data.findings import listed
@@ -282,7 +283,7 @@ def report(job: Job, n_new: int, n_top: int, refused: Sequence[str]) -> None:
         top, n_scored = top_of(sorted(output.glob(TABLES)), n_top)
         write_top(output / TOP_FILE, top)
     say(
-        f"scored {n_new} scan(s) by {job.strategy.name} with the network of round "
+        f"scored {counted(n_new, 'scan')} by {job.strategy.name} with the network of round "
         f"{run.round_number} of {run.folder}; {n_scored} of {len(job.archive)} are scored: "
         f"{output}"
     )
@@ -291,6 +292,6 @@ def report(job: Job, n_new: int, n_top: int, refused: Sequence[str]) -> None:
         say(f"the highest scores: {', '.join(named)}; {output / TOP_FILE} has {len(top)}")
     if refused:
         raise DataError(
-            f"{len(refused)} scan(s) could not be scored: {listed(refused)}; the tables in "
-            f"{output} say why"
+            f"{counted(len(refused), 'scan')} could not be scored: {listed(refused)}; the "
+            f"tables in {output} say why"
         )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from alseg.core.counts import counted
 from alseg.core.errors import DataError
 from alseg.data.findings import listed
 from alseg.data.task import Task
@@ -90,8 +91,8 @@ class AnswerIntake:
                 self._log_once(reason)
         if unrequested:
             self._log_once(
-                f"not asked for, and not used: {len(unrequested)} label(s), {listed(unrequested)}; "
-                "oracle.accept_unrequested=true takes them in"
+                f"not asked for, and not used: {counted(len(unrequested), 'label')}, "
+                f"{listed(unrequested)}; oracle.accept_unrequested=true takes them in"
             )
         annotated = dict.fromkeys(self.annotations.newest(), ANNOTATED)
         for request in requests.values():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from alseg.core.counts import counted
 from alseg.data.findings import by, in_mm
 from alseg.planning import rules
 from alseg.planning.budget import Budget
@@ -140,7 +141,8 @@ class _Planner:
         self.take(
             "model.kernel_size",
             [list(k) for k in kernels],
-            f"of each level: {flat} level(s) do not mix voxels along the coarse axis"
+            f"of each level: {counted(flat, 'level does', 'levels do')} not mix voxels along "
+            "the coarse axis"
             if flat
             else "of each level: the axes are alike",
         )

@@ -16,6 +16,7 @@ from lightning_fabric.plugins.environments.lightning import find_free_network_po
 from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
+from alseg.core.counts import counted
 from alseg.core.errors import ConfigError
 from alseg.system.distributed import USES_GPU, rank, under_torchrun, world_size
 from alseg.training.callbacks.checkpoints import AtomicCheckpoints
@@ -63,9 +64,9 @@ def check_devices(trainer: Mapping[str, Any]) -> None:
     devices = n_devices(trainer)
     if devices != world_size():
         raise ConfigError(
-            f"trainer.devices and trainer.num_nodes ask for {devices} device(s), and there are "
-            f"{world_size()} process(es); start one for each device: torchrun --nproc-per-node "
-            f"{trainer['devices']} -m alseg.train trainer=ddp ..."
+            f"trainer.devices and trainer.num_nodes ask for {counted(devices, 'device')}, and "
+            f"{counted(world_size(), 'process runs', 'processes run')}; start one for each device: "
+            f"torchrun --nproc-per-node {trainer['devices']} -m alseg.train trainer=ddp ..."
         )
 
 

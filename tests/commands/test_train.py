@@ -460,4 +460,4 @@ def test_a_run_warns_of_what_its_data_set_says(
     run = train(f"data.task.root={root}", "strategy=random", "pictures=0", *sizes)
     assert run.exit_code == 0, run.err
     assert "warning: data set: dataset.json says numTraining 12, but 'training'" in run.out
-    assert f"warning: data set: unit in 1 case(s) ({bad_input.CASE}); of" in run.out
+    assert f"warning: data set: unit in 1 case ({bad_input.CASE}); of" in run.out

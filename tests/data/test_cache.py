@@ -173,7 +173,7 @@ def test_a_label_is_judged_by_the_classes_of_today(blobs: Task, tmp_path: Path) 
     case = blobs.cases["case_02"]
     make_cache(blobs, tmp_path).label(case.id, case.label)
     fewer = replace(blobs, classes=("background", "liver"))
-    with pytest.raises(DataError, match=r"value\(s\) \[2.0\]; allowed are 0 to 1"):
+    with pytest.raises(DataError, match=r"holds \[2.0\]; allowed are 0 to 1"):
         make_cache(fewer, tmp_path).label(case.id, case.label)
 
 
@@ -346,9 +346,9 @@ def test_two_jobs_at_once_do_not_work_twice(phantoms: Path, tmp_path: Path) -> N
     ("image", "label", "affine", "message"),
     [
         (np.nan, 0, np.eye(4), "NaN or infinite"),
-        (1, 2, np.eye(4), r"value\(s\) \[2.0\]; allowed are 0 to 1 \(background, blob\)"),
-        (1, -1, np.eye(4), r"value\(s\) \[-1.0\]"),
-        (1, 0.5, np.eye(4), r"value\(s\) \[0.5\]"),
+        (1, 2, np.eye(4), r"holds \[2.0\]; allowed are 0 to 1 \(background, blob\)"),
+        (1, -1, np.eye(4), r"holds \[-1.0\]"),
+        (1, 0.5, np.eye(4), r"holds \[0.5\]"),
         (1, 1, np.diag([1, 1, 2, 1]), "has the spacing"),
     ],
 )

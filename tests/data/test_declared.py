@@ -90,7 +90,7 @@ def test_nnunets_key_dataset_is_read(tmp_path: Path) -> None:
         touch(root / "corrected" / f"{name}.nii.gz")
     task = read_nnunet(root)
     assert [case.label.parent.name for case in task.cases.values()] == ["corrected"] * len(NAMES)
-    assert messages(task)["not used"].startswith("labelsTr holds 6 file(s) that 'dataset' does not")
+    assert messages(task)["not used"].startswith("labelsTr holds 6 files that 'dataset' does not")
 
 
 @pytest.mark.parametrize(

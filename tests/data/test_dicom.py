@@ -193,7 +193,7 @@ def test_two_series_in_one_folder_and_files_of_other_kinds(
     assert len({row["patient"] for row in rows}) == 2
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{source / 'cut.dcm'} is a damaged DICOM file" in printed
-    assert "2 file(s) are not DICOM" in printed
+    assert "2 files are not DICOM" in printed
 
 
 def rgb() -> dict[str, object]:
@@ -214,7 +214,7 @@ def frames() -> dict[str, object]:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"without": (3,)}, "not evenly spaced: most are 2.5 mm apart, and 1 pair(s) up to 5 mm"),
+        ({"without": (3,)}, "not evenly spaced: most are 2.5 mm apart, and 1 pair up to 5 mm"),
         ({"shift": 0.5}, "shifted against each other by 11.3 degrees, as with a tilted gantry"),
         ({"distance": 0.0}, "lie at the place of another one"),
         ({"stored": STORED[:, :, :1]}, "it holds one slice"),
@@ -365,13 +365,13 @@ def command(
 def test_the_command(tmp_path: Path, command: Callable) -> None:
     source, target = write_series(tmp_path / "src"), tmp_path / "out"
     exit_code, printed = command(source, target)
-    assert (exit_code, "1 series imported, 0 refused; 0 file(s)" in printed) == (0, True), printed
+    assert (exit_code, "1 series imported, 0 refused; 0 files" in printed) == (0, True), printed
     assert command(source, target, "patient_ids=plain")[0] == 0
     assert "DOE-1970" in (target / "series.csv").read_text()
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         ((tmp_path / "nowhere", target), "there is no folder"),
-        ((tmp_path / "empty", target), "holds no DICOM files (0 file(s)"),
+        ((tmp_path / "empty", target), "holds no DICOM files (0 files"),
         ((source, source), "import into another folder"),
         ((source, target, "patient_ids=none"), "patient_ids is 'none'; allowed are hashed, plain"),
         ((source, target, "salt=x"), "setting is 'salt'; allowed are patient_ids"),

@@ -44,7 +44,7 @@ def test_labels_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
     assert task.cases["p1_ct"].label == tmp_path / "labels" / "p1" / "ct.mha"
     touched(tmp_path, "labels/z.nii")
     (finding,) = read_folder(tmp_path, ["liver"], labels=tmp_path / "labels").findings
-    assert finding.message == "1 label(s) go with no image and are not used: z"
+    assert finding.message == "1 label without an image, not used: z"
     touched(tmp_path, "labels/a.mha")
     with pytest.raises(DataError, match="two labels of the case a"):
         read_folder(tmp_path, ["liver"], labels=tmp_path / "labels")
@@ -69,7 +69,7 @@ def test_a_folder_of_labels_is_known_by_whatever_path(tmp_path: Path) -> None:
 def test_files_that_look_like_volumes_and_are_not_read_are_told(tmp_path: Path) -> None:
     touched(tmp_path, "a.nii.gz", "b.NII.GZ", "p/c.Nrrd", "d.hdr", "e.dcm", "notes.txt", "._f.NII")
     (finding,) = read_folder(tmp_path, ["liver"]).findings
-    assert finding.message.startswith("4 file(s) look like volumes and are not used")
+    assert finding.message.startswith("4 files named like volumes, not used")
     assert finding.message.endswith(": b.NII.GZ, d.hdr, e.dcm, p/c.Nrrd")
 
 
@@ -78,7 +78,7 @@ def test_labels_among_the_images_are_told(tmp_path: Path) -> None:
     labels = ["labels/a.nii.gz", "labelsTr/b.nii", "p1/GT.mha", "p1/ct-seg.nrrd", "x_mask.nii.gz"]
     touched(tmp_path, *images, *labels)
     (finding,) = read_folder(tmp_path, ["liver"]).findings
-    assert finding.message.startswith("5 file(s) are named as labels are, and are taken for images")
+    assert finding.message.startswith("5 files named like labels, taken for images")
     assert finding.message.endswith(
         f": {', '.join(labels)}; if they are labels, keep them outside of the folder of the images"
     )
@@ -160,8 +160,8 @@ def test_links_never_lead_the_search_out_of_the_folder(tmp_path: Path) -> None:
     task = read_folder(root, ["liver"])
     assert list(task.cases) == ["a", "b"]
     messages = [finding.message for finding in task.findings]
-    assert messages[0] == "2 link(s) to folders are not followed: linked, loop"
-    assert "1 file(s) are links out of the data set's folder" in messages[1]
+    assert messages[0] == "2 links to folders, not followed: linked, loop"
+    assert "1 file is a link out of the data set's folder" in messages[1]
     (root / "c.nii").symlink_to(tmp_path / "gone.nii")
     with pytest.raises(DataError, match=r"a link to .*gone\.nii, which is not there"):
         read_folder(root, ["liver"])
@@ -222,13 +222,13 @@ def test_validate_looks_at_a_folder(scans: Path, tmp_path: Path, validate: Calla
     where = f"data.root={scans}"
     exit_code, printed, report = validate(where, "data.classes=[vessel]")
     assert exit_code == 0, printed
-    assert "6 case(s) have no label and are left out of the simulation: a, b, c, d, f" in printed
+    assert "6 cases without a label, left out of the simulation: a, b, c, d, f" in printed
     assert [case["case"] for case in report["cases"]] == ["a", "b", "c", "d", "f", "p_e"]
     exit_code, printed, report = validate(
         where, "data.classes=[vessel]", f"data.labels={tmp_path / 'labels'}"
     )
     assert exit_code == 0, printed
-    assert "4 case(s) have no label" in printed
+    assert "4 cases without a label" in printed
     (scans / "d.mha").write_bytes((scans / "d.mha").read_bytes()[:500])
     exit_code, printed, report = validate(where, "data.classes=[vessel]")
     assert exit_code == 2

@@ -123,7 +123,7 @@ def test_channels_must_be_as_many_as_named(tmp_path: Path) -> None:
     two = write_msd(tmp_path / "two", [image], [LABEL], channels=("T1", "T2"))
     check_headers(read_msd(two), ["case_00"], labels=True)
     one = write_msd(tmp_path / "one", [image], [LABEL])
-    with pytest.raises(DataError, match=r"1 channel\(s\) is needed"):
+    with pytest.raises(DataError, match=r"1 channel is needed"):
         check_headers(read_msd(one), ["case_00"], labels=True)
 
 

@@ -84,9 +84,7 @@ def test_a_data_set_of_links_keeps_its_names(tmp_path: Path, where: str) -> None
     assert task.cases["a"].images == (root / "imagesTr" / "a.nii.gz",)
     messages = [finding.message for finding in task.findings if finding.kind == "links"]
     assert len(messages) == (where == "elsewhere")
-    assert all(
-        "6 file(s) are links out of the data set's folder" in message for message in messages
-    )
+    assert all("6 files are links out of the data set's folder" in message for message in messages)
     (store / "MD5E-0.nii.gz").unlink()
     with pytest.raises(DataError, match=r"a.nii.gz, a link to .*MD5E-0.nii.gz, which is not there"):
         read_msd(root)

@@ -42,8 +42,8 @@ def test_the_test_list_of_msd_holds_cases_without_a_label(tmp_path: Path) -> Non
     assert task.labelled == NAMES
     assert task.cases["new"].images == (tmp_path / "imagesTs" / "new.nii.gz",)
     messages = [finding.message for finding in task.findings]
-    assert any("lists 1 image(s) that 'training' lists as well" in m for m in messages)
-    assert any("2 image(s) that are not there" in m and "gone" in m for m in messages)
+    assert any("lists 1 image that 'training' lists as well" in m for m in messages)
+    assert any("2 images that are not there" in m and "gone" in m for m in messages)
 
 
 def test_a_copy_of_msd_without_its_test_images_is_fine(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_images_of_nnunet_without_a_label_are_cases(tmp_path: Path) -> None:
     task = read_nnunet(root)
     assert task.unlabelled == NAMES[1:2]
     (finding,) = task.findings
-    assert finding.message.startswith("1 case(s) of imagesTr have no label and lack a channel")
+    assert finding.message.startswith("1 case of imagesTr without a label and not all channels")
     shutil.rmtree(root / "labelsTr")
     assert read_nnunet(root).unlabelled == NAMES[1:]
     shutil.rmtree(root / "imagesTr")
@@ -109,7 +109,7 @@ def test_a_simulation_splits_what_is_labelled_and_names_the_rest(
     config, task = config_of(bare)
     splits = build_data(config, task, SimulatedOracle(task)).splits
     assert sorted((*splits.training, *splits.validation, *splits.test)) == task.labelled
-    assert "4 case(s) have no label and are left out of the simulation" in caplog.text
+    assert "4 cases without a label, left out of the simulation" in caplog.text
 
 
 def file_split(root: Path, task: Task, **parts: list[str]) -> str:
@@ -130,7 +130,7 @@ def test_a_person_gets_all_cases_but_evaluates_on_labelled_ones(
     assert "left out" not in caplog.text
     for name in ("validation", "test"):
         file_split(bare, task, **{name: task.unlabelled[:1], "training": task.labelled[2:]})
-        with pytest.raises(DataError, match=rf"the {name} part .* 1 case\(s\) without a label: "):
+        with pytest.raises(DataError, match=rf"the {name} part .* 1 case without a label: "):
             build_splits(config, task, Person(task))
         with pytest.raises(
             InstantiationException, match=rf"'{name}' names .*label that a simulation needs"
@@ -178,7 +178,7 @@ def test_a_simulated_run_ends_as_if_the_unlabelled_cases_were_not_there(
 ) -> None:
     with_them = train(f"data.task.root={bare}")
     assert with_them.exit_code == 0
-    assert "4 case(s) have no label" in with_them.err + with_them.out
+    assert "4 cases without a label" in with_them.err + with_them.out
     content = json.loads((bare / "dataset.json").read_text())
     write_json(bare / "dataset.json", content | {"test": [], "numTest": 0})
     without = train(f"data.task.root={bare}")

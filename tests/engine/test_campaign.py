@@ -97,7 +97,7 @@ def test_a_campaign_ends_with_the_bits_of_the_simulation(
     log = (folder / "run.log").read_text()
     for reason in (
         "but its image",
-        "holds the value(s) [200.0]; allowed are 0 to 2",
+        "holds [200.0]; allowed are 0 to 2",
         "holds background only",
     ):
         assert reason in log
@@ -351,7 +351,7 @@ def test_the_network_can_be_used_while_a_request_is_open(
     predict = ["alseg.predict", str(folder), f"images={scans}", f"output={tmp_path / 'out'}"]
     monkeypatch.setattr(sys, "argv", [*predict, "trainer=cpu"])
     alseg.predict.main()
-    assert "segmented 1 scan(s) with the network of round 1" in capfd.readouterr().out
+    assert "segmented 1 scan with the network of round 1" in capfd.readouterr().out
     bundle = tmp_path / "bundle"
     monkeypatch.setattr(sys, "argv", ["alseg.export", str(folder), f"bundle={bundle}"])
     alseg.export.main()

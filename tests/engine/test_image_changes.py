@@ -81,7 +81,7 @@ def test_new_cases_join_the_pool_of_a_run_whose_oracle_can_annotate_them(
     outcome = train(resume=folder, smoke=False)
     assert outcome.exit_code == 0, outcome.err
     printed = " ".join((outcome.out + outcome.err).split())
-    assert "2 new image(s) join the pool: phantom_008, phantom_009" in printed
+    assert "2 new images join the pool: phantom_008, phantom_009" in printed
     pool = RunState.load(folder).pool
     assert {"phantom_008", "phantom_009"} <= {*pool.labelled, *pool.unlabelled}
     again = train(resume=folder, smoke=False)
@@ -108,7 +108,7 @@ def test_changed_and_removed_images_are_named(data: Path, start: Callable, train
     nibabel.save(nibabel.Nifti1Image(np.zeros(nifti.shape, np.int16), nifti.affine), image)
     outcome = train(resume=folder, smoke=False)
     assert outcome.exit_code == 2
-    assert "1 image(s) of" in outcome.err
+    assert "1 image of" in outcome.err
     assert "have changed since the run started: phantom_004" in outcome.err
     image.write_bytes(content)
     assert train(resume=folder, smoke=False).exit_code == 0
@@ -116,7 +116,7 @@ def test_changed_and_removed_images_are_named(data: Path, start: Callable, train
     listed(data, [*entries[:4], *entries[5:N_FIRST]])
     outcome = train(resume=folder, smoke=False)
     assert outcome.exit_code == 2
-    assert "1 image(s) of the run are no longer in" in outcome.err
+    assert "1 image of the run is no longer in" in outcome.err
     assert ": phantom_004; put them back" in outcome.err
 
 

@@ -326,7 +326,7 @@ def test_a_non_finite_loss_stops_or_is_left_out(
     saved = torch.load(stopped.folder / "rounds/round_01/nonfinite_best.pt", weights_only=True)
     labelled = RunState.load(stopped.folder).pool.labelled
     assert set(saved["case_ids"]) <= set(labelled)
-    assert f"not finite in step 2, with the case(s) {', '.join(saved['case_ids'])}" in stopped.err
+    assert f"not finite in step 2, in {', '.join(saved['case_ids'])}" in stopped.err
     assert saved["batch"]["image"].shape == (2, 1, 32, 32, 32)
 
     skipped = train("on_nonfinite=skip", resume=stopped.folder, smoke=False)

@@ -111,12 +111,12 @@ def test_images_that_nnunet_refuses_for_their_voxels_are_named(
     run = run_on(tmp_path / "run", root, Pool(("case_03", "case_01"), ()))
     code, said, errors = export(run, tmp_path / "out")
     assert code == 0, errors
-    assert "2 case(s) hold voxels that are NaN or infinite: case_00, case_03;" in " ".join(
+    assert "2 cases hold voxels that are NaN or infinite: case_00, case_03;" in " ".join(
         said.split()
     )
     code, said, errors = export(run, tmp_path / "annotated", "unlabelled_images=false")
     assert code == 0, errors
-    assert "1 case(s) hold voxels that are NaN or infinite: case_03;" in " ".join(said.split())
+    assert "1 case hold voxels that are NaN or infinite: case_03;" in " ".join(said.split())
 
 
 def test_what_lies_outside_of_the_regions_is_ignored(export: Export, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_segmentation_lies_on_its_scan_and_the_table_counts_it(
 ) -> None:
     done = predict()
     assert done.exit_code == 0, done.err
-    assert "segmented 4 scan(s) with the network of round" in done.out
+    assert "segmented 4 scans with the network of round" in done.out
     table = table_of(done.folder)
     assert list(table.index) == [f"phantom_{index:03d}" for index in range(4)]
     assert (table["status"] == "done").all()
@@ -172,7 +172,7 @@ def test_the_same_command_keeps_what_is_there_and_does_the_rest(
     os.replace(scans / "phantom_003.nii.gz", scans / "phantom_002.nii.gz")  # another scan
     again = predict()
     assert again.exit_code == 0, again.err
-    assert "segmented 2 scan(s)" in again.out
+    assert "segmented 2 scans" in again.out
     assert "1 were there before" in again.out
     changed = {
         p.name for p in again.folder.glob("*.nii.gz") if p.stat().st_mtime_ns != times[p.name]
@@ -183,7 +183,7 @@ def test_the_same_command_keeps_what_is_there_and_does_the_rest(
     assert after["checksum"]["phantom_002"] == table["checksum"]["phantom_003"]
     assert list(after.index) == list(table.index)  # the row of the case that has gone stays
     other = predict("round=1" if "round 2" in first.out else "round=2")
-    assert "segmented 3 scan(s)" in other.out
+    assert "segmented 3 scans" in other.out
 
 
 def test_a_kill_between_file_and_row_costs_one_case(
@@ -203,12 +203,12 @@ def test_a_kill_between_file_and_row_costs_one_case(
         patch.setattr(PredictionTable, "note", killed)
         cut = predict()
     assert cut.exit_code == 130
-    assert "the same command continues with the 3 scan(s) that are left" in cut.out
+    assert "the same command continues with what is left, 3 scans" in cut.out
     assert table_of(cut.folder)["status"].tolist() == ["done", "writing"]
     assert (cut.folder / "phantom_001.nii.gz").is_file()
     again = predict()
     assert again.exit_code == 0, again.err
-    assert "segmented 3 scan(s)" in again.out
+    assert "segmented 3 scans" in again.out
     whole = predict(output="whole")
     for path in whole.folder.glob("*.nii.gz"):
         assert path.read_bytes() == (again.folder / path.name).read_bytes()
@@ -231,7 +231,7 @@ def test_a_segmentation_that_somebody_has_corrected_is_not_overwritten(
         "is not what alseg.predict has left there"
         in table_of(done.folder)["message"]["phantom_000"]
     )
-    assert "1 of 4 scan(s) could not be segmented: phantom_000" in other.err
+    assert "1 of 4 scans could not be segmented: phantom_000" in other.err
     again = predict()
     assert corrected.read_bytes() == before
     assert again.exit_code == 2
@@ -251,7 +251,7 @@ def test_bad_scans_are_reported_and_the_others_are_segmented(predict: Predict, s
     assert done.exit_code == 2
     assert "Traceback" not in done.err
     assert done.err.strip().splitlines()[-1] == (
-        "alseg: error: 4 of 5 scan(s) could not be segmented: notes, phantom_001, phantom_002, "
+        "alseg: error: 4 of 5 scans could not be segmented: notes, phantom_001, phantom_002, "
         f"phantom_003; {done.folder / 'cases.csv'} says why"
     )
     table = table_of(done.folder)
@@ -260,7 +260,7 @@ def test_bad_scans_are_reported_and_the_others_are_segmented(predict: Predict, s
         "phantom_002": "refused", "phantom_003": "refused",
     }  # fmt: skip
     assert "NaN" in table["message"]["phantom_002"]
-    assert "a 3D volume with 1 channel(s) is needed" in table["message"]["phantom_003"]
+    assert "a 3D volume with 1 channel is needed" in table["message"]["phantom_003"]
     assert {path.name for path in done.folder.glob("*.nii.gz")} == {"phantom_000.nii.gz"}
 
 
@@ -335,7 +335,7 @@ def test_a_network_of_two_channels_takes_a_file_a_channel_or_one_with_both(
     assert done.exit_code == 2
     table = table_of(done.folder)
     assert table["status"].to_dict() == {"apart": "done", "half": "refused", "together": "done"}
-    assert "a 3D volume with 2 channel(s) is needed" in table["message"]["half"]
+    assert "a 3D volume with 2 channels is needed" in table["message"]["half"]
     apart, together = (voxels(done.folder / f"{name}.nii.gz") for name in ("apart", "together"))
     np.testing.assert_array_equal(apart, together)
 
@@ -554,7 +554,7 @@ def test_scans_in_folders_with_long_names_are_segmented(
     assert np.array_equal(voxels(done.folder / long["file"]), voxels(done.folder / first.name))
     assert (done.folder / "uncertainty" / long["file"]).is_file()
     again = predict("uncertainty_map=true")
-    assert "segmented 0 scan(s)" in again.out
+    assert "segmented 0 scans" in again.out
 
 
 def test_a_number_in_the_table_that_is_none_is_told(predict: Predict, scans: Path) -> None:

@@ -88,7 +88,7 @@ def test_scores_are_those_of_the_runs_own_round(score: Score, noted: pd.Series) 
     top = pd.read_csv(done.folder / "top.csv")
     assert top["case"].tolist() == noted.sort_values(ascending=False).index.tolist()
     assert top["rank"].tolist() == list(range(1, len(noted) + 1))
-    assert f"scored {len(noted)} scan(s) by variance with the network of round 1" in done.out
+    assert f"scored {len(noted)} scans by variance with the network of round 1" in done.out
 
 
 def test_the_members_of_an_ensemble_score_as_in_their_round(
@@ -125,7 +125,7 @@ def test_a_scan_that_cannot_be_used_does_not_stop_the_other_shards(
     (archive / f"{bad}.nii.gz").write_bytes(b"no image")
     done = score("-m", "shards=2", "shard=0,1")
     assert done.exit_code == 2
-    assert f"1 scan(s) could not be scored: {bad}" in done.err
+    assert f"1 scan could not be scored: {bad}" in done.err
     assert scores_in(done.folder) == noted.drop(bad).to_dict()
     assert score("shards=2").exit_code == 2  # it is looked at again
 
@@ -142,7 +142,7 @@ def test_names_and_links_that_cannot_be_used_are_rows_and_the_others_are_scored(
         shutil.copy(scan, archive / name)
     done = score()
     assert done.exit_code == 2
-    assert "5 scan(s) could not be scored: gone, no text" in done.err
+    assert "5 scans could not be scored: gone, no text" in done.err
     assert scores_in(done.folder) == noted.to_dict()
     rows = {row["case"]: row for path in done.folder.glob("scores_*") for row in rows_of(path)}
     refused = {case: row["message"] for case, row in rows.items() if row["status"] == "refused"}
@@ -295,7 +295,7 @@ def test_a_damaged_score_is_scored_again(score: Score, noted: pd.Series) -> None
     change_cell(score().folder / "scores_0000_of_0001.csv", 2, "abc")
     again = score()
     assert again.exit_code == 0, again.err
-    assert "scored 1 scan(s)" in again.out
+    assert "scored 1 scan " in again.out
     assert scores_in(again.folder) == noted.to_dict()
 
 
@@ -310,7 +310,7 @@ def test_scans_in_folders_with_long_names_and_other_endings(
     done = score()
     assert done.exit_code == 0, done.err
     assert len(scores_in(done.folder)) == len(noted) - 1
-    assert "1 file(s) look like volumes and are not used" in done.out
+    assert "1 file named like volumes, not used" in done.out
 
 
 def test_no_link_in_an_output_is_written_through(score: Score, tmp_path: Path) -> None:

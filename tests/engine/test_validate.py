@@ -101,8 +101,8 @@ def test_what_concerns_the_whole_data_set_is_reported(validate: Callable, tmp_pa
     assert exit_code == 0
     found = {finding["kind"]: finding["message"] for finding in report["data_set"]}
     assert found == {
-        "numTraining": "dataset.json says numTraining 12, but 'training' lists 10 case(s)",
-        "not used": "imagesTr holds 1 file(s) that 'training' does not name; they are not used: "
+        "numTraining": "dataset.json says numTraining 12, but 'training' lists 10 cases",
+        "not used": "imagesTr holds 1 file that 'training' does not name; not used: "
         "left_over.nii.gz",
         "axes": "data.preprocess resamples to 1 x 1 x 2 mm before it re-orients, so that these "
         "edges follow the axes of each file; put Orientation first",
@@ -221,7 +221,7 @@ def test_cases_without_a_label_are_counted(
     (root / "dataset.json").write_text(json.dumps(content))
     exit_code, out, _, report = validate(root)
     assert exit_code == 0
-    assert "8 case(s) have no label and are left out of the simulation: phantom_004, " in out
+    assert "8 cases without a label, left out of the simulation: phantom_004, " in out
     assert len(report["cases"]) == 12
     (root / "imagesTr" / Path(bare[0]).name).write_bytes(b"no NIfTI")
     exit_code, out, _, report = validate(root)

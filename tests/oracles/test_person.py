@@ -254,7 +254,7 @@ def test_a_label_that_lay_around_belongs_to_the_request_that_asks_for_it(
     oracle.request("round_02", whole(HIDDEN[:1]), {})
     hand_in(campaign, oracle, HIDDEN[0], HIDDEN[3], request="round_02")
     assert oracle.annotate(whole(HIDDEN[:1])).pending == ()
-    assert "not asked for, and not used: 1 label(s), case_04" in caplog.text
+    assert "not asked for, and not used: 1 label, case_04" in caplog.text
     query = whole(HIDDEN[1:4])
     oracle.request("round_03", query, {}, propose(campaign[0]))
     # it is an answer, and nobody has had the time to annotate another
@@ -296,8 +296,8 @@ def test_a_label_that_lay_around_counts_as_new_once_it_is_changed(
         (np.ones((6, 5, 3), np.uint8), None, "has shape (6, 5, 3), but its image"),
         (np.ones(SHAPE, np.uint8), np.diag([1.0, 1.5, 2.5, 1.0]), "has the spacing"),
         (np.ones(SHAPE, np.uint8), np.diag([-1.0, 1.5, 2.0, 1.0]), "another direction or origin"),
-        (np.full(SHAPE, 7, np.uint8), None, "holds the value(s) [7.0]; allowed are 0 to 1"),
-        (np.full(SHAPE, 0.5, np.float32), None, "holds the value(s) [0.5]; allowed are 0 to 1"),
+        (np.full(SHAPE, 7, np.uint8), None, "holds [7.0]; allowed are 0 to 1"),
+        (np.full(SHAPE, 0.5, np.float32), None, "holds [0.5]; allowed are 0 to 1"),
         (np.zeros(SHAPE, np.uint8), None, "holds background only; if blob are really not"),
     ],
 )
@@ -411,7 +411,7 @@ def test_what_does_not_belong_there_is_told(
         "case_01.txt is not read: save labels as CASE.nii.gz, .nii or .nrrd",
         "case_99.nii.gz is of no case",
         "case_00.nii.gz is not used: the data set has a label for case_00",
-        "not asked for, and not used: 1 label(s), case_04; oracle.accept_unrequested=true",
+        "not asked for, and not used: 1 label, case_04; oracle.accept_unrequested=true",
         "case_01.nii.gz is not read: it must be a file, and no link",
         "are of one case: delete one",
     ):

@@ -120,7 +120,7 @@ async function next() {
   showOverview();
   const left = overview.units.filter((unit) => !IS_DONE[unit.state]).length;
   cover(left
-    ? `The ${left} case(s) that are left are open on other pages: the list says whose.`
+    ? "The cases that are left are open on other pages: the list says whose."
     : "All is annotated. The run takes the labels in when it is resumed, or by itself with oracle.wait=true; what it asks for next appears here.",
   left ? "Look again" : "", left ? attempt(next) : null);
 }

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alseg.core.counts import counted
 from alseg.core.errors import DataError
 from alseg.data import declared
 from alseg.data.findings import Finding
@@ -76,7 +77,7 @@ def names_by_index(mapping: Any, key: str, path: Path, at_least: int = 1) -> tup
     expected = [str(index) for index in range(len(mapping))] if isinstance(mapping, dict) else []
     if len(expected) < at_least or mapping.keys() != set(expected):
         raise DataError(
-            f"{path}: '{key}' must number at least {at_least} name(s) as 0, 1, 2, ..., "
+            f"{path}: '{key}' must number at least {counted(at_least, 'name')} as 0, 1, 2, ..., "
             f"got {short(mapping)}"
         )
     names = tuple(mapping[index] for index in expected)

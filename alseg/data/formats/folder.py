@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 
+from alseg.core.counts import counted
 from alseg.core.errors import ConfigError, DataError
 from alseg.data import declared
 from alseg.data.file_types import ENDINGS, looks_like_a_volume
@@ -263,7 +264,7 @@ def _labels(
             f"no label of data.labels={folder} is named like an image: there are the labels "
             f"{listed(apart)} and the images {listed(sorted(images))}"
         )
-    message = f"{len(apart)} label(s) go with no image and are not used: {listed(apart)}"
+    message = f"{counted(len(apart), 'label')} without an image, not used: {listed(apart)}"
     return labels, [warning("label without image", message)] if apart else []
 
 
@@ -272,18 +273,19 @@ def doubts(found: Found) -> Iterator[Finding]:
     if found.linked:
         yield warning(
             "links",
-            f"{len(found.linked)} link(s) to folders are not followed: {listed(found.linked)}",
+            f"{counted(len(found.linked), 'link')} to folders, not followed: "
+            f"{listed(found.linked)}",
         )
     if found.unread:
         yield warning(
             "not used",
-            f"{len(found.unread)} file(s) look like volumes and are not used, as alseg reads files "
-            f"ending in {', '.join(ENDINGS)}: {listed(found.unread)}",
+            f"{counted(len(found.unread), 'file')} named like volumes, not used, as alseg reads "
+            f"files ending in {', '.join(ENDINGS)}: {listed(found.unread)}",
         )
     labels = [n for n in found.files if not _LABEL_WORDS.isdisjoint(_WORDS.split(n.casefold()))]
     if labels:
         yield warning(
             "images named as labels",
-            f"{len(labels)} file(s) are named as labels are, and are taken for images: "
+            f"{counted(len(labels), 'file')} named like labels, taken for images: "
             f"{listed(labels)}; if they are labels, keep them outside of the folder of the images",
         )

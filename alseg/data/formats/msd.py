@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alseg.core.counts import counted
 from alseg.core.errors import DataError
 from alseg.data import declared
 from alseg.data.findings import Finding, listed
@@ -95,7 +96,7 @@ def _test_findings(
     )
     n_listed = len(content["training"])
     yield from declared.number_of(
-        content, "numTraining", n_listed, f"'training' lists {n_listed} case(s)"
+        content, "numTraining", n_listed, f"'training' lists {counted(n_listed, 'case')}"
     )
     yield from declared.number_of(content, "numTest", len(test), f"'test' lists {len(test)}")
     yield from declared.tested_on_training(images, files)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from alseg.core.counts import counted
 from alseg.core.errors import DataError
 from alseg.data import declared
 from alseg.data.file_types import NIFTI_ENDINGS
@@ -66,7 +67,10 @@ def read_nnunet(root: str | Path) -> Task:
         ignore_value=ignore_value,
         findings=[
             *declared.number_of(
-                content, "numTraining", n_labelled, f"{n_labelled} case(s) have a label"
+                content,
+                "numTraining",
+                n_labelled,
+                f"{counted(n_labelled, 'case has', 'cases have')} a label",
             ),
             *unused,
         ],
@@ -170,8 +174,8 @@ def _named_cases(
         images = entry.get("images") if isinstance(entry, dict) else None
         if not isinstance(images, list) or len(images) != n_channels or "label" not in entry:
             raise DataError(
-                f"{path}: the case {short(name)} of 'dataset' needs 'images' with {n_channels} "
-                f"file(s), one a channel, and 'label', got {short(entry)}"
+                f"{path}: the case {short(name)} of 'dataset' needs 'images' with "
+                f"{counted(n_channels, 'file')}, one a channel, and 'label', got {short(entry)}"
             )
         yield Case(
             nfc(name),

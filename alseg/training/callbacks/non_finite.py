@@ -89,9 +89,7 @@ class NonFiniteGuard(pl.Callback):
         )
         loss_is_finite = all(gathered(math.isfinite(self._loss)))
         what = "a gradient" if loss_is_finite else "the loss"
-        message = (
-            f"{what} is not finite in step {trainer.global_step + 1}, with the case(s) {cases}"
-        )
+        message = f"{what} is not finite in step {trainer.global_step + 1}, in {cases}"
         if self.action == "skip":
             optimizer.zero_grad(set_to_none=True)  # optimisers leave out what has no gradient
             self.skipped += 1
