@@ -7,7 +7,13 @@ import math
 import pandas as pd
 
 from alseg.comparison.analysis import Comparison
-from alseg.comparison.statistics import ALPHA, MIN_PAIRS, common_budgets, interval_of_mean
+from alseg.comparison.statistics import (
+    ALPHA,
+    MIN_PAIRS,
+    common_budgets,
+    interval_of_mean,
+    pair_by_seed,
+)
 from alseg.run.measure import CROSS, TEST
 
 
@@ -96,14 +102,14 @@ def _best(comparison: Comparison) -> str:
         "they have no seed in common" if n_pairs == 0
         else f"paired by seed, a difference of {difference:+.3f}{_interval(low, high)}"
     )  # fmt: skip
-    by_seed = comparison.summaries.pivot(index="seed", columns="strategy", values="area")
-    common = by_seed[[best, other]].dropna()
-    means = common.mean() if n_pairs else areas
-    of_seeds = f" of {n_pairs} seeds" if 0 < n_pairs < len(by_seed) else ""
+    pairs = pair_by_seed(comparison.summaries, best, other, "area")
+    ours, theirs = pairs[["value", "reference"]].mean() if n_pairs else areas[[best, other]]
+    n_seeds = comparison.summaries["seed"].nunique()
+    of_seeds = f" of {n_pairs} seeds" if 0 < n_pairs < n_seeds else ""
     return (
         f"{best} {verdict}: from {budgets[0]} to {budgets[-1]} {comparison.budget_label} its mean "
-        f"{comparison.measure.title}{of_seeds} was {means[best]:.3f}, against {means[other]:.3f} "
-        f"for {other}; {paired}."
+        f"{comparison.measure.title}{of_seeds} was {ours:.3f}, against {theirs:.3f} for {other}; "
+        f"{paired}."
     )
 
 

@@ -489,7 +489,7 @@ def check_same_strategy(runs: Sequence[Run]) -> None:
         ConfigError: naming two runs that do not, and the settings in which they differ.
     """
     for name, group in groupby(runs, key=lambda run: run.strategy):
-        first, *others = ((run, _strategy_settings(run)) for run in group)
+        first, *others = ((run, dict(_flat(run.config["strategy"], "strategy"))) for run in group)
         for run, settings in others:
             of_the_data = first[0].config["data"].get("groups"), run.config["data"].get("groups")
             names = sorted({*settings, *first[1]})
@@ -500,10 +500,6 @@ def check_same_strategy(runs: Sequence[Run]) -> None:
                     f"in {', '.join(differ)}; runs of other settings want a strategy.name=... of "
                     "their own"
                 )
-
-
-def _strategy_settings(run: Run) -> dict[str, Any]:
-    return dict(_flat(run.config["strategy"], "strategy"))
 
 
 def learning_curves(run_set: RunSet) -> pd.DataFrame:
