@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 
 from alseg.active.fold_training import cross_validated, fold_of_case
 from alseg.active.round import Round
+from alseg.core.counts import counted
 from alseg.core.metric_names import HD95
 from alseg.run.folder import CALIBRATION_FILE, CASES_FILE
 from alseg.run.measure import CROSS, FOLDS, TEST, VALIDATION, Measure
@@ -17,6 +19,10 @@ from alseg.run.stages import EVALUATION
 from alseg.system.files import write_atomically
 from alseg.training.metrics import CaseMetrics
 from alseg.training.module import SegmentationModule
+
+log = logging.getLogger(__name__)
+
+UNLEARNED_DICE = 0.01  # below it, a network does not find a class
 
 
 def evaluate(
@@ -53,14 +59,17 @@ def run_evaluation(
     in_source = this_round.experiment.evaluation.in_source
     if this_round.folds:
         columns[FOLDS] = len(this_round.folds)
-        columns |= metric_columns(CROSS, found := cross_validated(this_round))
-        cases = case_rows(CROSS, found)
+        validation = cross_validated(this_round)
+        columns |= metric_columns(CROSS, validation)
+        cases = case_rows(CROSS, validation)
         cases["fold"] = cases["case_id"].map(fold_of_case(this_round)).astype("Int64")
     else:
         volumes = data.evaluation_volumes(this_round.parts.validation, in_source=in_source)
         trainer.validate(module, volumes, verbose=False)
-        columns |= metric_columns(VALIDATION, module.case_metrics)
-        cases = case_rows(VALIDATION, module.case_metrics)
+        validation = module.case_metrics
+        columns |= metric_columns(VALIDATION, validation)
+        cases = case_rows(VALIDATION, validation)
+    warn_of_unlearned_classes(this_round, validation)
     tables = {CASES_FILE: cases}
     if data.splits.test:
         volumes = data.evaluation_volumes(data.splits.test, in_source=in_source)
@@ -71,6 +80,26 @@ def run_evaluation(
     for name, table in tables.items():
         write_atomically(this_round.folder / name, table.to_csv(index=False))
     return columns, tuple(tables)
+
+
+def warn_of_unlearned_classes(this_round: Round, validation: CaseMetrics) -> None:
+    """Say which classes the network does not find in validation though labelled cases hold them.
+
+    A class that is in no labelled case is for the strategy to find, and nothing is said of it.
+    """
+    dice = validation.by_class()
+    if not any(value < UNLEARNED_DICE for value in dice.values()):
+        return
+    labelled = this_round.parts.training
+    held = this_round.experiment.data.foreground_classes(labelled).sum(axis=0)
+    for (name, value), n_holding in zip(dice.items(), held, strict=True):
+        if value < UNLEARNED_DICE and n_holding:
+            log.warning(
+                f"{this_round.title} · the network does not find {name} (validation Dice "
+                f"{value:.3f}), though it is in {n_holding} of "
+                f"{counted(len(labelled), 'labelled training case')}; more steps_per_round or "
+                "another seed may help"
+            )
 
 
 def metric_columns(measure: Measure, cases: CaseMetrics) -> dict[str, float]:
