@@ -386,7 +386,7 @@ def job_rows(folder: Path) -> dict[str, JobRow]:
     common = set.intersection(*map(set, overrides.values())) if paths else set()
     rows = {}
     for path in paths:
-        strategy = seed = "-"
+        strategy, seed = (_given(name, overrides[path]) for name in ("strategy", "seed"))
         if (path / CONFIG_FILE).is_file():
             config = load_config(path)
             strategy, seed = str(config.strategy.name), str(config.seed)
@@ -413,6 +413,12 @@ def progress(folder: Path) -> tuple[int, float | None, float | None, Measure]:
 def measure_heading(jobs: Sequence[JobRow]) -> str:
     """How the column of the jobs' Dice is called."""
     return " or ".join(sorted({row.measure.title for row in jobs if row.rounds} or {TEST.title}))
+
+
+def _given(name: str, overrides: Sequence[str]) -> str:
+    """What overrides give a setting, for a job that has failed before it was configured."""
+    values = [o.removeprefix(f"{name}=") for o in overrides if o.startswith(f"{name}=")]
+    return values[-1] if values else "-"
 
 
 def jobs_table(jobs: Sequence[JobRow], show_settings: bool) -> Table:

@@ -441,6 +441,16 @@ def test_a_job_that_got_lost_before_it_started_is_in_the_tables(tmp_path: Path) 
     assert not print_sweep(tmp_path / "sweep")
 
 
+def test_a_job_whose_data_cannot_be_planned_has_its_strategy_in_the_tables(tmp_path: Path) -> None:
+    folder, root = tmp_path / "sweep" / "job", tmp_path / "data"
+    folder.mkdir(parents=True)
+    root.mkdir()
+    run(tmp_path, folder, "data=auto", f"data.root={root}", "strategy=entropy", "seed=7")
+    assert not (folder / "config.yaml").exists()
+    (row,) = job_rows(tmp_path / "sweep").values()
+    assert (row.strategy, row.seed, row.job.status) == ("entropy", "7", "failed")
+
+
 def test_a_finished_job_is_not_lost(tmp_path: Path) -> None:
     Job("finished").save(tmp_path)
     note_lost(composed(settings(tmp_path)), tmp_path, settings(tmp_path), "its node has failed")
