@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from alseg.active.fold_training import cross_validated, fold_of_case
 from alseg.active.round import Round
 from alseg.core.counts import counted
-from alseg.core.metric_names import HD95
+from alseg.core.metric_names import DICE, HD95
 from alseg.run.folder import CALIBRATION_FILE, CASES_FILE
 from alseg.run.measure import CROSS, FOLDS, TEST, VALIDATION, Measure
 from alseg.run.stages import EVALUATION
@@ -22,7 +22,7 @@ from alseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
 
-UNLEARNED_DICE = 0.01  # below it, a network does not find a class
+UNLEARNED_DICE = 0.05  # a network that has more in no validation case has not learned the class
 
 
 def evaluate(
@@ -83,20 +83,21 @@ def run_evaluation(
 
 
 def warn_of_unlearned_classes(this_round: Round, validation: CaseMetrics) -> None:
-    """Say which classes the network does not find in validation though labelled cases hold them.
+    """Say which classes the network finds in no validation case though labelled cases hold them.
 
     A class that is in no labelled case is for the strategy to find, and nothing is said of it.
     """
-    dice = validation.by_class()
-    if not any(value < UNLEARNED_DICE for value in dice.values()):
+    cases = validation.table()
+    best = {name: cases[f"{DICE}_{name}"].max() for name in validation.classes}
+    if not any(dice < UNLEARNED_DICE for dice in best.values()):
         return
     labelled = this_round.parts.training
     held = this_round.experiment.data.foreground_classes(labelled).sum(axis=0)
-    for (name, value), n_holding in zip(dice.items(), held, strict=True):
-        if value < UNLEARNED_DICE and n_holding:
+    for (name, dice), n_holding in zip(best.items(), held, strict=True):
+        if dice < UNLEARNED_DICE and n_holding:
             log.warning(
-                f"{this_round.title} · the network does not find {name} (validation Dice "
-                f"{value:.3f}), though it is in {n_holding} of "
+                f"{this_round.title} · the network finds {name} in no validation case (Dice at "
+                f"most {dice:.3f}), though it is in {n_holding} of "
                 f"{counted(len(labelled), 'labelled training case')}; more steps_per_round or "
                 "another seed may help"
             )

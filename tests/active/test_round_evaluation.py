@@ -34,11 +34,11 @@ def test_a_class_that_is_labelled_and_never_found_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     held = [[True, True], [True, False], [True, False]]
-    text = told(caplog, [[0.8, 0.004], [0.7, 0.0]], held)
-    assert "round 1/3 · the network does not find tumour (validation Dice 0.002)" in text
+    text = told(caplog, [[0.8, 0.004], [0.7, 0.0], [0.7, np.nan]], held)
+    assert "round 1/3 · the network finds tumour in no validation case (Dice at most 0.004)" in text
     assert "it is in 1 of 3 labelled training cases" in text
     assert "liver" not in text
-    assert told(caplog, [[0.8, 0.004], [0.7, 0.1]], held) == ""  # it is found in one
+    assert told(caplog, [[0.8, 0.0], [0.7, 0.1]], held) == ""  # it is found in one
 
 
 def test_nothing_is_told_of_a_class_that_nobody_has_labelled_or_validation_lacks(
