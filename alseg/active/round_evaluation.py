@@ -59,16 +59,15 @@ def run_evaluation(
     in_source = this_round.experiment.evaluation.in_source
     if this_round.folds:
         columns[FOLDS] = len(this_round.folds)
-        validation = cross_validated(this_round)
-        columns |= metric_columns(CROSS, validation)
-        cases = case_rows(CROSS, validation)
-        cases["fold"] = cases["case_id"].map(fold_of_case(this_round)).astype("Int64")
+        measure, validation = CROSS, cross_validated(this_round)
     else:
         volumes = data.evaluation_volumes(this_round.parts.validation, in_source=in_source)
         trainer.validate(module, volumes, verbose=False)
-        validation = module.case_metrics
-        columns |= metric_columns(VALIDATION, validation)
-        cases = case_rows(VALIDATION, validation)
+        measure, validation = VALIDATION, module.case_metrics
+    columns |= metric_columns(measure, validation)
+    cases = case_rows(measure, validation)
+    if this_round.folds:
+        cases["fold"] = cases["case_id"].map(fold_of_case(this_round)).astype("Int64")
     warn_of_unlearned_classes(this_round, validation)
     tables = {CASES_FILE: cases}
     if data.splits.test:

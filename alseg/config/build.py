@@ -245,9 +245,8 @@ def build_splits(config: DictConfig, task: Task, oracle: Oracle) -> Splits:
         if bare := [i for i in getattr(splits, name) if task.cases[i].label is None]:
             raise DataError(
                 f"the {name} part of data.splits holds {counted(len(bare), 'case')} without a "
-                "label: "
-                f"{listed(bare)}; label them, or use data/splits=growing, which evaluates on what "
-                "has been annotated"
+                f"label: {listed(bare)}; label them, or use data/splits=growing, which evaluates "
+                "on what has been annotated"
             )
     return splits
 

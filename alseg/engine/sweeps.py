@@ -386,10 +386,11 @@ def job_rows(folder: Path) -> dict[str, JobRow]:
     common = set.intersection(*map(set, overrides.values())) if paths else set()
     rows = {}
     for path in paths:
-        strategy, seed = (_given(name, overrides[path]) for name in ("strategy", "seed"))
         if (path / CONFIG_FILE).is_file():
             config = load_config(path)
             strategy, seed = str(config.strategy.name), str(config.seed)
+        else:
+            strategy, seed = (_given(name, overrides[path]) for name in ("strategy", "seed"))
         own = [o for o in overrides[path] if o not in common]
         rows[path.name] = JobRow(
             strategy,
