@@ -375,6 +375,20 @@ SETTINGS = [
     setting("+evaluation.percentile=99", "evaluation has no setting 'percentile'; allowed are"),
     setting("evaluation.space=file", "evaluation.space is 'file'; allowed are source, grid"),
     setting("evaluation.absent=one", "evaluation.absent is 'one'; allowed are nan, zero"),
+    setting("evaluation.networks=0", "evaluation.networks is 0; it must be a whole number of at"),
+    setting(
+        "evaluation.networks=3 validation=cross data/splits=annotated",
+        "evaluation.networks is 3, which does not go with validation=cross, where one network a "
+        "fold judges the fold's cases; leave it at 1",
+    ),
+    setting(
+        "evaluation.networks=2 semi_supervised=pseudo_label",
+        "which does not go with semi_supervised, whose second stage the round's first network",
+    ),
+    setting(
+        "evaluation.networks=2 uncertainty=svgd",
+        "which does not go with uncertainty=svgd, whose networks are trained as one",
+    ),
     setting("evaluation.metrics=[dice,hd59]", "has no metric 'hd59'; did you mean hd95? allowed"),
     setting("evaluation.metrics=[hd95]", "evaluation.metrics lacks dice, by which a run is judged"),
     setting("evaluation.metrics=dice", "evaluation.metrics is 'dice'; it must be a list, such as"),

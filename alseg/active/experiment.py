@@ -70,7 +70,7 @@ class Experiment:
         cross_validation: lets the annotated cases validate each other; None where others validate.
         proxy_key: names all that its choice depends on.
         effort: what a region's cost in a person's minutes is computed from.
-        evaluation: how a round's network is evaluated.
+        evaluation: how a round is evaluated.
     """
 
     plan: Plan

@@ -47,7 +47,8 @@ def acquire(this_round: Round, trained: Trained) -> Acquired:
     is_chosen = QUERY in this_round.stages
     predicts = this_round.needs_prediction and not is_chosen
     earlier = earlier_scores(this_round) if predicts else []
-    scoring = scoring_of(this_round, trained.members, earlier)
+    members = trained.members[: experiment.source.n_members - 1]
+    scoring = scoring_of(this_round, members, earlier)
     acquisition = acquisition_callback(this_round, earlier)
     if predicts:
         volumes = volumes_to_score(this_round, {score.case_id for score in earlier})

@@ -1,4 +1,4 @@
-"""The evaluation of a round's network, on validation volumes and on test ones, if there are any."""
+"""The evaluation of a round on validation volumes, and on test ones if there are any."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNLEARNED_DICE = 0.05  # a network that has more in no validation case has not l
 def evaluate(
     this_round: Round, trainer: pl.Trainer, module: SegmentationModule
 ) -> dict[str, float]:
-    """Evaluate the round's network, if no earlier process has.
+    """Evaluate what the round has trained, if no earlier process has.
 
     Returns:
         ``val_dice``, ``test_dice_liver``, ...: columns of metrics.csv.
@@ -46,7 +46,7 @@ def evaluate(
 def run_evaluation(
     this_round: Round, trainer: pl.Trainer, module: SegmentationModule
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Evaluate the round's network on validation and test volumes.
+    """Evaluate the module on validation and test volumes.
 
     With cross-validation the folds' networks have done the former; the cases have their ``fold``.
 

@@ -149,7 +149,7 @@ def run_round(experiment: Experiment, state: RunState) -> RunState:
     this_round = Round.after(experiment, state)
     prepare_round(this_round)
     trained = train(this_round)
-    dice = evaluate(this_round, trained.trainer, trained.module)
+    dice = evaluate(this_round, trained.trainer, trained.evaluated)
     so_far = labelled_so_far(this_round)  # before the query opens more of cases with regions
     advise(this_round, [*state.history, {**so_far, **dice}])
     started = time.monotonic()

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from alseg.active.experiment import Experiment
+from alseg.active.plan import Plan
 from alseg.active.round import Round
 from alseg.core.seeding import seed_for
 from alseg.run.stages import check_unchanged
@@ -17,7 +18,7 @@ from alseg.training.callbacks.checkpoints import BestWeights, TrainingCheckpoint
 from alseg.training.callbacks.final_validation import FinalValidation
 from alseg.training.callbacks.non_finite import NonFiniteGuard
 from alseg.training.callbacks.progress import progress_callbacks
-from alseg.training.fit import BEST, LAST, Training, load_weights
+from alseg.training.fit import BEST, LAST, Training, load_weights, member_name
 
 MONITOR = "dice/val"  # what the best one is chosen by
 
@@ -41,16 +42,26 @@ def fresh_network(experiment: Experiment) -> torch.nn.Module:
     return experiment.source.untrained(partial(new_network, experiment))
 
 
-def start_network(this_round: Round) -> torch.nn.Module:
-    """The network that a round starts from, by the plan's ``round_start``."""
+def start_network(this_round: Round, member: int = 1) -> torch.nn.Module:
+    """The network that a round starts from, by the plan's ``round_start``.
+
+    Args:
+        this_round: the round.
+        member: of an ensemble, which continues from its own weights.
+    """
     experiment, plan = this_round.experiment, this_round.experiment.plan
-    network = fresh_network(experiment)
+    network = fresh_network(experiment) if member == 1 else new_network(experiment, member)
     if plan.round_start != "scratch" and this_round.number > 1:
-        name = BEST if plan.round_start == "continue" else LAST
+        name = member_name(member, kept_for_next(plan))
         checkpoint = experiment.round_folder(this_round.number - 1) / f"{name}.ckpt"
         check_unchanged(checkpoint)
         load_weights(network, checkpoint)
     return network
+
+
+def kept_for_next(plan: Plan) -> str:
+    """Which checkpoint of a round the next one continues from, if it continues."""
+    return LAST if plan.round_start == "continue_last" else BEST
 
 
 def round_training(

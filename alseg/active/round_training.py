@@ -10,7 +10,8 @@ import torch
 from alseg.active.fold_training import train_folds
 from alseg.active.pseudo_label_training import train_on_pseudo_labels
 from alseg.active.round import Round
-from alseg.active.round_networks import new_network, round_training, start_network
+from alseg.active.round_networks import kept_for_next, round_training, start_network
+from alseg.networks.mean_prediction import MeanPrediction
 from alseg.system.distributed import rank
 from alseg.system.interruption import interruption
 from alseg.training.fit import BEST, LAST, SUPERVISED, checkpoints, load_weights, member_name
@@ -27,12 +28,15 @@ class Trained:
     Attributes:
         module: around the round's network, with its best weights.
         trainer: of its training, which has the round's loggers.
-        members: the further networks of an ensemble, which only score.
+        members: further networks, for the mean prediction that is evaluated and to score.
+        evaluated: around what is evaluated: the round's network, or several whose predictions are
+            averaged.
     """
 
     module: SegmentationModule
     trainer: pl.Trainer
     members: tuple[torch.nn.Module, ...]
+    evaluated: SegmentationModule
 
 
 def train(this_round: Round) -> Trained:
@@ -47,13 +51,30 @@ def train(this_round: Round) -> Trained:
                 this_round.stages["training"]["best_dice"],
             )
             this_round.stages.finish(FINE_TUNING, checkpoints(BEST, LAST), **result)
-    members: tuple[torch.nn.Module, ...] = ()
-    if this_round.experiment.strategy.needs_passes and not this_round.is_last:
-        n_members = this_round.experiment.source.n_members
-        members = tuple(train_member(this_round, number) for number in range(2, n_members + 1))
+    numbers = range(2, n_networks(this_round) + 1)
+    members = tuple(train_member(this_round, number) for number in numbers)
     train_folds(this_round)
     load_weights(module.network, this_round.folder / f"{BEST}.ckpt")
-    return Trained(module, trainer, members)
+    return Trained(module, trainer, members, evaluated_module(this_round, module, members))
+
+
+def n_networks(this_round: Round) -> int:
+    """How many networks a round trains, one after another: for its evaluation, and its query."""
+    experiment = this_round.experiment
+    scores = experiment.strategy.needs_passes and not this_round.is_last
+    return max(experiment.evaluation.networks, experiment.source.n_members if scores else 1)
+
+
+def evaluated_module(
+    this_round: Round, module: SegmentationModule, members: tuple[torch.nn.Module, ...]
+) -> SegmentationModule:
+    """The module around what is evaluated, by ``evaluation.networks``."""
+    experiment = this_round.experiment
+    n_evaluated = experiment.evaluation.networks
+    if n_evaluated == 1:
+        return module
+    networks = (module.network, *members)[:n_evaluated]
+    return experiment.make_module(MeanPrediction(networks), experiment.round_recipe)
 
 
 def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
@@ -85,11 +106,10 @@ def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
 
 
 def train_member(this_round: Round, member: int) -> torch.nn.Module:
-    """Train one more member of an ensemble, which only scores; its weights come in eval mode.
+    """Train one more member of an ensemble; its weights come in eval mode.
 
     Its first weights, batches, augmentation and dropout have seeds of their own; all else is as for
-    the round's first network. It starts from scratch whatever the plan's ``round_start``: members
-    that continue from each other's past would agree more than they should.
+    the round's first network. Where rounds continue, it continues from its own weights.
 
     Args:
         this_round: the round; a member that is trained already is loaded.
@@ -98,15 +118,20 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
     experiment, stages, number = this_round.experiment, this_round.stages, this_round.number
     data, n_steps = experiment.data, experiment.steps_per_round
     name, stage = member_name(member), f"member_{member}"
-    module = experiment.make_module(new_network(experiment, member), experiment.round_recipe)
+    module = experiment.make_module(start_network(this_round, member), experiment.round_recipe)
     if stage not in stages:
         draw_seed = this_round.seed(f"member/{member}")
         data.start_round(this_round.parts_with_repeats, number, n_steps, draw_seed)
-        title = f"member {member}/{experiment.source.n_members}"
+        title = f"member {member}/{n_networks(this_round)}"
         training = round_training(this_round, name, title, n_steps)
         with interruption.delayed():
             result = training.fit(module, data, this_round.seed(f"training/{member}"))
-            stages.finish(stage, checkpoints(name), **result)
+            names = [name]
+            if kept_for_next(experiment.plan) == LAST:
+                names.append(member_name(member, LAST))
+                last = this_round.folder / f"{names[-1]}.ckpt"
+                training.trainer.save_checkpoint(last, weights_only=True)
+            stages.finish(stage, checkpoints(*names), **result)
         training.checkpoint.delete()
     load_weights(module.network, this_round.folder / f"{name}.ckpt")
     return module.network.eval()

@@ -451,7 +451,10 @@ def check_same_evaluation(first: Run, run: Run) -> None:
     Raises:
         ConfigError: naming the setting of ``evaluation`` in which they differ.
     """
-    ours, theirs = (dict(_flat(r.config.get("evaluation") or {})) for r in (first, run))
+    # runs of earlier versions have no setting for what was always one network
+    ours, theirs = (
+        {"networks": 1} | dict(_flat(r.config.get("evaluation") or {})) for r in (first, run)
+    )
     for name in sorted({*ours, *theirs}):
         values = [str(settings.get(name, "not there")) for settings in (ours, theirs)]
         if values[0] != values[1]:

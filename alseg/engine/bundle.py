@@ -28,6 +28,7 @@ from alseg.networks.committee import reported_network
 from alseg.run.measure import TEST, validation_of
 from alseg.system.console import say
 from alseg.system.files import replacing, write_atomically
+from alseg.training.evaluation import GRID
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -292,7 +293,9 @@ def readme(run: TrainedRun) -> str:
         name=run.task.name,
         round=run.round_number,
         labelled=row["labelled"],
+        where="on the preprocessed grid" if run.space == GRID else "in the files of the images",
         dice=", ".join(known),
+        of_several=OF_SEVERAL.format(run.n_evaluated) if run.n_evaluated > 1 else "",
         classes=classes,
         files=files,
         version=__version__,
@@ -309,10 +312,11 @@ def license_note(run: TrainedRun) -> str:
     )
 
 
+OF_SEVERAL = " That is of the mean prediction of {} networks, the first of which is here."
 README = """# {name}
 
 The network of round {round} of a run of alseg {version}, trained on {labelled} annotated volumes.
-Mean foreground Dice, on the preprocessed grid: {dice}. It is not a medical device.
+Mean foreground Dice, {where}: {dice}.{of_several} It is not a medical device.
 
 Classes:
 

@@ -1,4 +1,4 @@
-"""What the network of a round makes of a case of its own run, on the image's grid."""
+"""What a round makes of a case of its own run, on the image's grid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def segmented(run: TrainedRun, task: Task, case_id: str) -> Tensor:
     """Segment a case, on the CPU; nothing is written.
 
     Args:
-        run: gives the network.
+        run: gives the network, or several whose mean prediction it is.
         task: the data set of the run.
         case_id: the case.
 
@@ -44,5 +44,5 @@ def segmented(run: TrainedRun, task: Task, case_id: str) -> Tensor:
     entry = preprocessed(run, task, case_id)
     inferer, _ = build_inferers(run.config)
     with torch.inference_mode():
-        probabilities = plain_pass(run.network, entry["image"].unsqueeze(0), inferer)
+        probabilities = plain_pass(run.evaluated, entry["image"].unsqueeze(0), inferer)
     return classes_on_source_grid(probabilities, entry)

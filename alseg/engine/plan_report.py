@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alseg.active.plan import Plan as Rounds
 from alseg.config.build import (
+    build_evaluation,
     build_inferers,
     build_network,
     build_plan,
@@ -85,6 +86,7 @@ def report_plan(config: DictConfig) -> None:
     plan = plan_of(config, Path.cwd(), unlabelled=True, task=task)
     config = filled(config, plan, "the plan")
     check_crop_ratios(config.data.get("crop_ratios"), task.classes)
+    n_networks = build_evaluation(config, task).networks
     say(as_yaml(plan).rstrip())
     shape = build_plan(config).unit_shape
     if shape.is_region:
@@ -92,20 +94,21 @@ def report_plan(config: DictConfig) -> None:
         say(f"# {region_sizes(shape, task, cases)}")
     if config.measure:
         with TemporaryDirectory() as cache:
-            print_costs(config, costs_of(config, task, Path(cache)))
+            print_costs(config, costs_of(config, task, Path(cache)), n_networks)
     if config.save is not None:
         write_plan(Path(config.save), plan)
         say(f"# written to {config.save}; use it with data.plan={config.save}")
 
 
-def print_costs(config: DictConfig, costs: Costs) -> None:
+def print_costs(config: DictConfig, costs: Costs, n_networks: int) -> None:
     """Print the costs as comments, so that what is printed can be kept as a plan."""
     where = "of the GPU's memory" if costs.on_gpu else "of memory, the whole process"
     n_steps = config.steps_per_round
+    each = f", and {n_networks} networks a round" if n_networks > 1 else ""
     say(f"# Measured on {costs.hardware}:")
     say(
         f"# {costs.seconds_a_step:.3f} s a step, {duration(costs.seconds_a_step * n_steps)} for "
-        f"the {n_steps} steps of a round; {costs.seconds_a_volume:.2f} s to segment a volume"
+        f"the {n_steps} steps of a round{each}; {costs.seconds_a_volume:.2f} s to segment a volume"
     )
     say(f"# {costs.peak_bytes / 2**30:.2f} GiB {where}")
 

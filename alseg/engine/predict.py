@@ -104,7 +104,7 @@ class Job(ScanJob):
     def network_hash(self) -> str:
         """Changes whenever the network or what is asked of it does."""
         members = self.run.member_checkpoints() if self.passes else ()
-        checksums = [checksum_of(path) for path in (self.run.checkpoint, *members)]
+        checksums = [checksum_of(path) for path in (*self.run.evaluated_checkpoints(), *members)]
         names = ("inferer", "scoring_inferer", "preprocess")
         settings = [OmegaConf.to_container(self.run.config.data[name]) for name in names]
         source = OmegaConf.to_container(self.run.config.uncertainty)
@@ -169,6 +169,7 @@ class Predictor(ScanModule):
     def __init__(self, job: Job, table: PredictionTable, n_before: int) -> None:
         super().__init__(job, Meter("segmenting", "scan", len(job.task.cases), done=n_before))
         self.table = table
+        self.evaluated = job.run.evaluated
         self.members = job.run.members() if job.passes else ()
         if job.passes:
             job.run.source.check(self.network)
@@ -180,7 +181,7 @@ class Predictor(ScanModule):
         job.check_place(case_id, self.table)
         entry, source = batch["entry"], job.task.cases[case_id].images[0]
         image = entry["image"].unsqueeze(0)  # [1, channels, D, H, W]
-        probabilities = plain_pass(self.network, image, self.inferer)
+        probabilities = plain_pass(self.evaluated, image, self.inferer)
         classes = classes_on_source_grid(probabilities, entry)
         statistics = single_pass(probabilities)
         if job.passes:

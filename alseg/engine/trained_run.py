@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from alseg.core.errors import (
     check_whole_number,
 )
 from alseg.data.task import Task
+from alseg.networks.mean_prediction import MeanPrediction
 from alseg.run.folder import CONFIG_FILE, TASK_FILE, round_folder
 from alseg.run.stages import check_unchanged, evaluated_columns
 from alseg.run.state import RunState
@@ -32,6 +34,7 @@ from alseg.scoring.scorer import Scoring
 from alseg.scoring.sources import UncertaintySource
 from alseg.strategies.strategy import Strategy
 from alseg.system.files import read_json, write_json
+from alseg.training.evaluation import GRID
 from alseg.training.fit import BEST, load_weights, member_name
 
 
@@ -69,9 +72,7 @@ class TrainedRun:
         Raises:
             ConfigError: if the round has trained none.
         """
-        numbers = range(2, self.source.n_members + 1)
-        folder = round_folder(self.folder, self.round_number)
-        paths = tuple(folder / f"{member_name(number)}.ckpt" for number in numbers)
+        paths = self._further_checkpoints(self.source.n_members)
         if missing := [path for path in paths if not path.is_file()]:
             raise ConfigError(
                 f"there is no {missing[0]}: the members of an ensemble are trained in rounds that "
@@ -82,8 +83,42 @@ class TrainedRun:
 
     def members(self) -> tuple[torch.nn.Module, ...]:
         """The further members of an ensemble, in eval mode."""
+        return self._networks(self.member_checkpoints())
+
+    @property
+    def space(self) -> str:
+        """Where its Dice was taken; runs of earlier versions know the preprocessed grid only."""
+        space: str = OmegaConf.select(self.config, "evaluation.space", default=GRID)
+        return space
+
+    @property
+    def n_evaluated(self) -> int:
+        """How many networks the Dice of a round is of; runs of earlier versions have one."""
+        n_networks: int = OmegaConf.select(self.config, "evaluation.networks", default=1)
+        return n_networks
+
+    def evaluated_checkpoints(self) -> tuple[Path, ...]:
+        """The weights of all networks that the Dice of the round is of."""
+        return (self.checkpoint, *self._further_checkpoints(self.n_evaluated))
+
+    @cached_property
+    def evaluated(self) -> torch.nn.Module:
+        """What the Dice of the round is of, in eval mode: its network, or the mean of several.
+
+        Raises:
+            DataError: if weights are missing, damaged or were changed.
+        """
+        further = self._networks(self._further_checkpoints(self.n_evaluated))
+        return MeanPrediction((self.network, *further)).eval() if further else self.network
+
+    def _further_checkpoints(self, n_networks: int) -> tuple[Path, ...]:
+        folder = round_folder(self.folder, self.round_number)
+        numbers = range(2, n_networks + 1)
+        return tuple(folder / f"{member_name(number)}.ckpt" for number in numbers)
+
+    def _networks(self, checkpoints: Collection[Path]) -> tuple[torch.nn.Module, ...]:
         make_network = build_network(self.config, self.task)
-        return tuple(_with_weights(make_network(), path) for path in self.member_checkpoints())
+        return tuple(_with_weights(make_network(), path) for path in checkpoints)
 
     def own_strategy(self, trusted_packages: Collection[str] = ()) -> Strategy:
         """The strategy of the run.

@@ -1,4 +1,4 @@
-"""How networks are evaluated: on which grid, by which metrics, and what an absent class counts."""
+"""How rounds are evaluated: by which networks, on which grid, and by which metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from alseg.core.errors import ConfigError, check_choice, check_number, nearest
+from alseg.core.errors import (
+    ConfigError,
+    check_choice,
+    check_number,
+    check_whole_number,
+    nearest,
+)
 from alseg.core.metric_names import DICE, TITLES
 
 SOURCE, GRID = "source", "grid"
@@ -23,6 +29,7 @@ class Evaluation:
         tolerance_mm: of the surface Dice: a number, or one for each foreground class by name.
         absent: what a class counts that a case's reference does not have: ``nan``, nothing, or
             ``zero``, the worst value if the prediction has it and the best if not.
+        networks: how many a round trains, by seeds of their own, to evaluate their mean prediction.
 
     Raises:
         ConfigError: naming the first setting that cannot be used.
@@ -32,6 +39,7 @@ class Evaluation:
     metrics: Sequence[str] = (DICE,)
     tolerance_mm: float | Mapping[str, float] = 2.0
     absent: str = NAN
+    networks: int = 1
 
     def __post_init__(self) -> None:
         check_choice("evaluation.space", self.space, (SOURCE, GRID))
@@ -39,6 +47,7 @@ class Evaluation:
         if isinstance(self.absent, float) and math.isnan(self.absent):
             object.__setattr__(self, "absent", NAN)
         check_choice("evaluation.absent", self.absent, (NAN, ZERO))
+        check_whole_number("evaluation.networks", self.networks, at_least=1)
         object.__setattr__(self, "metrics", known_metrics(self.metrics))
         if isinstance(self.tolerance_mm, Mapping):
             for name, tolerance in self.tolerance_mm.items():

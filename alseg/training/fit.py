@@ -113,9 +113,9 @@ class Training:
         return path
 
 
-def member_name(member: int) -> str:
-    """The name of the best weights of an ensemble's member, from 2 on."""
-    return f"{BEST}_member_{member}"
+def member_name(member: int, name: str = BEST) -> str:
+    """The name of a checkpoint of an ensemble's member; the first is the round's own network."""
+    return name if member == 1 else f"{name}_member_{member}"
 
 
 def checkpoints(*names: str) -> tuple[str, ...]:

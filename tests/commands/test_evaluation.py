@@ -11,10 +11,13 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from alseg.run.state import RunState
+from alseg.system.files import read_tensors
 from alseg.tracking.record import metric_name
-from tests.conftest import Outcome, write_msd
+from alseg.training.fit import load_weights
+from tests.conftest import Outcome, are_equal, write_msd
 from tests.data.nnunet_with_ignore import write
 
 Train = Callable[..., Outcome]
@@ -246,6 +249,7 @@ MIXTURES = {
     "repeat": ("pool.repeat_uncertain=true",),
     "ensemble": ("uncertainty=ensemble", "strategy=bald"),
     "committee": ("uncertainty=svgd", "strategy=bald"),
+    "networks": ("evaluation.networks=2",),
 }  # fmt: skip
 
 
@@ -326,6 +330,70 @@ def test_a_run_is_resumed_with_the_same_evaluation_only(train: Train) -> None:
     refused = train("evaluation.space=grid", smoke=False, resume=folder)
     assert refused.exit_code == 2
     assert "evaluation.space: source -> grid" in refused.err
+
+
+def test_the_mean_prediction_of_networks_changes_the_dice_and_nothing_else(train: Train) -> None:
+    settings = ("strategy=variance", "pictures=0", "pool.rounds=2", "round_start=continue")
+    one = train(*settings)
+    two = train(*settings, "evaluation.networks=2")
+    assert two.exit_code == 0, two.err
+    ours, theirs = (RunState.load(outcome.folder) for outcome in (one, two))
+    assert ours.pool == theirs.pool  # scored by the round's own network, as without the second
+    for mine, other in zip(ours.history, theirs.history, strict=True):
+        assert mine["test_dice"] != other["test_dice"]
+        assert mine["foreground_voxels"] == other["foreground_voxels"]
+    for number in (1, 2):  # the last round evaluates them as well
+        best = f"rounds/round_{number:02d}/best"
+        assert (two.folder / f"{best}_member_2.ckpt").is_file()
+        weights = [
+            read_tensors(folder / f"{name}.ckpt")["state_dict"]
+            for folder, name in (
+                (one.folder, best), (two.folder, best), (two.folder, f"{best}_member_2"),
+            )
+        ]  # fmt: skip
+        assert are_equal(weights[0], weights[1])
+        assert not are_equal(weights[1], weights[2])
+
+
+def test_each_network_continues_from_its_own_weights(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def spy(network: torch.nn.Module, checkpoint: Path) -> None:
+        loaded.append("/".join(checkpoint.parts[-2:]))
+        load_weights(network, checkpoint)
+
+    monkeypatch.setattr("alseg.active.round_networks.load_weights", spy)
+    settings = ("strategy=random", "pictures=0", "pool.rounds=2", "evaluation.networks=2")
+    for start, name in (("continue", "best"), ("continue_last", "last"), ("scratch", "")):
+        loaded.clear()
+        outcome = train(*settings, f"round_start={start}")
+        assert outcome.exit_code == 0, outcome.err
+        expected = [f"round_01/{name}.ckpt", f"round_01/{name}_member_2.ckpt"]
+        assert loaded == (expected if name else [])
+
+
+def test_runs_of_one_and_of_several_networks_are_not_compared(
+    train: Train, tmp_path: Path, call_entry_point: Callable[..., tuple[int, str, str]]
+) -> None:
+    from alseg.compare import main
+
+    settings = ("strategy=random", "pictures=0")
+    runs = tmp_path / "runs"
+    one = train(*settings, folder=runs / "one")
+    train(*settings, "seed=2", folder=runs / "two")
+    config = one.folder / "config.yaml"
+    text = config.read_text()
+    assert "  networks: 1\n" in text
+    config.write_text(text.replace("  networks: 1\n", ""))  # as earlier versions left it
+    compare = (str(runs), "--output", str(tmp_path / "page"))
+    exit_code, out, err = call_entry_point(main, *compare)
+    assert exit_code == 0, out + err
+    train(*settings, "seed=3", "evaluation.networks=2", folder=runs / "three")
+    exit_code, _, err = call_entry_point(main, *compare)
+    assert exit_code == 2
+    assert "evaluation.networks" in err.replace("\n", " ")
 
 
 def test_a_sheared_file_has_no_surface_distances(train: Train, tmp_path: Path) -> None:

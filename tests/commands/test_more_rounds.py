@@ -36,6 +36,7 @@ RUNS = {
     "slices": ("strategy=kmeans_bald", *SLICES),
     "a few candidates": ("strategy=entropy", "pool.candidates=2"),
     "repeats": ("strategy=entropy", "pool.repeat_uncertain=true", "pool.query_size=4"),
+    "networks": ("strategy=entropy", "round_start=continue_last", "evaluation.networks=2"),
     "two stages": ("strategy=random", "semi_supervised=pseudo_label", "steps_per_round=2"),
 }
 
@@ -91,6 +92,13 @@ def test_more_rounds_end_as_if_they_had_been_wanted_from_the_beginning(
     "settings",
     [
         ("strategy=bald", "uncertainty=ensemble", "uncertainty.n_members=2"),
+        (
+            "strategy=bald",
+            "uncertainty=ensemble",
+            "uncertainty.n_members=3",
+            "evaluation.networks=2",
+            "round_start=continue",
+        ),
         ("strategy=entropy", "data/splits=annotated", "validation=cross"),
     ],
 )

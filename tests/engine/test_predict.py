@@ -539,6 +539,29 @@ def test_on_hippocampus_the_dice_is_that_of_the_run(
     assert np.mean(found) == pytest.approx(noted, abs=1e-6)
 
 
+def test_the_mean_prediction_of_networks_is_what_the_run_reports(
+    predict: Predict, data: Path, shared: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run_smoke(run, shared, "strategy=random", "pool.rounds=1", "evaluation.networks=2")
+    cases = pd.read_csv(run / "rounds/round_01/cases.csv").query("part == 'test'")
+    images = tmp_path / "held_out"
+    images.mkdir()
+    for case_id in cases["case_id"]:
+        (images / f"{case_id}.nii.gz").symlink_to(data / f"imagesTr/{case_id}.nii.gz")
+    done = predict(of=run, images=images)
+    assert done.exit_code == 0, done.err
+    for _, row in cases.iterrows():
+        name = f"{row['case_id']}.nii.gz"
+        p, t = (voxels(folder / name) == 1 for folder in (done.folder, data / "labelsTr"))
+        dice = 2 * (p & t).sum() / (p.sum() + t.sum())
+        assert dice == pytest.approx(row["dice_liver"], abs=1e-6)
+    (run / "rounds/round_01/best_member_2.ckpt").unlink()
+    refused = predict(of=run, images=images, output="without")
+    assert refused.exit_code == 2
+    assert "best_member_2.ckpt: the round's weights have been removed" in refused.err
+
+
 def test_scans_in_folders_with_long_names_are_segmented(
     predict: Predict, scans: Path, tmp_path: Path
 ) -> None:
