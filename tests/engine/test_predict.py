@@ -519,24 +519,27 @@ def test_on_hippocampus_the_dice_is_that_of_the_run(
         "trainer=cpu", "tracking=none", f"output_dir={tmp_path}",
     ]  # fmt: skip
     train(composed(overrides), run, overrides)
-    cases = pd.read_csv(run / "rounds/round_01/cases.csv").query("part == 'test'")
-    images = tmp_path / "held_out"
-    images.mkdir()
-    for case_id in cases["case_id"]:
-        (images / f"{case_id}.nii.gz").symlink_to(hippocampus / f"imagesTr/{case_id}.nii.gz")
-    done = predict(of=run, images=images)
+    cases = held_out_cases(run, hippocampus, tmp_path / "held_out")
+    done = predict(of=run, images=tmp_path / "held_out")
     assert done.exit_code == 0, done.err
     noted = pd.read_csv(run / "metrics.csv")["test_dice"][0]
-    found = []
-    for value in (1, 2):
-        by_case = []
-        for name in (f"{case_id}.nii.gz" for case_id in cases["case_id"]):
-            p, t = (
-                voxels(folder / name) == value for folder in (done.folder, hippocampus / "labelsTr")
-            )
-            by_case.append(2 * (p & t).sum() / (p.sum() + t.sum()))
-        found.append(np.mean(by_case))
+    folders = done.folder, hippocampus / "labelsTr"
+    found = [np.mean([dice(*folders, i, value) for i in cases["case_id"]]) for value in (1, 2)]
     assert np.mean(found) == pytest.approx(noted, abs=1e-6)
+
+
+def held_out_cases(run: Path, data: Path, folder: Path) -> pd.DataFrame:
+    """The test cases of a run's first round; links to their images are made in a folder."""
+    cases = pd.read_csv(run / "rounds/round_01/cases.csv").query("part == 'test'")
+    folder.mkdir()
+    for case_id in cases["case_id"]:
+        (folder / f"{case_id}.nii.gz").symlink_to(data / f"imagesTr/{case_id}.nii.gz")
+    return cases
+
+
+def dice(segmented: Path, labels: Path, case_id: str, value: int) -> float:
+    p, t = (voxels(folder / f"{case_id}.nii.gz") == value for folder in (segmented, labels))
+    return float(2 * (p & t).sum() / (p.sum() + t.sum()))
 
 
 def test_the_mean_prediction_of_networks_is_what_the_run_reports(
@@ -544,18 +547,12 @@ def test_the_mean_prediction_of_networks_is_what_the_run_reports(
 ) -> None:
     run = tmp_path / "run"
     run_smoke(run, shared, "strategy=random", "pool.rounds=1", "evaluation.networks=2")
-    cases = pd.read_csv(run / "rounds/round_01/cases.csv").query("part == 'test'")
     images = tmp_path / "held_out"
-    images.mkdir()
-    for case_id in cases["case_id"]:
-        (images / f"{case_id}.nii.gz").symlink_to(data / f"imagesTr/{case_id}.nii.gz")
+    cases = held_out_cases(run, data, images)
     done = predict(of=run, images=images)
     assert done.exit_code == 0, done.err
-    for _, row in cases.iterrows():
-        name = f"{row['case_id']}.nii.gz"
-        p, t = (voxels(folder / name) == 1 for folder in (done.folder, data / "labelsTr"))
-        dice = 2 * (p & t).sum() / (p.sum() + t.sum())
-        assert dice == pytest.approx(row["dice_liver"], abs=1e-6)
+    found = [dice(done.folder, data / "labelsTr", case_id, 1) for case_id in cases["case_id"]]
+    assert found == pytest.approx(cases["dice_liver"].tolist(), abs=1e-6)
     (run / "rounds/round_01/best_member_2.ckpt").unlink()
     refused = predict(of=run, images=images, output="without")
     assert refused.exit_code == 2
