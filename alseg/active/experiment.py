@@ -16,7 +16,7 @@ from alseg.active.plan import Plan
 from alseg.active.proxy_settings import Proxy
 from alseg.active.pseudo_labels import SemiSupervised
 from alseg.active.region_units import RegionUnits
-from alseg.core.errors import check_choice, check_number, check_whole_number
+from alseg.core.errors import ConfigError, check_choice, check_number, check_whole_number
 from alseg.data.datamodule import PoolDataModule
 from alseg.data.folds import CrossValidation
 from alseg.data.similarity import LabelledSimilarity
@@ -25,6 +25,7 @@ from alseg.oracles.base import Oracle
 from alseg.oracles.costs import AnnotationCost, Effort
 from alseg.run.folder import round_folder
 from alseg.scoring.sources import UncertaintySource
+from alseg.scoring.svgd import SVGD
 from alseg.strategies.regions import looks_at_regions
 from alseg.strategies.strategy import Strategy
 from alseg.tracking.tracker import Trackers
@@ -111,6 +112,28 @@ class Experiment:
             )
         check_number("target_dice", self.target_dice, above=0, at_most=1, or_null=True)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NON_FINITE)
+        self.check_networks()
+
+    def check_networks(self) -> None:
+        """Check that the mean prediction of several networks goes with how a round trains.
+
+        Raises:
+            ConfigError: naming what it does not go with.
+        """
+        if self.evaluation.networks == 1:
+            return
+        if self.cross_validation is not None:
+            other = "validation=cross, where one network a fold judges the fold's cases"
+        elif self.semi_supervised is not None:
+            other = "semi_supervised, whose second stage the round's first network has only"
+        elif isinstance(self.source, SVGD):
+            other = "uncertainty=svgd, whose networks are trained as one"
+        else:
+            return
+        raise ConfigError(
+            f"evaluation.networks is {self.evaluation.networks}, which does not go with {other}; "
+            "leave it at 1"
+        )
 
     @property
     def regions(self) -> RegionUnits | None:

@@ -95,7 +95,7 @@ def warn_of_unlearned_classes(this_round: Round, validation: CaseMetrics) -> Non
     for (name, dice), n_holding in zip(best.items(), held, strict=True):
         if dice < UNLEARNED_DICE and n_holding:
             log.warning(
-                f"{this_round.title} · the network finds {name} in no validation case (Dice at "
+                f"{this_round.title} · {name} is found in no validation case (Dice at "
                 f"most {dice:.3f}), though it is in {n_holding} of "
                 f"{counted(len(labelled), 'labelled training case')}; more steps_per_round or "
                 "another seed may help"

@@ -71,6 +71,8 @@ def run_rounds(experiment: Experiment, state: RunState) -> RunState:
             "no longer bit-identical to those of an uninterrupted run"
         )
     state = replace(state, hardware=experiment.hardware)
+    if (n_networks := experiment.evaluation.networks) > 1:
+        log.info(f"a round trains {n_networks} networks, and Dice is of their mean prediction")
     status, reason = "FAILED", ""
     try:
         with interruption.delayed():

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 from alseg.active.experiment import Experiment
 from alseg.active.plan import Plan
 from alseg.active.round import Round
+from alseg.core.errors import ConfigError
 from alseg.core.seeding import seed_for
 from alseg.run.stages import check_unchanged
 from alseg.training.callbacks.checkpoints import BestWeights, TrainingCheckpoint
@@ -54,6 +55,12 @@ def start_network(this_round: Round, member: int = 1) -> torch.nn.Module:
     if plan.round_start != "scratch" and this_round.number > 1:
         name = member_name(member, kept_for_next(plan))
         checkpoint = experiment.round_folder(this_round.number - 1) / f"{name}.ckpt"
+        if member > 1 and not checkpoint.is_file():
+            raise ConfigError(
+                f"there is no {checkpoint}, from which network {member} of {this_round.title} is "
+                "to continue: that round has trained fewer networks; go on with as many, or start "
+                "another run"
+            )
         check_unchanged(checkpoint)
         load_weights(network, checkpoint)
     return network

@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 
 from alseg.comparison.budget import annotated, budget_label, read_off
+from alseg.core.earlier_settings import with_as_before
 from alseg.core.errors import ConfigError, DataError
 from alseg.core.metric_names import DICE
 from alseg.core.pool import Pool
@@ -451,16 +452,14 @@ def check_same_evaluation(first: Run, run: Run) -> None:
     Raises:
         ConfigError: naming the setting of ``evaluation`` in which they differ.
     """
-    # runs of earlier versions have no setting for what was always one network
-    ours, theirs = (
-        {"networks": 1} | dict(_flat(r.config.get("evaluation") or {})) for r in (first, run)
-    )
+    settings = ({"evaluation": r.config.get("evaluation") or {}} for r in (first, run))
+    ours, theirs = (with_as_before(dict(_flat(each))) for each in settings)
     for name in sorted({*ours, *theirs}):
         values = [str(settings.get(name, "not there")) for settings in (ours, theirs)]
         if values[0] != values[1]:
             raise ConfigError(
                 f"runs that are evaluated in two ways cannot be compared: {first.folder} has "
-                f"evaluation.{name} {values[0]}, {run.folder} has {values[1]}"
+                f"{name} {values[0]}, {run.folder} has {values[1]}"
             )
 
 

@@ -58,8 +58,6 @@ from alseg.networks.dropout import drop_no_logits
 from alseg.networks.dropout_placement import place_dropout
 from alseg.oracles.base import Oracle
 from alseg.oracles.costs import NAMES, AnnotationCost, Effort, cost_by
-from alseg.scoring.sources import UncertaintySource
-from alseg.scoring.svgd import SVGD
 from alseg.strategies.strategy import Strategy
 from alseg.system.distributed import rank
 from alseg.system.secrets import kept_settings
@@ -97,7 +95,6 @@ def build(config: DictConfig, folder: Path) -> Experiment:
     check_units(plan, strategy, semi_supervised, oracle, data, cross_validation)
     check_validation(cross_validation, plan, data.splits, semi_supervised)
     check_distances(evaluation, task, data.splits, cross_validation)
-    check_networks(evaluation, source, cross_validation, semi_supervised)
     of_regions = plan.unit_shape.is_region
     check_losses(recipe.loss, source.loss, task, partly=of_regions)
     if strategy.needs_passes or semi_supervised is not None:
@@ -204,33 +201,6 @@ def check_distances(
         image = task.cases[case_id].images[0]
         header = read_header(image)
         VoxelSize.of(torch.from_numpy(header.affine), header.shape[:3], str(image))
-
-
-def check_networks(
-    evaluation: Evaluation,
-    source: UncertaintySource,
-    cross_validation: CrossValidation | None,
-    semi_supervised: SemiSupervised | None,
-) -> None:
-    """Check that the mean prediction of several networks goes with how a round trains.
-
-    Raises:
-        ConfigError: naming what it does not go with.
-    """
-    if evaluation.networks == 1:
-        return
-    if cross_validation is not None:
-        other = "validation=cross, where one network a fold judges the fold's cases"
-    elif semi_supervised is not None:
-        other = "semi_supervised, whose second stage the round's first network has only"
-    elif isinstance(source, SVGD):
-        other = "uncertainty=svgd, whose networks are trained as one"
-    else:
-        return
-    raise ConfigError(
-        f"evaluation.networks is {evaluation.networks}, which does not go with {other}; leave it "
-        "at 1"
-    )
 
 
 def build_strategy(config: DictConfig) -> Strategy:

@@ -104,11 +104,13 @@ def print_costs(config: DictConfig, costs: Costs, n_networks: int) -> None:
     """Print the costs as comments, so that what is printed can be kept as a plan."""
     where = "of the GPU's memory" if costs.on_gpu else "of memory, the whole process"
     n_steps = config.steps_per_round
-    each = f", and {n_networks} networks a round" if n_networks > 1 else ""
+    each = f", of each of {n_networks} networks" if n_networks > 1 else ""
+    a_round = costs.seconds_a_step * n_steps * n_networks
+    a_volume = costs.seconds_a_volume * n_networks
     say(f"# Measured on {costs.hardware}:")
     say(
-        f"# {costs.seconds_a_step:.3f} s a step, {duration(costs.seconds_a_step * n_steps)} for "
-        f"the {n_steps} steps of a round{each}; {costs.seconds_a_volume:.2f} s to segment a volume"
+        f"# {costs.seconds_a_step:.3f} s a step, {duration(a_round)} for the {n_steps} steps of a "
+        f"round{each}; {a_volume:.2f} s to segment a volume"
     )
     say(f"# {costs.peak_bytes / 2**30:.2f} GiB {where}")
 

@@ -10,10 +10,11 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
@@ -44,6 +45,8 @@ from alseg.config.settings import (
 )
 from alseg.config.trust import check_targets, untrusted
 from alseg.core.area_under_curve import area_under_budget_curve
+from alseg.core.counts import counted
+from alseg.core.earlier_settings import with_as_before
 from alseg.core.errors import (
     ConfigError,
     DataError,
@@ -326,9 +329,11 @@ def resume_run(
     check_targets(
         OmegaConf.to_container(config, resolve=True), source=folder / CONFIG_FILE, named=trusted
     )
+    settings = [with_as_before(result_settings(each)) for each in (saved, config)]
+    changes = differences(*settings)
     if state is not None:
         check_unit(saved, config)
-    changes = differences(result_settings(saved), result_settings(config))
+        check_evaluation(state, *settings)
     if state is not None and state.config_hash != config_hash(saved):
         changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
     if changes and not force:
@@ -366,6 +371,28 @@ def check_unit(saved: DictConfig, config: DictConfig) -> None:
         raise ConfigError(
             f"pool.unit: {before} -> {now}: what is annotated has been counted in "
             f"{PLURALS[before]}; start another run for pool.unit={now}"
+        )
+
+
+def check_evaluation(state: RunState, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a run goes on to evaluate its rounds as it has so far.
+
+    Args:
+        state: of the run.
+        before: its settings, by dotted names.
+        now: those that it is to go on with.
+
+    Raises:
+        ConfigError: if rounds are finished and the next ones would be evaluated in another way.
+    """
+    ours, theirs = (
+        {name: value for name, value in settings.items() if name.startswith("evaluation.")}
+        for settings in (before, now)
+    )
+    if state.history and (changes := differences(ours, theirs)):
+        raise ConfigError(
+            f"{'; '.join(changes)}: the Dice of {counted(state.finished_rounds, 'round')} that "
+            "the run has finished would not be comparable with the next; start another run for it"
         )
 
 

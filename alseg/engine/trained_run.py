@@ -17,6 +17,7 @@ from alseg.config.composition import instantiate
 from alseg.config.earlier_versions import check_moved
 from alseg.config.settings import config_hash, flat, load_config
 from alseg.config.trust import check_targets
+from alseg.core.earlier_settings import AS_BEFORE
 from alseg.core.errors import (
     ConfigError,
     DataError,
@@ -94,7 +95,8 @@ class TrainedRun:
     @property
     def n_evaluated(self) -> int:
         """How many networks the Dice of a round is of; runs of earlier versions have one."""
-        n_networks: int = OmegaConf.select(self.config, "evaluation.networks", default=1)
+        name = "evaluation.networks"
+        n_networks: int = OmegaConf.select(self.config, name, default=AS_BEFORE[name])
         return n_networks
 
     def evaluated_checkpoints(self) -> tuple[Path, ...]:

@@ -35,7 +35,7 @@ def test_a_class_that_is_labelled_and_never_found_is_told(
 ) -> None:
     held = [[True, True], [True, False], [True, False]]
     text = told(caplog, [[0.8, 0.004], [0.7, 0.0], [0.7, np.nan]], held)
-    assert "round 1/3 · the network finds tumour in no validation case (Dice at most 0.004)" in text
+    assert "round 1/3 · tumour is found in no validation case (Dice at most 0.004)" in text
     assert "it is in 1 of 3 labelled training cases" in text
     assert "liver" not in text
     assert told(caplog, [[0.8, 0.0], [0.7, 0.1]], held) == ""  # it is found in one

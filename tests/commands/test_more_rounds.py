@@ -14,13 +14,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from alseg.comparison.runs import gather_runs
+from alseg.config.composition import composed
 from alseg.core.errors import ConfigError
+from alseg.engine.runs import train
 from alseg.run.state import RunState
 from alseg.system.files import read_json, read_tensors
 from alseg.training.module import SegmentationModule
 from tests.conftest import Outcome, are_equal
+from tests.run_folders import settle
 from tests.smoke_runs import resume_smoke, run_smoke
 from tests.tracking.builders import history, stored_runs
 
@@ -240,6 +244,11 @@ def test_finished_rounds_stay_as_they_are_whatever_else_is_changed(
             ("pool.rounds=2", "pool.unit=slice", "pool.patch_voxels=null"),
             "pool.unit: patch -> slice: what is annotated has been counted in patches",
         ),
+        (
+            ("strategy=random",),
+            ("pool.rounds=2", "evaluation.networks=2"),
+            "evaluation.networks: 1 -> 2: the Dice of 1 round that the run has finished would not",
+        ),
     ],
 )
 def test_what_would_not_go_on_as_the_same_run_is_refused(
@@ -257,6 +266,29 @@ def test_what_would_not_go_on_as_the_same_run_is_refused(
         (tmp_path / name).read_text() for name in ("state.json", "config.yaml", "start.json")
     ]
     resume_smoke(tmp_path)  # as it was
+
+
+def test_a_network_that_has_no_past_does_not_continue(shared: Path, tmp_path: Path) -> None:
+    ensemble = ("strategy=bald", "uncertainty=ensemble", "round_start=continue")
+    run_smoke(tmp_path, shared, *QUICK[:2], *ensemble, "uncertainty.n_members=2", "pool.rounds=2")
+    message = r"best_member_3\.ckpt, from which network 3 of round 2/3 is to continue"
+    with pytest.raises(ConfigError, match=message):
+        resume_smoke(tmp_path, ensemble[1], "pool.rounds=3", "uncertainty.n_members=3")
+    state = resume_smoke(tmp_path, ensemble[1], "pool.rounds=3", "uncertainty.n_members=2")
+    assert len(state["history"]) == 3
+
+
+def test_a_run_that_knows_no_number_of_networks_goes_on_with_one(
+    shared: Path, tmp_path: Path
+) -> None:
+    run_smoke(tmp_path, shared, *QUICK, "strategy=random", "pool.rounds=1")
+    config = OmegaConf.load(tmp_path / "config.yaml")
+    del config.evaluation["networks"]  # as an earlier version has left it
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    settle(tmp_path)
+    overrides = ["resume=" + str(tmp_path), "trainer=cpu"]
+    train(composed(overrides), tmp_path, overrides)
+    assert "networks: 1" in (tmp_path / "config.yaml").read_text()
 
 
 def test_a_schedule_over_the_rounds_is_spoken_of_where_it_has_begun(

@@ -145,7 +145,8 @@ def test_a_bundle_has_the_files_of_the_specification(export: Export, run: Path) 
     readme = (done.folder / "docs/README.md").read_text()
     dice = read_json(run / "state.json")["history"][0]["val_dice"]
     assert "The network of round 1 of a run of alseg" in readme
-    assert f"validation {dice:.3f}" in readme
+    assert f"Mean foreground Dice, in the files of the images: validation {dice:.3f}" in readme
+    assert "mean prediction" not in readme
     assert "alseg." not in (done.folder / "configs/inference.json").read_text()
     weights = torch.load(done.folder / "models/model.pt", weights_only=True)
     assert not [name for name in weights if name.startswith(("particles", "network."))]

@@ -20,7 +20,9 @@ import pytest
 import torch
 
 from alseg.config.composition import composed
+from alseg.engine.bundle import readme
 from alseg.engine.runs import train
+from alseg.engine.trained_run import load_trained
 from alseg.system.files import read_json, write_json
 from tests.conftest import Outcome, write_msd
 from tests.run_folders import change_cell
@@ -553,6 +555,8 @@ def test_the_mean_prediction_of_networks_is_what_the_run_reports(
     assert done.exit_code == 0, done.err
     found = [dice(done.folder, data / "labelsTr", case_id, 1) for case_id in cases["case_id"]]
     assert found == pytest.approx(cases["dice_liver"].tolist(), abs=1e-6)
+    assert "with the mean prediction of the 2 networks of round 1" in done.out
+    assert "mean prediction of 2 networks, the first of which is here" in readme(load_trained(run))
     (run / "rounds/round_01/best_member_2.ckpt").unlink()
     refused = predict(of=run, images=images, output="without")
     assert refused.exit_code == 2
