@@ -556,7 +556,9 @@ def test_the_mean_prediction_of_networks_is_what_the_run_reports(
     found = [dice(done.folder, data / "labelsTr", case_id, 1) for case_id in cases["case_id"]]
     assert found == pytest.approx(cases["dice_liver"].tolist(), abs=1e-6)
     assert "with the mean prediction of the 2 networks of round 1" in done.out
-    assert "mean prediction of 2 networks, the first of which is here" in readme(load_trained(run))
+    assert "mean prediction of 2 networks, the first of which is here" in readme(
+        load_trained(str(run))
+    )
     (run / "rounds/round_01/best_member_2.ckpt").unlink()
     refused = predict(of=run, images=images, output="without")
     assert refused.exit_code == 2
