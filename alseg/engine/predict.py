@@ -236,8 +236,9 @@ def report(table: PredictionTable, case_ids: list[str], run: TrainedRun, n_befor
     rows = table.table().set_index("case").loc[case_ids]
     refused = list(rows.index[rows["status"] != DONE])
     n_new = len(rows) - len(refused) - n_before
-    mean = f"the mean prediction of the {run.n_evaluated} networks"
-    networks = mean if run.n_evaluated > 1 else "the network"
+    networks = "the network"
+    if run.n_evaluated > 1:
+        networks = f"the mean prediction of the {run.n_evaluated} networks"
     before = f"; {n_before} were there before" if n_before else ""
     say(
         f"segmented {counted(n_new, 'scan')} with {networks} of round {run.round_number} of "

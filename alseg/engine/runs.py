@@ -10,11 +10,10 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
@@ -329,11 +328,10 @@ def resume_run(
     check_targets(
         OmegaConf.to_container(config, resolve=True), source=folder / CONFIG_FILE, named=trusted
     )
-    settings = [with_as_before(result_settings(each)) for each in (saved, config)]
-    changes = differences(*settings)
+    changes = differences(*(with_as_before(result_settings(each)) for each in (saved, config)))
     if state is not None:
         check_unit(saved, config)
-        check_evaluation(state, *settings)
+        check_evaluation(state, changes)
     if state is not None and state.config_hash != config_hash(saved):
         changes.append(f"{folder / CONFIG_FILE} was changed after the run had started")
     if changes and not force:
@@ -374,22 +372,18 @@ def check_unit(saved: DictConfig, config: DictConfig) -> None:
         )
 
 
-def check_evaluation(state: RunState, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_evaluation(state: RunState, changes: Sequence[str]) -> None:
     """Check that a run goes on to evaluate its rounds as it has so far.
 
     Args:
         state: of the run.
-        before: its settings, by dotted names.
-        now: those that it is to go on with.
+        changes: of its settings, as ``differences`` names them.
 
     Raises:
         ConfigError: if rounds are finished and the next ones would be evaluated in another way.
     """
-    ours, theirs = (
-        {name: value for name, value in settings.items() if name.startswith("evaluation.")}
-        for settings in (before, now)
-    )
-    if state.history and (changes := differences(ours, theirs)):
+    changes = [change for change in changes if change.startswith("evaluation.")]
+    if state.history and changes:
         raise ConfigError(
             f"{'; '.join(changes)}: the Dice of {counted(state.finished_rounds, 'round')} that "
             "the run has finished would not be comparable with the next; start another run for it"
