@@ -6,7 +6,7 @@ import logging
 
 from alseg.active.experiment import Experiment
 from alseg.active.round import has_more, is_to_ask, round_candidates
-from alseg.active.round_networks import fresh_network
+from alseg.active.round_networks import fresh_network, n_networks, past_weights
 from alseg.core.errors import ConfigError, DataError
 from alseg.run.stages import Stages
 from alseg.run.state import RunState
@@ -70,6 +70,22 @@ def check_network(experiment: Experiment, round_number: int) -> None:
             "which is another one than model= and uncertainty= say now: resume with those of the "
             "run, or start another run"
         ) from error
+
+
+def check_members(experiment: Experiment, state: RunState) -> None:
+    """Check that each network of the next round has weights to continue from, if it continues.
+
+    Args:
+        experiment: the parts, as they are to go on.
+        state: of the run, from which it goes on.
+
+    Raises:
+        ConfigError: if the round before has trained fewer networks.
+    """
+    number = state.finished_rounds + 1
+    n = n_networks(experiment, asks=is_to_ask(experiment.plan, number, state.cost))
+    for member in range(2, n + 1):
+        past_weights(experiment, number, member)
 
 
 def check_rounds(experiment: Experiment, state: RunState, rounds_before: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -50,20 +51,49 @@ def start_network(this_round: Round, member: int = 1) -> torch.nn.Module:
         this_round: the round.
         member: of an ensemble, which continues from its own weights.
     """
-    experiment, plan = this_round.experiment, this_round.experiment.plan
+    experiment = this_round.experiment
     network = fresh_network(experiment) if member == 1 else new_network(experiment, member)
-    if plan.round_start != "scratch" and this_round.number > 1:
-        name = member_name(member, kept_for_next(plan))
-        checkpoint = experiment.round_folder(this_round.number - 1) / f"{name}.ckpt"
-        if member > 1 and not checkpoint.is_file():
-            raise ConfigError(
-                f"there is no {checkpoint}, from which network {member} of {this_round.title} is "
-                "to continue: that round has trained fewer networks; go on with as many, or start "
-                "another run"
-            )
+    checkpoint = past_weights(experiment, this_round.number, member)
+    if checkpoint is not None:
         check_unchanged(checkpoint)
         load_weights(network, checkpoint)
     return network
+
+
+def past_weights(experiment: Experiment, round_number: int, member: int = 1) -> Path | None:
+    """The checkpoint that a network of a round continues from; None if it starts anew.
+
+    Args:
+        experiment: the parts.
+        round_number: the round that is to train.
+        member: of an ensemble.
+
+    Raises:
+        ConfigError: if the round before has trained fewer networks.
+    """
+    plan = experiment.plan
+    if plan.round_start == "scratch" or round_number == 1:
+        return None
+    name = member_name(member, kept_for_next(plan))
+    checkpoint = experiment.round_folder(round_number - 1) / f"{name}.ckpt"
+    if member > 1 and not checkpoint.is_file():
+        raise ConfigError(
+            f"there is no {checkpoint}, from which network {member} of round {round_number} is to "
+            "continue: that round has trained fewer networks; go on with as many, or start another "
+            "run"
+        )
+    return checkpoint
+
+
+def n_networks(experiment: Experiment, *, asks: bool) -> int:
+    """How many networks a round trains, one after another: for its evaluation, and its query.
+
+    Args:
+        experiment: the parts.
+        asks: whether a query follows the round.
+    """
+    scores = experiment.strategy.needs_passes and asks
+    return max(experiment.evaluation.networks, experiment.source.n_members if scores else 1)
 
 
 def kept_for_next(plan: Plan) -> str:

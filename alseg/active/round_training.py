@@ -10,7 +10,12 @@ import torch
 from alseg.active.fold_training import train_folds
 from alseg.active.pseudo_label_training import train_on_pseudo_labels
 from alseg.active.round import Round
-from alseg.active.round_networks import kept_for_next, round_training, start_network
+from alseg.active.round_networks import (
+    kept_for_next,
+    n_networks,
+    round_training,
+    start_network,
+)
 from alseg.networks.mean_prediction import MeanPrediction
 from alseg.system.distributed import rank
 from alseg.system.interruption import interruption
@@ -51,18 +56,11 @@ def train(this_round: Round) -> Trained:
                 this_round.stages["training"]["best_dice"],
             )
             this_round.stages.finish(FINE_TUNING, checkpoints(BEST, LAST), **result)
-    numbers = range(2, n_networks(this_round) + 1)
-    members = tuple(train_member(this_round, number) for number in numbers)
+    n = n_networks(this_round.experiment, asks=not this_round.is_last)
+    members = tuple(train_member(this_round, number, n) for number in range(2, n + 1))
     train_folds(this_round)
     load_weights(module.network, this_round.folder / f"{BEST}.ckpt")
     return Trained(module, trainer, members, evaluated_module(this_round, module, members))
-
-
-def n_networks(this_round: Round) -> int:
-    """How many networks a round trains, one after another: for its evaluation, and its query."""
-    experiment = this_round.experiment
-    scores = experiment.strategy.needs_passes and not this_round.is_last
-    return max(experiment.evaluation.networks, experiment.source.n_members if scores else 1)
 
 
 def evaluated_module(
@@ -105,7 +103,7 @@ def train_first(this_round: Round) -> tuple[SegmentationModule, pl.Trainer]:
     return module, training.trainer
 
 
-def train_member(this_round: Round, member: int) -> torch.nn.Module:
+def train_member(this_round: Round, member: int, n_members: int) -> torch.nn.Module:
     """Train one more member of an ensemble; its weights come in eval mode.
 
     Its first weights, batches, augmentation and dropout have seeds of their own; all else is as for
@@ -114,6 +112,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
     Args:
         this_round: the round; a member that is trained already is loaded.
         member: from 2 on; the first member is the round's own network.
+        n_members: how many the round trains.
     """
     experiment, stages, number = this_round.experiment, this_round.stages, this_round.number
     data, n_steps = experiment.data, experiment.steps_per_round
@@ -122,7 +121,7 @@ def train_member(this_round: Round, member: int) -> torch.nn.Module:
     if stage not in stages:
         draw_seed = this_round.seed(f"member/{member}")
         data.start_round(this_round.parts_with_repeats, number, n_steps, draw_seed)
-        title = f"member {member}/{n_networks(this_round)}"
+        title = f"member {member}/{n_members}"
         training = round_training(this_round, name, title, n_steps)
         with interruption.delayed():
             result = training.fit(module, data, this_round.seed(f"training/{member}"))

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.active.experiment import Experiment
 from alseg.active.initial_state import initial_state
-from alseg.active.reopening import check_rounds, reopened
+from alseg.active.reopening import check_members, check_rounds, reopened
 from alseg.active.reports import print_summary
 from alseg.active.round import start_again
 from alseg.active.round_loop import end_of_rounds, prepare, run_rounds
@@ -348,9 +348,12 @@ def resume_run(
     check_classes(state, experiment.data.cache.task.foreground)
     if changes:
         check_rounds(experiment, state, saved.pool.rounds)
+    begun, state = state.finished_rounds + 1, reopened(experiment, state)
+    if changes:
+        check_members(experiment, state)
         log.warning(f"resumed with other settings: {'; '.join(changes)}")
-        start_again(experiment.round_folder(state.finished_rounds + 1))
-    state = replace(reopened(experiment, state), config_hash=config_hash(config))
+        start_again(experiment.round_folder(begun))
+    state = replace(state, config_hash=config_hash(config))
     accept(config, folder, added)
     if RunState.is_in(folder):
         state.save(folder)  # with the settings, so that both agree whenever this process ends

@@ -100,6 +100,8 @@ def check_unchanged(path: Path) -> None:
 
 
 def _check_file(path: Path, stage: str, checksum: object) -> None:
+    if not path.is_file():
+        raise DataError(f"there is no {path}, which {stage} has left: it has been removed")
     if checksum_of(path) != checksum:
         raise DataError(f"{path} is damaged: it is not what {stage} has left there")
 

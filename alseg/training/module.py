@@ -98,8 +98,7 @@ class SegmentationModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start a fresh collection of metrics."""
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        used = self.evaluation.in_training if fitting else self.evaluation
+        used = self.evaluation.in_training if self._is_training else self.evaluation
         self.case_metrics = CaseMetrics(self.case_metrics.classes, used)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -134,6 +133,10 @@ class SegmentationModule(pl.LightningModule):
         """Deterministic prediction: [1, channels, D, H, W] -> class indices [1, 1, D, H, W]."""
         return hard_labels(self.inferer(image, plain_forward(self.network)))
 
+    @property
+    def _is_training(self) -> bool:
+        return bool(self.trainer.state.fn == TrainerFn.FITTING)
+
     def _compare(self, batch: dict[str, Any], logits: Tensor) -> None:
         """Add the metrics of a case, on the grid of its file if the batch has its label there."""
         (case_id,) = batch["case_id"]
@@ -150,8 +153,8 @@ class SegmentationModule(pl.LightningModule):
     def _log_metrics(self, part: str) -> None:
         cases = self.case_metrics
         cases.take_all()  # so that all devices log, and choose checkpoints by, the same number
-        # no validation in the files: the curve of a training is of the grid, which validates in it
-        logger = False if part == "val" and cases.evaluation.in_source else None
+        # the curve of a training is of the validations in it, not of what the round reports after
+        logger = None if part == "test" or self._is_training else False
         for metric in cases.evaluation.metrics:
             by_class = {f"{metric}/{part}/{n}": v for n, v in cases.by_class(metric).items()}
             mean = cases.mean(metric)

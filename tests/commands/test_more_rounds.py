@@ -63,6 +63,11 @@ def results(folder: Path) -> dict[str, Any]:
     }
 
 
+def files_of(folder: Path) -> list[str]:
+    """What a resumption would change first."""
+    return [(folder / name).read_text() for name in ("state.json", "config.yaml", "start.json")]
+
+
 def weights(folder: Path) -> dict[str, Any]:
     return {
         str(path.relative_to(folder)): read_tensors(path)["state_dict"]
@@ -203,6 +208,7 @@ def test_a_last_round_whose_network_is_gone_is_trained_again(
     (tmp_path / "run/rounds/round_02/best.ckpt").unlink()
     resume_smoke(tmp_path / "run", "pool.rounds=3")
     assert f"the round starts again: {tmp_path / 'run/rounds/round_02'}" in caplog.messages
+    assert "rounds/round_02/best.ckpt, which training has left: it has been removed" in caplog.text
     check_same(tmp_path / "run", tmp_path / "whole")
 
 
@@ -259,22 +265,22 @@ def test_what_would_not_go_on_as_the_same_run_is_refused(
     tmp_path: Path,
 ) -> None:
     run_smoke(tmp_path, shared, *QUICK, *settings, "pool.rounds=1")
-    kept = [(tmp_path / name).read_text() for name in ("state.json", "config.yaml", "start.json")]
+    kept = files_of(tmp_path)
     with pytest.raises(ConfigError, match=message):
         resume_smoke(tmp_path, *changed)
-    assert kept == [
-        (tmp_path / name).read_text() for name in ("state.json", "config.yaml", "start.json")
-    ]
+    assert files_of(tmp_path) == kept
     resume_smoke(tmp_path)  # as it was
 
 
 def test_a_network_that_has_no_past_does_not_continue(shared: Path, tmp_path: Path) -> None:
     ensemble = ("strategy=bald", "uncertainty=ensemble", "round_start=continue")
     run_smoke(tmp_path, shared, *QUICK[:2], *ensemble, "uncertainty.n_members=2", "pool.rounds=2")
-    message = r"best_member_3\.ckpt, from which network 3 of round 2/3 is to continue"
+    kept = files_of(tmp_path)
+    message = r"best_member_3\.ckpt, from which network 3 of round 2 is to continue"
     with pytest.raises(ConfigError, match=message):
         resume_smoke(tmp_path, ensemble[1], "pool.rounds=3", "uncertainty.n_members=3")
-    state = resume_smoke(tmp_path, ensemble[1], "pool.rounds=3", "uncertainty.n_members=2")
+    assert files_of(tmp_path) == kept
+    state = resume_smoke(tmp_path, "pool.rounds=3")  # with the number that it had
     assert len(state["history"]) == 3
 
 
