@@ -207,7 +207,7 @@ class RunSet:
 
 
 def find_run_folders(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """The run folders among and below the given folders, each once, sorted.
+    """The run folders among and below the given folders, each once, sorted; links are followed.
 
     The copies of run folders that a tracking store keeps (``mlartifacts``) are not searched.
 
@@ -230,7 +230,12 @@ def find_run_folders(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def _search(path: Path) -> Iterable[Path]:
-    for folder, subfolders, files in os.walk(path):
+    seen = set()  # a link may lead back to where the search has come from
+    for folder, subfolders, files in os.walk(path, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(place)
         if STATE_FILE in files or CONFIG_FILE in files:
             subfolders.clear()  # runs do not nest
             yield Path(folder)

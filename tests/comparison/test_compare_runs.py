@@ -38,6 +38,19 @@ def test_each_run_is_found_once_and_stored_copies_are_not(sweep: Path, tmp_path:
     assert len(find_run_folders([sweep])) == 6 * 4 + 1
 
 
+def test_links_to_runs_and_to_sweeps_are_followed_and_count_once(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "here", ("random",), (1, 2))
+    write_sweep(tmp_path / "scratch", ("entropy",), (1, 2))
+    chosen = tmp_path / "here" / "chosen"
+    chosen.mkdir()
+    (chosen / "one").symlink_to(tmp_path / "scratch/entropy_seed1")
+    (tmp_path / "here" / "all").symlink_to(tmp_path / "scratch")
+    (chosen / "back").symlink_to(tmp_path / "here")  # a circle
+    names = ["random_seed1", "random_seed2", "entropy_seed1", "entropy_seed2"]
+    assert [folder.name for folder in find_run_folders([tmp_path / "here"])] == names
+    assert [folder.name for folder in find_run_folders([chosen / "one"])] == ["entropy_seed1"]
+
+
 def test_the_tidy_table_has_every_round(sweep: Path) -> None:
     run_set = gathered(sweep)
     curves = learning_curves(run_set)
