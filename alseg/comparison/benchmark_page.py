@@ -25,8 +25,15 @@ from alseg.comparison.page import (
     shown_table,
     write_comparison,
 )
-from alseg.comparison.statistics import ALPHA, MIN_PAIRS
-from alseg.comparison.tables import Table, interval, matrix_table, number, write_tables
+from alseg.comparison.statistics import MIN_PAIRS
+from alseg.comparison.tables import (
+    Table,
+    interval,
+    matrix_table,
+    number,
+    source_of_penalty,
+    write_tables,
+)
 from alseg.system.files import write_atomically
 
 MOST = 0.99  # share of the full-data Dice
@@ -231,10 +238,5 @@ def penalty_table(benchmark: Benchmark) -> Table:
         note += f"{MIN_PAIRS} seeds that all strategies have in common, in each data set."
         empty = pd.DataFrame()
         return Table("penalty", "Pairwise penalty matrix", empty, empty, (note,))
-    source = (
-        "Share of the budgets behind the first at which the row's strategy beats the column's "
-        "(paired t-test over seeds, Holm-corrected over the pairs of a budget, "
-        f"α = {ALPHA}), mean over data sets. A good strategy has large numbers in its row and "
-        "small ones in its column (Ash et al., ICLR 2020)."
-    )
+    source = source_of_penalty(", mean over data sets")
     return matrix_table(benchmark.matrix, benchmark.labels, (source,))

@@ -433,18 +433,23 @@ def effort_table(comparison: Comparison) -> Table:
 def penalty_table(comparison: Comparison) -> Table:
     """The pairwise penalty matrix."""
     matrix = comparison.matrix
-    source = (
-        "Share of the budgets behind the first at which the row's strategy beats the column's "
-        "(paired t-test over seeds, Holm-corrected over the pairs of a budget, "
-        f"α = {ALPHA}). A good strategy has large numbers in its row and small ones in its column "
-        "(Ash et al., ICLR 2020)."
-    )
+    source = source_of_penalty()
     if matrix is None:
         note = "No matrix: it takes two strategies, two budgets and "
         note += f"{MIN_PAIRS} seeds that all strategies have in common."
         empty = pd.DataFrame()
         return Table("penalty", "Pairwise penalty matrix", empty, empty, (note, source))
     return matrix_table(matrix, comparison.labels, (*_read_off(comparison), source))
+
+
+def source_of_penalty(over: str = "") -> str:
+    """What a pairwise penalty matrix holds, and what it is over beside budgets."""
+    return (
+        "Share of the budgets behind the first at which the row's strategy beats the column's "
+        f"(paired t-test over seeds, α = {ALPHA}){over}. A good strategy has large numbers in its "
+        "row and small ones in its column (Ash et al., ICLR 2020). The tests are not corrected for "
+        f"their number: equal strategies have {ALPHA / 2} by chance."
+    )
 
 
 def matrix_table(matrix: pd.DataFrame, labels: Mapping[str, str], notes: tuple[str, ...]) -> Table:
