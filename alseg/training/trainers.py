@@ -83,6 +83,15 @@ def precision_for(accelerator: str) -> str:
     return "32-true"
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; false where torch (before 2.10) cannot tell.
+
+    Which precision is faster is a matter of the network too, so it takes a measurement.
+    """
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(has for name, has in capabilities.items() if name.endswith("bf16"))
+
+
 def quiet_lightning() -> None:
     """Silence what Lightning says on every call and no user of alseg can act on."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from alseg.engine import plan_report
 from alseg.export import main as export_main
 from alseg.planning.plan_file import KINDS
 from tests.conftest import Outcome, write_msd
@@ -224,6 +226,42 @@ def test_a_plan_says_how_many_voxels_patches_have(plan: Plan, phantoms: Path) ->
     done = plan(data, "measure=false", "pool.unit=patch", "pool.patch_mm=0.1")
     assert done.exit_code == 2
     assert "or use pool.patch_voxels" in done.err
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "seconds", "settings", "told"),
+    [
+        (True, 0.4, (), True),
+        (True, 0.95, (), False),
+        (True, 9.0, (), False),
+        (False, 0.4, (), False),
+        (True, 0.4, ("trainer.precision=32-true",), False),
+    ],
+)
+def test_bfloat16_is_named_where_the_cpu_trains_faster_in_it(
+    has_bfloat16: bool,
+    seconds: float,
+    settings: tuple[str, ...],
+    told: bool,
+    plan: Plan,
+    phantoms: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measure = plan_report.costs_of
+
+    def measured(config: DictConfig, *args: Any) -> plan_report.Costs:
+        is_bfloat16 = config.trainer.precision == "bf16-mixed"
+        costs = measure(config, *args)
+        assert ("bf16" in costs.hardware) == is_bfloat16
+        return replace(costs, seconds_a_step=seconds if is_bfloat16 else 1.0)
+
+    monkeypatch.setattr(plan_report, "cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(plan_report, "costs_of", measured)
+    done = plan(f"data.root={phantoms}", *settings)
+    assert done.exit_code == 0, done.err
+    line = "# With trainer.precision=bf16-mixed 0.400 s a step: this CPU trains 2.5 times as fast"
+    assert (line in done.out) == told
+    assert ("bf16" in done.out) == told
 
 
 def test_hidden_labels_do_not_change_the_plan(auto: Train, tmp_path: Path) -> None:

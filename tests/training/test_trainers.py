@@ -11,7 +11,7 @@ from alseg.system.console import duration
 from alseg.system.distributed import process_group
 from alseg.training.module import SegmentationModule
 from alseg.training.scoring_module import ScoringModule
-from alseg.training.trainers import make_trainer, precision_for, workers_for
+from alseg.training.trainers import cpu_has_bfloat16, make_trainer, precision_for, workers_for
 from tests.smoke_runs import run_smoke
 
 
@@ -26,6 +26,18 @@ def test_precision_follows_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
         assert precision_for("auto") == precision_for("gpu") == expected
         assert precision_for("cpu") == "32-true"
+
+
+def test_what_a_cpu_has_for_bfloat16_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, expected in (
+        ({"avx512_bf16": True, "avx512_f": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx512_bf16": False, "avx512_f": True, "cpu_name": "bf16"}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
+        assert cpu_has_bfloat16() == expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # torch before 2.10
+    assert not cpu_has_bfloat16()
 
 
 def test_workers_suit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
