@@ -5,7 +5,9 @@ factor and a shift of the convolution before it. Channels first are copied into 
 and back by each convolution. A convolution to a few channels at full resolution, such as to three
 classes, computes as many channels as a register holds and throws the others away: here some
 neighbours along the last axis are computed as channels, which in memory they already are (and, on
-the way up, two along the axis before it, which takes a copy and yet less time). And torch
+the way up, two along the axis before it, which takes a copy and yet less time). That is for float32
+only: in bfloat16 it takes as long, and the oneDNN 3.12 of torch 2.13 gives wrong numbers on a CPU
+with AMX for kernels of 4 with a stride of 4 along the last axis, of 16 channels. And torch
 2.13 takes the convolution of a single window, or with a kernel of one, to code of its own, and not
 to oneDNN's.
 """
@@ -126,7 +128,7 @@ class LaidOut(nn.Module):
             return self._upwards(x, convolution)
         stride, padding = convolution.stride, convolution.padding
         assert not isinstance(padding, str)
-        n = self.columns
+        n = self.columns if _in_float32(x, self.plain) else 1
         width = x.shape[-1] + 2 * padding[2] - convolution.kernel_size[2] + 1
         if n == 1 or width % n:
             return _convolved(x, self.plain, self.shift, stride, padding)
@@ -136,7 +138,7 @@ class LaidOut(nn.Module):
     def _upwards(self, x: Tensor, convolution: nn.ConvTranspose3d) -> Tensor:
         stride, padding, extra = convolution.stride, convolution.padding, convolution.output_padding
         assert not isinstance(padding, str)
-        if self.n_neighbours == 1:
+        if self.n_neighbours == 1 or not _in_float32(x, self.plain):
             return F.conv_transpose3d(x, self.plain, self.shift, stride, padding, extra)
         n = 1 if self.rows > 1 else 2  # axes that stay as they are
         stride, padding, extra = (
@@ -156,10 +158,14 @@ def _convolved(
     """As ``F.conv3d``, which keeps single windows and kernels of one away from oneDNN."""
     if x.shape[1] == 1:  # of one channel no layout can be told: torch takes it for channels first
         x = x.squeeze(1).unsqueeze(-1).movedim(-1, 1)
-    is_plain = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if is_plain and torch.backends.mkldnn.is_available():
+    if _in_float32(x, weight) and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     return F.conv3d(x, weight, bias, stride, padding)
+
+
+def _in_float32(x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution computes in float32."""
+    return x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def _doubles(convolution: nn.ConvTranspose3d, axis: int) -> bool:

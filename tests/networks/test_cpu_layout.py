@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from alseg.networks import shared_prefix
+from alseg.networks import cpu_layout, shared_prefix
 from alseg.networks.cpu_layout import LaidOut, pays
-from alseg.networks.shared_prefix import MOST_SIZES, plain_forward, two_parts
+from alseg.networks.shared_prefix import MOST_SIZES, SplitNetwork, plain_forward, two_parts
 from tests.networks.test_dropout import build
 
 CONVOLUTIONS = {
@@ -49,6 +51,27 @@ def test_the_numbers_are_those_of_the_network(
         laid_out = LaidOut(convolution, behind if with_norm else None)
         torch.testing.assert_close(laid_out(x), behind(convolution(x)), atol=1e-5, rtol=1e-5)
     assert not list(laid_out.parameters())
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 1), (1, 1, 5), (3, 3, 3)])
+@pytest.mark.parametrize("n_in", [8, 16, 32])
+def test_the_numbers_are_those_of_the_network_in_bfloat16_as_well(
+    kernel: tuple[int, int, int], n_in: int
+) -> None:
+    """With AMX, oneDNN 3.12 has other ones for 16 channels and a stride of 4."""
+    torch.manual_seed(0)
+    padding = tuple(size // 2 for size in kernel)
+    for convolution in (
+        nn.Conv3d(n_in, 4, kernel, padding=padding),
+        nn.ConvTranspose3d(n_in, 4, 3, 2, 1, output_padding=1),
+    ):
+        x = torch.randn(2, n_in, 8, 8, 12)
+        with torch.no_grad():
+            expected = convolution(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = LaidOut(convolution, None)(x)
+        assert found.dtype == torch.bfloat16
+        assert (found - expected).norm() < 0.01 * expected.norm()
 
 
 def test_narrow_convolutions_compute_neighbours_as_channels() -> None:
@@ -91,6 +114,45 @@ def test_a_plain_forward_pass_is_the_networks(model: str, n_windows: int) -> Non
     network, windows = build(model), torch.rand(n_windows, 1, 32, 16, 16)
     with torch.no_grad():
         logits = plain_forward(network)(windows)
+        torch.testing.assert_close(logits, network(windows), atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_changes_the_rounding_of_a_plain_pass_only() -> None:
+    network, windows = build("auto"), torch.rand(2, 1, 32, 32, 16)
+    forward = plain_forward(network)
+    with torch.no_grad():
+        expected = network(windows)
+        torch.testing.assert_close(forward(windows), expected, atol=1e-4, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = forward(windows)
+    assert logits.dtype == torch.bfloat16
+    assert 0 < (logits - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_layout_that_is_wrong_in_one_precision_is_used_in_the_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    convolved, n_wrong = cpu_layout._convolved, [0]
+
+    def wrong_in_bfloat16(x: Tensor, *given: Any) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            n_wrong[0] += 1
+            return convolved(x.flip(-1), *given)
+        return convolved(x, *given)
+
+    monkeypatch.setattr(cpu_layout, "_convolved", wrong_in_bfloat16)
+    network, windows = build("auto"), torch.rand(2, 1, 32, 32, 16)
+    with torch.no_grad():
+        for _ in range(2):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits, expected = plain_forward(network)(windows), network(windows)
+            assert torch.equal(logits, expected)
+        assert n_wrong[0] > 0
+        assert "the traced network gives other numbers in torch.bfloat16" in caplog.text
+        parts = two_parts(network, windows)
+        assert isinstance(parts, SplitNetwork)
+        logits = parts.tail(parts.head(windows), None)
         torch.testing.assert_close(logits, network(windows), atol=1e-4, rtol=1e-4)
 
 
