@@ -26,6 +26,10 @@ class ConfigError(AlsegError):
     """A setting is missing, out of range, or contradicts another one."""
 
 
+class PrecisionError(ConfigError):
+    """The device gives wrong numbers in the precision that is asked for."""
+
+
 class ScoringError(AlsegError):
     """A case got no usable acquisition score."""
 

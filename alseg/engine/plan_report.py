@@ -36,7 +36,7 @@ from alseg.config.build import (
 from alseg.config.checks import check_crop_ratios, check_transforms
 from alseg.config.composition import instantiate
 from alseg.config.planned import filled, open_settings, plan_of, training_cases
-from alseg.core.errors import ConfigError, check_flag, check_text
+from alseg.core.errors import ConfigError, PrecisionError, check_flag, check_text
 from alseg.data.annotated_crops import collated, for_partial_labels
 from alseg.data.cache import VolumeCache
 from alseg.data.datamodule import without_metadata
@@ -101,7 +101,7 @@ def report_plan(config: DictConfig) -> None:
             costs = costs_of(config, task, Path(cache))
             print_costs(config, costs, n_networks)
             if not costs.on_gpu and config.trainer.precision == "auto" and cpu_has_bfloat16():
-                print_bfloat16(costs, costs_of(in_bfloat16(config), task, Path(cache)))
+                print_bfloat16(costs, config, task, Path(cache))
     if config.save is not None:
         write_plan(Path(config.save), plan)
         say(f"# written to {config.save}; use it with data.plan={config.save}")
@@ -122,20 +122,24 @@ def print_costs(config: DictConfig, costs: Costs, n_networks: int) -> None:
     say(f"# {costs.peak_bytes / 2**30:.2f} GiB {where}")
 
 
-def in_bfloat16(config: DictConfig) -> DictConfig:
-    """The same settings with bfloat16 mixed precision."""
-    changed = copy.deepcopy(config)
-    changed.trainer.precision = BFLOAT16
-    return changed
+def print_bfloat16(costs: Costs, config: DictConfig, task: Task, cache_folder: Path) -> None:
+    """Print what bfloat16 would cost on this CPU, if a step is faster by a tenth at least.
 
-
-def print_bfloat16(costs: Costs, in_bfloat16: Costs) -> None:
-    """Print what bfloat16 would cost on this CPU, if a step is faster by a tenth at least."""
-    times = costs.seconds_a_step / in_bfloat16.seconds_a_step
-    if times >= WORTH_IT:
+    Args:
+        costs: in float32.
+        config, task, cache_folder: as for ``costs_of``.
+    """
+    config = copy.deepcopy(config)
+    config.trainer.precision = BFLOAT16
+    try:
+        seconds = costs_of(config, task, cache_folder).seconds_a_step
+    except PrecisionError as error:
+        say(f"# Not faster in bfloat16: {error}")
+        return
+    if (times := costs.seconds_a_step / seconds) >= WORTH_IT:
         say(
-            f"# With trainer.precision={BFLOAT16} {in_bfloat16.seconds_a_step:.3f} s a step: this "
-            f"CPU trains {times:.1f} times as fast in bfloat16"
+            f"# With trainer.precision={BFLOAT16} {seconds:.3f} s a step: this CPU trains "
+            f"{times:.1f} times as fast in bfloat16"
         )
 
 

@@ -31,6 +31,7 @@ from alseg.networks.cpu_graph import (
 from alseg.networks.cpu_layout import LaidOut, pays
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures, depth
+from alseg.networks.low_precision import autocast_dtype, check_low_precision
 
 log = logging.getLogger(__name__)
 
@@ -159,12 +160,16 @@ def two_parts(network: nn.Module, example: Tensor) -> TwoParts:
     Args:
         network: in eval mode, with active dropout.
         example: windows of one volume, [B, channels, d, h, w].
+
+    Raises:
+        PrecisionError: if the network itself gives wrong numbers in autocast's precision.
     """
     known = _known.setdefault(network, {})
-    precision = _autocast_dtype(example.device.type)
+    precision = autocast_dtype(example.device.type)
     layers = map(id, active_dropout_layers(network))
     key = (example.shape[1:], example.device, precision, *layers)
     if key not in known:
+        check_low_precision(network, example)
         known[key] = _checked_split(network, example)
     elif (parts := known[key]) is not None:
         parts.refresh()
@@ -175,17 +180,20 @@ def plain_forward(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """A network in eval mode as a function of windows, laid out for a CPU where it is on one.
 
     Hooks on its convolutions and batch norms then do not fire. Make it anew when weights change.
+    The function raises a PrecisionError where the network gives wrong numbers in autocast's
+    precision.
     """
     network = reported_network(network)
-    if not pays(network):
-        return network
+    is_laid_out = pays(network)
     parts: dict[tuple[torch.Size, torch.dtype | None], TwoParts] = {}
 
     def forward(windows: Tensor) -> Tensor:
         size = windows.shape[1:]
-        key = size, _autocast_dtype(windows.device.type)
+        key = size, autocast_dtype(windows.device.type)
         seen = {known[0] for known in _known.get(network, {})}
-        if windows.device.type != "cpu" or (size not in seen and len(seen) >= MOST_SIZES):
+        is_new = size not in seen and len(seen) >= MOST_SIZES
+        if not is_laid_out or windows.device.type != "cpu" or is_new:
+            check_low_precision(network, windows)
             logits: Tensor = network(windows)
             return logits
         if key not in parts:
@@ -193,13 +201,6 @@ def plain_forward(network: nn.Module) -> Callable[[Tensor], Tensor]:
         return parts[key].tail(parts[key].head(windows), None)
 
     return forward
-
-
-def _autocast_dtype(device_type: str) -> torch.dtype | None:
-    """What autocast computes in on a device; None where it is off."""
-    if not torch.is_autocast_enabled(device_type):
-        return None
-    return torch.get_autocast_dtype(device_type)
 
 
 def _checked_split(network: nn.Module, example: Tensor) -> SplitNetwork | None:
@@ -216,7 +217,7 @@ def _checked_split(network: nn.Module, example: Tensor) -> SplitNetwork | None:
         # 1e-3: some convolutions of a GPU round in another way in each call
         if not torch.allclose(logits, expected, rtol=0, atol=1e-3 * float(expected.abs().max())):
             raise RuntimeError("the traced network gives other numbers")
-        if precision := _autocast_dtype(example.device.type):
+        if precision := autocast_dtype(example.device.type):
             logits, expected = parts.tail(parts.head(example), None).float(), network(example)
             if not (logits - expected).norm() <= ROUNDED * expected.norm():
                 raise RuntimeError(f"the traced network gives other numbers in {precision}")

@@ -21,6 +21,7 @@ from alseg.core.errors import ConfigError
 from alseg.system.distributed import USES_GPU, rank, under_torchrun, world_size
 from alseg.training.callbacks.checkpoints import AtomicCheckpoints
 from alseg.training.callbacks.memory_format import ChannelsLast
+from alseg.training.callbacks.precision_guard import PrecisionGuard
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -174,6 +175,7 @@ def make_trainer(
             callbacks=[
                 *copy.deepcopy(list(callbacks)),
                 *added_callbacks,
+                PrecisionGuard(),
                 *([ChannelsLast()] if channels_last else []),
             ],
             **settings,

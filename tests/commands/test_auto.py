@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alseg.engine import plan_report
 from alseg.export import main as export_main
+from alseg.networks import low_precision
 from alseg.planning.plan_file import KINDS
 from tests.conftest import Outcome, write_msd
 
@@ -226,6 +227,17 @@ def test_a_plan_says_how_many_voxels_patches_have(plan: Plan, phantoms: Path) ->
     done = plan(data, "measure=false", "pool.unit=patch", "pool.patch_mm=0.1")
     assert done.exit_code == 2
     assert "or use pool.patch_voxels" in done.err
+
+
+def test_bfloat16_is_not_named_where_the_cpu_gives_wrong_numbers_in_it(
+    plan: Plan, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_report, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(low_precision, "MOST", 0.0)  # of rounding, which is there on any CPU
+    done = plan(f"data.root={phantoms}")
+    assert done.exit_code == 0, done.err
+    assert "# Not faster in bfloat16: in torch.bfloat16 this CPU gives wrong numbers" in done.out
+    assert "bf16-mixed" not in done.out
 
 
 @pytest.mark.parametrize(
