@@ -70,6 +70,13 @@ def test_numbers_that_are_none_are_wrong_numbers() -> None:
         check(Nothing(), torch.rand(1, 1, 4, 4, 4))
 
 
+def test_a_last_layer_of_zeros_is_no_error() -> None:
+    layer = nn.Conv3d(1, 2, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    check(layer, torch.rand(1, 1, 4, 4, 4))
+
+
 def test_a_size_is_looked_at_once_and_a_few_of_them_at_all() -> None:
     sizes: list[int] = []
     network = build("unet_tiny")
