@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
@@ -56,9 +57,10 @@ def check_low_precision(network: nn.Module, windows: Tensor) -> None:
     difference, norm = float((logits - expected).norm()), float(expected.norm())
     if not difference <= MOST * norm:  # nor if one is no number; a last layer may be of zeros
         size = " x ".join(map(str, windows.shape[2:]))
+        share = difference / norm if norm else math.inf
         raise PrecisionError(
             f"in {precision} this CPU gives wrong numbers for the network and windows of {size}: "
-            f"they differ from those in float32 by {difference / max(norm, 1e-9):.0%} of their norm (torch "
+            f"they differ from those in float32 by {share:.0%} of their norm (torch "
             f"{torch.__version__}); use trainer.precision=32-true"
         )
     seen.add(key)
