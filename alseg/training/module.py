@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from alseg.core.metric_names import DICE
 from alseg.data.source_grid import classes_on_source_grid
+from alseg.networks.committee import reported_network
+from alseg.networks.low_precision import check_low_precision
 from alseg.networks.shared_prefix import plain_forward
 from alseg.training.annotated_loss import AnnotatedLoss
 from alseg.training.evaluation import Evaluation
@@ -69,6 +71,16 @@ class SegmentationModule(pl.LightningModule):
         if "weight" in batch:
             return weighted_loss(self.loss, logits, batch["label"], batch["weight"])
         return self.loss(logits, batch["label"])
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Refuse to train in a precision in which a CPU gives wrong numbers for the network.
+
+        Raises:
+            PrecisionError: if it does, with the first batch.
+        """
+        if batch_idx == 0:
+            with self.trainer.precision_plugin.forward_context():
+                check_low_precision(reported_network(self.network), batch["image"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""

@@ -21,7 +21,6 @@ from alseg.core.errors import ConfigError
 from alseg.system.distributed import USES_GPU, rank, under_torchrun, world_size
 from alseg.training.callbacks.checkpoints import AtomicCheckpoints
 from alseg.training.callbacks.memory_format import ChannelsLast
-from alseg.training.callbacks.precision_guard import PrecisionGuard
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -175,7 +174,6 @@ def make_trainer(
             callbacks=[
                 *copy.deepcopy(list(callbacks)),
                 *added_callbacks,
-                PrecisionGuard(),
                 *([ChannelsLast()] if channels_last else []),
             ],
             **settings,
