@@ -265,13 +265,13 @@ def penalty_matrix(curves: pd.DataFrame, value: str = "dice") -> pd.DataFrame | 
     for budget in budgets:
         at_budget = curves[curves["labelled"] == budget]
         by_seed = at_budget.pivot(index="seed", columns="strategy", values=value)
-        differences = [(by_seed[a] - by_seed[b]).dropna().to_numpy() for a, b in pairs]
-        p_values = [paired_p_value(d) for d in differences]
-        if np.isnan(p_values).any():
-            return None
-        for (a, b), d, p in zip(pairs, differences, p_values, strict=True):
+        for a, b in pairs:
+            difference = (by_seed[a] - by_seed[b]).dropna().to_numpy()
+            p = paired_p_value(difference)
+            if math.isnan(p):
+                return None
             if p < ALPHA:
-                winner, loser = (a, b) if d.mean() > 0 else (b, a)
+                winner, loser = (a, b) if difference.mean() > 0 else (b, a)
                 matrix.loc[winner, loser] += 1 / len(budgets)
     return matrix
 

@@ -45,11 +45,10 @@ from alseg.data.task import Task
 from alseg.planning.plan_file import as_yaml, write_plan
 from alseg.system.console import duration, say
 from alseg.training.module import SegmentationModule
-from alseg.training.trainers import cpu_has_bfloat16
+from alseg.training.trainers import BFLOAT16, cpu_has_bfloat16
 
 N_STEPS, N_WARM_UP = 3, 1  # that are measured, and before them
 N_IMAGES = 2  # that the steps draw from
-BFLOAT16 = "bf16-mixed"
 WORTH_IT = 1.1  # times as fast as float32
 
 

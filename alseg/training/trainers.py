@@ -22,6 +22,8 @@ from alseg.system.distributed import USES_GPU, rank, under_torchrun, world_size
 from alseg.training.callbacks.checkpoints import AtomicCheckpoints
 from alseg.training.callbacks.memory_format import ChannelsLast
 
+BFLOAT16 = "bf16-mixed"  # Lightning's name of it
+
 
 def check_accelerator(accelerator: str) -> None:
     """Check that the accelerator is there.
@@ -79,7 +81,7 @@ def precision_for(accelerator: str) -> str:
     """
     wants_gpu = accelerator in USES_GPU
     if wants_gpu and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
-        return "bf16-mixed"
+        return BFLOAT16
     return "32-true"
 
 
