@@ -169,7 +169,7 @@ def two_parts(network: nn.Module, example: Tensor) -> TwoParts:
     layers = map(id, active_dropout_layers(network))
     key = (example.shape[1:], example.device, precision, *layers)
     if key not in known:
-        check_low_precision(network, example)
+        check_low_precision(network, example, with_gradients=False)
         known[key] = _checked_split(network, example)
     elif (parts := known[key]) is not None:
         parts.refresh()
@@ -193,7 +193,7 @@ def plain_forward(network: nn.Module) -> Callable[[Tensor], Tensor]:
         seen = {known[0] for known in _known.get(network, {})}
         is_new = size not in seen and len(seen) >= MOST_SIZES
         if not is_laid_out or windows.device.type != "cpu" or is_new:
-            check_low_precision(network, windows)
+            check_low_precision(network, windows, with_gradients=False)
             logits: Tensor = network(windows)
             return logits
         if key not in parts:

@@ -79,8 +79,9 @@ class SegmentationModule(pl.LightningModule):
             PrecisionError: if it does, with the first batch.
         """
         if batch_idx == 0:
+            network = reported_network(self.network)
             with self.trainer.precision_plugin.forward_context():
-                check_low_precision(reported_network(self.network), batch["image"])
+                check_low_precision(network, batch["image"], with_gradients=True)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""
