@@ -37,7 +37,8 @@ def check_low_precision(network: nn.Module, windows: Tensor, *, with_gradients: 
 
     The oneDNN 3.12 of torch 2.13 computes some wrongly in bfloat16: with AMX, see pytorch issue
     169688, and gradients of weights with many channels and few voxels along the first axis; with
-    AVX512-BF16, gradients of weights at 2 x 2 x 2 voxels. Does nothing without autocast, on a GPU, for a size that has been checked, or after
+    AVX512-BF16, gradients of weights at 2 x 2 x 2 voxels.
+    Does nothing without autocast, on a GPU, for a size that has been checked, or after
     ``MOST_SIZES`` of them.
 
     Args:
