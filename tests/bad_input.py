@@ -444,6 +444,7 @@ SETTINGS = [
     setting("uncertainty=ensemble uncertainty.n_members=0", "uncertainty.n_members is 0"),
     setting("uncertainty=tta uncertainty.axes=[7]", "uncertainty.axes is [7]"),
     setting("trainer.precision=7", "trainer: Precision 7 is invalid"),
+    setting("trainer.precision=bf16-true", "in half precision", "use bf16-mixed"),
     setting("trainer.devices=banana", "trainer.devices is 'banana'"),
     setting("trainer.devices=null", "trainer.devices is None"),
     setting("+trainer.typo=1", "trainer: ", "unexpected keyword argument 'typo'"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +20,15 @@ MOST = 0.03
 # of whole volumes may have one a volume, and a check takes longer than a pass.
 MOST_SIZES = 4
 
+_FORWARD = torch.ops.aten.convolution.default
+_BACKWARD = torch.ops.aten.convolution_backward.default
+# what calls the one above; under inference mode a dispatch mode sees these
+_CALLS = {
+    torch.ops.aten.conv3d.default,
+    torch.ops.aten.conv3d.padding,
+    torch.ops.aten.conv_transpose3d.input,
+}
+
 # for a size and a precision, whether the gradients have been checked too
 _checked: WeakKeyDictionary[nn.Module, dict[tuple[torch.Size, torch.dtype], bool]]
 _checked = WeakKeyDictionary()
@@ -33,13 +42,9 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 
 
 def check_low_precision(network: nn.Module, windows: Tensor, *, with_gradients: bool) -> None:
-    """Check each convolution of a network in autocast's precision against float32.
+    """Check each convolution of a network in autocast's precision, in a pass of its own.
 
-    The oneDNN 3.12 of torch 2.13 computes some wrongly in bfloat16: with AMX, see pytorch issue
-    169688, and gradients of weights with many channels and few voxels along the first axis; with
-    AVX512-BF16, gradients of weights at 2 x 2 x 2 voxels.
-    Does nothing without autocast, on a GPU, for a size that has been checked, or after
-    ``MOST_SIZES`` of them.
+    See `checked_forward`, which does so in a pass that is made anyway.
 
     Args:
         network: any that returns a tensor; its weights, statistics and mode stay as they are.
@@ -47,19 +52,14 @@ def check_low_precision(network: nn.Module, windows: Tensor, *, with_gradients: 
         with_gradients: whether to check those as well, for a training.
 
     Raises:
-        PrecisionError: if one differs by more than rounding, or may do so.
+        PrecisionError: if one differs from float32 by more than rounding, or may do so.
     """
-    precision = autocast_dtype("cpu")
-    if windows.device.type != "cpu" or precision is None:
-        return
-    checked = _checked.setdefault(network, {})
-    key = windows.shape[1:], precision
-    if (checked[key] or not with_gradients) if key in checked else len(checked) >= MOST_SIZES:
+    if not _is_to_check(network, windows, with_gradients=with_gradients):
         return
     with (
         _in_eval_mode(network),
         torch.set_grad_enabled(with_gradients),
-        _ComparedWithFloat32() as convolutions,
+        _check(network, windows, with_gradients=with_gradients),
     ):
         logits: Tensor = network(windows)
         if with_gradients:
@@ -67,13 +67,54 @@ def check_low_precision(network: nn.Module, windows: Tensor, *, with_gradients: 
             # differs from voxel to voxel, as a loss's does, and leaves the random state as it is
             error = torch.linspace(0, 99, logits.numel()).view(logits.shape).cos()
             torch.autograd.grad(logits, weights, error.to(logits), allow_unused=True)
+
+
+def checked_forward(network: nn.Module, windows: Tensor) -> Tensor:
+    """A network's output, whose convolutions are checked in autocast's precision.
+
+    The oneDNN 3.12 of torch 2.13 computes some wrongly in bfloat16: with AMX, see pytorch issue
+    169688, and gradients of weights with many channels and few voxels along the first axis; with
+    AVX512-BF16, gradients of weights at 2 x 2 x 2 voxels.
+    Checks nothing without autocast, on a GPU, for a size that has been checked, or after
+    ``MOST_SIZES`` of them.
+
+    Args:
+        network: any.
+        windows: [B, channels, d, h, w].
+
+    Raises:
+        PrecisionError: if one differs from float32 by more than rounding, or may do so.
+    """
+    if not _is_to_check(network, windows, with_gradients=False):
+        output: Tensor = network(windows)
+        return output
+    with _check(network, windows, with_gradients=False):
+        output = network(windows)
+    return output
+
+
+def _is_to_check(network: nn.Module, windows: Tensor, *, with_gradients: bool) -> bool:
+    precision = autocast_dtype("cpu")
+    if windows.device.type != "cpu" or precision is None:
+        return False
+    checked, key = _checked.get(network, {}), (windows.shape[1:], precision)
+    if key in checked:
+        return with_gradients and not checked[key]
+    return len(checked) < MOST_SIZES
+
+
+@contextmanager
+def _check(network: nn.Module, windows: Tensor, *, with_gradients: bool) -> Iterator[None]:
+    with _ComparedWithFloat32() as convolutions:
+        yield
+    precision = torch.get_autocast_dtype("cpu")
     if convolutions.wrong:
         raise PrecisionError(
-            f"in {precision} this CPU gives wrong numbers (torch {torch.__version__}) for windows "
-            f"of {_times(windows.shape[2:])} and the network's {convolutions.wrong[0]}; use "
-            "trainer.precision=32-true"
+            f"in {precision} this CPU may give wrong numbers (torch {torch.__version__}) for "
+            f"windows of {_times(windows.shape[2:])} and the network's {convolutions.wrong[0]}; "
+            "use trainer.precision=32-true"
         )
-    checked[key] = with_gradients
+    _checked.setdefault(network, {})[windows.shape[1:], precision] = with_gradients
 
 
 def has_amx() -> bool:
@@ -90,45 +131,46 @@ class _ComparedWithFloat32(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Callable[..., Any],
+        func: Any,
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _CALLS:
+            with self:
+                return func.decompose(*args, **kwargs)
         computed = func(*args, **kwargs)
-        is_forward = func is torch.ops.aten.convolution.default
-        if not is_forward and func is not torch.ops.aten.convolution_backward.default:
-            return computed
-        if is_forward:
-            (image, weight), output = args[:2], computed
+        if func is _FORWARD:
+            (image, weight, _, stride, _, _, is_transposed, *_), output = args, computed
+        elif func is _BACKWARD:
+            output, image, weight, _, stride, _, _, is_transposed, *_ = args
         else:
-            output, image, weight = args[:3]
-        stride, is_transposed = args[3 if is_forward else 4], args[6 if is_forward else 7]
+            return computed
         if image.dtype == torch.float32:
             return computed
+        # the gradient of a transposed convolution is one that is not, and the other way round
+        if (func is _FORWARD) == is_transposed:
+            may_vary = False
+        else:
+            ends = (output, image) if is_transposed else (image, output)
+            may_vary = has_amx() and _depends_on_memory(*ends, weight, stride)
         with torch.autocast("cpu", enabled=False):
             expected = func(*tree_map_only(Tensor, Tensor.float, args), **kwargs)
-        # a transposed one is the gradient of one that is not, and the other way round
-        is_plain = is_forward != is_transposed
-        narrowed = image if is_transposed else output
-        if (has_amx() and is_plain and _depends_on_memory(image, weight, stride, narrowed)) or any(
-            _differ(value, right)
-            for value, right in zip(_tensors(computed), _tensors(expected), strict=True)
-        ):
-            name = "transposed convolution" if is_transposed else "convolution"
-            sizes = (weight.shape[2:], stride, image.shape[2:], output.shape[2:])
+        pairs = zip(_tensors(computed), _tensors(expected), strict=True)
+        if may_vary or any(_differ(value, right) for value, right in pairs):
             self.wrong.append(
-                ("" if is_forward else "gradients of a ")
-                + "{} of kernel {}, stride {}, from {} to {} voxels".format(
-                    name, *map(_times, sizes)
+                "{}{} of kernel {}, stride {}, from {} to {} voxels".format(
+                    "" if func is _FORWARD else "gradients of a ",
+                    "transposed convolution" if is_transposed else "convolution",
+                    *map(_times, (weight.shape[2:], stride, image.shape[2:], output.shape[2:])),
                 )
             )
         return computed
 
 
 def _depends_on_memory(
-    image: Tensor, weight: Tensor, stride: Sequence[int], narrowed: Tensor
+    image: Tensor, output: Tensor, weight: Tensor, stride: Sequence[int]
 ) -> bool:
     """Whether oneDNN 3.12 reads memory that it has not written, so that what it returns varies.
 
@@ -136,8 +178,9 @@ def _depends_on_memory(
     at random: one voxel left along the last axis by a stride (pytorch issue 169688), and an image
     of one voxel along the first axis and under 16 channels.
     """
-    return (narrowed.shape[-1] == 1 and stride[-1] > 1) or (
-        image.shape[2] == 1 and weight.shape[2] > 1 and image.shape[1] < 16
+    kernel = weight.shape[2:]
+    return (output.shape[-1] == 1 and stride[-1] > 1 and kernel[-1] > 1) or (
+        image.shape[2] == 1 and kernel[0] > 1 and image.shape[1] < 16
     )
 
 

@@ -31,7 +31,7 @@ from alseg.networks.cpu_graph import (
 from alseg.networks.cpu_layout import LaidOut, pays
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures, depth
-from alseg.networks.low_precision import autocast_dtype, check_low_precision
+from alseg.networks.low_precision import autocast_dtype, check_low_precision, checked_forward
 
 log = logging.getLogger(__name__)
 
@@ -193,9 +193,7 @@ def plain_forward(network: nn.Module) -> Callable[[Tensor], Tensor]:
         seen = {known[0] for known in _known.get(network, {})}
         is_new = size not in seen and len(seen) >= MOST_SIZES
         if not is_laid_out or windows.device.type != "cpu" or is_new:
-            check_low_precision(network, windows, with_gradients=False)
-            logits: Tensor = network(windows)
-            return logits
+            return checked_forward(network, windows)
         if key not in parts:
             parts[key] = two_parts(network, windows)
         return parts[key].tail(parts[key].head(windows), None)

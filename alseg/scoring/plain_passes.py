@@ -9,6 +9,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from alseg.networks.dropout import MaskedDropout, MaskSeed
+from alseg.networks.low_precision import checked_forward
 from alseg.strategies.statistics import VoxelStatistics
 
 
@@ -41,7 +42,7 @@ def stochastic_passes(
             nonlocal windows_seen
             masks.samples = [(pass_index, windows_seen + i) for i in range(len(windows))]
             windows_seen += len(windows)
-            return network(windows)
+            return checked_forward(network, windows)
 
         with masks.attached_to(network):
             logits = inferer(image, predict)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alseg.networks.committee import reported_network
 from alseg.networks.features import BottleneckFeatures
+from alseg.networks.low_precision import checked_forward
 from alseg.strategies.places import Box
 
 
@@ -41,8 +42,7 @@ def region_features(
 
         def predict(windows: Tensor) -> Tensor:
             features.inside = windows[:, -1:]
-            logits: Tensor = network(windows[:, :-1])
-            return logits
+            return checked_forward(network, windows[:, :-1])
 
         with features.watching(reported_network(network)):
             inferer(torch.cat([image[around], inside[around]], dim=1), predict)

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, combinations
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from alseg.core.errors import ConfigError, check_choice, check_number, check_who
 from alseg.networks.committee import reported_network
 from alseg.networks.dropout import MaskSeed, check_dropout
 from alseg.networks.features import BottleneckFeatures
+from alseg.networks.low_precision import checked_forward
 from alseg.scoring.passes import Passes, dropout_passes
 from alseg.scoring.precision import Precision, share_of_pool
 from alseg.scoring.racing import Race, n_top_needed
@@ -350,4 +352,5 @@ def streamed(
 @torch.no_grad()
 def plain_pass(network: nn.Module, image: Tensor, inferer: Inferer) -> Tensor:
     """Softmax of one deterministic pass: [1, channels, D, H, W] -> [C, D, H, W], float32."""
-    return torch.softmax(inferer(image, network)[0].float(), dim=0)
+    logits = inferer(image, partial(checked_forward, network))
+    return torch.softmax(logits[0].float(), dim=0)

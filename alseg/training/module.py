@@ -76,12 +76,11 @@ class SegmentationModule(pl.LightningModule):
         """Refuse to train in a precision in which a CPU gives wrong numbers for the network.
 
         Raises:
-            PrecisionError: if it does, with the first batch.
+            PrecisionError: if it does, with the first batch of a size.
         """
-        if batch_idx == 0:
-            network = reported_network(self.network)
-            with self.trainer.precision_plugin.forward_context():
-                check_low_precision(network, batch["image"], with_gradients=True)
+        network = reported_network(self.network)
+        with self.trainer.precision_plugin.forward_context():
+            check_low_precision(network, batch["image"], with_gradients=True)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on patches: ``image`` [B, channels, d, h, w], ``label`` [B, 1, d, h, w]."""

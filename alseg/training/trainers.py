@@ -23,6 +23,7 @@ from alseg.training.callbacks.checkpoints import AtomicCheckpoints
 from alseg.training.callbacks.memory_format import ChannelsLast
 
 BFLOAT16 = "bf16-mixed"  # Lightning's name of it
+IN_HALF = {"bf16-true": BFLOAT16, "16-true": "16-mixed"}  # weights as well, and what to use
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -162,6 +163,11 @@ def make_trainer(
     quiet_lightning()
     if precision == "auto":
         precision = precision_for(accelerator)
+    if precision in IN_HALF:
+        raise ConfigError(
+            f"trainer.precision={precision} keeps weights and losses in half precision, in which "
+            f"MONAI's transforms and losses do not compute; use {IN_HALF[precision]}"
+        )
     # Lightning would guess from variables, and continue from an hpc_ckpt file in its root folder
     environment = TorchElasticEnvironment() if under_torchrun() else OneProcess()
     rank_zero_only.rank = rank()  # type: ignore[attr-defined]

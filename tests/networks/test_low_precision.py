@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alseg.core.errors import PrecisionError
 from alseg.networks import low_precision
-from alseg.networks.low_precision import check_low_precision
+from alseg.networks.low_precision import check_low_precision, checked_forward
 from alseg.networks.shared_prefix import plain_forward
 from tests.conftest import Outcome
 from tests.networks.test_dropout import build
@@ -62,14 +63,25 @@ BACKWARD = torch.ops.aten.convolution_backward.default
 
 
 @pytest.mark.parametrize("factor", [1.1, float("nan")])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("model", ["unet_small", "dynunet"])  # laid out for a CPU, and not
-def test_wrong_numbers_are_an_error_in_that_precision_only(model: str, factor: float) -> None:
+def test_wrong_numbers_are_an_error_in_that_precision_only(
+    model: str, context: Callable[[], AbstractContextManager[None]], factor: float
+) -> None:
     network, windows = build(model), torch.rand(2, 1, 32, 32, 32)
     told = r"windows of 32 x 32 x 32 and the network's convolution of kernel 3 x 3 x 3, stride"
-    with torch.no_grad(), WrongInBfloat16(FORWARD, factor=factor):
+    with context(), WrongInBfloat16(FORWARD, factor=factor):
         plain_forward(network)(windows)
         with torch.autocast("cpu", torch.bfloat16), pytest.raises(PrecisionError, match=told):
             plain_forward(network)(windows)
+
+
+def test_a_pass_that_is_made_anyway_gives_what_it_gives_unchecked() -> None:
+    network, windows = build("unet_small"), torch.rand(2, 1, 32, 32, 32)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context(), torch.autocast("cpu", torch.bfloat16):
+            expected = network(windows)
+            assert torch.equal(checked_forward(network, windows), expected)
 
 
 @pytest.mark.parametrize("at", [0, 1, 2], ids=["image", "weight", "bias"])
@@ -118,6 +130,8 @@ RIGHT = [
     ((8, 8, 8), nn.Conv3d(16, 4, 1, stride=2)),  # of a residual unit
     ((1, 8, 8), nn.Conv3d(16, 4, 3, padding=1)),
     ((1, 8, 8), nn.Conv3d(8, 4, (1, 3, 3), padding=(0, 1, 1))),
+    ((8, 8, 2), nn.Conv3d(16, 4, 1, stride=2)),
+    ((1, 8, 8), nn.ConvTranspose3d(8, 4, 2, stride=2)),
 ]
 
 
@@ -160,6 +174,33 @@ def test_a_training_with_such_a_convolution_ends_with_what_helps(
     assert "for windows of 16 x 16 x 8 and the network's convolution of kernel 3 x 3 x 3" in told
     assert "use trainer.precision=32-true" in told
     assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("strategy=variance",),
+        ("strategy=core_set",),
+        ("strategy=variance", "uncertainty=tta"),
+        ("strategy=variance", "uncertainty=ensemble", "uncertainty.n_members=2"),
+        ("strategy=variance", "uncertainty=svgd"),
+        ("strategy=core_set", "pool.unit=patch", "pool.patch_voxels=[8,8,8]"),
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_a_scoring_with_such_a_convolution_ends_with_what_helps(
+    settings: tuple[str, ...], train: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(low_precision, "has_amx", lambda: True)
+    run = train(
+        *settings,
+        "pictures=0",
+        "model=unet_small",
+        "data.scoring_inferer={_target_: monai.inferers.SlidingWindowInferer, roi_size: [16,16,8]}",
+        "trainer.precision=bf16-mixed",
+    )
+    assert run.exit_code == 2
+    assert "for windows of 16 x 16 x 8 and the network's" in " ".join(run.err.split())
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
