@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def counted(number: int, one: str, several: str = "") -> str:
     """A number and what it counts, such as ``1 volume`` and ``3 volumes``.
@@ -12,6 +14,11 @@ def counted(number: int, one: str, several: str = "") -> str:
         several: what more, or none, are called; by default the plural of the last word of ``one``.
     """
     return f"{number} {one if number == 1 else several or _plural(one)}"
+
+
+def by(shape: Iterable[int]) -> str:
+    """Numbers along axes, of voxels for instance, such as 512 x 512 x 90."""
+    return " x ".join(map(str, shape))
 
 
 def _plural(noun: str) -> str:

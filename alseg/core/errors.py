@@ -27,7 +27,15 @@ class ConfigError(AlsegError):
 
 
 class PrecisionError(ConfigError):
-    """The device gives wrong numbers in the precision that is asked for."""
+    """The device gives wrong numbers in the precision that is asked for.
+
+    Args:
+        reason: what gives them; ``args[0]``. The message adds what helps.
+    """
+
+    def __str__(self) -> str:
+        """The sentence."""
+        return f"{super().__str__()}; use trainer.precision=32-true"
 
 
 class ScoringError(AlsegError):

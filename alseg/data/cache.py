@@ -21,10 +21,11 @@ from monai.transforms import Compose, Orientation, ResampleToMatch, Spacing
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
+from alseg.core.counts import by
 from alseg.core.errors import DataError
 from alseg.core.units import IGNORED, Region
 from alseg.data.annotation import label_dtype, partial_dtype
-from alseg.data.findings import Finding, by, in_mm, warning
+from alseg.data.findings import Finding, in_mm, warning
 from alseg.data.headers import check_image_headers, check_label_header
 from alseg.data.itk import data_file
 from alseg.data.labels import read_label

@@ -30,9 +30,8 @@ import SimpleITK
 from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 
-from alseg.core.counts import counted
+from alseg.core.counts import by, counted
 from alseg.core.errors import AlsegError, DataError, check_choice
-from alseg.data.findings import by
 from alseg.data.volumes import MAX_GIB, as_int16_if_exact, read_header, read_volume, save_nifti
 from alseg.system.console import say, track
 from alseg.system.files import name_file_in_errors, write_atomically

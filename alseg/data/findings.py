@@ -33,8 +33,3 @@ def listed(names: Sequence[str]) -> str:
 def in_mm(edges: Iterable[float]) -> str:
     """Lengths along axes, such as 1 x 1 x 2.5 mm."""
     return " x ".join(f"{edge:.3g}" for edge in edges) + " mm"
-
-
-def by(shape: Iterable[int]) -> str:
-    """Numbers of voxels along axes, such as 512 x 512 x 90."""
-    return " x ".join(map(str, shape))

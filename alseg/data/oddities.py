@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alseg.data.findings import Finding, by, in_mm, warning
+from alseg.core.counts import by
+from alseg.data.findings import Finding, in_mm, warning
 from alseg.data.survey import Facts, LabelFacts
 
 MAX_ANISOTROPY = 3.0  # largest to smallest voxel edge

@@ -133,8 +133,7 @@ def print_bfloat16(costs: Costs, config: DictConfig, task: Task, cache_folder: P
     try:
         seconds = costs_of(config, task, cache_folder).seconds_a_step
     except PrecisionError as error:
-        reason, _, _ = str(error).partition("; use ")  # which this run does already
-        say(f"# Not in bfloat16: {reason}")
+        say(f"# Not in bfloat16: {error.args[0]}")  # without what helps: this run is in float32
         return
     if (times := costs.seconds_a_step / seconds) >= WORTH_IT:
         say(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from alseg.core.counts import by
 from alseg.core.errors import PrecisionError
 
 # Of the norm of what a convolution returns. Rounding makes 0.003.
 MOST = 0.03
-# Of windows that a network is checked with: of a training, an evaluation and a scoring. An inferer
-# of whole volumes may have one a volume, and a check takes longer than a pass.
+# Of windows that a network is checked with, and laid out for: of a training, an evaluation and a
+# scoring. An inferer of whole volumes may have one a volume, and either takes longer than a pass.
 MOST_SIZES = 4
 
 _FORWARD = torch.ops.aten.convolution.default
@@ -85,11 +86,9 @@ def checked_forward(network: nn.Module, windows: Tensor) -> Tensor:
     Raises:
         PrecisionError: if one differs from float32 by more than rounding, or may do so.
     """
-    if not _is_to_check(network, windows, with_gradients=False):
+    is_to_check = _is_to_check(network, windows, with_gradients=False)
+    with _check(network, windows, with_gradients=False) if is_to_check else nullcontext():
         output: Tensor = network(windows)
-        return output
-    with _check(network, windows, with_gradients=False):
-        output = network(windows)
     return output
 
 
@@ -111,8 +110,7 @@ def _check(network: nn.Module, windows: Tensor, *, with_gradients: bool) -> Iter
     if convolutions.wrong:
         raise PrecisionError(
             f"in {precision} this CPU may give wrong numbers (torch {torch.__version__}) for "
-            f"windows of {_times(windows.shape[2:])} and the network's {convolutions.wrong[0]}; "
-            "use trainer.precision=32-true"
+            f"windows of {by(windows.shape[2:])} and the network's {convolutions.wrong}"
         )
     _checked.setdefault(network, {})[windows.shape[1:], precision] = with_gradients
 
@@ -123,11 +121,13 @@ def has_amx() -> bool:
 
 
 class _ComparedWithFloat32(TorchDispatchMode):
-    """Computes each convolution in float32 as well, and says in words which one differs."""
+    """Computes each convolution in float32 as well, until one differs.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.wrong: list[str] = []
+    Attributes:
+        wrong: that one in words; empty for none.
+    """
+
+    wrong = ""
 
     def __torch_dispatch__(
         self,
@@ -147,24 +147,18 @@ class _ComparedWithFloat32(TorchDispatchMode):
             output, image, weight, _, stride, _, _, is_transposed, *_ = args
         else:
             return computed
-        if image.dtype == torch.float32:
+        if image.dtype == torch.float32 or self.wrong:
             return computed
         # the gradient of a transposed convolution is one that is not, and the other way round
-        if (func is _FORWARD) == is_transposed:
-            may_vary = False
-        else:
-            ends = (output, image) if is_transposed else (image, output)
-            may_vary = has_amx() and _depends_on_memory(*ends, weight, stride)
-        with torch.autocast("cpu", enabled=False):
-            expected = func(*tree_map_only(Tensor, Tensor.float, args), **kwargs)
-        pairs = zip(_tensors(computed), _tensors(expected), strict=True)
-        if may_vary or any(_differ(value, right) for value, right in pairs):
-            self.wrong.append(
-                "{}{} of kernel {}, stride {}, from {} to {} voxels".format(
-                    "" if func is _FORWARD else "gradients of a ",
-                    "transposed convolution" if is_transposed else "convolution",
-                    *map(_times, (weight.shape[2:], stride, image.shape[2:], output.shape[2:])),
-                )
+        is_plain = (func is _FORWARD) != is_transposed
+        ends = (output, image) if is_transposed else (image, output)
+        if (is_plain and has_amx() and _depends_on_memory(*ends, weight, stride)) or _differs(
+            computed, func, args, kwargs
+        ):
+            self.wrong = "{}{} of kernel {}, stride {}, from {} to {} voxels".format(
+                "" if func is _FORWARD else "gradients of a ",
+                "transposed convolution" if is_transposed else "convolution",
+                *map(by, (weight.shape[2:], stride, image.shape[2:], output.shape[2:])),
             )
         return computed
 
@@ -184,17 +178,19 @@ def _depends_on_memory(
     )
 
 
-def _differ(value: Tensor, right: Tensor) -> bool:
-    """Whether one differs by more than rounding, or is no number."""
-    return not float((value.float() - right).norm()) <= MOST * float(right.norm())
+def _differs(computed: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether what a function has returned differs from float32 by more than rounding."""
+    with torch.autocast("cpu", enabled=False):
+        expected = func(*tree_map_only(Tensor, Tensor.float, args), **kwargs)
+    pairs = zip(_tensors(computed), _tensors(expected), strict=True)
+    return any(  # nor is it near if it is no number
+        not float((value.float() - right).norm()) <= MOST * float(right.norm())
+        for value, right in pairs
+    )
 
 
 def _tensors(computed: Any) -> list[Tensor]:
     return [computed] if isinstance(computed, Tensor) else [t for t in computed if t is not None]
-
-
-def _times(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))
 
 
 @contextmanager

@@ -31,7 +31,12 @@ from alseg.networks.cpu_graph import (
 from alseg.networks.cpu_layout import LaidOut, pays
 from alseg.networks.dropout import active_dropout_layers
 from alseg.networks.features import BottleneckFeatures, depth
-from alseg.networks.low_precision import autocast_dtype, check_low_precision, checked_forward
+from alseg.networks.low_precision import (
+    MOST_SIZES,
+    autocast_dtype,
+    check_low_precision,
+    checked_forward,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +44,6 @@ log = logging.getLogger(__name__)
 OPAQUE = (UpCat,)
 
 
-# Of windows that plain passes are laid out for: an inferer of whole volumes has one a volume, and
-# looking into a network takes longer than a pass.
-MOST_SIZES = 4
 # Of the logits' norm, that two ways of computing them in bfloat16 may differ by: 0.003 in a
 # network of 28 convolutions, 0.7 where one of them was wrong.
 ROUNDED = 0.05

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from alseg.core.counts import counted
-from alseg.data.findings import by, in_mm
+from alseg.core.counts import by, counted
+from alseg.data.findings import in_mm
 from alseg.planning import rules
 from alseg.planning.budget import Budget
 from alseg.planning.facts import Facts

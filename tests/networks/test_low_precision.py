@@ -146,7 +146,7 @@ def test_convolutions_that_amx_may_compute_wrongly_are_told_by_their_sizes(
 
 def test_a_cpu_without_amx_may_compute_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(low_precision, "has_amx", lambda: False)
-    layer = nn.ConvTranspose3d(16, 4, 2, stride=2)  # only its gradient is wrong with AMX
+    layer = nn.ConvTranspose3d(16, 4, 2, stride=2)  # the gradient of its image is wrong with AMX
     check(layer, torch.rand(1, 16, 4, 4, 1))
 
 
@@ -158,49 +158,34 @@ def test_others_and_their_gradients_are_right_on_any_cpu(
     check(layer, torch.rand(2, layer.in_channels, *size))
 
 
-def test_a_training_with_such_a_convolution_ends_with_what_helps(
-    train: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(low_precision, "has_amx", lambda: True)
-    run = train(
-        "strategy=random",
-        "pictures=0",
-        "model=unet_small",
-        "data.patch_size=[16,16,8]",
-        "trainer.precision=bf16-mixed",
-    )
-    told = " ".join(run.err.split())
-    assert run.exit_code == 2
-    assert "for windows of 16 x 16 x 8 and the network's convolution of kernel 3 x 3 x 3" in told
-    assert "use trainer.precision=32-true" in told
-    assert "Traceback" not in run.err
+NARROW_SCORING = (
+    "data.scoring_inferer={_target_: monai.inferers.SlidingWindowInferer, roi_size: [16,16,8]}"
+)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        ("strategy=variance",),
-        ("strategy=core_set",),
-        ("strategy=variance", "uncertainty=tta"),
-        ("strategy=variance", "uncertainty=ensemble", "uncertainty.n_members=2"),
-        ("strategy=variance", "uncertainty=svgd"),
-        ("strategy=core_set", "pool.unit=patch", "pool.patch_voxels=[8,8,8]"),
+        ("data.patch_size=[16,16,8]", "strategy=random"),
+        (NARROW_SCORING, "strategy=variance"),
+        (NARROW_SCORING, "strategy=core_set"),
+        (NARROW_SCORING, "strategy=variance", "uncertainty=tta"),
+        (NARROW_SCORING, "strategy=variance", "uncertainty=ensemble", "uncertainty.n_members=2"),
+        (NARROW_SCORING, "strategy=variance", "uncertainty=svgd"),
+        (NARROW_SCORING, "strategy=core_set", "pool.unit=patch", "pool.patch_voxels=[8,8,8]"),
     ],
-    ids=lambda settings: "-".join(settings),
+    ids=lambda settings: "-".join(settings[1:]),
 )
-def test_a_scoring_with_such_a_convolution_ends_with_what_helps(
+def test_a_run_with_such_a_convolution_ends_with_what_helps(
     settings: tuple[str, ...], train: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(low_precision, "has_amx", lambda: True)
-    run = train(
-        *settings,
-        "pictures=0",
-        "model=unet_small",
-        "data.scoring_inferer={_target_: monai.inferers.SlidingWindowInferer, roi_size: [16,16,8]}",
-        "trainer.precision=bf16-mixed",
-    )
+    run = train(*settings, "pictures=0", "model=unet_small", "trainer.precision=bf16-mixed")
+    told = " ".join(run.err.split())
     assert run.exit_code == 2
-    assert "for windows of 16 x 16 x 8 and the network's" in " ".join(run.err.split())
+    assert "for windows of 16 x 16 x 8 and the network's convolution of kernel 3 x 3 x 3" in told
+    assert "use trainer.precision=32-true" in told
+    assert "Traceback" not in run.err
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
